@@ -1,0 +1,147 @@
+"""Bytes and maps: msgpack, or JSON for a device that cannot do msgpack. The only door to msgpack.
+
+    first byte '{' (0x7B, which begins no msgpack map)  ->  JSON, answered in JSON
+    anything else                                       ->  msgpack
+
+Limits bound what a hostile payload can make us allocate: `MAX_PAYLOAD_BYTES` in all, `MAX_MAP` keys
+(which also makes chosen hash collisions harmless), `MAX_DEPTH` levels inside an event.
+"""
+
+import enum
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from facewire.errors import DecodeError
+
+MAX_PAYLOAD_BYTES: Final = 4 * 1024 * 1024
+MAX_MAP: Final = 1024
+MAX_ARRAY: Final = 65_536
+MAX_DEPTH: Final = 16
+
+
+class Format(enum.Enum):
+    """How a payload is written."""
+
+    MSGPACK = "msgpack"
+    JSON = "json"
+
+
+class Decoded(NamedTuple):
+    """A payload's map.
+
+    `clean` says that every text in it is known to be valid Unicode and every number to fit 64 bits. Where it
+    is false, whoever takes a part of the map must try that part with `pack` first.
+    """
+
+    map: dict[str, Any]
+    format: Format
+    clean: bool
+
+
+def decode(payload: bytes) -> Decoded:
+    """Read one map.
+
+    Raises:
+        DecodeError: empty, too large, malformed, not a map, or not keyed by text.
+    """
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise DecodeError(f"payload of {len(payload)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
+    as_json = payload[:1] == b"{"
+    value, clean = (_decode_json(payload), False) if as_json else _decode_msgpack(payload)
+    if not isinstance(value, dict):
+        raise DecodeError(f"payload is {type(value).__name__}, not a map")
+    if not all(type(key) is str for key in value):
+        raise DecodeError("payload has a key that is not text")
+    return Decoded(value, Format.JSON if as_json else Format.MSGPACK, clean)
+
+
+def encode(value: Mapping[str, Any], fmt: Format = Format.MSGPACK) -> bytes:
+    """Write one map.
+
+    Raises:
+        ValueError: it holds something that the format cannot carry.
+    """
+    if fmt is Format.MSGPACK:
+        return pack(value)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def pack(value: object) -> bytes:
+    """Write any value as msgpack.
+
+    Raises:
+        ValueError: it holds something that msgpack cannot carry: over 64 bits, lone surrogates, other types.
+    """
+    try:
+        return msgpack.packb(value)  # type: ignore[no-any-return]  # msgpack has no types
+    except (TypeError, OverflowError) as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def unpack(packed: bytes) -> Any:
+    """Read back what `pack` wrote. For our own stores only: no limits."""
+    return msgpack.unpackb(packed, strict_map_key=False)
+
+
+def splice(head: Mapping[str, Any], key: str, packed: bytes | Sequence[bytes]) -> bytes:
+    """Write `{**head, key: packed}`, where `packed` is one packed value or a list of packed values.
+
+    A device keeps its events packed, and a batch of them is built without reading them:
+
+        map header | head's keys and values | key | (array header) | packed | packed | ...
+    """
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_map_header(len(head) + 1)
+    for name, value in head.items():
+        packer.pack(name)
+        packer.pack(value)
+    packer.pack(key)
+    if isinstance(packed, bytes):
+        return b"".join((packer.bytes(), packed))
+    packer.pack_array_header(len(packed))
+    return b"".join((packer.bytes(), *packed))
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether containers nest more than `levels` deep in `value`."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [child for item in layer if isinstance(item, dict | list) for child in _children(item)]
+        if not layer:
+            return False
+    return True
+
+
+def _children(item: dict[Any, Any] | list[Any]) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item
+
+
+def _decode_msgpack(payload: bytes) -> tuple[Any, bool]:
+    limits = {
+        "strict_map_key": False,  # foreign keys deep in an event are kept; MAX_MAP bounds the collisions
+        "max_map_len": MAX_MAP,
+        "max_array_len": MAX_ARRAY,
+        "max_ext_len": MAX_MAP,
+    }
+    try:
+        try:
+            return msgpack.unpackb(payload, **limits), True
+        except UnicodeDecodeError:
+            # One bad text must not take its whole batch with it: read it as lone surrogates, which `pack` refuses.
+            return msgpack.unpackb(payload, unicode_errors="surrogateescape", **limits), False
+    except (ValueError, TypeError, msgpack.UnpackException) as exc:
+        raise DecodeError(f"not msgpack: {str(exc) or type(exc).__name__}") from exc
+
+
+def _decode_json(payload: bytes) -> Any:
+    try:
+        return json.loads(payload, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as exc:
+        raise DecodeError(f"not JSON: {exc}") from exc
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,142 @@
+"""One comparison of a face against the enrolled people (CONTRACT.md, Event)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from facewire import codec
+from facewire.errors import EventError
+
+#: SQLite's and PostgreSQL's integers end here.
+MAX_INT: Final = 2**63 - 1
+
+#: An event larger than this is refused by `record()`: it must fit a broker's packet limit (256 KiB in ours).
+MAX_EVENT_BYTES: Final = 192 * 1024
+
+
+class Event(NamedTuple):
+    """An event as it travels. A named tuple, as it is made 200,000 times a second and is a row as it stands."""
+
+    #: Place in its device's store, from 1; 0 while no store has it.
+    seq: int
+    #: When the comparison was made, device clock, ms since 1970 UTC.
+    timestamp: int
+    #: The vendor's scale, fractions or points; finite.
+    score: float
+    #: Enrolled person, or the id given to a stranger; may be empty.
+    identity_id: str
+    identity_name: str
+    #: 1 employee, 2 visitor, 3 blocklisted, 4 stranger, 5 VIP; others are kept as they are.
+    person_type: int
+    #: Group compared against.
+    group_name: str | None
+    #: Capture endpoint (camera, turnstile) attached to the box.
+    ep_id: str | None
+    #: Every other field of the vendor's, as it came.
+    extra: dict[str, Any]
+
+    def to_map(self) -> dict[str, Any]:
+        """The event under its wire names; optional fields that it lacks are left out."""
+        fields = {name: value for name, value in zip(self._fields, self, strict=True) if name != "extra" and value is not None}
+        return fields | self.extra
+
+
+def event_from_map(fields: object, *, clean: bool = False) -> Event:
+    """Read an event from the wire.
+
+    Args:
+        fields: as they came; not changed.
+        clean: the codec vouches for texts and numbers (`codec.Decoded.clean`).
+
+    Raises:
+        EventError: it breaks the contract; names the field, the value and the limit.
+    """
+    if not isinstance(fields, Mapping):
+        raise EventError(f"event {_show(fields)} is not a map")
+    seq = read_seq(fields)
+    if seq is None:
+        raise EventError(f"seq {_show(fields.get('seq'))} is not an integer from 1 to {MAX_INT}")
+    return _event(fields, seq, clean=clean)
+
+
+def event_from_source(fields: object) -> Event:
+    """Read an event from a recognition process: no seq yet (one that is given is the source's own, and ignored).
+
+    The vendor's realtime form carries `person_type` inside `ext_data`; it is read from there and left there.
+
+    Raises:
+        EventError: it breaks the contract, or is larger than `MAX_EVENT_BYTES`.
+    """
+    if not isinstance(fields, Mapping):
+        raise EventError(f"event {_show(fields)} is not a map")
+    nested = fields.get("ext_data")
+    if "person_type" not in fields and isinstance(nested, Mapping) and "person_type" in nested:
+        fields = {**fields, "person_type": nested["person_type"]}
+    event = _event(fields, 0, clean=False)
+    size_bytes = len(codec.pack(event.to_map()))
+    if size_bytes > MAX_EVENT_BYTES:
+        raise EventError(f"event of {size_bytes} bytes is over the limit of {MAX_EVENT_BYTES}")
+    return event
+
+
+def read_seq(fields: object) -> int | None:
+    """The seq of an event that may be bad, or None where it cannot be read."""
+    seq = fields.get("seq") if isinstance(fields, Mapping) else None
+    return seq if type(seq) is int and 1 <= seq <= MAX_INT else None
+
+
+def _event(fields: Mapping[str, Any], seq: int, *, clean: bool) -> Event:
+    extra = dict(fields)
+    extra.pop("seq", None)
+    timestamp = extra.pop("timestamp", None)
+    score = extra.pop("score", None)
+    identity_id = extra.pop("identity_id", None)
+    identity_name = extra.pop("identity_name", None)
+    person_type = extra.pop("person_type", None)
+    group_name = extra.pop("group_name", None)
+    ep_id = extra.pop("ep_id", None)
+
+    def bad(name: str, value: object, wanted: str) -> EventError:
+        state = f"{_show(value)} is not" if name in fields else "is missing:"
+        return EventError(f"{name} {state} {wanted}", seq or None)
+
+    if type(timestamp) is not int or not -MAX_INT <= timestamp <= MAX_INT:
+        raise bad("timestamp", timestamp, "an integer of milliseconds")
+    if type(score) is not float:
+        # JSON, and some languages' msgpack, write 82.0 as 82.
+        if type(score) is not int or not -MAX_INT <= score <= MAX_INT:
+            raise bad("score", score, "a finite number")
+        score = float(score)
+    if not math.isfinite(score):
+        raise bad("score", score, "a finite number")
+    if type(identity_id) is not str:
+        raise bad("identity_id", identity_id, "text")
+    if type(identity_name) is not str:
+        raise bad("identity_name", identity_name, "text")
+    if type(person_type) is not int or not -MAX_INT <= person_type <= MAX_INT:
+        raise bad("person_type", person_type, "an integer")
+    if group_name is not None and type(group_name) is not str:
+        raise bad("group_name", group_name, "text")
+    if ep_id is not None and type(ep_id) is not str:
+        raise bad("ep_id", ep_id, "text")
+    event = Event(seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra)
+    _check_rest(event, clean=clean)
+    return event
+
+
+def _check_rest(event: Event, *, clean: bool) -> None:
+    extra = event.extra
+    if not all(type(key) is str for key in extra):
+        raise EventError("event has a key that is not text", event.seq or None)
+    if any(isinstance(value, dict | list) for value in extra.values()) and codec.is_deeper(extra, codec.MAX_DEPTH):
+        raise EventError(f"event nests deeper than {codec.MAX_DEPTH} levels", event.seq or None)
+    if not clean:
+        try:
+            codec.pack(event)
+        except ValueError as exc:
+            raise EventError(f"event cannot be kept: {exc}", event.seq or None) from exc
+
+
+def _show(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,289 @@
+"""The four messages of the wire, and their bytes (CONTRACT.md, Payloads).
+
+    decode(kind, payload)  ->  Match | Batch | Ack | Status, or an error that says who is to blame
+    encode(message)        ->  bytes
+
+A device builds matches and batches from events that it keeps packed (`splice_match`, `splice_batch`).
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from facewire import codec
+from facewire.codec import Decoded, Format
+from facewire.errors import BatchRefused, DecodeError, EventError
+from facewire.events import MAX_INT, Event, event_from_map, read_seq
+from facewire.topics import Kind
+
+MAX_BATCH_EVENTS: Final = 100
+
+_ID = re.compile(r"[0-9A-Fa-f]{16}")
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An event over the threshold, published the moment it was made."""
+
+    epoch: str
+    boot: str
+    #: Device clock at publishing, ms since 1970 UTC.
+    sent_at: int
+    event: Event
+
+
+class BadEvent(NamedTuple):
+    """One bad event of a good batch."""
+
+    #: None where it cannot be read: then nothing but the quarantine has the event.
+    seq: int | None
+    reason: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """History: the events in (`after`, `cursor`] that the device still holds. Without events, a probe."""
+
+    epoch: str
+    boot: str
+    #: The device's cursor.
+    after: int
+    #: Seq of the last event sent.
+    cursor: int
+    head: int
+    oldest: int
+    events: tuple[Event, ...]
+    bad: tuple[BadEvent, ...] = ()
+    format: Format = field(default=Format.MSGPACK, compare=False)
+
+
+class Rejected(NamedTuple):
+    """An event that the platform keeps in quarantine and counts as handled."""
+
+    seq: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The platform's cumulative answer to one batch; `epoch`, `boot` and `key` repeat the batch's."""
+
+    epoch: str
+    boot: str
+    key: int
+    #: The watermark.
+    cursor: int
+    #: Identity of the platform's store.
+    store: str
+    conflict: int | None = None
+    rejected: tuple[Rejected, ...] = ()
+    #: The platform asks for patience, ms.
+    retry_after: int | None = None
+    #: The batch was refused whole, and why.
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a device says of itself; with `online` false and nothing else, its last will."""
+
+    boot: str
+    online: bool
+    #: Device clock, ms since 1970 UTC. Of a will: when the session started.
+    at: int
+    epoch: str | None = None
+    head: int | None = None
+    oldest: int | None = None
+    cursor: int | None = None
+    threshold: float | None = None
+    #: Seconds between batches.
+    period: float | None = None
+    capacity: int | None = None
+    #: Events overwritten before they were acked, this epoch.
+    dropped: int | None = None
+    version: str | None = None
+
+
+Message: TypeAlias = Match | Batch | Ack | Status
+
+
+def decode(kind: Kind, payload: bytes) -> Message:
+    """Read a message from the topic kind that it came on.
+
+    Raises:
+        BatchRefused: a batch that breaks the contract as a whole, its key readable: answer with `error`.
+        DecodeError: anything else that cannot be read.
+    """
+    return _READERS[kind](payload)
+
+
+def encode(message: Message, fmt: Format = Format.MSGPACK) -> bytes:
+    """Write a message; keys without a value are left out."""
+    return codec.encode(to_map(message), fmt)
+
+
+def to_map(message: Message) -> dict[str, Any]:
+    """The message under its wire names."""
+    values = {f.name: getattr(message, f.name) for f in fields(message) if f.name not in {"format", "bad"}}
+    wire = {name: value for name, value in values.items() if value is not None and value != ()}
+    match message:
+        case Match():
+            wire["event"] = message.event.to_map()
+        case Batch():
+            wire["events"] = [event.to_map() for event in message.events]
+        case Ack() if message.rejected:
+            wire["rejected"] = [rejected._asdict() for rejected in message.rejected]
+    return wire
+
+
+def splice_match(epoch: str, boot: str, sent_at: int, event: bytes) -> bytes:
+    """A Match around an event that is packed already."""
+    return codec.splice({"epoch": epoch, "boot": boot, "sent_at": sent_at}, "event", event)
+
+
+def splice_batch(epoch: str, boot: str, *, after: int, cursor: int, head: int, oldest: int, events: Sequence[bytes]) -> bytes:
+    """A Batch around events that are packed already."""
+    keys = {"epoch": epoch, "boot": boot, "after": after, "cursor": cursor, "head": head, "oldest": oldest}
+    return codec.splice(keys, "events", events)
+
+
+def decode_match(payload: bytes) -> Match:
+    """Read a Match. Raises `DecodeError`."""
+    decoded = codec.decode(payload)
+    m = _Fields(decoded.map)
+    event = m.get("event", dict, "a map")
+    return Match(m.identity("epoch"), m.identity("boot"), m.integer("sent_at", least=-MAX_INT), event_from_map(event, clean=decoded.clean))
+
+
+def decode_batch(payload: bytes) -> Batch:
+    """Read a Batch; its bad events are set apart. Raises `BatchRefused` or `DecodeError`."""
+    decoded = codec.decode(payload)
+    m = _Fields(decoded.map)
+    epoch, boot, cursor = m.identity("epoch"), m.identity("boot"), m.integer("cursor")
+    try:
+        after, head, oldest = m.integer("after"), m.integer("head"), m.integer("oldest", least=1)
+        items = m.get("events", list, "a list")
+        _check_shape(after, cursor, head, items)
+    except DecodeError as exc:
+        raise BatchRefused(str(exc), epoch=epoch, boot=boot, key=cursor) from exc
+    events, bad = _sort_out(items, decoded)
+    return Batch(epoch, boot, after, cursor, head, oldest, events, bad, decoded.format)
+
+
+def _check_shape(after: int, cursor: int, head: int, items: list[Any]) -> None:
+    if len(items) > MAX_BATCH_EVENTS:
+        raise DecodeError(f"{len(items)} events are over the limit of {MAX_BATCH_EVENTS}")
+    if cursor < after:
+        raise DecodeError(f"cursor {cursor} is before after {after}")
+    if cursor > head:
+        raise DecodeError(f"cursor {cursor} is past head {head}")
+    if not items and cursor != after:
+        raise DecodeError(f"a probe's cursor {cursor} is not its after {after}")
+    before = after
+    for seq in filter(None, map(read_seq, items)):
+        if not before < seq <= cursor:
+            raise DecodeError(f"seq {seq} after {before} is not rising in ({after}, {cursor}]")
+        before = seq
+
+
+def _sort_out(items: list[Any], decoded: Decoded) -> tuple[tuple[Event, ...], tuple[BadEvent, ...]]:
+    events, bad = [], []
+    for item in items:
+        try:
+            events.append(event_from_map(item, clean=decoded.clean))
+        except EventError as exc:
+            # What cannot be packed again (a lone surrogate) is kept as Python shows it.
+            raw = _try_pack(item) or ascii(item).encode()
+            bad.append(BadEvent(exc.seq, str(exc), raw))
+    return tuple(events), tuple(bad)
+
+
+def _try_pack(item: object) -> bytes | None:
+    try:
+        return codec.pack(item)
+    except ValueError:
+        return None
+
+
+def decode_ack(payload: bytes) -> Ack:
+    """Read an Ack. Raises `DecodeError`."""
+    m = _Fields(codec.decode(payload).map)
+    rejected = []
+    for item in m.optional("rejected", list, "a list") or ():
+        if not isinstance(item, dict):
+            raise DecodeError("rejected has an item that is not a map")
+        rejected.append(Rejected(read_seq(item), str(item.get("reason", ""))))
+    return Ack(
+        m.identity("epoch"),
+        m.identity("boot"),
+        m.integer("key"),
+        m.integer("cursor"),
+        m.get("store", str, "text"),
+        conflict=m.optional_integer("conflict", least=1),
+        rejected=tuple(rejected),
+        retry_after=m.optional_integer("retry_after"),
+        error=m.optional("error", str, "text"),
+    )
+
+
+def decode_status(payload: bytes) -> Status:
+    """Read a Status. Raises `DecodeError`."""
+    m = _Fields(codec.decode(payload).map)
+    return Status(
+        m.identity("boot"),
+        m.get("online", bool, "true or false"),
+        m.integer("at", least=-MAX_INT),
+        epoch=m.identity("epoch") if m.map.get("epoch") is not None else None,
+        head=m.optional_integer("head"),
+        oldest=m.optional_integer("oldest", least=1),
+        cursor=m.optional_integer("cursor"),
+        threshold=m.optional("threshold", (int, float), "a number"),
+        period=m.optional("period", (int, float), "a number"),
+        capacity=m.optional_integer("capacity", least=1),
+        dropped=m.optional_integer("dropped"),
+        version=m.optional("version", str, "text"),
+    )
+
+
+_READERS: Final[dict[Kind, Callable[[bytes], Message]]] = {
+    "match": decode_match,
+    "history": decode_batch,
+    "ack": decode_ack,
+    "status": decode_status,
+}
+
+
+class _Fields:
+    """Takes typed fields out of a map; each error names the field and what it should be."""
+
+    def __init__(self, wire: Mapping[str, Any]) -> None:
+        self.map = wire
+
+    def get(self, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
+        value = self.map.get(name)
+        if value is None:
+            raise DecodeError(f"{name} is missing")
+        wrong_bool = isinstance(value, bool) and kind is not bool
+        if wrong_bool or not isinstance(value, kind):
+            raise DecodeError(f"{name} is {type(value).__name__}, not {wanted}")
+        return value
+
+    def optional(self, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
+        return None if self.map.get(name) is None else self.get(name, kind, wanted)
+
+    def integer(self, name: str, *, least: int = 0) -> int:
+        value: int = self.get(name, int, "an integer")
+        if not least <= value <= MAX_INT:
+            raise DecodeError(f"{name} {value} is not from {least} to {MAX_INT}")
+        return value
+
+    def optional_integer(self, name: str, *, least: int = 0) -> int | None:
+        return None if self.map.get(name) is None else self.integer(name, least=least)
+
+    def identity(self, name: str) -> str:
+        value: str = self.get(name, str, "text")
+        if not _ID.fullmatch(value):
+            raise DecodeError(f"{name} {ascii(value)[:40]} is not 16 hex digits")
+        return value

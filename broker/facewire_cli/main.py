@@ -1,0 +1,141 @@
+"""The entry point: loads only the group that is called, reads settings, turns errors into exit codes.
+
+A device's `facewire device run` must not import amqtt or what the platform needs (memory, and a mini box
+does not install them), so groups are named here and imported when called.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import signal
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from facewire.errors import CredentialsRefused, FacewireError
+
+#: name -> (where it lives, one line of help, the extra that it needs)
+COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
+    "broker": ("facewire_cli.broker_commands:broker", "Run the embedded MQTT broker.", "broker"),
+    "device": ("facewire_cli.device_commands:device", "Run a device: store, matches, history.", None),
+    "platform": ("facewire_cli.platform_commands:platform", "Run the platform: ingest and acks.", "platform"),
+    "tail": ("facewire_cli.tail:tail", "Follow the topics live, decoded.", None),
+    "status": ("facewire_cli.history:status", "Devices, how far they are stored, what is missing.", "platform"),
+    "events": ("facewire_cli.history:events", "Query the stored events.", "platform"),
+    "gaps": ("facewire_cli.history:gaps", "Events declared lost.", "platform"),
+    "demo": ("facewire_cli.demo:demo", "The whole pipeline at once, with proof that nothing is lost.", "platform,broker"),
+    "replay": ("facewire_cli.replay:replay", "Send a recorded file through a device.", None),
+}
+
+EXIT_FAILED, EXIT_USAGE, EXIT_CREDENTIALS, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 2, 5, 124, 130
+
+
+class LazyGroup(click.Group):
+    """The top command: knows its commands by name alone."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        where, _, extra = COMMANDS[cmd_name]
+        module, _, name = where.partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as exc:
+            if extra is None or (exc.name or "").startswith("facewire"):
+                raise
+            raise click.ClickException(f"'{cmd_name}' needs {exc.name}: pip install 'facewire[{extra}]'") from exc
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            raise click.UsageError(exc.message.rstrip(".") + (f". Did you mean {near[0]!r}?" if near else "."), ctx) from exc
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text, _) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["--help"], "auto_envvar_prefix": "FACEWIRE", "max_content_width": 80})
+@click.version_option(package_name="facewire", message="%(prog)s %(version)s")
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file of settings; a table for each command."
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.pass_context
+def cli(ctx: click.Context, config: Path | None, log_level: str) -> None:
+    """Face-recognition events from devices to a platform, over MQTT.
+
+    Settings come from defaults, then the --config file, then FACEWIRE_…
+    variables (FACEWIRE_DEVICE_RUN_PERIOD=30), then flags.
+    """
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    if config is not None:
+        ctx.default_map = read_settings(config, cli, ctx)
+
+
+def read_settings(path: Path, command: click.Command, ctx: click.Context) -> dict[str, Any]:
+    """Read a settings file and check each key against the command it is for.
+
+    Raises:
+        click.UsageError: it is no TOML, or names something that does not exist; suggests the near miss.
+    """
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise click.UsageError(f"{path}: {exc}") from exc
+    return _check_settings(settings, command, ctx, str(path))
+
+
+def _check_settings(settings: dict[str, Any], command: click.Command, ctx: click.Context, where: str) -> dict[str, Any]:
+    group = command if isinstance(command, click.Group) else None
+    options = {param.name for param in command.params if param.name}
+    known = options | set(group.list_commands(ctx) if group else ())
+    checked = {}
+    for key, value in settings.items():
+        name = key if isinstance(value, dict) else key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise click.UsageError(f"{where}: unknown setting {key!r}" + (f". Did you mean {near[0]!r}?" if near else ""))
+        child = group.get_command(ctx, name) if group and isinstance(value, dict) else None
+        checked[name] = _check_settings(value, child, ctx, f"{where}: {key}") if child else value
+    return checked
+
+
+def main() -> None:
+    """Run the command line and exit with its code (README, Exit codes)."""
+    # A shell starts `&` jobs with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = cli.main(prog_name="facewire", standalone_mode=False)
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except CredentialsRefused as exc:
+        click.echo(f"Error: {exc}", err=True)
+        return EXIT_CREDENTIALS
+    except FacewireError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        return EXIT_FAILED
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away, as `head` does. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,1 @@
+"""The platform: stores what devices report, acks it, and answers questions about it."""
