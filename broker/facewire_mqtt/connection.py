@@ -56,6 +56,24 @@ class Address:
         return f"{self.host}:{self.port}"
 
 
+def tls_context(address: Address) -> ssl.SSLContext | None:
+    """What TLS needs of an address; None where it does without.
+
+    Raises:
+        ValueError: a file cannot be used; names it.
+    """
+    if not address.tls:
+        return None
+    named = address.cafile
+    try:
+        context = ssl.create_default_context(cafile=named)
+        if named := address.cert:
+            context.load_cert_chain(named, address.key)
+    except OSError as exc:  # of which SSLError is one
+        raise ValueError(f"{named}: {exc.strerror or exc}") from exc
+    return context
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """A session is up and every subscription granted."""
@@ -185,10 +203,7 @@ class Connection:
         address = self._address
         if address.username is not None:
             client.username_pw_set(address.username, address.password)
-        if address.tls:
-            context = ssl.create_default_context(cafile=address.cafile)
-            if address.cert:
-                context.load_cert_chain(address.cert, address.key)
+        if context := tls_context(address):
             client.tls_set_context(context)
         if self._will is not None:
             will = self._will()

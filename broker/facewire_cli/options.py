@@ -1,0 +1,210 @@
+"""Options that several commands share, and the types of their values.
+
+    @click.command()
+    @connection_options            # -h -p -u -P ... --root   ->  address=Address(...), topics=Topics(...)
+    @output_option                 # -o                       ->  output="pretty" | "json" | "csv"
+    @click.option("--since", type=MOMENT)
+    def tail(address, topics, output, since): ...
+
+`-h` is the host, as in mosquitto_sub; help is `--help` only.
+"""
+
+import dataclasses
+import datetime as dt
+import functools
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from facewire.events import MAX_INT
+from facewire.topics import DEFAULT_ROOT, Topics, check_device
+
+if TYPE_CHECKING:
+    # paho is behind it, and `facewire events` needs only the types below.
+    from facewire_mqtt.connection import Address
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+PORT, TLS_PORT = 1883, 8883
+
+#: Lengths are 16 bits on the wire (MQTT 3.1.1 section 1.5.3).
+MAX_MQTT_BYTES: Final = 65_535
+
+#: A duration beyond this is a slip of the finger, and would overflow what waits for it, s.
+MAX_SECONDS: Final = 10 * 366 * 86_400.0
+
+_UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd]?)")
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def parse_seconds(text: str) -> float:
+    """Read a duration such as `30`, `30s`, `5m`, `2h`, `7d`, `500ms`.
+
+    Raises:
+        ValueError: it is none, or longer than `MAX_SECONDS`.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else math.inf
+    if not seconds <= MAX_SECONDS:
+        raise ValueError(f"{text!r} is not a duration up to {MAX_SECONDS / 86_400:.0f}d, such as 30, 30s, 5m, 2h, 7d")
+    return seconds
+
+
+def parse_moment(text: str, now_ms: int) -> int:
+    """Read a moment as ms since 1970 UTC.
+
+    Args:
+        text: so long ago (`90s`, `10m`, `2h`, `7d`), an ISO date or datetime (local time unless it says otherwise), or
+            ms since 1970 UTC.
+        now_ms: what the relative form counts from.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = text.strip()
+    if re.fullmatch(r"-?[0-9]{1,19}", text) and abs(int(text)) <= MAX_INT:
+        return int(text)
+    if found := _DURATION.fullmatch(text):
+        if found[2]:
+            return now_ms - round(parse_seconds(text) * 1000)
+    else:
+        try:
+            return (dt.datetime.fromisoformat(text).astimezone() - _EPOCH) // dt.timedelta(milliseconds=1)
+        except (ValueError, OverflowError, OSError):
+            pass
+    raise ValueError(f"{text!r} is not a moment: 10m (ago), 2h, 7d, 2026-11-23, 2026-11-23T08:00, 2026-11-23T08:00Z or ms since 1970")
+
+
+def _type(name: str, parse: Callable[[Any], T]) -> "click.ParamType[T]":
+    """A click type by a function that raises `ValueError`; click alone would show the value, not what is wrong with it."""
+
+    def convert(value: Any) -> T:
+        try:
+            return parse(value)
+        except ValueError as exc:
+            raise click.BadParameter(str(exc)) from exc
+
+    convert.__name__ = name
+    return click.types.FuncParamType(convert)
+
+
+def moment_type(now: Callable[[], float] = time.time) -> "click.ParamType[int]":
+    """The type of `--since` and `--until`, ms since 1970 UTC; `now` gives s since 1970 UTC."""
+
+    def parse(value: Any) -> int:
+        # A settings file may hold a TOML date.
+        return parse_moment(value.isoformat() if isinstance(value, dt.date) else str(value), int(now() * 1000))
+
+    return _type("moment", parse)
+
+
+#: int, ms since 1970 UTC.
+MOMENT: Final = moment_type()
+#: float, s.
+SECONDS: Final = _type("duration", lambda value: parse_seconds(str(value)))
+#: str that can name a device.
+DEVICE: Final = _type("device", lambda value: check_device(str(value)))
+
+_FILE = click.Path(exists=True, dir_okay=False)
+
+_CONNECTION_OPTIONS = (
+    click.option("-h", "--host", default="127.0.0.1", show_default=True, help="Broker."),
+    click.option("-p", "--port", type=click.IntRange(1, 65_535), help=f"Its port.  [default: {PORT}, with TLS {TLS_PORT}]"),
+    click.option("-u", "--username", help="User name."),
+    click.option("-P", "--password", help="Password; others on this machine can see it, --password-file they cannot."),
+    click.option(
+        "--password-file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="Password in its first line; - is stdin."
+    ),
+    click.option("--cafile", type=_FILE, help="Certificate authority of the broker, PEM; turns TLS on."),
+    click.option("--cert", type=_FILE, help="Our certificate, PEM; turns TLS on."),
+    click.option("--key", type=_FILE, help="Key of our certificate, PEM; without it --cert holds both."),
+    click.option("--root", default=DEFAULT_ROOT, show_default=True, help="What the topics start with."),
+)
+
+
+def connection_options(command: F) -> F:
+    """Add the options that say where the broker is; the command gets `address: Address` and `topics: Topics`."""
+
+    @functools.wraps(command)
+    def with_address(*args: Any, root: str, **given: Any) -> Any:
+        connection = {name: given.pop(name) for name in ("host", "port", "username", "password", "password_file", "cafile", "cert", "key")}
+        return command(*args, address=_address(**connection), topics=_topics(root), **given)
+
+    for option in reversed(_CONNECTION_OPTIONS):
+        with_address = option(with_address)
+    return with_address  # type: ignore[return-value]  # its options take the place of `address` and `topics`
+
+
+def output_option(command: F) -> F:
+    """Add `-o`; the command gets `output: facewire_cli.output.Form`."""
+    option = click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["pretty", "json", "csv"]),
+        default=lambda: "pretty" if sys.stdout is not None and sys.stdout.isatty() else "json",
+        help="json is JSON Lines.  [default: pretty on a terminal, json on a pipe]",
+    )
+    return option(command)
+
+
+def _topics(root: str) -> Topics:
+    try:
+        return Topics(root)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="'--root'") from exc
+
+
+def _address(*, port: int | None, password: str | None, password_file: str | None, **given: str | None) -> "Address":
+    from facewire_mqtt.connection import Address, tls_context
+
+    if password is not None and password_file is not None:
+        raise click.UsageError("--password and --password-file are both given")
+    if password_file is not None:
+        password = _read_password(password_file)
+    if password is not None and given["username"] is None:
+        raise click.UsageError("a password needs a --username (MQTT 3.1.1 section 3.1.2.9)")
+    if given["key"] and not given["cert"]:
+        raise click.UsageError("--key needs its --cert")
+    _check_text("--host", given["host"])
+    _check_text("--username", given["username"])
+    _check_text("--password", password, secret=True)
+    address = Address(port=port or PORT, password=password, **given)  # type: ignore[arg-type]  # host has a default
+    try:
+        tls_context(address)
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
+    return address if port or not address.tls else dataclasses.replace(address, port=TLS_PORT)
+
+
+def _read_password(path: str) -> str:
+    try:
+        with click.open_file(path, "rb") as file:
+            line: bytes = file.readline(MAX_MQTT_BYTES + 3)
+        password = line.rstrip(b"\r\n").decode()
+    except (OSError, UnicodeDecodeError) as exc:
+        # The text of a UnicodeDecodeError shows a byte of the password.
+        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+        raise click.BadParameter(f"{path}: {reason}", param_hint="'--password-file'") from exc
+    if not password:
+        raise click.BadParameter(f"{path}: its first line is empty", param_hint="'--password-file'")
+    return password
+
+
+def _check_text(option: str, text: str | None, *, secret: bool = False) -> None:
+    """Refuse now what no session could ever send."""
+    if text is None:
+        return
+    shown = "the value" if secret else ascii(text[:40])
+    try:
+        size_bytes = len(text.encode())
+    except UnicodeEncodeError as exc:
+        raise click.BadParameter(f"{shown} is not valid Unicode", param_hint=f"'{option}'") from exc
+    if not 1 <= size_bytes <= MAX_MQTT_BYTES or "\x00" in text:
+        raise click.BadParameter(f"{shown} is not 1 to {MAX_MQTT_BYTES} bytes without NUL", param_hint=f"'{option}'")

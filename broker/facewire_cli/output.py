@@ -1,0 +1,227 @@
+r"""Rows to a terminal, to a pipe, to a spreadsheet.
+
+A name comes from a face box, and with it whatever somebody typed there. Nothing that moves a cursor, changes a
+terminal or reverses a line is written as it came: made visible in what people read, `\u` escapes in JSON.
+"""
+
+import base64
+import csv
+import datetime as dt
+import itertools
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Form: TypeAlias = Literal["pretty", "json", "csv"]
+Row: TypeAlias = Mapping[str, Any]
+
+#: Rows that one stretch of a table is aligned by; all that is ever held of a result.
+TABLE_ROWS: Final = 200
+
+#: Wide enough for any row, where there is no terminal whose width would count.
+_ANY_WIDTH: Final = 4096
+
+#: C0, DEL and C1 drive terminals; the others turn the reading direction, or break a line where `\n` does not.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False).encode
+
+
+def visible(text: str) -> str:
+    r"""Make what drives a terminal visible: ESC becomes the four characters `\x1b`, and the result is one line."""
+    return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_show, text)
+
+
+def plain(value: object) -> Any:
+    """Make any decoded value fit for JSON.
+
+    Bytes become base64 text; NaN and infinities null; keys, and types that JSON lacks, text; lone surrogates are escaped.
+    """
+    match value:
+        case None | bool() | int():
+            return value
+        case str():
+            return value if value.isascii() else value.encode(errors="backslashreplace").decode()
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {_key(key): plain(item) for key, item in value.items()}
+        case bytes():
+            return base64.b64encode(value).decode()
+    # Not `isinstance`: msgpack's ExtType is a tuple, and no list.
+    if type(value) in {list, tuple}:
+        return [plain(item) for item in value]  # type: ignore[attr-defined]  # mypy does not follow `type(value) in`
+    return plain(str(value))
+
+
+def to_json(value: object) -> str:
+    """Write a value as one line of JSON, text as it is but for what drives a terminal."""
+    try:
+        text = _to_json(value)
+    except (TypeError, ValueError):
+        text = _to_json(plain(value))
+    return text if text.isascii() and "\x7f" not in text else _UNSAFE.sub(_escape, text)
+
+
+def moment(at_ms: int) -> str:
+    """Show a moment in local time."""
+    try:
+        # By timedelta, as `fromtimestamp` refuses years that a bad clock may well report.
+        at = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=at_ms)
+        return at.astimezone().strftime("%Y-%m-%d %H:%M:%S.") + f"{at_ms % 1000:03d}"
+    except (OverflowError, ValueError, OSError):
+        return f"{at_ms} ms"
+
+
+def write_rows(
+    rows: Iterable[Row],
+    form: Form,
+    columns: Sequence[str],
+    *,
+    out: TextIO | None = None,
+    follow: bool = False,
+    shown: Mapping[str, Callable[[Any], str]] | None = None,
+) -> None:
+    """Write rows as they come, holding `TABLE_ROWS` of them at most.
+
+    Args:
+        rows: anything that `plain` takes.
+        form: json writes every key of a row, the others `columns` only.
+        columns: in this order; a row may lack some.
+        out: standard output by default.
+        follow: write each row when it comes, for somebody is watching.
+        shown: how a table shows the values of a column that says little as it is, such as a timestamp (`moment`).
+    """
+    out = standard_output() if out is None else out
+    match form:
+        case "json":
+            _write_json(rows, out, follow=follow)
+        case "csv":
+            _write_csv(rows, columns, out, follow=follow)
+        case "pretty":
+            for text in _tables(rows, columns, out, 1 if follow else TABLE_ROWS, shown or {}):
+                out.write(text)
+                out.flush()
+
+
+def standard_output() -> TextIO:
+    """Standard output, in UTF-8 when it is no terminal, as the next program expects whatever our locale says."""
+    out = sys.stdout
+    if hasattr(out, "reconfigure"):
+        if out.isatty():
+            out.reconfigure(errors="backslashreplace")
+        else:
+            out.reconfigure(encoding="utf-8", errors="strict")
+    return out
+
+
+def cell(value: object) -> str:
+    """A value as the text of one cell."""
+    match value:
+        case None:
+            return ""
+        case str():
+            text: str = plain(value)
+            return text
+    return to_json(value).strip('"')
+
+
+def _write_json(rows: Iterable[Row], out: TextIO, *, follow: bool) -> None:
+    for row in rows:
+        out.write(to_json(row) + "\n")
+        if follow:
+            out.flush()
+    out.flush()
+
+
+def _write_csv(rows: Iterable[Row], columns: Sequence[str], out: TextIO, *, follow: bool) -> None:
+    writer = csv.writer(out, lineterminator="\n")
+    clean = visible if out.isatty() else str
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([clean(cell(row.get(name))) for name in columns])
+        if follow:
+            out.flush()
+    out.flush()
+
+
+def _tables(
+    rows: Iterable[Row], columns: Sequence[str], out: TextIO, size: int, shown: Mapping[str, Callable[[Any], str]]
+) -> Iterator[str]:
+    """Lay the rows out in stretches of `size`; each is at least as wide as the one before."""
+    try:
+        from rich.cells import cell_len
+        from rich.console import Console
+        from rich.text import Text
+    except ModuleNotFoundError:
+        yield from _unaligned(rows, columns, shown)
+        return
+    # rich sees NO_COLOR and a dumb terminal; it is not let near the file, as it makes exit code 1 of a closed pipe.
+    console = Console(file=out, highlight=False, width=None if out.isatty() else _ANY_WIDTH)
+    widths = [cell_len(name) for name in columns]
+    rows = iter(rows)
+    for stretch in itertools.count():
+        held = list(itertools.islice(rows, size))
+        if not held and stretch:
+            return
+        lines = [[_shown(row.get(name), shown.get(name)) for name in columns] for row in held]
+        widths = [max(width, *map(cell_len, cells), 0) for width, *cells in zip(widths, *lines, strict=True)]
+        table = _table(
+            console, columns, widths, numeric=[name not in shown and _is_numeric(row.get(name) for row in held) for name in columns]
+        )
+        table.show_header = not stretch
+        for line in lines:
+            table.add_row(*map(Text, line))
+        with console.capture() as capture:
+            console.print(table)
+        yield "".join(line.rstrip() + "\n" for line in capture.get().splitlines())
+
+
+def _table(console: "Console", columns: Sequence[str], widths: list[int], numeric: list[bool]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    fits = sum(widths) + 2 * len(widths) <= console.width
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="" if console.no_color else "bold")
+    for name, width, number in zip(columns, widths, numeric, strict=True):
+        table.add_column(Text(name), min_width=width if fits else None, justify="right" if number else "left", overflow="fold")
+    return table
+
+
+def _is_numeric(values: Iterable[object]) -> bool:
+    types = {type(value) for value in values}
+    return bool(types & {int, float}) and types <= {int, float, type(None)}
+
+
+def _unaligned(rows: Iterable[Row], columns: Sequence[str], shown: Mapping[str, Callable[[Any], str]]) -> Iterator[str]:
+    """What a device without rich can do."""
+    yield "  ".join(columns) + "\n"
+    for row in rows:
+        yield "  ".join(_shown(row.get(name), shown.get(name)) or "-" for name in columns) + "\n"
+
+
+def _shown(value: Any, how: Callable[[Any], str] | None) -> str:
+    return visible(how(value) if how and value is not None else cell(value))
+
+
+def _key(key: object) -> str:
+    text = plain(key)
+    return text if isinstance(text, str) else _to_json(text)
+
+
+def _show(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    # A lone surrogate would be an escape that strict readers refuse: it becomes text, as `plain` has it.
+    return f"\\\\u{code:04x}" if 0xD800 <= code < 0xE000 else f"\\u{code:04x}"
