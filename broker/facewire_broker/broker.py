@@ -1,0 +1,157 @@
+"""The embedded broker: amqtt's `Broker` for its life cycle and listeners, our hub and connections inside.
+
+What is overridden, and which lines of amqtt 0.12.1's broker.py that replaces (`fingerprint` watches them):
+
+    _create_server_instance  B:340-366    a protocol per connection in place of a task; no websockets
+    _broadcast_loop          B:1003-1049  nothing: the hub routes at once, in order, with nothing to lose at the end
+    _broadcast_message       B:1131-1141  what plugins broadcast goes to the hub
+    retain_message           B:822-845    and what they retain
+    _session_monitor         B:368-393    time-outs, keep-alive, expiry, counters on `$SYS`
+    shutdown                 B:395-433    stops accepting first, and cannot hang
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from amqtt.broker import Broker as AmqttBroker
+from amqtt.contexts import BrokerConfig, ListenerConfig
+
+from facewire.errors import BrokerError
+from facewire_broker.connection import Connection, Door
+from facewire_broker.hub import Hub, Identity
+from facewire_broker.limits import Limits
+from facewire_broker.message import Message
+from facewire_broker.packets import Connect
+
+log = logging.getLogger(__name__)
+
+#: Seconds between looks at every connection, and between new figures on `$SYS`.
+TICK: Final = 0.25
+SYS_INTERVAL: Final = 10.0
+#: Seconds that the end may take.
+SHUTDOWN_TIMEOUT: Final = 4.0
+
+
+class AnyoneDoor:
+    """Lets everyone in as nobody in particular: for loopback only."""
+
+    def check(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
+        return Identity()
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where to listen: port 0 for any that is free."""
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
+    """A broker on one address, in the running event loop.
+
+    Args:
+        listen: where.
+        door: who may come in.
+        limits: how much they may take.
+        tls: for TLS.
+
+    Attributes:
+        hub: sessions, routing and counters.
+        address: where it listens, once started.
+    """
+
+    def __init__(
+        self, listen: Listen, *, door: Door | None = None, limits: Limits | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(BrokerConfig(listeners={"default": ListenerConfig(bind=str(listen))}, plugins={}))
+        self.hub = Hub(limits or Limits())
+        self.address = listen
+        self._listen = listen
+        self._door = door or AnyoneDoor()
+        self._tls = tls
+        self._connections: set[Connection] = set()
+
+    async def start(self) -> None:
+        """Open the socket and serve.
+
+        Raises:
+            BrokerError: the address cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            # Before amqtt's start, which would log a traceback where the address is taken.
+            self._server = await loop.create_server(
+                lambda: Connection(self.hub, self._door, self._connections, loop),
+                self._listen.host,
+                self._listen.port,
+                ssl=self._tls,
+                backlog=1024,
+                ssl_handshake_timeout=self.hub.limits.connect_timeout if self._tls else None,
+                start_serving=False,
+            )
+        except OSError as exc:
+            raise BrokerError(f"cannot listen on {self._listen}: {exc.strerror or exc}") from exc
+        self.address = Listen(*self._server.sockets[0].getsockname()[:2])
+        await super().start()
+
+    async def _create_server_instance(self, *_: Any) -> asyncio.Server:
+        await self._server.start_serving()
+        return self._server
+
+    async def _broadcast_loop(self) -> None:
+        return
+
+    async def _broadcast_message(self, _session: object, topic: str, data: bytes, force_qos: int | None = None) -> None:
+        self.hub.publish(Message(topic, bytes(data), min(force_qos or 0, 1)))
+
+    async def retain_message(self, _session: object, topic_name: str, data: bytes, qos: int | None = None) -> None:
+        self.hub.store.keep(Message(topic_name, bytes(data), min(qos or 0, 1)))
+
+    async def _session_monitor(self) -> None:
+        started = published = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for connection in list(self._connections):
+                connection.tick(now)
+            self.hub.tick(now)
+            if now - published >= SYS_INTERVAL:
+                published = now
+                self.hub.report(now - started)
+
+    def kick(self, user: str, reason: str = "kicked") -> int:
+        """Close a user's connections, and forget its sessions; returns how many connections."""
+        theirs = [connection for connection in self._connections if connection.session and connection.identity.user == user]
+        for connection in theirs:
+            connection.close(reason)
+        self.hub.forget_user(user)
+        return len(theirs)
+
+    async def shutdown(self) -> None:
+        """Stop accepting, send what is there, close; a client that takes nothing is cut off."""
+        self.transitions.shutdown()
+        for server in self._servers.values():
+            server.instance.close()
+        for connection in list(self._connections):
+            connection.close("shutdown")
+        deadline = time.monotonic() + SHUTDOWN_TIMEOUT
+        while self._connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for connection in list(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)
+        if self._session_monitor_task:
+            self._session_monitor_task.cancel()
+            await asyncio.gather(self._session_monitor_task, return_exceptions=True)
+        await self.plugins_manager.close()
+        self.transitions.stopping_success()
+        log.info("stopped address=%s", self.address)

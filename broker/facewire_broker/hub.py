@@ -1,0 +1,236 @@
+"""The broker without sockets: sessions, routing, wills, retained messages, counters. Nothing in it waits.
+
+As nothing waits, nothing can come between two steps: authenticate ▶ take over ▶ subscribe ▶ route ▶ PUBACK needs
+no lock, and a publisher's PUBACK is sent after its message lies with every subscriber. Time is an argument.
+"""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+from facewire_broker.access import EVERYTHING, Rights
+from facewire_broker.limits import Limits
+from facewire_broker.message import Message
+from facewire_broker.packets import REFUSED, Connect
+from facewire_broker.routing import Group, Index, Retained, is_filter, split_share
+from facewire_broker.session import Link, Session
+
+log = logging.getLogger(__name__)
+
+#: Lines per second and reason that refusals may write into the log. All are counted.
+_LOG_LINES: Final = 10
+
+ACCEPTED, BAD_LEVEL, BAD_CLIENT_ID, UNAVAILABLE, NOT_AUTHORIZED = 0, 1, 2, 3, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a connection proved to be."""
+
+    #: None without credentials.
+    user: str | None = None
+    rights: Rights = EVERYTHING
+    #: Shared subscriptions of different scopes never share: nobody takes another's messages away by joining its group.
+    scope: str = ""
+
+
+class Client(Link, Protocol):
+    """A connection as the hub sees it."""
+
+    identity: Identity
+    session: Session | None
+    will: Message | None
+    will_retain: bool
+
+    def close(self, reason: str) -> None:
+        """End it."""
+
+
+class Hub:
+    """Everything that the connections share.
+
+    Attributes:
+        counters: what happened, by name; `dropped/…` and `refused/…` by reason.
+        sessions: by user and client id, so that no credential reaches another's.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.counters: Counter[str] = Counter()
+        self.sessions: dict[tuple[str | None, str], Session] = {}
+        self.index: Index[Session] = Index()
+        self.store = Retained(limits.retained, limits.retained_bytes)
+        self._warned: set[Session] = set()
+        self._lines: Counter[str] = Counter()
+        self._reported: dict[str, int] = {}
+
+    def connect(self, client: Client, connect: Connect, now: float) -> tuple[int, bool]:
+        """Begin a session, or resume one, for a client that has proved its identity.
+
+        Returns:
+            CONNACK's return code, and whether an earlier session goes on. The caller sends it, then calls `welcome`.
+        """
+        identity = client.identity
+        if connect.will is not None and not identity.rights.may_publish(connect.will.topic):
+            self.refuse("will", f"client={connect.client_id!a} user={identity.user!a} topic={connect.will.topic!a}")
+            return NOT_AUTHORIZED, False
+        key = identity.user, connect.client_id
+        session = self.sessions.get(key)
+        if session is None and len(self.sessions) >= self.limits.sessions:
+            self.refuse("sessions", f"client={connect.client_id!a} limit={self.limits.sessions}")
+            return UNAVAILABLE, False
+        if session is not None and session.link is not None:
+            # The will of the old connection, where it has one, comes before all that the new one says.
+            self._take_over(session, now)
+            session = self.sessions.get(key)
+        if session is not None and connect.clean:
+            self._forget(session)
+            session = None
+        present = session is not None
+        if session is None:
+            session = self.sessions[key] = Session(connect.client_id, identity.user, identity.scope, self)
+        session.clean = connect.clean
+        client.session = session
+        client.will, client.will_retain = connect.will, connect.will_retain
+        self.counters["clients/connected"] += 1
+        return ACCEPTED, present
+
+    def lost(self, client: Client, now: float, *, graceful: bool = False) -> None:
+        """A connection ended: its will, what it had by shared subscriptions, its session if that ends with it."""
+        session, will = client.session, client.will
+        client.session = client.will = None
+        if session is None:
+            return
+        self.counters["clients/connected"] -= 1
+        session.leave(now)
+        self._warned.discard(session)
+        orphans = session.take_shared()
+        if session.clean:
+            self._forget(session)
+        for delivery in orphans:
+            if delivery.share is not None:
+                self._offer_shared(delivery.share, delivery.message, delivery.qos)
+        if will is not None and not graceful:
+            self.publish(will, retain=client.will_retain)
+
+    def publish(self, message: Message, *, retain: bool = False) -> None:
+        """Route a message: each session gets it once, at the least of its QoS and the subscription's."""
+        if retain and not self.store.keep(message):
+            self.refuse("retained", f"topic={message.topic!a} limit={self.limits.retained}")
+        entries = self.index.match(message.topic)
+        if len(entries) == 1:
+            members = entries[0].members
+        else:
+            members = {}
+            for entry in entries:
+                for session, granted in entry.members.items():
+                    members[session] = max(granted, members.get(session, 0))
+        published = message.qos
+        for session, granted in members.items():
+            session.offer(message, granted if granted < published else published)
+        for entry in entries:
+            for group in entry.groups.values():
+                self._offer_shared(group, message, published)
+
+    def subscribe(self, client: Client, pairs: list[tuple[str, int]]) -> list[int]:
+        """Grant or refuse filters; returns SUBACK's codes. What the granted ones retain waits in the session."""
+        return [self._subscribe(client, text, min(qos, 1)) for text, qos in pairs]
+
+    def unsubscribe(self, client: Client, filters: list[str]) -> None:
+        """Take filters away."""
+        session = client.session
+        for text in filters if session else ():
+            if session and session.subscriptions.pop(text, None) is not None:
+                self._unindex(session, text)
+
+    def tick(self, now: float) -> None:
+        """Once a second: forget sessions whose client has been away too long, and sum up the log."""
+        for reason, lines in self._lines.items():
+            if lines > _LOG_LINES:
+                log.warning("refused reason=%s %d more", reason, lines - _LOG_LINES)
+        self._lines.clear()
+        until = now - self.limits.session_expiry
+        for session in [s for s in self.sessions.values() if s.link is None and s.left_at < until]:
+            self.refuse("expired", f"session of client={session.client_id!a} held={session.held}")
+            self._forget(session)
+
+    def report(self, uptime: float) -> None:
+        """Publish the counters that changed, retained, under `$SYS/broker/`."""
+        now = {**self.counters, "uptime": int(uptime), "sessions": len(self.sessions), "retained": len(self.store)}
+        for name, value in now.items():
+            if self._reported.get(name) != value:
+                self.publish(Message(f"$SYS/broker/{name}", str(value).encode(), 0), retain=True)
+        self._reported = now
+
+    def forget_user(self, user: str) -> None:
+        """Forget the sessions of a user whose connections are closed."""
+        for session in [s for s in self.sessions.values() if s.owner == user]:
+            self._forget(session)
+
+    def refuse(self, reason: str, details: str) -> None:
+        """Count and log something that was refused. No payload, no secret."""
+        self.counters[f"refused/{reason}"] += 1
+        self._lines[reason] += 1
+        if self._lines[reason] <= _LOG_LINES:
+            log.warning("refused reason=%s %s", reason, details)
+
+    def retained(self, topic: str) -> Message | None:
+        return self.store.get(topic)
+
+    def dropped(self, session: Session) -> None:
+        self.counters["messages/dropped"] += 1
+        if session not in self._warned:
+            self._warned.add(session)
+            log.warning("dropping messages client=%a reason=queue held=%d", session.client_id, session.held)
+
+    def _subscribe(self, client: Client, text: str, qos: int) -> int:
+        session = client.session
+        group, topic_filter = split_share(text)
+        if session is None or not is_filter(topic_filter) or self._is_too_much(session, text, topic_filter):
+            self.refuse("filter", f"client={session and session.client_id!a} filter={text[:80]!a}")
+            return REFUSED
+        if not client.identity.rights.may_subscribe(topic_filter):
+            self.refuse("subscribe", f"client={session.client_id!a} user={session.owner!a} filter={text!a}")
+            return REFUSED
+        session.subscriptions[text] = qos
+        if group is not None:
+            self.index.subscribe(session, topic_filter, qos, f"{session.scope}/{group}")
+            return qos
+        self.index.subscribe(session, topic_filter, qos)
+        # Taken from its end, so that the first comes first.
+        session.greetings.update(dict.fromkeys(reversed(list(self.store.matching(topic_filter))), qos))
+        return qos
+
+    def _is_too_much(self, session: Session, text: str, topic_filter: str) -> bool:
+        limits = self.limits
+        return (
+            (text not in session.subscriptions and len(session.subscriptions) >= limits.subscriptions)
+            or topic_filter.count("/") >= limits.topic_levels
+            or len(text.encode()) > limits.topic_bytes
+        )
+
+    def _offer_shared(self, group: Group[Session], message: Message, qos: int) -> None:
+        """One member gets it; one that is connected, where there is one."""
+        session = group.pick([s for s in group.members if s.link is not None] or group.members)
+        if session is None:
+            self.counters["messages/dropped"] += 1
+            return
+        session.offer(message, min(qos, group.members[session]), share=group)
+
+    def _take_over(self, session: Session, now: float) -> None:
+        client = cast("Client", session.link)
+        self.counters["clients/taken_over"] += 1
+        log.info("taken over client=%a", session.client_id)
+        self.lost(client, now)
+        client.close("taken over")
+
+    def _forget(self, session: Session) -> None:
+        self.sessions.pop((session.owner, session.client_id), None)
+        for text in session.subscriptions:
+            self._unindex(session, text)
+        session.subscriptions.clear()
+
+    def _unindex(self, session: Session, text: str) -> None:
+        group, topic_filter = split_share(text)
+        self.index.unsubscribe(session, topic_filter, None if group is None else f"{session.scope}/{group}")

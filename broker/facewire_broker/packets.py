@@ -1,0 +1,254 @@
+"""MQTT 3.1.1 packets: bytes to frames to fields, and back. Strict where amqtt is lax. No I/O.
+
+    byte 0            1 to 4 bytes        the rest, `length` bytes
+    +------+-------+  +----------------+  +----------------------------------+
+    | type | flags |  | length, base 128| | variable header and payload      |
+    +------+-------+  +----------------+  +----------------------------------+
+
+amqtt's packet classes read and write what comes once a session; what amqtt reads must write back to the same
+bytes, which refuses all that it lets pass (truncated and trailing fields, ill-formed UTF-8, lengths that lie).
+PUBLISH and PUBACK, which come thousands of times a second, are read here: amqtt takes 40 µs for one.
+"""
+
+import struct
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from amqtt.adapters import BufferReader
+from amqtt.errors import AMQTTError, CodecError, MQTTError, NoDataError
+from amqtt.mqtt.connack import ConnackPacket
+from amqtt.mqtt.connect import ConnectPacket
+from amqtt.mqtt.packet import MQTTFixedHeader
+from amqtt.mqtt.pingresp import PingRespPacket
+from amqtt.mqtt.suback import SubackPacket
+from amqtt.mqtt.subscribe import SubscribePacket
+from amqtt.mqtt.unsuback import UnsubackPacket
+from amqtt.mqtt.unsubscribe import UnsubscribePacket
+
+from facewire.errors import ProtocolError
+from facewire_broker.message import Message, header
+
+#: `MQTT` and the level of 3.1.1, as a CONNECT begins.
+_PROTOCOL: Final = b"\x00\x04MQTT"
+LEVEL_3_1_1: Final = 4
+
+PINGRESP: Final[bytes] = PingRespPacket.build().to_bytes()
+#: SUBACK's return code for a filter that is not granted.
+REFUSED: Final = 0x80
+
+
+class Malformed(ProtocolError):
+    """Bytes that are no MQTT 3.1.1: the connection that sent them is closed at once (MQTT-4.8.0-1)."""
+
+
+class UnsupportedLevel(ProtocolError):
+    """A CONNECT of another MQTT than 3.1.1: answered with CONNACK 1 (MQTT-3.1.2-2)."""
+
+
+class Framer:
+    """Cuts a stream of bytes into packets. Takes each byte once, however small the pieces it comes in.
+
+    Attributes:
+        limit: largest packet, bytes after its header; may be changed between two packets.
+    """
+
+    __slots__ = ("_at", "_chunk", "_needed", "_partial", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._chunk = b""
+        self._at = 0
+        self._partial = bytearray()
+        self._needed = 0
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the beginning of a packet waits for its rest."""
+        return bool(self._partial)
+
+    def push(self, data: bytes) -> None:
+        """Take what the socket gave. Then call `pull` until it gives None."""
+        if not self._partial:
+            self._chunk = self._chunk[self._at :] + data if self._at < len(self._chunk) else data
+        else:
+            self._partial += data
+            if len(self._partial) < self._needed:
+                return
+            self._chunk = bytes(self._partial)
+            self._partial.clear()
+        self._at = 0
+
+    def pull(self) -> tuple[int, bytes] | None:
+        """The next packet, first byte and body, or None where it is not there yet.
+
+        Raises:
+            Malformed: its length is over the limit, or no length.
+        """
+        chunk, at = self._chunk, self._at
+        have = len(chunk) - at
+        if have < 2:
+            return self._wait(2)
+        length, start = chunk[at + 1], at + 2
+        if length > 127:
+            length &= 127
+            shift = 7
+            while True:
+                if start == len(chunk):
+                    return self._wait(have + 1)
+                byte = chunk[start]
+                start += 1
+                length |= (byte & 127) << shift
+                if byte < 128:
+                    break
+                shift += 7
+                if shift > 21:
+                    raise Malformed("length of more than four bytes")
+        if length > self.limit:
+            raise Malformed(f"packet of {length} bytes is over the limit of {self.limit}")
+        end = start + length
+        if end > len(chunk):
+            return self._wait(end - at)
+        self._at = end
+        return chunk[at], chunk[start:end]
+
+    def _wait(self, needed: int) -> tuple[int, bytes] | None:
+        if self._at < len(self._chunk):
+            self._partial += self._chunk[self._at :]
+            self._needed = needed
+        self._chunk, self._at = b"", 0
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """What a client says of itself."""
+
+    client_id: str
+    clean: bool
+    #: Seconds; 0 for none.
+    keepalive: int
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    will: Message | None = None
+    will_retain: bool = False
+
+
+def read_connect(body: bytes) -> Connect:
+    """Read a CONNECT. Raises `Malformed` or `UnsupportedLevel`."""
+    if body[:6] != _PROTOCOL or len(body) < 10:
+        # MQTT 3.1 called itself MQIsdp.
+        raise UnsupportedLevel("MQIsdp") if body[:8] == b"\x00\x06MQIsdp" else Malformed("first packet is no CONNECT of MQTT")
+    if body[6] != LEVEL_3_1_1:
+        raise UnsupportedLevel(f"level {body[6]}")
+    flags = body[7]
+    if flags & 1 or flags & 0x18 == 0x18 or (flags & 0x38 and not flags & 4) or (flags & 0x40 and not flags & 0x80):
+        raise Malformed(f"CONNECT flags 0x{flags:02x}")
+    packet = _read(ConnectPacket, 1, 0, body)
+    fields, will = packet.payload, None
+    if packet.will_flag:
+        will = Message(fields.will_topic, bytes(fields.will_message), packet.will_qos)
+        check_topic(will.topic)
+    client_id = "" if fields.client_id_is_random else check_text(fields.client_id)
+    username = None if fields.username is None else check_text(fields.username)
+    return Connect(client_id, packet.clean_session_flag, packet.keep_alive, username, fields.password, will, packet.will_retain_flag)
+
+
+def read_subscribe(body: bytes) -> tuple[int, list[tuple[str, int]]]:
+    """Read a SUBSCRIBE: packet id, and filters with their QoS. Raises `Malformed`."""
+    packet = _read(SubscribePacket, 8, 2, body)
+    pairs: list[tuple[str, int]] = packet.payload.topics
+    if not pairs or packet.variable_header.packet_id == 0 or any(qos > 2 for _, qos in pairs):
+        raise Malformed("SUBSCRIBE without filters or packet id, or of QoS 3")
+    return packet.variable_header.packet_id, pairs
+
+
+def read_unsubscribe(body: bytes) -> tuple[int, list[str]]:
+    """Read an UNSUBSCRIBE: packet id, and filters. Raises `Malformed`."""
+    packet = _read(UnsubscribePacket, 10, 2, body)
+    filters: list[str] = packet.payload.topics
+    if not filters or packet.variable_header.packet_id == 0:
+        raise Malformed("UNSUBSCRIBE without filters or packet id")
+    return packet.variable_header.packet_id, filters
+
+
+def split_publish(first: int, body: bytes) -> tuple[bytes, int, bytes]:
+    """Take a PUBLISH apart: topic, packet id (0 at QoS 0), payload. Raises `Malformed`."""
+    size = len(body)
+    end = 2 + (body[0] << 8 | body[1]) if size > 1 else 3
+    if not first & 6:
+        if end > size or first & 8:
+            raise Malformed("PUBLISH is shorter than its topic, or DUP at QoS 0")
+        return body[2:end], 0, body[end:]
+    if end + 2 > size or first & 6 == 6:
+        raise Malformed("PUBLISH is shorter than its topic, or of QoS 3")
+    packet_id = body[end] << 8 | body[end + 1]
+    if not packet_id:
+        raise Malformed("PUBLISH with packet id 0")
+    return body[2:end], packet_id, body[end + 2 :]
+
+
+def read_topic(raw: bytes) -> str:
+    """A topic's text. Raises `Malformed`."""
+    try:
+        return check_topic(raw.decode())
+    except UnicodeDecodeError as exc:
+        raise Malformed("topic is not UTF-8") from exc
+
+
+def check_topic(topic: str) -> str:
+    """Return a topic that can be published to, or raise `Malformed` (MQTT-3.3.2-2, MQTT-4.7.3-1)."""
+    if not topic or "+" in topic or "#" in topic:
+        raise Malformed("topic is empty or has a wildcard")
+    return check_text(topic)
+
+
+def check_text(text: str) -> str:
+    """Return text without U+0000 (MQTT-1.5.3-2), or raise `Malformed`."""
+    if "\0" in text:
+        raise Malformed("text with U+0000")
+    return text
+
+
+def connack(code: int, *, session_present: bool = False) -> bytes:
+    """A CONNACK."""
+    return bytes(ConnackPacket.build(int(session_present), code).to_bytes())
+
+
+def suback(packet_id: int, codes: list[int]) -> bytes:
+    """A SUBACK."""
+    return bytes(SubackPacket.build(packet_id, codes).to_bytes())
+
+
+def unsuback(packet_id: int) -> bytes:
+    """An UNSUBACK."""
+    return bytes(UnsubackPacket.build(packet_id).to_bytes())
+
+
+def puback(packet_id: int) -> bytes:
+    """A PUBACK."""
+    return b"\x40\x02" + packet_id.to_bytes(2, "big")
+
+
+def _read(kind: Any, packet_type: int, flags: int, body: bytes) -> Any:
+    """Read a packet by amqtt's class, and see that it is all there was to read."""
+    try:
+        packet = _finish(kind.from_stream(BufferReader(body), MQTTFixedHeader(packet_type, flags, len(body))))
+        if kind is ConnectPacket and packet.payload.client_id_is_random:
+            packet.payload.client_id = ""
+        same = packet.to_bytes() == header(packet_type << 4 | flags, len(body)) + body
+    except (AMQTTError, MQTTError, CodecError, NoDataError, ValueError, TypeError, struct.error) as exc:
+        raise Malformed(f"{kind.__name__}: {exc}") from exc
+    if not same:
+        raise Malformed(f"{kind.__name__} does not read and write the same")
+    return packet
+
+
+def _finish(reading: Coroutine[Any, Any, Any]) -> Any:
+    """Run one of amqtt's readers, which never waits as a `BufferReader` has everything."""
+    try:
+        reading.send(None)
+    except StopIteration as done:
+        return done.value
+    reading.close()
+    raise Malformed("packet is not complete")

@@ -1,0 +1,216 @@
+"""Who gets a message: topic filters, the index of subscriptions, retained messages (MQTT 3.1.1 section 4.7). Pure.
+
+Exact filters, of which every device has one, lie in a dict; filters with wildcards, of which there are few, in a
+tree of levels. So a message costs the same with ten devices and with ten thousand.
+
+    a/b/c   ─▶  dict["a/b/c"]       tree:  a ─▶ + ─▶ c
+                                             └▶ #
+"""
+
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from facewire_broker.message import Message
+
+#: `$share/{group}/{filter}`: each message goes to one member of the group (MQTT 5 section 4.8.2, here for 3.1.1 too).
+SHARE: Final = "$share/"
+
+S = TypeVar("S", bound=Hashable)
+
+
+def is_filter(text: str) -> bool:
+    """Whether it can stand in a SUBSCRIBE: `#` last and alone in its level, `+` alone, no U+0000."""
+    if not text or "\0" in text:
+        return False
+    *levels, last = text.split("/")
+    return not any("#" in level or ("+" in level and level != "+") for level in levels) and (
+        last in {"#", "+"} or not ("#" in last or "+" in last)
+    )
+
+
+def split_share(text: str) -> tuple[str | None, str]:
+    """The group, if any, and the filter proper; an empty filter where the share is ill-formed."""
+    if not text.startswith(SHARE):
+        return None, text
+    group, _, rest = text[len(SHARE) :].partition("/")
+    return (group, rest) if group and not {"+", "#"} & set(group) else (group, "")
+
+
+def matches(topic: str, topic_filter: str) -> bool:
+    """Whether a filter takes in a topic."""
+    return contains(topic_filter, topic)
+
+
+def contains(outer: str, inner: str) -> bool:
+    """Whether every topic that `inner` takes in, `outer` takes in too. A topic is a filter of one."""
+    if inner.startswith("$") != outer.startswith("$"):
+        # Wildcards at the start take in no `$` topics (MQTT-4.7.2-1).
+        return False
+    wide, narrow = outer.split("/"), inner.split("/")
+    for at, level in enumerate(wide):
+        if level == "#":
+            return True
+        if at == len(narrow) or narrow[at] == "#" or level not in {"+", narrow[at]}:
+            # `a/#` takes in `a` as well (section 4.7.1.2).
+            return False
+    return len(wide) == len(narrow)
+
+
+@dataclass(slots=True)
+class Group(Generic[S]):
+    """The members of a shared subscription, in turn."""
+
+    members: dict[S, int] = field(default_factory=dict)
+    _turn: int = 0
+
+    def pick(self, usable: Iterable[S]) -> S | None:
+        """The next of those members that can take a message."""
+        able = list(usable)
+        if not able:
+            return None
+        self._turn += 1
+        return able[self._turn % len(able)]
+
+
+@dataclass(slots=True)
+class Entry(Generic[S]):
+    """Those who subscribed one filter, with the QoS granted; and the groups that share it."""
+
+    members: dict[S, int] = field(default_factory=dict)
+    groups: dict[str, Group[S]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Node(Generic[S]):
+    children: "dict[str, _Node[S]]" = field(default_factory=dict)
+    entry: Entry[S] | None = None
+
+
+class Index(Generic[S]):
+    """Subscriptions, found by topic."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, Entry[S]] = {}
+        self._tree: _Node[S] = _Node()
+
+    def subscribe(self, who: S, topic_filter: str, qos: int, group: str | None = None) -> None:
+        """Add a subscription, or change its QoS."""
+        entry = self._entry(topic_filter)
+        members = entry.members if group is None else entry.groups.setdefault(group, Group()).members
+        members[who] = qos
+
+    def unsubscribe(self, who: S, topic_filter: str, group: str | None = None) -> None:
+        """Take a subscription away, if there is one; nothing is left of a filter that nobody has."""
+        entry = self._find(topic_filter)
+        if entry is None:
+            return
+        if group is None:
+            entry.members.pop(who, None)
+        elif group in entry.groups:
+            entry.groups[group].members.pop(who, None)
+            if not entry.groups[group].members:
+                del entry.groups[group]
+        if not entry.members and not entry.groups:
+            self._remove(topic_filter)
+
+    def match(self, topic: str) -> list[Entry[S]]:
+        """The entries whose filters take in a topic."""
+        found = [entry] if (entry := self._exact.get(topic)) else []
+        if self._tree.children:
+            self._walk(self._tree, topic.split("/"), 0, found)
+        return found
+
+    def group(self, topic_filter: str, group: str) -> Group[S] | None:
+        """A shared subscription."""
+        entry = self._find(topic_filter)
+        return entry.groups.get(group) if entry else None
+
+    def _walk(self, node: _Node[S], levels: list[str], at: int, found: list[Entry[S]]) -> None:
+        children = node.children
+        wild = at > 0 or not levels[0].startswith("$")
+        if wild and (rest := children.get("#")) and rest.entry:
+            found.append(rest.entry)
+        if at == len(levels):
+            if node.entry:
+                found.append(node.entry)
+            return
+        if child := children.get(levels[at]):
+            self._walk(child, levels, at + 1, found)
+        if wild and (child := children.get("+")):
+            self._walk(child, levels, at + 1, found)
+
+    def _entry(self, topic_filter: str) -> Entry[S]:
+        if not _is_wild(topic_filter):
+            return self._exact.setdefault(topic_filter, Entry())
+        node = self._tree
+        for level in topic_filter.split("/"):
+            node = node.children.setdefault(level, _Node())
+        node.entry = node.entry or Entry()
+        return node.entry
+
+    def _find(self, topic_filter: str) -> Entry[S] | None:
+        if not _is_wild(topic_filter):
+            return self._exact.get(topic_filter)
+        node: _Node[S] | None = self._tree
+        for level in topic_filter.split("/"):
+            node = node.children.get(level) if node else None
+        return node.entry if node else None
+
+    def _remove(self, topic_filter: str) -> None:
+        if not _is_wild(topic_filter):
+            del self._exact[topic_filter]
+            return
+        path, node = [], self._tree
+        for level in topic_filter.split("/"):
+            path.append((node, level))
+            node = node.children[level]
+        node.entry = None
+        for parent, level in reversed(path):
+            child = parent.children[level]
+            if child.children or child.entry:
+                break
+            del parent.children[level]
+
+
+class Retained:
+    """The last retained message of each topic."""
+
+    def __init__(self, limit: int, limit_bytes: int) -> None:
+        self._limit, self._limit_bytes = limit, limit_bytes
+        self._messages: dict[str, Message] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def get(self, topic: str) -> Message | None:
+        """What a topic retains."""
+        return self._messages.get(topic)
+
+    def keep(self, message: Message) -> bool:
+        """Retain a message, or forget its topic where it has no payload (MQTT-3.3.1-10). False where it is one too many."""
+        old = self._messages.pop(message.topic, None)
+        if old is not None:
+            self._bytes -= len(old.payload)
+        if not message.payload:
+            return True
+        if len(self._messages) >= self._limit or self._bytes + len(message.payload) > self._limit_bytes:
+            return False
+        self._messages[message.topic] = message
+        self._bytes += len(message.payload)
+        return True
+
+    def matching(self, topic_filter: str) -> Iterator[str]:
+        """The topics that a filter takes in."""
+        if not _is_wild(topic_filter):
+            if topic_filter in self._messages:
+                yield topic_filter
+            return
+        for topic in self._messages:
+            if matches(topic, topic_filter):
+                yield topic
+
+
+def _is_wild(topic_filter: str) -> bool:
+    return "+" in topic_filter or "#" in topic_filter

@@ -1,0 +1,95 @@
+"""`facewire broker run`, as a process."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from click.testing import CliRunner
+from mqtt_probe import Probe
+
+from facewire_cli.broker_commands import broker, is_loopback, parse_listen
+
+pytestmark = [pytest.mark.network, pytest.mark.process]
+
+FACEWIRE = str(Path(sys.executable).with_name("facewire"))
+
+
+class Where(NamedTuple):
+    host: str
+    port: int
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Where]]:
+    """A broker process, once it listens."""
+    with subprocess.Popen([FACEWIRE, "broker", "run", *arguments], stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stderr is not None
+            for line in running.stderr:
+                if found := re.fullmatch(r"listening address=\[?([^\]]+)\]?:(\d+)\n", line):
+                    break
+            else:
+                raise AssertionError("it ended without listening")
+            yield running, Where(found[1], int(found[2]))
+        finally:
+            running.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_it_says_where_it_listens_and_ends_with_0_on_a_signal(host: str, number: signal.Signals) -> None:
+    with process("--listen", f"{host}:0") as (running, where):
+        with Probe(where, "a") as one:
+            one.subscribe(("x", 1))
+            one.publish("x", b"hello")
+            assert one.message().payload == b"hello"
+            running.send_signal(number)
+            assert one.is_closed()
+        assert running.wait(5) == 0
+
+
+def test_a_client_that_takes_nothing_does_not_hold_up_the_end() -> None:
+    with process("--listen", "127.0.0.1:0") as (running, where), Probe(where, "stuck") as stuck, Probe(where, "b") as other:
+        stuck.subscribe(("x", 1))
+        for _ in range(100):
+            other.publish("x", bytes(200_000))
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(5.5) == 0
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "192.0.2.1"])  # noqa: S104
+def test_without_users_only_loopback_is_served(host: str) -> None:
+    result = CliRunner().invoke(broker, ["run", "--listen", f"{host}:0"])
+    assert result.exit_code == 2
+    assert "--users" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["1883", "127.0.0.1", "127.0.0.1:", "::1:1883", "127.0.0.1:65536", "a b:1"])
+def test_an_address_that_is_none_is_a_usage_error(text: str) -> None:
+    result = CliRunner().invoke(broker, ["run", "--listen", text])
+    assert result.exit_code == 2
+    assert "HOST:PORT" in result.stderr
+
+
+def test_an_address_that_is_taken_is_said_in_one_line() -> None:
+    with process("--listen", "127.0.0.1:0") as (_, where):
+        second = subprocess.run(
+            [FACEWIRE, "broker", "run", "--listen", f"127.0.0.1:{where.port}"], capture_output=True, text=True, timeout=20, check=False
+        )
+    assert second.returncode == 1
+    assert "cannot listen on" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_addresses_are_read_with_and_without_brackets() -> None:
+    assert str(parse_listen("[::1]:1883")) == "[::1]:1883"
+    assert parse_listen("localhost:0").host == "localhost"
+    assert is_loopback("localhost")
+    assert is_loopback("127.9.9.9")
+    assert not is_loopback("nowhere.invalid")
