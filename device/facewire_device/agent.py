@@ -1,0 +1,313 @@
+"""The agent: publishes what the store records, at once and as history, and moves the cursor by the acks.
+
+    recorder's thread ── commit ──▶ wake ─┐
+    paho's thread ── happenings ─▶ inbox ─┴▶ agent's thread: store + uploader ──▶ match, history, status
+
+One thread owns the store's connection and the uploader. Events that another process records are found by looking at
+the store every `LOOK_EVERY`.
+"""
+
+import logging
+import queue
+import random
+import threading
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from facewire.errors import DecodeError, StoreError
+from facewire.messages import Status, decode_ack, encode, splice_match
+from facewire.topics import QOS, Topics, check_device
+from facewire_device.store import Store, new_id, open_store
+from facewire_device.uploader import DEFAULT_PERIOD, Adopt, Ignored, Refused, Uploader
+from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Publication, Received
+from facewire_mqtt.connection import Refused as BrokerRefused
+
+log = logging.getLogger(__name__)
+
+#: How soon an event that another process recorded is seen, s. The specification allows 0.1.
+LOOK_EVERY: Final = 0.05
+#: An agent that has not looked for this long does not publish what it finds: a late match opens no door. s.
+STALE_AFTER: Final = 2.0
+#: Resends without an ack after which the session is taken for dead, however alive it looks.
+RESENDS_A_SESSION: Final = 3
+#: The wait after a failure of the store, s.
+STORE_RETRY: Final = 1.0
+INBOX: Final = 1_000
+MATCHES_AT_ONCE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a device is told.
+
+    Attributes:
+        device: its name in the topics.
+        store: the store's file.
+        threshold: a score above it (strictly) is a match; None publishes no matches.
+        period: seconds between batches, at least 20.
+        catch_up: batches a period while a backlog remains.
+        capacity: events in the ring; None leaves the store as it is.
+        machine: identity of this machine, None if unknown.
+        set_aside: see `open_store`.
+
+    Raises:
+        ValueError: a device name that the topics do not allow.
+    """
+
+    device: str
+    store: Path
+    address: Address = Address()  # noqa: RUF009  # frozen
+    topics: Topics = Topics()  # noqa: RUF009  # frozen
+    threshold: float | None = None
+    period: float = DEFAULT_PERIOD
+    catch_up: int = 1
+    capacity: int | None = None
+    machine: str | None = None
+    set_aside: bool = False
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+
+
+class Agent:
+    """Runs a device's side of the wire on a thread of its own.
+
+    Raises:
+        StoreError: the store cannot be opened.
+        ValueError: a setting is out of its limits.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.boot = new_id()
+        self._uploader = Uploader(self.boot, now=time.monotonic(), period=settings.period, catch_up=settings.catch_up, jitter=random.random)
+        self._topic = {kind: settings.topics.of(settings.device, kind) for kind in QOS}
+        self._connection = Connection(settings.address, settings.device, [(self._topic["ack"], QOS["ack"])], self._tell, will=self._offline)
+        self._inbox: queue.Queue[Happening | None] = queue.Queue(INBOX)
+        self._stopping = threading.Event()
+        #: Set once an ack of this run left nothing to send.
+        self._confirmed = threading.Event()
+        self._was_connected = threading.Event()
+        self.failure: BaseException | None = None
+        self.matches_published = 0
+        self.matches_missed = 0
+        self._connected = False
+        self._status_due = 0.0
+        self._version = -1
+        self._looked_at = time.monotonic()
+        # Opened here too, so that what is wrong with it is the caller's to see, and a clone is forked before anyone records.
+        with self.open_store(check=True) as store:
+            ring = store.ring()
+            #: Epoch, and the seq up to which matches were looked for.
+            self._seen = (ring.epoch, ring.head)
+        self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
+
+    def open_store(self, *, check: bool = False) -> Store:
+        """Open this device's store on the calling thread, such as for a `Recorder`."""
+        s = self.settings
+        return open_store(s.store, capacity=s.capacity, machine=s.machine, set_aside=s.set_aside, check=check)
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._connection.start()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was recorded: look at once. For `Recorder(on_commit=…)`."""
+        self._put(None)
+
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait for the first session, s; whether there was one."""
+        return self._was_connected.wait(timeout)
+
+    def wait_acked(self) -> None:
+        """Wait until everything recorded is acked, as an ack of this run confirms.
+
+        Raises:
+            StoreError: the agent has failed.
+        """
+        with self.open_store() as store:
+            while not (self._confirmed.wait(LOOK_EVERY) and store.ring().lag == 0):
+                if self.failure is not None:
+                    raise StoreError(f"the agent has failed: {self.failure}") from self.failure
+                if self._confirmed.is_set():
+                    time.sleep(LOOK_EVERY)
+
+    def stop(self) -> None:
+        """Say goodbye to the broker and end. What is not acked goes on at the next start."""
+        self._stopping.set()
+        self._put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+        self._connection.close(self._offline())
+        log.info("device stopped matches_published=%d matches_missed=%d", self.matches_published, self.matches_missed)
+
+    def __enter__(self) -> "Agent":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _tell(self, happening: Happening) -> None:
+        """Called on paho's thread."""
+        self._put(happening)
+
+    def _put(self, item: Happening | None) -> None:
+        try:
+            self._inbox.put_nowait(item)
+        except queue.Full:
+            # The agent wakes anyway; a lost ack is asked for again by a resend.
+            if item is not None:
+                log.warning("inbox full, dropped=%s", type(item).__name__)
+
+    def _run(self) -> None:
+        try:
+            with self.open_store() as store:
+                while not self._stopping.is_set():
+                    self._turn_safely(store)
+        except BaseException as exc:
+            log.exception("agent failed")
+            self.failure = exc
+
+    def _turn_safely(self, store: Store) -> None:
+        try:
+            self._turn(store)
+        except StoreError as exc:
+            log.error("store failed error=%s", exc)  # noqa: TRY400  # an outage: the next turn tries again
+            self._stopping.wait(STORE_RETRY)
+
+    def _turn(self, store: Store) -> None:
+        happening = self._next()
+        if happening is not None:
+            self._handle(happening, store)
+        self._publish_matches(store)
+        if self._uploader.poll(time.monotonic()):
+            self._publish_batch(store)
+
+    def _next(self) -> Happening | None:
+        wakes_at = self._uploader.wakes_at
+        wait = LOOK_EVERY if wakes_at is None else min(LOOK_EVERY, wakes_at - time.monotonic())
+        try:
+            return self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _handle(self, happening: Happening, store: Store) -> None:
+        match happening:
+            case Connected():
+                log.info("connected broker=%s device=%s boot=%s", self.settings.address, self.settings.device, self.boot)
+                self._connected = True
+                self._was_connected.set()
+                self._uploader.connected(time.monotonic())
+                self._publish_status(store)
+            case Disconnected(reason):
+                if self._connected:
+                    log.warning("disconnected reason=%s matches_missed=%d", reason, self.matches_missed)
+                self._connected = False
+                self._uploader.disconnected()
+            case BrokerRefused(reason):
+                log.error("broker refuses device=%s reason=%s", self.settings.device, reason)
+            case Received(topic=topic, payload=payload):
+                self._take_ack(topic, payload, store)
+
+    def _take_ack(self, topic: str, payload: bytes, store: Store) -> None:
+        if topic != self._topic["ack"]:
+            log.warning("ignored message topic=%s", topic)
+            return
+        try:
+            ack = decode_ack(payload)
+        except DecodeError as exc:
+            log.warning("ignored ack error=%s", exc)
+            return
+        now = time.monotonic()
+        outcome, ring = store.settle(lambda ring: self._uploader.acked(now, ack, ring))
+        match outcome:
+            case Ignored():
+                log.debug("ignored ack key=%d: not the batch in flight", ack.key)
+                return
+            case Refused(error):
+                log.error("platform refused the batch key=%d error=%s", ack.key, error)
+                return
+            case Adopt(cursor):
+                log.debug("acked cursor=%d head=%d", cursor, ring.head)
+            case _:  # forked: what was recorded again was published as matches long ago
+                self._seen = (ring.epoch, ring.head)
+        for rejected in ack.rejected:
+            log.warning("platform keeps in quarantine seq=%s reason=%s", rejected.seq, rejected.reason)
+        if ring.lag == 0:
+            self._confirmed.set()
+        if now >= self._status_due:
+            self._publish_status(store)
+
+    def _publish_matches(self, store: Store) -> None:
+        now = time.monotonic()
+        stale = now - self._looked_at > STALE_AFTER
+        self._looked_at = now
+        version_now = store.version()
+        if version_now == self._version:
+            return
+        self._version = version_now
+        ring = store.ring()
+        epoch, seen = self._seen
+        # In a new epoch, what was recorded again was published as matches long ago.
+        if self.settings.threshold is not None and ring.epoch == epoch:
+            while found := store.above(seen, self.settings.threshold, MATCHES_AT_ONCE):
+                for _, packed in found:
+                    self._publish_match(epoch, packed, stale=stale)
+                seen = found[-1][0]
+            ring = replace(ring, head=max(ring.head, seen))
+        self._seen = (ring.epoch, ring.head)
+
+    def _publish_match(self, epoch: str, packed: bytes, *, stale: bool) -> None:
+        payload = splice_match(epoch, self.boot, _now_ms(), packed)
+        if not stale and self._connected and self._connection.publish(Publication(self._topic["match"], payload, QOS["match"])):
+            self.matches_published += 1
+        else:
+            self.matches_missed += 1
+
+    def _publish_batch(self, store: Store) -> None:
+        outgoing = store.outgoing(self.boot)
+        if not self._connection.publish(Publication(self._topic["history"], outgoing.payload, QOS["history"])):
+            self._uploader.disconnected()
+            self._connection.reconnect("publishing failed")
+            return
+        resends = self._uploader.sent(time.monotonic(), outgoing.epoch, outgoing.key)
+        log.debug("sent batch key=%d resends=%d", outgoing.key, resends)
+        if resends:
+            log.warning("no ack in time, sent again key=%d resends=%d", outgoing.key, resends)
+        if resends and resends % RESENDS_A_SESSION == 0:
+            self._connection.reconnect(f"no ack after {resends} resends")
+
+    def _publish_status(self, store: Store) -> None:
+        self._status_due = time.monotonic() + self.settings.period
+        ring = store.ring()
+        online = Status(
+            self.boot,
+            online=True,
+            at=_now_ms(),
+            epoch=ring.epoch,
+            head=ring.head,
+            oldest=ring.oldest,
+            cursor=ring.cursor,
+            threshold=self.settings.threshold,
+            period=self.settings.period,
+            capacity=store.capacity,
+            dropped=ring.dropped,
+            version=version("facewire"),
+        )
+        self._connection.publish(self._about(online))
+
+    def _offline(self) -> Publication:
+        """The last will, and the goodbye."""
+        return self._about(Status(self.boot, online=False, at=_now_ms()))
+
+    def _about(self, status: Status) -> Publication:
+        return Publication(self._topic["status"], encode(status), QOS["status"], retain=True)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

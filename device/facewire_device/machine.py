@@ -1,0 +1,21 @@
+"""Which machine this is, so that a store on a cloned card is noticed (CONTRACT.md, Device, rule 7)."""
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+#: First found counts. A board's serial number cannot be cloned; /etc/machine-id is cloned with its card, but all that
+#: some machines have. What only root may read is left out: the identity must not change with who asks.
+SOURCES: Final = (Path("/sys/firmware/devicetree/base/serial-number"), Path("/proc/device-tree/serial-number"), Path("/etc/machine-id"))
+
+
+def machine_identity(sources: Sequence[Path] = SOURCES) -> str | None:
+    """A name for this machine, 16 hex digits; None where nothing tells."""
+    for source in sources:
+        with contextlib.suppress(OSError):
+            text = source.read_bytes().strip(b"\0\n ")
+            if text:
+                return hashlib.sha256(text).hexdigest()[:16]
+    return None

@@ -1,0 +1,126 @@
+"""Recording: what the recognition process calls. Concurrent callers share a commit.
+
+    record() ─┐                        ┌─▶ commit of the next group ─▶ all of its callers return
+    record() ─┼─▶ group being gathered ┤
+    record() ─┘   while one commits    └─▶ on_commit(): realtime is on its way
+
+A recorder needs no broker: whoever runs the agent on the same store, here or in another process, publishes.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from facewire.errors import StoreError
+from facewire.events import Event, event_from_source
+from facewire_device.store import Appended, Store
+
+
+class Recorded(NamedTuple):
+    """An event's identity on its device."""
+
+    epoch: str
+    seq: int
+
+
+class _Group:
+    """Events that are committed together."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.done = threading.Event()
+        self.appended: Appended | None = None
+        self.error: Exception | None = None
+
+
+class Recorder:
+    """Records events from any thread.
+
+    Args:
+        open_store: opens the store; called on the thread that will own it.
+        on_commit: called after each commit, on that thread; must not fail.
+
+    Raises:
+        StoreError: the store cannot be opened.
+    """
+
+    def __init__(self, open_store: Callable[[], Store], on_commit: Callable[[], None] = lambda: None) -> None:
+        self._open_store = open_store
+        self._on_commit = on_commit
+        self._gathering = _Group()
+        self._lock = threading.Condition()
+        self._closed = False
+        self._opened = _Group()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+        self._wait(self._opened)
+
+    def record(self, event: Mapping[str, Any]) -> Recorded:
+        """Record one comparison, in the vendor's fields; returns when it is durable, its match on its way.
+
+        Raises:
+            EventError: a field is missing or wrong, or the event too large; nothing was recorded.
+            StoreError: the store cannot take it; nothing was recorded.
+        """
+        return self.record_all([event_from_source(event)])[0]
+
+    def record_all(self, events: Sequence[Event]) -> list[Recorded]:
+        """Record events that are read already, in one commit, all or none. Raises `StoreError`."""
+        if not events:
+            return []
+        with self._lock:
+            if self._closed:
+                raise StoreError("the recorder is closed")
+            group = self._gathering
+            start = len(group.events)
+            group.events.extend(events)
+            self._lock.notify()
+        self._wait(group)
+        assert group.appended is not None  # noqa: S101  # set before done
+        first = group.appended.first + start
+        return [Recorded(group.appended.epoch, seq) for seq in range(first, first + len(events))]
+
+    def close(self) -> None:
+        """Commit what was asked for, and close the store."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify()
+        self._thread.join()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _wait(self, group: _Group) -> None:
+        group.done.wait()
+        if group.error is not None:
+            raise group.error
+
+    def _run(self) -> None:
+        try:
+            store = self._open_store()
+        except Exception as exc:  # noqa: BLE001  # raised in the caller's thread
+            self._opened.error = exc
+            self._opened.done.set()
+            return
+        self._opened.done.set()
+        with store:
+            while group := self._next_group():
+                self._commit(store, group)
+
+    def _next_group(self) -> _Group | None:
+        with self._lock:
+            while not self._gathering.events and not self._closed:
+                self._lock.wait()
+            group, self._gathering = self._gathering, _Group()
+        return group if group.events else None
+
+    def _commit(self, store: Store, group: _Group) -> None:
+        try:
+            group.appended = store.append(group.events)
+            self._on_commit()
+        except Exception as exc:  # noqa: BLE001  # raised in the callers' threads
+            group.error = exc
+        group.done.set()

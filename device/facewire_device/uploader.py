@@ -1,0 +1,156 @@
+"""When to send a history batch, and what its ack does: a pure machine (CONTRACT.md, Device, rules R1 to R5).
+
+    connected ─▶ poll: due ─▶ (the agent publishes a batch) ─▶ sent ─▶ acked ─▶ Adopt or Fork ─▶ wait for the period
+                   ▲                                             │
+                   └──── no ack in time: backoff with jitter ────┘
+
+Nothing is kept of a batch but its key: when it must go again, it is built afresh from the store. A batch stays
+in flight until another replaces it, so that a platform slower than the timeout is still heard.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from facewire.messages import Ack
+from facewire_device.ring import Ring
+
+#: The specification's period, and the least that it allows, s.
+DEFAULT_PERIOD: Final = 20.0
+LEAST_PERIOD: Final = 20.0
+
+ACK_TIMEOUT: Final = 5.0
+#: The wait before a resend doubles from the first to the second of these, s.
+BACKOFF: Final = (1.0, 60.0)
+#: A platform that asks for more patience than this is taken to have asked for this, s.
+MOST_PATIENCE: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The device's cursor becomes this, further or back."""
+
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The store goes on in a new epoch, with the events from `first` on recorded again."""
+
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """The ack is not for the batch in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The platform refused the batch whole."""
+
+    error: str
+
+
+Outcome: TypeAlias = Adopt | Fork | Ignored | Refused
+
+
+class Uploader:
+    """Decides when a batch is due and what an ack means.
+
+    Args:
+        boot: this run of the agent.
+        period: seconds from one batch to the next, at least 20.
+        catch_up: batches allowed a period while a backlog remains.
+        jitter: gives numbers in [0, 1); where the randomness comes in.
+        now: monotonic seconds, here and in every method.
+
+    Raises:
+        ValueError: a period or catch-up that the specification does not allow.
+    """
+
+    def __init__(self, boot: str, *, now: float, period: float = DEFAULT_PERIOD, catch_up: int = 1, jitter: Callable[[], float]) -> None:
+        if not period >= LEAST_PERIOD:
+            raise ValueError(
+                f"period of {period:g} s is below the limit of {LEAST_PERIOD:g} s: history is for reliability, matches are realtime"
+            )
+        if catch_up < 1:
+            raise ValueError(f"catch-up of {catch_up} batches a period is below the limit of 1")
+        self.boot = boot
+        self.period = period
+        self._catch_up = catch_up
+        self._jitter = jitter
+        self._connected = False
+        #: (epoch, key) of the batch in flight.
+        self._in_flight: tuple[str, int] | None = None
+        self._resends = 0
+        self._next_at = now
+        self._period_from = now - period
+        self._batches = 0
+
+    def connected(self, now: float) -> None:
+        """There is a session. What was in flight went down with the one before."""
+        self._connected = True
+        if self._in_flight:
+            self._next_at = now
+
+    def disconnected(self) -> None:
+        self._connected = False
+
+    @property
+    def wakes_at(self) -> float | None:
+        """When to poll next, if nothing happens before."""
+        return self._next_at if self._connected else None
+
+    def poll(self, now: float) -> bool:
+        """Whether to publish a batch now; then call `sent`.
+
+        R1: whether there is something to send makes no difference. A batch without events is a probe, by which a
+        platform that lost its data is found out.
+        """
+        return self._connected and now >= self._next_at
+
+    def sent(self, now: float, epoch: str, key: int) -> int:
+        """A batch was published: the oldest events above the cursor up to `key`. Returns how many went unacked before it."""
+        if self._in_flight:
+            self._resends += 1
+        else:
+            self._count_batch(now)
+        self._in_flight = (epoch, key)
+        self._next_at = now + ACK_TIMEOUT + self._backoff()
+        return self._resends
+
+    def acked(self, now: float, ack: Ack, ring: Ring) -> Outcome:
+        """An ack came. Apply the outcome to the store that `ring` was read from, in the same transaction."""
+        if (ack.epoch, ack.key) != self._in_flight or ack.boot != self.boot:  # R2
+            return Ignored()
+        if ack.error is not None:
+            return Refused(ack.error)
+        self._in_flight = None
+        self._resends = 0
+        outcome = self._read(ack, ring)
+        backlog = ring.head - outcome.cursor if isinstance(outcome, Adopt) else ring.head - outcome.first + 1
+        may_go_on = backlog > 0 and self._batches < self._catch_up
+        self._next_at = now if may_go_on else max(now, self._period_from + self.period)
+        if ack.retry_after is not None:
+            self._next_at = max(self._next_at, now + min(ack.retry_after / 1000, MOST_PATIENCE))
+        return outcome
+
+    def _read(self, ack: Ack, ring: Ring) -> Adopt | Fork:
+        if ack.conflict is not None:  # R4
+            return Fork(ack.conflict)
+        if ack.cursor > ring.head == ack.key:  # R5: the platform knows events of this epoch that we do not
+            return Fork(ring.head + 1)
+        return Adopt(min(ack.cursor, ack.key))  # R3
+
+    def _count_batch(self, now: float) -> None:
+        if now >= self._period_from + self.period:
+            self._period_from, self._batches = now, 0
+        self._batches += 1
+
+    def _backoff(self) -> float:
+        if not self._resends:
+            return 0.0
+        shortest, longest = BACKOFF
+        # 2.0 ** 1024 overflows, and an outage may be long.
+        return min(longest, shortest * 2.0 ** min(self._resends - 1, 32)) * (0.5 + self._jitter() / 2)

@@ -1,0 +1,109 @@
+"""What a batch does to a stream, pure (CONTRACT.md, Platform, rule 2).
+
+A stream is one epoch of one device. At and below its watermark W every seq is stored, a gap or in quarantine:
+
+    1 ──────────────────────────── W ───────────────▶ seq
+      stored | gap | quarantined     stored or not yet
+
+    after ≤ W:  the batch joins on; W becomes its cursor, what is missing below is a gap
+    after > W:  a hole; its events are stored, W stays, and the ack takes the device back to W
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from facewire.events import Event
+from facewire.messages import Ack, BadEvent, Batch, Rejected
+
+
+class Content(NamedTuple):
+    """What of an event must be the same in both of its copies."""
+
+    timestamp: int
+    identity_id: str
+    score: float
+
+    @classmethod
+    def of(cls, event: Event) -> "Content":
+        return cls(event.timestamp, event.identity_id, event.score)
+
+
+class Range(NamedTuple):
+    """The seqs from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    @property
+    def size(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to write and to answer for one batch, all of it in one transaction."""
+
+    watermark: int
+    #: Events to insert; none of them is stored.
+    store: tuple[Event, ...] = ()
+    #: Seqs of `store` at or below the old watermark: they were a gap or in quarantine, and are no more.
+    late: tuple[int, ...] = ()
+    #: New gaps.
+    declared: tuple[Range, ...] = ()
+    #: Events to keep in quarantine and to name in the ack.
+    rejected: tuple[BadEvent, ...] = ()
+    #: How many of them the watermark passes now, for the first time.
+    quarantined: int = 0
+    #: First seq whose content differs from what is stored.
+    conflict: int | None = None
+
+
+def decide(batch: Batch, watermark: int, stored: Mapping[int, Content]) -> Decision:
+    """Judge a batch.
+
+    Args:
+        batch: as decoded, so its shape is right.
+        watermark: of the batch's stream, 0 if never seen.
+        stored: what is stored of the batch's own seqs, and of (max(after, watermark), cursor].
+    """
+    if batch.after > watermark:
+        return Decision(watermark, store=_not_in(stored, batch.events), rejected=batch.bad)
+    conflict = next((event.seq for event in batch.events if event.seq in stored and stored[event.seq] != Content.of(event)), None)
+    end = batch.cursor if conflict is None else conflict - 1
+    events = batch.events if conflict is None else tuple(event for event in batch.events if event.seq <= end)
+    bad = tuple(bad for bad in batch.bad if bad.seq is None or bad.seq <= end)
+    new = _not_in(stored, events)
+    start = max(batch.after, watermark)
+    quarantined = {bad.seq for bad in bad if bad.seq is not None and bad.seq > start and bad.seq not in stored}
+    held = {event.seq for event in events} | quarantined | stored.keys()
+    return Decision(
+        watermark=max(watermark, end),
+        store=new,
+        late=tuple(event.seq for event in new if event.seq <= watermark),
+        declared=tuple(missing(Range(start + 1, end), held)),
+        rejected=bad,
+        quarantined=len(quarantined),
+        conflict=conflict,
+    )
+
+
+def answer(batch: Batch, decision: Decision, store: str) -> Ack:
+    """The ack to publish once the decision is durable. `store` is the identity of the platform's store."""
+    rejected = tuple(Rejected(bad.seq, bad.reason) for bad in decision.rejected)
+    return Ack(batch.epoch, batch.boot, batch.cursor, decision.watermark, store, conflict=decision.conflict, rejected=rejected)
+
+
+def missing(span: Range, held: Iterable[int]) -> Iterator[Range]:
+    """The ranges of `span` that are not in `held`; its cost grows with `held`, never with the span."""
+    first = span.first
+    for seq in sorted(seq for seq in held if span.first <= seq <= span.last):
+        if seq > first:
+            yield Range(first, seq - 1)
+        first = seq + 1
+    if first <= span.last:
+        yield Range(first, span.last)
+
+
+def _not_in(stored: Mapping[int, Content], events: tuple[Event, ...]) -> tuple[Event, ...]:
+    return tuple(event for event in events if event.seq not in stored) if stored else events
