@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Topics that a connection remembers the rights to. A device has three.
 _KNOWN_TOPICS: Final = 1000
+#: First byte of a CONNECT.
+_CONNECT: Final = 0x10
 
 
 class Door(Protocol):
@@ -56,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._out_bytes = 0
         self._paused = False
         self._closing = False
+        self._is_new = True
         self._checking: asyncio.Future[Any] | None = None
         self._keepalive = 0.0
         self._topics: dict[bytes, str | None] = {}
@@ -83,6 +86,12 @@ class Connection(asyncio.Protocol):
         self._heard = self._loop.time()
         if self._closing:
             return
+        if self._is_new:
+            # Not even the length of what is no MQTT is read.
+            self._is_new = False
+            if data[0] != _CONNECT:
+                self._expel("malformed", f"first byte is 0x{data[0]:02x}, not CONNECT")
+                return
         self._framer.push(data)
         self._read()
 
@@ -167,9 +176,7 @@ class Connection(asyncio.Protocol):
         self._hub.refuse(reason, f"client={session and session.client_id!a} peer={self._peer} {details}")
         self.close(reason)
 
-    def _on_first(self, first: int, body: bytes) -> None:
-        if first != 0x10:
-            raise Malformed(f"first packet has type {first >> 4}, not CONNECT")
+    def _on_first(self, _first: int, body: bytes) -> None:
         try:
             connect = packets.read_connect(body)
         except packets.UnsupportedLevel as exc:

@@ -1,0 +1,96 @@
+"""The brokers that the acceptance suites run against: ours, Mosquitto, and amqtt as it comes.
+
+FACEWIRE_BROKERS=ours,mosquitto,stock chooses; stock is left out unless asked for, as most of it fails, slowly.
+"""
+
+import asyncio
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facewire_broker import embedded
+from facewire_mqtt.connection import Address
+
+ENGINES = os.environ.get("FACEWIRE_BROKERS", "ours,mosquitto").split(",")
+MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+PARAMETERS = [pytest.param(name, marks=[pytest.mark.mosquitto] if name == "mosquitto" else []) for name in ENGINES]
+
+
+def free_port() -> int:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on port {port}"
+            threading.Event().wait(0.02)
+        else:
+            return
+
+
+@contextmanager
+def mosquitto(folder: Path, config: str) -> Iterator[Address]:
+    """Mosquitto with a configuration in which {port} is filled in."""
+    if MOSQUITTO is None:
+        pytest.skip("Mosquitto is not installed")
+    port = free_port()
+    file = folder / f"mosquitto-{port}.conf"
+    # Started by root it would become a user who may not read our files.
+    file.write_text(config.replace("{port}", str(port)) + f"\nuser {getpass.getuser()}\n")
+    with subprocess.Popen([MOSQUITTO, "-c", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for_port(port)
+            yield Address(port=port)
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def stock() -> Iterator[Address]:
+    """amqtt's own broker, to see that a test bites."""
+    from amqtt.broker import Broker
+
+    port, started = free_port(), threading.Event()
+    plugins: dict[str, Any] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+
+    async def serve() -> None:
+        await Broker({"listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}}, "plugins": plugins}).start()
+        started.set()
+        await asyncio.Event().wait()
+
+    threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
+    started.wait(10)
+    yield Address(port=port)
+
+
+@contextmanager
+def anonymous(engine: str, folder: Path) -> Iterator[Address]:
+    """An engine that lets everyone do everything, on loopback."""
+    if engine == "ours":
+        with embedded.running() as address:
+            yield address
+    elif engine == "stock":
+        with stock() as address:
+            yield address
+    else:
+        with mosquitto(
+            folder, "listener {port} 127.0.0.1\nallow_anonymous true\nmax_qos 1\nallow_duplicate_messages false\nset_tcp_nodelay true\n"
+        ) as address:
+            yield address
