@@ -25,8 +25,8 @@ from facewire.events import MAX_INT
 from facewire.topics import DEFAULT_ROOT, Topics, check_device
 
 if TYPE_CHECKING:
-    # paho is behind it, and `facewire events` needs only the types below.
-    from facewire_mqtt.connection import Address
+    # ssl is behind it, and `facewire events` needs only the types below.
+    from facewire_mqtt.address import Address
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -162,7 +162,7 @@ def _topics(root: str) -> Topics:
 
 
 def _address(*, port: int | None, password: str | None, password_file: str | None, **given: str | None) -> "Address":
-    from facewire_mqtt.connection import Address, tls_context
+    from facewire_mqtt.address import Address, tls_context
 
     if password is not None and password_file is not None:
         raise click.UsageError("--password and --password-file are both given")

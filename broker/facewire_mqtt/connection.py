@@ -6,7 +6,7 @@ the store of whoever publishes. For the same reason nothing is handed to paho wh
 
     start() ──▶ connect ──▶ subscribed ──▶ Connected ──▶ Received* ──▶ Disconnected ──▶ wait (jitter) ──▶ connect ...
 
-What happens is told to one handler, on paho's thread: it may only fill an inbox.
+What happens is told to one handler, on a thread of ours or paho's, never on both at once: it may only fill an inbox.
 """
 
 import contextlib
@@ -14,16 +14,19 @@ import functools
 import logging
 import random
 import socket
-import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
+
+from facewire_mqtt.address import Address as Address
+from facewire_mqtt.address import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -33,45 +36,10 @@ CONNECT_TIMEOUT: Final = 10.0
 RECONNECT_WAIT: Final = (0.5, 30.0)
 #: QoS 0 messages that may wait for a slow socket; more are refused, as they would come late.
 MAX_UNSENT: Final = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a broker is, and as whom we come."""
-
-    host: str = "127.0.0.1"
-    port: int = 1883
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    #: Certificate authority, our certificate and its key: PEM files. Any of them turns TLS on.
-    cafile: str | None = None
-    cert: str | None = None
-    key: str | None = field(default=None, repr=False)
-
-    @property
-    def tls(self) -> bool:
-        return any((self.cafile, self.cert, self.key))
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-def tls_context(address: Address) -> ssl.SSLContext | None:
-    """What TLS needs of an address; None where it does without.
-
-    Raises:
-        ValueError: a file cannot be used; names it.
-    """
-    if not address.tls:
-        return None
-    named = address.cafile
-    try:
-        context = ssl.create_default_context(cafile=named)
-        if named := address.cert:
-            context.load_cert_chain(named, address.key)
-    except OSError as exc:  # of which SSLError is one
-        raise ValueError(f"{named}: {exc.strerror or exc}") from exc
-    return context
+#: QoS 1 messages that may wait for their PUBACK; MQTT can tell 65,535 apart (section 2.3.1).
+MAX_UNACKED: Final = 20_000
+#: A DISCONNECT that a stuck broker does not take is given up after this long, s.
+DISCONNECT_TIMEOUT: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +59,8 @@ class Refused:
     """The broker refused who we are, or a subscription. The connection goes on trying."""
 
     reason: str
+    #: It is who we are that was refused.
+    credentials: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +93,7 @@ class Connection:
         address: the broker.
         client_id: MQTT client id.
         subscriptions: (filter, QoS) pairs, subscribed in every session.
-        handler: is told what happens, on paho's thread; must return at once.
+        handler: is told what happens; must return at once. What it raises is logged, and ends the session.
         will: makes the last will of a new session; called when it starts.
         keepalive: seconds of silence after which the broker and we ask for a sign of life.
     """
@@ -145,6 +115,8 @@ class Connection:
         self._will = will
         self._keepalive = keepalive
         self._stopping = threading.Event()
+        #: The session there is, up or not; a new one looks at `_stopping` after it is here, and `close` the other way round.
+        self._latest: _Session | None = None
         self._session: _Session | None = None
         self._thread = threading.Thread(target=self._run, name=f"mqtt {client_id}", daemon=True)
 
@@ -168,7 +140,7 @@ class Connection:
     def close(self, last: Publication | None = None, *, timeout: float = 3.0) -> None:
         """Publish a last message if there is a session, wait for its PUBACK, and disconnect."""
         self._stopping.set()
-        if session := self._session:
+        if session := self._latest:
             session.close(last, timeout)
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -176,30 +148,38 @@ class Connection:
     def _run(self) -> None:
         shortest, longest = RECONNECT_WAIT
         wait = shortest
-        while not self._stopping.is_set():
-            session = _Session(self._handler, self._subscriptions)
-            try:
-                reason = session.run(self._client(session), self._address, self._keepalive, functools.partial(self._adopt, session))
-            except Exception:
-                log.exception("session failed broker=%s", self._address)
-                reason = "internal error"
+        while True:
+            session = self._latest = _Session(self._handler, self._subscriptions)
+            if self._stopping.is_set():
+                return
+            reason = self._live(session)
             self._session = None
-            self._handler(Disconnected(reason))
+            self._tell_safely(Disconnected(reason))
             wait = shortest if session.was_up else min(wait * 2, longest)
-            # Full jitter, lest a fleet comes back in step (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+            # Jitter, lest a fleet comes back in step (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
             self._stopping.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter is no secret
+
+    def _live(self, session: "_Session") -> str:
+        try:
+            return session.run(self._client(session), self._address, self._keepalive, functools.partial(self._adopt, session))
+        except (OSError, ValueError) as exc:
+            return str(exc) or type(exc).__name__
+        except Exception:
+            log.exception("session failed broker=%s", self._address)
+            return "internal error"
+
+    def _tell_safely(self, happening: Happening) -> None:
+        # The thread that brings the connection back must outlive a handler's mistake.
+        try:
+            self._handler(happening)
+        except Exception:
+            log.exception("handler failed happening=%s", type(happening).__name__)
 
     def _adopt(self, session: "_Session") -> None:
         self._session = session
 
-    def _client(self, session: "_Session") -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            clean_session=True,
-            protocol=paho.MQTTv311,
-            reconnect_on_failure=False,
-        )
+    def _client(self, session: "_Session") -> "_Client":
+        client = _Client(self._client_id, session.end)
         address = self._address
         if address.username is not None:
             client.username_pw_set(address.username, address.password)
@@ -209,8 +189,30 @@ class Connection:
             will = self._will()
             client.will_set(will.topic, will.payload, will.qos, will.retain)
         client.connect_timeout = CONNECT_TIMEOUT
+        # paho would let 20 be on their way: 400 acks a second where the broker is 50 ms away. `publish` has its own limits.
+        client.max_inflight_messages_set(0)
         session.attach(client)
         return client
+
+
+class _Client(paho.Client):
+    """A paho client that says when its thread ends: what raises in there, nobody would know."""
+
+    def __init__(self, client_id: str, ended: Callable[[str], None]) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True, protocol=paho.MQTTv311, reconnect_on_failure=False
+        )
+        self._ended = ended
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except Exception as exc:
+            log.exception("network thread failed")
+            self._ended(f"network thread failed: {exc}")
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        finally:
+            self._ended("network thread ended")
 
 
 class _Session:
@@ -221,13 +223,15 @@ class _Session:
         self._subscriptions = subscriptions
         self._ended = threading.Event()
         self._settled = threading.Event()
+        self._gone = threading.Event()
         self._reason = "closed"
         self._graceful = False
-        self._unsent: deque[paho.MQTTMessageInfo] = deque()
+        #: By QoS, oldest first: what paho has not written (0), what was not PUBACKed (1).
+        self._waiting: tuple[deque[paho.MQTTMessageInfo], ...] = (deque(), deque())
         self.was_up = False
         self._up: Callable[[], None] = lambda: None
 
-    def attach(self, client: paho.Client) -> None:
+    def attach(self, client: _Client) -> None:
         self._client = client
         client.on_socket_open = _no_delay
         client.on_connect = self._guard(self._on_connect)
@@ -235,46 +239,59 @@ class _Session:
         client.on_message = self._guard(self._on_message)
         client.on_disconnect = self._guard(self._on_disconnect)
 
-    def run(self, client: paho.Client, address: Address, keepalive: int, up: Callable[[], None]) -> str:
-        """Live the session; returns why it ended."""
+    def run(self, client: _Client, address: Address, keepalive: int, up: Callable[[], None]) -> str:
+        """Live the session; returns why it ended.
+
+        Raises:
+            OSError, ValueError: it could not begin.
+        """
         self._up = up
-        try:
-            client.connect(address.host, address.port, keepalive)
-        except (OSError, ValueError) as exc:
-            return str(exc) or type(exc).__name__
+        if self._ended.is_set():
+            return self._reason
+        client.connect(address.host, address.port, keepalive)
         client.loop_start()
-        if not self._settled.wait(CONNECT_TIMEOUT) and not self._ended.is_set():
+        if not self._settled.wait(CONNECT_TIMEOUT):
             self.end(f"no answer within {CONNECT_TIMEOUT:g} s")
         self._ended.wait()
         if self._graceful:
             client.disconnect()
-        elif isinstance(sock := client.socket(), socket.socket):
-            # paho's loop would wait for a stuck socket to take what is queued.
+            self._gone.wait(DISCONNECT_TIMEOUT)
+        if isinstance(sock := client.socket(), socket.socket):
+            # paho's loop would wait for a stuck socket to take what is queued. Not SSLSocket's shutdown, which
+            # makes a plain socket of it: paho would read what is encrypted.
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
         client.loop_stop()
         return self._reason
 
     def publish(self, message: Publication) -> bool:
-        while self._unsent and self._unsent[0].is_published():
-            self._unsent.popleft()
-        if self._ended.is_set() or (message.qos == 0 and len(self._unsent) >= MAX_UNSENT):
+        waiting, most = self._waiting[min(message.qos, 1)], MAX_UNACKED if message.qos else MAX_UNSENT
+        while waiting and waiting[0].is_published():
+            waiting.popleft()
+        if self._ended.is_set() or len(waiting) >= most:
             return False
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
-        if message.qos == 0:
-            self._unsent.append(info)
-        return info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return False  # and not among the waiting: such an info raises when it is asked
+        waiting.append(info)
+        return True
 
     def close(self, last: Publication | None, timeout: float) -> None:
-        sent = True
-        if last is not None and not self._ended.is_set():
-            info = self._client.publish(last.topic, last.payload, last.qos, last.retain)
-            try:
-                info.wait_for_publish(timeout)
-            except (RuntimeError, ValueError):
-                log.warning("last message not sent topic=%s", last.topic)
-            sent = info.is_published()
-        self.end("closed", graceful=sent)
+        sent = last is None or (self.was_up and not self._ended.is_set() and self._publish_last(last, timeout))
+        if not sent and self.was_up:
+            log.warning("last message not sent")
+        # Without its last message the session must end as by a failure, for the will to be published.
+        self.end("closed", graceful=sent or not self.was_up)
+
+    def _publish_last(self, last: Publication, timeout: float) -> bool:
+        info = self._client.publish(last.topic, last.payload, last.qos, last.retain)
+        deadline = time.monotonic() + timeout
+        try:
+            while not info.is_published() and not self._ended.is_set() and time.monotonic() < deadline:
+                info.wait_for_publish(min(timeout, 0.1))
+            return info.is_published()
+        except (RuntimeError, ValueError):
+            return False
 
     def end(self, reason: str, *, graceful: bool = False) -> None:
         if not self._ended.is_set():
@@ -297,7 +314,7 @@ class _Session:
     def _on_connect(self, _flags: object, code: ReasonCode, *_: object) -> None:
         if code.is_failure:
             if code.value in {0x86, 0x87, 0x8C}:  # bad user name or password, not authorized
-                self._handler(Refused(str(code)))
+                self._handler(Refused(str(code), credentials=True))
             self.end(str(code))
         elif self._subscriptions:
             self._client.subscribe(self._subscriptions)
@@ -328,6 +345,7 @@ class _Session:
 
     def _on_disconnect(self, _flags: object, code: ReasonCode, *_: object) -> None:
         self.end(str(code))
+        self._gone.set()
 
 
 def _no_delay(_client: paho.Client, _userdata: Any, sock: Any) -> None:

@@ -1,0 +1,56 @@
+"""Where a broker is, and as whom we come."""
+
+import ssl
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a broker is, and as whom we come."""
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    #: Certificate authority, our certificate and its key: PEM files. Any of them turns TLS on.
+    cafile: str | None = None
+    cert: str | None = None
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def tls(self) -> bool:
+        return any((self.cafile, self.cert, self.key))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def tls_context(address: Address) -> ssl.SSLContext | None:
+    """What TLS needs of an address; None where it does without.
+
+    Raises:
+        ValueError: a file cannot be used; names it.
+    """
+    if not address.tls:
+        return None
+    named = address.cafile
+    try:
+        context = ssl.create_default_context(cafile=named)
+        context.sslsocket_class = _Socket
+        if named := address.cert:
+            # Without a password openssl would ask for one on the terminal, in every session.
+            context.load_cert_chain(named, address.key, password="")
+    except OSError as exc:  # of which SSLError is one
+        raise ValueError(f"{named}: {exc.strerror or exc}") from exc
+    return context
+
+
+class _Socket(ssl.SSLSocket):
+    """Closes itself when nothing comes of it: paho forgets it."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise

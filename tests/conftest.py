@@ -1,0 +1,28 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mosquitto_server import ANONYMOUS, Mosquitto
+
+from facewire_mqtt.connection import Address
+
+
+@pytest.fixture
+def new_mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Makes brokers: `new_mosquitto(config)`, running; each may be killed and started again."""
+    made: list[Mosquitto] = []
+
+    def make(config: str = ANONYMOUS) -> Mosquitto:
+        made.append(Mosquitto(tmp_path, config))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.kill()
+
+
+@pytest.fixture
+def mosquitto(new_mosquitto: Callable[..., Mosquitto]) -> Address:
+    """A Mosquitto that admits everybody."""
+    return new_mosquitto().address
