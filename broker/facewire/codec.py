@@ -9,7 +9,7 @@ Limits bound what a hostile payload can make us allocate: `MAX_PAYLOAD_BYTES` in
 
 import enum
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -20,6 +20,9 @@ MAX_PAYLOAD_BYTES: Final = 4 * 1024 * 1024
 MAX_MAP: Final = 1024
 MAX_ARRAY: Final = 65_536
 MAX_DEPTH: Final = 16
+
+#: What `decode` gives for whatever holds other values.
+CONTAINERS: Final = frozenset((dict, list))
 
 
 class Format(enum.Enum):
@@ -66,7 +69,10 @@ def encode(value: Mapping[str, Any], fmt: Format = Format.MSGPACK) -> bytes:
     """
     if fmt is Format.MSGPACK:
         return pack(value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except TypeError as exc:
+        raise ValueError(str(exc)) from exc
 
 
 def pack(value: object) -> bytes:
@@ -106,24 +112,21 @@ def splice(head: Mapping[str, Any], key: str, packed: bytes | Sequence[bytes]) -
 
 
 def is_deeper(value: object, levels: int) -> bool:
-    """Whether containers nest more than `levels` deep in `value`."""
-    layer = [value]
-    for _ in range(levels + 1):
-        layer = [child for item in layer if isinstance(item, dict | list) for child in _children(item)]
+    """Whether maps and lists nest more than `levels` deep in `value`, which counts as the first level."""
+    layer: list[Any] = [value] if type(value) in CONTAINERS else []
+    for _ in range(levels):
+        layer = [child for item in layer for child in (item.values() if type(item) is dict else item) if type(child) in CONTAINERS]
         if not layer:
             return False
-    return True
-
-
-def _children(item: dict[Any, Any] | list[Any]) -> Iterable[Any]:
-    return item.values() if isinstance(item, dict) else item
+    return bool(layer)
 
 
 def _decode_msgpack(payload: bytes) -> tuple[Any, bool]:
     limits = {
         "strict_map_key": False,  # foreign keys deep in an event are kept; MAX_MAP bounds the collisions
         "max_map_len": MAX_MAP,
-        "max_array_len": MAX_ARRAY,
+        # msgpack allocates what a header declares; no array has more items than the payload has bytes.
+        "max_array_len": min(MAX_ARRAY, len(payload)),
         "max_ext_len": MAX_MAP,
     }
     try:
@@ -138,7 +141,8 @@ def _decode_msgpack(payload: bytes) -> tuple[Any, bool]:
 
 def _decode_json(payload: bytes) -> Any:
     try:
-        return json.loads(payload, parse_constant=_refuse_constant)
+        # Given bytes, json would guess UTF-16 and UTF-32. Bad text becomes lone surrogates, as in `_decode_msgpack`.
+        return json.loads(payload.decode(errors="surrogateescape"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
         raise DecodeError(f"not JSON: {exc}") from exc
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from facewire import codec
-from facewire.errors import EventError
+from facewire.errors import DecodeError, EventError
 
 #: SQLite's and PostgreSQL's integers end here.
 MAX_INT: Final = 2**63 - 1
+_MIN_INT: Final = -MAX_INT
 
 #: An event larger than this is refused by `record()`: it must fit a broker's packet limit (256 KiB in ours).
 MAX_EVENT_BYTES: Final = 192 * 1024
@@ -51,7 +52,7 @@ def event_from_map(fields: object, *, clean: bool = False) -> Event:
     Raises:
         EventError: it breaks the contract; names the field, the value and the limit.
     """
-    if not isinstance(fields, Mapping):
+    if not isinstance(fields, dict):
         raise EventError(f"event {_show(fields)} is not a map")
     seq = read_seq(fields)
     if seq is None:
@@ -73,15 +74,20 @@ def event_from_source(fields: object) -> Event:
     if "person_type" not in fields and isinstance(nested, Mapping) and "person_type" in nested:
         fields = {**fields, "person_type": nested["person_type"]}
     event = _event(fields, 0, clean=False)
-    size_bytes = len(codec.pack(event.to_map()))
-    if size_bytes > MAX_EVENT_BYTES:
-        raise EventError(f"event of {size_bytes} bytes is over the limit of {MAX_EVENT_BYTES}")
-    return event
+    packed = codec.pack(event.to_map())
+    if len(packed) > MAX_EVENT_BYTES:
+        raise EventError(f"event of {len(packed)} bytes is over the limit of {MAX_EVENT_BYTES}")
+    try:
+        # As its readers will: an event that the codec refuses would take every batch that it is in with it.
+        kept = codec.decode(packed).map
+    except DecodeError as exc:
+        raise EventError(f"event cannot be kept: {exc}") from exc
+    return _event(kept, 0, clean=True)
 
 
 def read_seq(fields: object) -> int | None:
     """The seq of an event that may be bad, or None where it cannot be read."""
-    seq = fields.get("seq") if isinstance(fields, Mapping) else None
+    seq = fields.get("seq") if isinstance(fields, dict) else None
     return seq if type(seq) is int and 1 <= seq <= MAX_INT else None
 
 
@@ -96,39 +102,37 @@ def _event(fields: Mapping[str, Any], seq: int, *, clean: bool) -> Event:
     group_name = extra.pop("group_name", None)
     ep_id = extra.pop("ep_id", None)
 
-    def bad(name: str, value: object, wanted: str) -> EventError:
-        state = f"{_show(value)} is not" if name in fields else "is missing:"
-        return EventError(f"{name} {state} {wanted}", seq or None)
-
-    if type(timestamp) is not int or not -MAX_INT <= timestamp <= MAX_INT:
-        raise bad("timestamp", timestamp, "an integer of milliseconds")
+    if type(timestamp) is not int or not _MIN_INT <= timestamp <= MAX_INT:
+        raise _bad(fields, "timestamp", "an integer of milliseconds", seq)
     if type(score) is not float:
         # JSON, and some languages' msgpack, write 82.0 as 82.
-        if type(score) is not int or not -MAX_INT <= score <= MAX_INT:
-            raise bad("score", score, "a finite number")
+        if type(score) is not int or not _MIN_INT <= score <= MAX_INT:
+            raise _bad(fields, "score", "a finite number", seq)
         score = float(score)
     if not math.isfinite(score):
-        raise bad("score", score, "a finite number")
+        raise _bad(fields, "score", "a finite number", seq)
     if type(identity_id) is not str:
-        raise bad("identity_id", identity_id, "text")
+        raise _bad(fields, "identity_id", "text", seq)
     if type(identity_name) is not str:
-        raise bad("identity_name", identity_name, "text")
-    if type(person_type) is not int or not -MAX_INT <= person_type <= MAX_INT:
-        raise bad("person_type", person_type, "an integer")
+        raise _bad(fields, "identity_name", "text", seq)
+    if type(person_type) is not int or not _MIN_INT <= person_type <= MAX_INT:
+        raise _bad(fields, "person_type", "an integer", seq)
     if group_name is not None and type(group_name) is not str:
-        raise bad("group_name", group_name, "text")
+        raise _bad(fields, "group_name", "text", seq)
     if ep_id is not None and type(ep_id) is not str:
-        raise bad("ep_id", ep_id, "text")
+        raise _bad(fields, "ep_id", "text", seq)
     event = Event(seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra)
     _check_rest(event, clean=clean)
     return event
 
 
 def _check_rest(event: Event, *, clean: bool) -> None:
-    extra = event.extra
-    if not all(type(key) is str for key in extra):
-        raise EventError("event has a key that is not text", event.seq or None)
-    if any(isinstance(value, dict | list) for value in extra.values()) and codec.is_deeper(extra, codec.MAX_DEPTH):
+    nests = False
+    for key, value in event.extra.items():
+        if type(key) is not str:
+            raise EventError("event has a key that is not text", event.seq or None)
+        nests = nests or type(value) in codec.CONTAINERS
+    if nests and codec.is_deeper(event.extra, codec.MAX_DEPTH):
         raise EventError(f"event nests deeper than {codec.MAX_DEPTH} levels", event.seq or None)
     if not clean:
         try:
@@ -137,6 +141,12 @@ def _check_rest(event: Event, *, clean: bool) -> None:
             raise EventError(f"event cannot be kept: {exc}", event.seq or None) from exc
 
 
+def _bad(fields: Mapping[str, Any], name: str, wanted: str, seq: int) -> EventError:
+    state = f"{_show(fields[name])} is not" if name in fields else "is missing:"
+    return EventError(f"{name} {state} {wanted}", seq or None)
+
+
 def _show(value: object) -> str:
-    text = ascii(value)
+    # A container's repr may be huge, or nested too deep for Python to write.
+    text = type(value).__name__ if isinstance(value, dict | list | tuple) else ascii(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -194,17 +194,20 @@ def _sort_out(items: list[Any], decoded: Decoded) -> tuple[tuple[Event, ...], tu
         try:
             events.append(event_from_map(item, clean=decoded.clean))
         except EventError as exc:
-            # What cannot be packed again (a lone surrogate) is kept as Python shows it.
-            raw = _try_pack(item) or ascii(item).encode()
-            bad.append(BadEvent(exc.seq, str(exc), raw))
+            bad.append(BadEvent(exc.seq, str(exc), _raw(item)))
     return tuple(events), tuple(bad)
 
 
-def _try_pack(item: object) -> bytes | None:
+def _raw(item: object) -> bytes:
     try:
         return codec.pack(item)
     except ValueError:
-        return None
+        pass
+    # What cannot be packed again (a lone surrogate) is kept as Python shows it.
+    try:
+        return ascii(item).encode()
+    except RecursionError:
+        return b"(nested too deep to be shown)"
 
 
 def decode_ack(payload: bytes) -> Ack:
@@ -214,7 +217,7 @@ def decode_ack(payload: bytes) -> Ack:
     for item in m.optional("rejected", list, "a list") or ():
         if not isinstance(item, dict):
             raise DecodeError("rejected has an item that is not a map")
-        rejected.append(Rejected(read_seq(item), str(item.get("reason", ""))))
+        rejected.append(Rejected(read_seq(item), _Fields(item).optional("reason", str, "text") or ""))
     return Ack(
         m.identity("epoch"),
         m.identity("boot"),
@@ -239,8 +242,8 @@ def decode_status(payload: bytes) -> Status:
         head=m.optional_integer("head"),
         oldest=m.optional_integer("oldest", least=1),
         cursor=m.optional_integer("cursor"),
-        threshold=m.optional("threshold", (int, float), "a number"),
-        period=m.optional("period", (int, float), "a number"),
+        threshold=m.optional_number("threshold"),
+        period=m.optional_number("period"),
         capacity=m.optional_integer("capacity", least=1),
         dropped=m.optional_integer("dropped"),
         version=m.optional("version", str, "text"),
@@ -268,6 +271,8 @@ class _Fields:
         wrong_bool = isinstance(value, bool) and kind is not bool
         if wrong_bool or not isinstance(value, kind):
             raise DecodeError(f"{name} is {type(value).__name__}, not {wanted}")
+        if isinstance(value, str):
+            _check_unicode(name, value)
         return value
 
     def optional(self, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
@@ -282,8 +287,23 @@ class _Fields:
     def optional_integer(self, name: str, *, least: int = 0) -> int | None:
         return None if self.map.get(name) is None else self.integer(name, least=least)
 
+    def optional_number(self, name: str) -> float | None:
+        value: float | None = self.optional(name, (int, float), "a number")
+        if value is None:
+            return None
+        if not -MAX_INT <= value <= MAX_INT:  # nor is NaN
+            raise DecodeError(f"{name} {ascii(value)[:40]} is not a finite number")
+        return float(value)
+
     def identity(self, name: str) -> str:
         value: str = self.get(name, str, "text")
         if not _ID.fullmatch(value):
             raise DecodeError(f"{name} {ascii(value)[:40]} is not 16 hex digits")
         return value
+
+
+def _check_unicode(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise DecodeError(f"{name} is not valid Unicode") from exc

@@ -38,7 +38,7 @@ class Topics:
     root: str = DEFAULT_ROOT
 
     def __post_init__(self) -> None:
-        bad = not all(self.root.split("/")) or self.root.startswith("$") or re.search(r"[+#\x00-\x1f\x7f]", self.root)
+        bad = not all(self.root.split("/")) or self.root.startswith("$") or re.search(r"[+#\x00-\x1f\x7f\ud800-\udfff]", self.root)
         if bad or len(self.root) > 128:
             raise ValueError(f"root {self.root!r} is not 1 to 128 characters of topic levels without + # or an empty level")
 

@@ -1,0 +1,264 @@
+import json
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from facewire import codec
+from facewire.errors import EventError
+from facewire.events import MAX_EVENT_BYTES, MAX_INT, Event, event_from_map, event_from_source, read_seq
+
+relaxed = settings(deadline=None)
+
+VENDOR = [json.loads(line) for line in (Path(__file__).parent / "data" / "vendor-events.jsonl").read_text(encoding="utf-8").splitlines()]
+GOOD: dict[str, Any] = {
+    "seq": 7,
+    "timestamp": 1602612036150,
+    "score": 82.5,
+    "identity_id": "01220615",
+    "identity_name": "小明",
+    "person_type": 1,
+    "group_name": "staff",
+    "ep_id": "gate-3",
+    "card_id": "",
+}
+NAMED = set(Event._fields) - {"extra"}
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+INTS = st.integers(-MAX_INT, MAX_INT)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | FLOATS | TEXT | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT | st.integers(), inner, max_size=3),
+    max_leaves=6,
+).filter(lambda value: not codec.is_deeper(value, 10))
+EXTRAS = st.dictionaries(TEXT.filter(lambda name: name not in NAMED), VALUES, max_size=3)
+EVENTS = st.builds(
+    Event, st.integers(1, MAX_INT), INTS, FLOATS, TEXT, TEXT, INTS, st.none() | TEXT, st.none() | TEXT, st.just({}) | EXTRAS
+).filter(lambda event: codec_can(event))
+
+
+def codec_can(event: Event) -> bool:
+    try:
+        codec.pack(event)
+    except ValueError:
+        return False
+    return True
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@relaxed
+@given(EVENTS, st.booleans())
+def test_an_event_comes_back_from_its_map_as_it_was(event: Event, clean: bool) -> None:
+    assert event_from_map(codec.unpack(codec.pack(event.to_map())), clean=clean) == event
+
+
+@relaxed
+@given(EVENTS)
+@example(event_from_map(GOOD)._replace(extra={"extra": 1, "fields": 2, "_fields": 3}))
+def test_a_source_s_event_keeps_every_field_and_gets_no_seq(event: Event) -> None:
+    assert event_from_source(event.to_map()) == event._replace(seq=0)
+
+
+@pytest.mark.parametrize("line", VENDOR, ids=["realtime", "stranger", "photo"])
+def test_the_vendor_s_own_events_come_through_with_every_field_as_it_went_in(line: dict[str, Any]) -> None:
+    before = json.dumps(line)
+    wire = event_from_source(line).to_map()
+    assert {name: wire[name] for name in line} == line
+    assert set(wire) - set(line) <= {"seq", "person_type"}
+    assert json.dumps(line) == before
+    again = event_from_map(codec.unpack(codec.pack({**wire, "seq": 1})))
+    assert again.to_map() == {**wire, "seq": 1}
+
+
+def test_there_are_three_events_of_the_vendor_s() -> None:
+    assert [event_from_source(line).person_type for line in VENDOR] == [5, 4, 4]
+
+
+def test_person_type_is_read_from_ext_data_and_left_there() -> None:
+    event = event_from_source(VENDOR[0])
+    assert event.person_type == 5
+    assert event.extra["ext_data"]["person_type"] == 5
+    assert "person_type" not in VENDOR[0]
+
+
+def test_a_person_type_of_its_own_goes_before_the_one_in_ext_data() -> None:
+    assert event_from_source({**GOOD, "ext_data": {"person_type": 5}}).person_type == 1
+
+
+def test_on_the_wire_person_type_is_not_looked_for_in_ext_data() -> None:
+    fields = {**GOOD, "ext_data": {"person_type": 5}}
+    del fields["person_type"]
+    with pytest.raises(EventError, match="person_type is missing"):
+        event_from_map(fields)
+
+
+def test_a_map_that_is_read_is_not_changed() -> None:
+    fields = dict(GOOD)
+    event_from_map(fields)
+    event_from_source(fields)
+    assert fields == GOOD
+
+
+def test_optional_fields_that_are_lacking_or_null_are_left_out() -> None:
+    fields = {**GOOD, "group_name": None}
+    del fields["ep_id"]
+    event = event_from_map(fields)
+    assert (event.group_name, event.ep_id) == (None, None)
+    assert not {"group_name", "ep_id"} & set(event.to_map())
+
+
+@pytest.mark.parametrize(("given_score", "read"), [(82, 82.0), (0, 0.0), (-3, -3.0), (MAX_INT, float(MAX_INT)), (0.62, 0.62)])
+def test_a_whole_score_is_a_score(given_score: float, read: float) -> None:
+    score = event_from_map({**GOOD, "score": given_score}).score
+    assert score == read
+    assert type(score) is float
+
+
+@pytest.mark.parametrize("name", ["seq", "timestamp", "score", "identity_id", "identity_name", "person_type"])
+def test_a_required_field_must_be_there(name: str) -> None:
+    fields = dict(GOOD)
+    del fields[name]
+    with pytest.raises(EventError, match=f"^{name} ") as caught:
+        event_from_map(fields)
+    assert caught.value.seq == (None if name == "seq" else 7)
+    with pytest.raises(EventError, match=f"^{name} None is not"):
+        event_from_map({**GOOD, name: None})
+
+
+INT_WRONG: tuple[object, ...] = (True, 1.0, "1", b"1", [1], {}, 2**63, -(2**63), 2**64, 10**400)
+TEXT_WRONG: tuple[object, ...] = (1, True, b"x", ["x"], {"x": 1}, 0.5)
+SCORE_WRONG: tuple[object, ...] = (True, "1", b"1", [1.0], {}, 2**63, 10**400, float("nan"), float("inf"), float("-inf"))
+WRONG: list[tuple[str, object]] = [
+    *[("seq", value) for value in (*INT_WRONG, 0, -1)],
+    *[("timestamp", value) for value in INT_WRONG],
+    *[("person_type", value) for value in INT_WRONG],
+    *[("score", value) for value in SCORE_WRONG],
+    *[(name, value) for name in ("identity_id", "identity_name", "group_name", "ep_id") for value in TEXT_WRONG],
+]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda value: ascii(value)[:20])
+def test_a_field_that_is_wrong_is_named_with_the_event_s_seq(name: str, value: object, clean: bool) -> None:
+    with pytest.raises(EventError, match=f"^{name} .* is not ") as caught:
+        event_from_map({**GOOD, name: value}, clean=clean)
+    assert caught.value.seq == (None if name == "seq" else 7)
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1, "x", b"x", [], [GOOD], (), True, MappingProxyType(GOOD), nested(5000)], ids=lambda v: type(v).__name__
+)
+def test_what_is_no_map_is_no_event_of_the_wire(value: object) -> None:
+    with pytest.raises(EventError, match="is not a map") as caught:
+        event_from_map(value)
+    assert caught.value.seq is None
+    assert read_seq(value) is None
+
+
+@pytest.mark.parametrize("name", ["seq", "timestamp", "score", "identity_id", "ep_id"])
+def test_a_field_nested_too_deep_to_be_shown_is_refused_like_any_other(name: str) -> None:
+    # Found here: the error's own text ended in a RecursionError.
+    with pytest.raises(EventError, match=f"{name} list is not"):
+        event_from_map({**GOOD, name: nested(5000)})
+
+
+@pytest.mark.parametrize("value", ["\ud800", 2**64, 10**400, [{"a": -(2**63) - 1}], {"\udcff": 1}], ids=lambda v: ascii(v)[:20])
+def test_what_no_store_can_keep_is_refused_unless_the_codec_vouches(value: object) -> None:
+    with pytest.raises(EventError, match="cannot be kept") as caught:
+        event_from_map({**GOOD, "card_id": value})
+    assert caught.value.seq == 7
+    with pytest.raises(EventError, match="cannot be kept"):
+        event_from_source({**GOOD, "card_id": value})
+    assert event_from_map({**GOOD, "card_id": value}, clean=True).extra["card_id"] == value
+
+
+@pytest.mark.parametrize("key", [1, b"k", None, 0.5])
+def test_keys_are_text_and_deeper_in_they_are_anything(key: object) -> None:
+    fields: dict[object, object] = {key: 1}
+    fields.update(GOOD)
+    with pytest.raises(EventError, match="key that is not text"):
+        event_from_map(fields, clean=True)
+    assert event_from_map({**GOOD, "deep": {key: 1}}).extra["deep"] == {key: 1}
+
+
+def test_nesting_sixteen_deep_is_kept_and_seventeen_is_not() -> None:
+    assert event_from_map({**GOOD, "deep": nested(15)}, clean=True).extra["deep"] == nested(15)
+    too_deep: list[object] = [nested(16), nested(5000), {"a": nested(15)}, [[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]
+    for value in too_deep:
+        with pytest.raises(EventError, match="nests deeper than 16"):
+            event_from_map({**GOOD, "deep": value, "flat": 1}, clean=True)
+
+
+def test_tuples_of_a_source_are_kept_as_the_lists_that_readers_will_see() -> None:
+    assert event_from_source({**GOOD, "box": (1, (2, 3))}).extra["box"] == [1, [2, 3]]
+    deep: Any = 1
+    for _ in range(17):
+        deep = (deep,)
+    with pytest.raises(EventError, match="nests deeper than 16"):
+        event_from_source({**GOOD, "deep": deep})
+
+
+def test_a_source_may_change_its_map_afterwards() -> None:
+    box = [1, 2]
+    event = event_from_source({**GOOD, "box": box})
+    box.append(3)
+    assert event.extra["box"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[0] * (codec.MAX_ARRAY + 1), dict.fromkeys(map(str, range(codec.MAX_MAP + 1))), msgpack.ExtType(5, b"x" * 2000), {(1, 2): 3}],
+    ids=["list", "map", "extension", "key"],
+)
+def test_an_event_that_the_codec_would_refuse_is_refused_at_its_source(value: object) -> None:
+    # Found here: one such event in the store made every batch that it was in unreadable, and history stood still.
+    with pytest.raises(EventError, match="cannot be kept: not msgpack"):
+        event_from_source({**GOOD, "feature": value})
+
+
+def test_an_event_may_be_as_large_as_the_limit_and_no_larger() -> None:
+    room = MAX_EVENT_BYTES - len(codec.pack({**event_from_source(GOOD).to_map(), "photo": b"x" * 70_000})) + 70_000
+    assert len(event_from_source({**GOOD, "photo": b"x" * room}).extra["photo"]) == room
+    with pytest.raises(EventError, match="of 196609 bytes is over the limit of 196608"):
+        event_from_source({**GOOD, "photo": b"x" * (room + 1)})
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [GOOD], nested(5000)], ids=lambda v: type(v).__name__)
+def test_what_is_no_map_is_no_event_of_a_source(value: object) -> None:
+    with pytest.raises(EventError, match="is not a map"):
+        event_from_source(value)
+
+
+def test_a_source_may_give_any_mapping_and_a_seq_of_its_own() -> None:
+    assert event_from_source(MappingProxyType({**GOOD, "seq": "its own"})) == event_from_map(GOOD)._replace(seq=0)
+
+
+@pytest.mark.parametrize(
+    ("seq", "read"), [(1, 1), (MAX_INT, MAX_INT), (0, None), (-1, None), (2**63, None), (True, None), (1.0, None), ("1", None)]
+)
+def test_a_seq_is_read_where_it_is_one(seq: object, read: int | None) -> None:
+    assert read_seq({"seq": seq}) == read
+
+
+@relaxed
+@given(st.dictionaries(st.sampled_from([*GOOD, "ext_data", 1]), VALUES | st.floats() | st.text(max_size=3)))
+def test_noise_is_an_event_or_an_event_error(noise: dict[Any, Any]) -> None:
+    for fields in (noise, {**GOOD, **noise}):
+        for read in (event_from_map, event_from_source):
+            try:
+                event = read(fields)
+            except EventError:
+                continue
+            assert event_from_map({**event.to_map(), "seq": 1}) == event._replace(seq=1)
