@@ -1,0 +1,221 @@
+"""`facewire tail`: follow the topics live, decoded. It only listens.
+
+paho's thread ──▶ Inbox (bounded) ──▶ _Follower.rows() ──▶ render ──▶ standard output
+└── notices ──▶ standard error
+"""
+
+import contextlib
+import itertools
+import queue
+import secrets
+import select
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import click
+
+from facewire.errors import BrokerError, CredentialsRefused
+from facewire.topics import KINDS, QOS, Kind, Topics
+from facewire_cli import render
+from facewire_cli.main import EXIT_TIMED_OUT
+from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
+from facewire_cli.output import Form, standard_output, visible, write_rows
+
+if TYPE_CHECKING:
+    from facewire_mqtt.connection import Address, Happening
+
+#: Messages that may wait to be shown; more are counted and not shown.
+INBOX_MESSAGES: Final = 10_000
+#: Between two complaints about that, s.
+COMPLAIN_EVERY: Final = 5.0
+#: How soon a reader that went away, as `head` does, is noticed while no message comes, s.
+LOOK_EVERY: Final = 0.5
+
+
+@click.command()
+@connection_options
+@click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="Only this device; may be repeated.")
+@click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind; may be repeated.  [default: all]")
+@click.option("-C", "--count", type=click.IntRange(min=1), help="End after so many messages.")
+@click.option("-W", "--wait", type=SECONDS, help="End after so long, such as 30 or 5m, with exit code 124.")
+@output_option
+@click.option("--person", metavar="ID", help="Only events of this identity_id.")
+@click.option("--min-score", type=float, help="Only events of at least this score.")
+def tail(
+    address: "Address",
+    topics: Topics,
+    devices: Sequence[str],
+    kinds: Sequence[Kind],
+    count: int | None,
+    wait: float | None,
+    output: Form,
+    person: str | None,
+    min_score: float | None,
+) -> None:
+    """Follow the topics live, decoded, one message a line.
+
+    A message that cannot be read is shown with the reason. With --person or
+    --min-score only matches, and batches of history, that have such an event
+    are shown.
+    """
+    deadline = None if wait is None else time.monotonic() + wait
+    out = standard_output()
+    inbox = Inbox()
+    rows = _Follower(inbox, topics, str(address), out, deadline).rows()
+    wanted = (narrowed for row in rows if (narrowed := render.narrow(row, person, min_score)) is not None)
+    with _until_stopped(), _listening(address, filters(topics, devices, kinds), inbox):
+        write(itertools.islice(wanted, count), output, out)
+
+
+def filters(topics: Topics, devices: Sequence[str], kinds: Sequence[Kind]) -> list[tuple[str, int]]:
+    """What to subscribe: every device, or these; every kind, or these."""
+    chosen = kinds or KINDS
+    if not devices:
+        return [(topics.all(kind), QOS[kind]) for kind in chosen]
+    return [(topics.of(device, kind), QOS[kind]) for device in dict.fromkeys(devices) for kind in chosen]
+
+
+def write(rows: Iterable[render.Row], form: Form, out: TextIO) -> None:
+    """Write each row as it comes."""
+    if form != "pretty":
+        write_rows(map(render.flat, rows) if form == "csv" else rows, form, render.COLUMNS, out=out, follow=True)
+        return
+    for row in rows:
+        out.write(render.line(row) + "\n")
+        out.flush()
+
+
+class Inbox:
+    """What paho's thread tells, for the thread that shows it: bounded, and never in paho's way."""
+
+    def __init__(self, most: int = INBOX_MESSAGES) -> None:
+        self._most = most
+        self._queue: queue.SimpleQueue[tuple[int, Happening]] = queue.SimpleQueue()
+        #: Messages that found the inbox full.
+        self.dropped = 0
+
+    def put(self, happening: "Happening") -> None:
+        from facewire_mqtt.connection import Received
+
+        if isinstance(happening, Received) and self._queue.qsize() >= self._most:
+            self.dropped += 1
+        else:
+            self._queue.put((time.time_ns() // 1_000_000, happening))
+
+    def get(self, timeout: float) -> "tuple[int, Happening] | None":
+        """When it came, ms since 1970 UTC, and what; None where nothing came."""
+        try:
+            return self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+
+class _Follower:
+    """Takes an inbox empty: messages become rows, the rest notices or errors."""
+
+    def __init__(self, inbox: Inbox, topics: Topics, broker: str, out: TextIO, deadline: float | None) -> None:
+        self._inbox = inbox
+        self._topics = topics
+        self._broker = broker
+        self._out = out
+        self._deadline = deadline
+        #: None before the first answer; one notice is enough for an outage.
+        self._up: bool | None = None
+        self._complained = (0, 0.0)
+
+    def rows(self) -> Iterator[render.Row]:
+        """The messages.
+
+        Raises:
+            click.exceptions.Exit: the deadline is past, code 124.
+            BrokenPipeError: nobody reads what we write.
+            CredentialsRefused, BrokerError: the broker refuses.
+        """
+        try:
+            while True:
+                left = LOOK_EVERY if self._deadline is None else self._deadline - time.monotonic()
+                if left <= 0:
+                    raise click.exceptions.Exit(EXIT_TIMED_OUT)
+                arrived = self._inbox.get(min(left, LOOK_EVERY))
+                self._complain(COMPLAIN_EVERY)
+                if arrived is not None:
+                    yield from self._shown(*arrived)
+                elif _reader_is_gone(self._out):
+                    raise BrokenPipeError
+        finally:
+            self._complain(0.0)
+
+    def _shown(self, at_ms: int, happening: "Happening") -> Iterator[render.Row]:
+        from facewire_mqtt.connection import Received
+
+        if isinstance(happening, Received):
+            topic, payload, qos, retain = happening.topic, happening.payload, happening.qos, happening.retain
+            yield render.to_row(self._topics, topic, payload, qos=qos, retain=retain, received_at=at_ms)
+        else:
+            self._notice(happening)
+
+    def _notice(self, happening: "Happening") -> None:
+        from facewire_mqtt.connection import Connected, Disconnected, Refused
+
+        match happening:
+            case Refused(reason, credentials=True):
+                raise CredentialsRefused(f"{self._broker} refused who we are: {reason}")
+            case Refused(reason):
+                raise BrokerError(f"{self._broker}: {reason}")
+            case Connected():
+                self._up = True
+                _say(f"connected to {self._broker}")
+            case Disconnected(reason) if self._up is not False:
+                lost, self._up = self._up, False
+                _say(f"lost {self._broker}: {reason}; trying again" if lost else f"waiting for {self._broker}: {reason}")
+
+    def _complain(self, every: float) -> None:
+        said, at = self._complained
+        now, dropped = time.monotonic(), self._inbox.dropped
+        if dropped > said and (not said or now - at >= every):
+            self._complained = dropped, now
+            _say(f"{dropped - said} messages not shown: they come faster than they are read")
+
+
+@contextlib.contextmanager
+def _listening(address: "Address", subscriptions: list[tuple[str, int]], inbox: Inbox) -> Iterator[None]:
+    from facewire_mqtt.connection import Connection
+
+    # 22 characters: a broker may refuse more than 23 (MQTT 3.1.1 section 3.1.3.1).
+    connection = Connection(address, f"facewire-tail-{secrets.token_hex(4)}", subscriptions, inbox.put)
+    connection.start()
+    try:
+        yield
+    finally:
+        connection.close(timeout=1.0)
+
+
+@contextlib.contextmanager
+def _until_stopped() -> Iterator[None]:
+    """End well on SIGINT and SIGTERM: this command has no other end."""
+
+    def stop(_signal: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _reader_is_gone(out: TextIO) -> bool:
+    try:
+        pipe = select.poll()
+        pipe.register(out.fileno(), 0)
+        return any(event & select.POLLERR for _, event in pipe.poll(0))
+    except (OSError, ValueError):  # no file descriptor, as in a test
+        return False
+
+
+def _say(notice: str) -> None:
+    click.echo(visible(notice), err=True)
