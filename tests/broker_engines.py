@@ -18,7 +18,12 @@ from typing import Any
 
 import pytest
 
+from facewire.topics import Topics
 from facewire_broker import embedded
+from facewire_broker.credentials import UsersFile
+from facewire_broker.door import UsersDoor
+from facewire_broker.engine import run_as, write_files
+from facewire_broker.render import Site, render_mosquitto
 from facewire_mqtt.connection import Address
 
 ENGINES = os.environ.get("FACEWIRE_BROKERS", "ours,mosquitto").split(",")
@@ -51,9 +56,15 @@ def mosquitto(folder: Path, config: str) -> Iterator[Address]:
     if MOSQUITTO is None:
         pytest.skip("Mosquitto is not installed")
     port = free_port()
-    file = folder / f"mosquitto-{port}.conf"
-    # Started by root it would become a user who may not read our files.
-    file.write_text(config.replace("{port}", str(port)) + f"\nuser {getpass.getuser()}\n")
+    file = folder / "mosquitto.conf"
+    file.write_text(config.replace("{port}", str(port)))
+    with _mosquitto(file, port) as address:
+        yield address
+
+
+@contextmanager
+def _mosquitto(file: Path, port: int) -> Iterator[Address]:
+    assert MOSQUITTO
     with subprocess.Popen([MOSQUITTO, "-c", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for_port(port)
@@ -91,6 +102,22 @@ def anonymous(engine: str, folder: Path) -> Iterator[Address]:
             yield address
     else:
         with mosquitto(
-            folder, "listener {port} 127.0.0.1\nallow_anonymous true\nmax_qos 1\nallow_duplicate_messages false\nset_tcp_nodelay true\n"
+            folder, f"user {getpass.getuser()}\nlistener {{port}} 127.0.0.1\nallow_anonymous true\nmax_qos 1\nset_tcp_nodelay true\n"
         ) as address:
             yield address
+
+
+@contextmanager
+def with_users(engine: str, folder: Path, users: UsersFile) -> Iterator[Address]:
+    """An engine that knows its users: ours from the file, Mosquitto from what is rendered of it."""
+    if engine == "ours":
+        with embedded.running(door=UsersDoor(users, Topics())) as address:
+            yield address
+        return
+    if MOSQUITTO is None:
+        pytest.skip("Mosquitto is not installed")
+    port = free_port()
+    site = Site(users.load(), Topics().prefix, "127.0.0.1", port, str(folder), run_as=run_as())
+    write_files(render_mosquitto(site), folder)
+    with _mosquitto(folder / "mosquitto.conf", port) as address:
+        yield address

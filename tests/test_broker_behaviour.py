@@ -18,7 +18,7 @@ pytestmark = pytest.mark.network
 DIFFERENT = {
     "test_mqtt_5_is_refused_with_code_1": "speaks MQTT 5",
     "test_a_dead_members_unacked_messages_go_to_another": "keeps them for nobody",
-    "test_overlapping_filters_deliver_once_at_the_greater_qos": "delivers once, at the QoS of any",
+    "test_overlapping_filters_deliver_once_at_the_greater_qos": "delivers twice",
     "test_subscribing_at_qos_2_is_granted_1": "grants 2 and delivers at 1 (max_qos)",
     "test_a_shared_subscription_brings_nothing_retained": "sends it",
     "test_a_malformed_packet_closes_its_connection_and_harms_nobody_else[mosquitto-ping with a body]": "answers it",
@@ -222,7 +222,8 @@ def test_messages_in_one_segment_with_disconnect_are_delivered_without_the_will(
     with Probe(at, f"{t}a") as one, Probe(at, f"{t}b", will=(t, b"will", 1, False)) as two:
         one.subscribe((t, 1))
         two.send(*(publish(t, b"%d" % n, n % 2, packet_id=n + 1) for n in range(50)), DISCONNECT)
-        assert [int(got.payload) for got in one.messages(50)] == list(range(50))
+        # Order holds within a QoS (MQTT-4.6.0-6).
+        assert sorted(int(got.payload) for got in one.messages(50)) == list(range(50))
         assert two.is_closed()
         assert one.nothing_came()
 

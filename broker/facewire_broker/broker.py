@@ -14,7 +14,6 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,10 +22,10 @@ from amqtt.contexts import BrokerConfig, ListenerConfig
 
 from facewire.errors import BrokerError
 from facewire_broker.connection import Connection, Door
-from facewire_broker.hub import Hub, Identity
+from facewire_broker.door import AnyoneDoor
+from facewire_broker.hub import Hub
 from facewire_broker.limits import Limits
 from facewire_broker.message import Message
-from facewire_broker.packets import Connect
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +34,6 @@ TICK: Final = 0.25
 SYS_INTERVAL: Final = 10.0
 #: Seconds that the end may take.
 SHUTDOWN_TIMEOUT: Final = 4.0
-
-
-class AnyoneDoor:
-    """Lets everyone in as nobody in particular: for loopback only."""
-
-    def check(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
-        return Identity()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +109,17 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         self.hub.store.keep(Message(topic_name, bytes(data), min(qos or 0, 1)))
 
     async def _session_monitor(self) -> None:
-        started = published = time.monotonic()
+        started = published = looked = time.monotonic()
         while True:
             await asyncio.sleep(TICK)
             now = time.monotonic()
             for connection in list(self._connections):
                 connection.tick(now)
-            self.hub.tick(now)
+            if now - looked >= 1.0:
+                looked = now
+                self.hub.tick(now)
+                for user in self._door.poll():
+                    self.kick(user, "credential changed")
             if now - published >= SYS_INTERVAL:
                 published = now
                 self.hub.report(now - started)

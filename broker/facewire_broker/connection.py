@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from facewire_broker import packets
-from facewire_broker.hub import BAD_CLIENT_ID, BAD_LEVEL, Hub, Identity
+from facewire_broker.hub import BAD_CLIENT_ID, BAD_LEVEL, NOT_AUTHORIZED, UNAVAILABLE, Hub, Identity
 from facewire_broker.limits import Limits
 from facewire_broker.message import Message
 from facewire_broker.packets import Connect, Framer, Malformed
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Topics that a connection remembers the rights to. A device has three.
 _KNOWN_TOPICS: Final = 1000
+#: Why a door sends somebody away, by CONNACK's code.
+_REASONS: Final = {BAD_CLIENT_ID: "client_id", NOT_AUTHORIZED: "credentials", UNAVAILABLE: "busy"}
 #: First byte of a CONNECT.
 _CONNECT: Final = 0x10
 
@@ -34,6 +36,9 @@ class Door(Protocol):
 
     def check(self, connect: Connect, certificate_name: str | None) -> "Identity | int | Awaitable[Identity | int]":
         """Who it is, or CONNACK's return code; awaitable where finding out takes long."""
+
+    def poll(self) -> list[str]:
+        """The users who are no longer what they were; called now and then."""
 
 
 class Connection(asyncio.Protocol):
@@ -205,7 +210,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, connect: Connect, verdict: Identity | int) -> None:
         if isinstance(verdict, int):
-            self._refuse(verdict, "credentials", f"client={connect.client_id!a} user={connect.username!a}")
+            self._refuse(verdict, _REASONS[verdict], f"client={connect.client_id!a} user={connect.username!a}")
             return
         self.identity = verdict
         if not connect.client_id:

@@ -1,24 +1,43 @@
-"""`facewire broker`: run the embedded broker."""
+"""`facewire broker`: run the embedded broker, and say who may use it."""
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import re
 import resource
 import signal
 import socket
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from facewire.topics import DEFAULT_ROOT, Topics
+from facewire_broker import credentials
+from facewire_broker.access import Role
 from facewire_broker.broker import Broker, Listen
+from facewire_broker.credentials import PASSWORD_ROUNDS, TOKEN_ROUNDS, Users, UsersFile
+from facewire_broker.door import UsersDoor
+from facewire_broker.engine import Mosquitto, free_port, run_as, write_files
+from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
+from facewire_broker.tls import server_context
+from facewire_cli.options import output_option
+from facewire_cli.output import Form, write_rows
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 log = logging.getLogger(__name__)
+
+#: Shorter ones are guessed whatever they are hashed with.
+MIN_PASSWORD = 12
 
 
 @click.group()
 def broker() -> None:
-    """Run the embedded MQTT broker, and manage who may use it."""
+    """Run the embedded MQTT broker, and say who may use it."""
 
 
 def parse_listen(text: str) -> Listen:
@@ -42,36 +61,100 @@ def is_loopback(host: str) -> bool:
     return bool(found) and all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
 
 
-@broker.command()
-@click.option("--listen", default="127.0.0.1:1883", show_default=True, metavar="HOST:PORT", help="Where; port 0 for any that is free.")
-@click.option(
-    "--users", type=click.Path(dir_okay=False, path_type=Path), help="File of credentials; without it anonymous, on loopback only."
+def _topics(root: str) -> Topics:
+    try:
+        return Topics(root)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="'--root'") from exc
+
+
+_users_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+_listen_option = click.option(
+    "--listen", default="127.0.0.1:1883", show_default=True, metavar="HOST:PORT", help="Where; port 0 for any that is free."
 )
-def run(listen: str, users: Path | None) -> None:
+_root_option = click.option("--root", default=DEFAULT_ROOT, show_default=True, help="What the topics start with.")
+
+
+def _tls_options(command: F) -> F:
+    file = click.Path(exists=True, dir_okay=False, resolve_path=True)
+    for option in (
+        click.option(
+            "--client-ca", type=file, help="Mutual TLS: certificate authority of the clients, PEM; a certificate's CN is the user."
+        ),
+        click.option("--key", type=file, help="Its key, PEM; without it --cert holds both."),
+        click.option("--cert", type=file, help="The broker's certificate, PEM; turns TLS on."),
+    ):
+        command = option(command)
+    return command
+
+
+def _tls(cert: str | None, key: str | None, client_ca: str | None) -> Tls | None:
+    if cert is None:
+        if key or client_ca:
+            raise click.UsageError("--key and --client-ca need --cert")
+        return None
+    return Tls(cert, key or cert, client_ca)
+
+
+@broker.command()
+@_listen_option
+@click.option("--users", type=_users_file, help="Credentials, see `facewire broker users`; without them anonymous, on loopback only.")
+@_root_option
+@_tls_options
+@click.option("--insecure", is_flag=True, help="I know that without TLS secrets and faces can be read on the network: no note.")
+@click.option("--engine", type=click.Choice(["embedded", "mosquitto"]), default="embedded", show_default=True, help="Which broker.")
+def run(
+    listen: str, users: Path | None, root: str, cert: str | None, key: str | None, client_ca: str | None, insecure: bool, engine: str
+) -> None:
     """Run the broker until SIGTERM or Ctrl-C."""
-    where = parse_listen(listen)
-    if users is None and not is_loopback(where.host):
+    where, topics, tls = parse_listen(listen), _topics(root), _tls(cert, key, client_ca)
+    exposed = not is_loopback(where.host)
+    if users is None and exposed:
         raise click.UsageError(
             f"--listen {where}: without --users anyone could publish, so only a loopback address such as 127.0.0.1 is served"
         )
+    if exposed and tls is None and not insecure:
+        click.echo(f"WARNING: {where} without TLS: everyone on the network can read secrets and faces. Use --cert and --key.", err=True)
     allow_many_files()
-    asyncio.run(serve(where))
+    if engine == "mosquitto":
+        if users is None:
+            raise click.UsageError("--engine mosquitto needs --users")
+        asyncio.run(serve_mosquitto(where, UsersFile(users), topics, tls))
+        return
+    door = None if users is None else UsersDoor(UsersFile(users), topics)
+    asyncio.run(serve(where, door=door, tls=server_context(tls) if tls else None))
 
 
-async def serve(where: Listen) -> None:
+async def serve(where: Listen, **options: Any) -> None:
     """Serve until a signal."""
     for noisy in ("amqtt", "transitions"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # A shell starts `&` jobs with SIGINT ignored.
-        loop.add_signal_handler(number, stopping.set)
-    server = Broker(where)
+    stopping = _stop_on_signals()
+    server = Broker(where, **options)
     await server.start()
     click.echo(f"listening address={server.address}", err=True)
     await stopping.wait()
     await server.shutdown()
+
+
+async def serve_mosquitto(where: Listen, users: UsersFile, topics: Topics, tls: Tls | None) -> None:
+    """Have Mosquitto serve until a signal."""
+    stopping = _stop_on_signals()
+    port = where.port or free_port(where.host)
+    with tempfile.TemporaryDirectory(prefix="facewire-mosquitto-") as folder:
+
+        def site(found: Users) -> Site:
+            return Site(found, topics.prefix, where.host, port, folder, tls, run_as())
+
+        await Mosquitto(users, site).run(lambda _: click.echo(f"listening address={Listen(where.host, port)}", err=True), stopping)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A shell starts `&` jobs with SIGINT ignored.
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
 
 
 def allow_many_files() -> None:
@@ -79,3 +162,118 @@ def allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@broker.command()
+@click.argument("engine", type=click.Choice(["mosquitto", "emqx"]))
+@click.option("--to", "folder", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the files.")
+@_listen_option
+@click.option("--users", type=_users_file, default="facewire.users", show_default=True, help="Credentials, see `facewire broker users`.")
+@_root_option
+@_tls_options
+def render(
+    engine: str, folder: Path, listen: str, users: Path, root: str, cert: str | None, key: str | None, client_ca: str | None
+) -> None:
+    """Write configuration, rules and credentials for another broker."""
+    where = parse_listen(listen)
+    site = Site(UsersFile(users).load(), _topics(root).prefix, where.host, where.port, str(folder.resolve()), _tls(cert, key, client_ca))
+    rendered = render_mosquitto(site) if engine == "mosquitto" else render_emqx(site)
+    write_files(rendered, folder)
+    for note in rendered.notes:
+        click.echo(f"WARNING: {note}", err=True)
+    for name in rendered.files:
+        click.echo(str(folder / name))
+
+
+@broker.group()
+def users() -> None:
+    """Say who may use the broker, and as what. Changes count at once, without a restart."""
+
+
+_users_option = click.option(
+    "--users",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("facewire.users"),
+    show_default=True,
+    help="Password file, as Mosquitto reads it; the roles lie beside it, in FILE.roles.",
+)
+_password_option = click.option(
+    "--password-file",
+    type=click.File(),
+    help="A password of your own, in its first line; - is stdin. Without it one is generated, and shown.",
+)
+
+
+@contextlib.contextmanager
+def _editing(path: Path) -> Iterator[Users]:
+    with UsersFile(path).editing() as found:
+        try:
+            yield found
+        except ValueError as exc:
+            raise click.UsageError(str(exc)) from exc
+
+
+def _secret(password_file: Any) -> tuple[str, int]:
+    """A secret, and the rounds that it is hashed with."""
+    if password_file is None:
+        return credentials.generate_secret(), TOKEN_ROUNDS
+    password = password_file.readline().rstrip("\r\n")
+    if len(password) < MIN_PASSWORD:
+        raise click.UsageError(f"password of {len(password)} characters is shorter than {MIN_PASSWORD}")
+    return password, PASSWORD_ROUNDS
+
+
+def _show(name: str, role: Role, secret: str, rounds: int, output: Form) -> None:
+    """Show a generated secret, this once; one that was given is not shown."""
+    generated = rounds == TOKEN_ROUNDS
+    write_rows([{"user": name, "role": str(role), **({"secret": secret} if generated else {})}], output, ["user", "role", "secret"])
+    if generated:
+        click.echo("The secret is not stored and not shown again.", err=True)
+
+
+@users.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What it may do.")
+@click.option("--status", is_flag=True, help="A consumer may follow the devices' status too.")
+@_password_option
+@_users_option
+@output_option
+def users_add(name: str, role: str, status: bool, password_file: Any, path: Path, output: Form) -> None:
+    """Add a user. A device's NAME is the device's own."""
+    secret, rounds = _secret(password_file)
+    with _editing(path) as found:
+        credentials.add(found, name, Role(role), secret, rounds=rounds, status=status)
+    _show(name, Role(role), secret, rounds, output)
+
+
+@users.command("list")
+@_users_option
+@output_option
+def users_list(path: Path, output: Form) -> None:
+    """List the users, without their secrets."""
+    rows = [{"user": user.name, "role": str(user.role), "status": user.status} for user in UsersFile(path).load().values()]
+    write_rows(rows, output, ["user", "role", "status"])
+
+
+@users.command("passwd")
+@click.argument("name")
+@_password_option
+@_users_option
+@output_option
+def users_passwd(name: str, password_file: Any, path: Path, output: Form) -> None:
+    """Give a user another secret; its connections are closed."""
+    secret, rounds = _secret(password_file)
+    with _editing(path) as found:
+        credentials.set_secret(found, name, secret, rounds=rounds)
+        role = found[name].role
+    _show(name, role, secret, rounds, output)
+
+
+@users.command("remove")
+@click.argument("name")
+@_users_option
+def users_remove(name: str, path: Path) -> None:
+    """Remove a user; its connections are closed."""
+    with _editing(path) as found:
+        del found[credentials.existing(found, name).name]

@@ -1,0 +1,211 @@
+"""Who may come in: a password file as Mosquitto reads it, and a role file beside it.
+
+    FILE         name:$7$ROUNDS$SALT$HASH    PBKDF2-SHA512; salt and hash in base64 (mosquitto_passwd writes the same)
+    FILE.roles   name ROLE [status]
+
+A generated secret has 192 bits, which no number of guesses finds: few rounds do, 60 µs. A password that a human chose
+needs many, and is checked off the event loop.
+"""
+
+import base64
+import binascii
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, TypeAlias, TypeVar
+
+from facewire.errors import BrokerError
+from facewire.topics import check_device
+from facewire_broker.access import Role
+
+T = TypeVar("T")
+
+#: Rounds for a generated secret (Mosquitto's own number), and for a human's password (OWASP's for PBKDF2-SHA512).
+TOKEN_ROUNDS: Final = 101
+PASSWORD_ROUNDS: Final = 210_000
+#: More rounds than this are checked in a thread.
+QUICK_ROUNDS: Final = 1_000
+#: Rounds that a file may ask for.
+_MAX_ROUNDS: Final = 10_000_000
+
+_STORED = re.compile(r"\$7\$(\d{1,8})\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One credential."""
+
+    name: str
+    role: Role
+    #: As in the password file.
+    stored: str = field(repr=False)
+    #: A consumer that may subscribe status too.
+    status: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """What a check costs."""
+        return _parse(self.stored)[0]
+
+    def verify(self, secret: str) -> bool:
+        """Whether a secret is this user's."""
+        rounds, salt, digest = _parse(self.stored)
+        return hmac.compare_digest(hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, rounds), digest)
+
+
+Users: TypeAlias = dict[str, User]
+
+
+def generate_secret() -> str:
+    """A secret that nobody guesses."""
+    return secrets.token_urlsafe(24)
+
+
+def hash_secret(secret: str, rounds: int = TOKEN_ROUNDS) -> str:
+    """A secret as the password file keeps it."""
+    # Text, as EMQX takes salts as text; 12 bytes, as Mosquitto takes no others.
+    salt = secrets.token_urlsafe(9).encode()
+    digest = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, rounds)
+    return f"$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def _parse(stored: str) -> tuple[int, bytes, bytes]:
+    found = _STORED.fullmatch(stored)
+    if not found or not 1 <= int(found[1]) <= _MAX_ROUNDS:
+        raise ValueError("not of the form $7$rounds$salt$hash")
+    try:
+        salt, digest = base64.b64decode(found[2], validate=True), base64.b64decode(found[3], validate=True)
+    except binascii.Error as exc:
+        raise ValueError("salt or hash is not base64") from exc
+    if len(digest) != hashlib.sha512().digest_size:
+        raise ValueError(f"hash of {len(digest)} bytes is not SHA-512")
+    return int(found[1]), salt, digest
+
+
+def salt_and_hash(stored: str) -> tuple[int, str, str]:
+    """Rounds, salt as text, hash in hex, for brokers that keep them apart.
+
+    Raises:
+        ValueError: the salt is not text, as mosquitto_passwd makes them.
+    """
+    rounds, salt, digest = _parse(stored)
+    return rounds, salt.decode("ascii"), digest.hex()
+
+
+class UsersFile:
+    """The two files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.roles_path = path.with_name(path.name + ".roles")
+
+    def load(self) -> Users:
+        """Read both.
+
+        Raises:
+            BrokerError: they cannot be read, or a line makes no sense; names file and line, shows no hash.
+        """
+        roles = dict(_lines(self.roles_path, _read_role)) if self.roles_path.exists() else {}
+        users = {}
+        for name, stored in _lines(self.path, _read_password):
+            if name not in roles:
+                raise BrokerError(f"{self.roles_path}: user {name!r} has no role; add the line '{name} ROLE'")
+            role, status = roles[name]
+            users[name] = User(name, role, stored, status)
+        return users
+
+    def version(self) -> tuple[object, ...]:
+        """Changes whenever a file does."""
+        found: list[object] = []
+        for path in (self.path, self.roles_path):
+            try:
+                info = path.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((info.st_mtime_ns, info.st_size, info.st_ino))
+        return tuple(found)
+
+    @contextlib.contextmanager
+    def editing(self) -> Iterator[Users]:
+        """Change the users, alone: gives them as a dict, writes it back in the end."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_name(self.path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            users = self.load() if self.path.exists() else {}
+            before = set(users)
+            yield users
+            roles = "".join(f"{user.name} {user.role}{' status' if user.status else ''}\n" for user in users.values())
+            texts = [(self.roles_path, roles), (self.path, "".join(f"{user.name}:{user.stored}\n" for user in users.values()))]
+            # At no moment is there a user without a role.
+            for path, text in reversed(texts) if before - set(users) else texts:
+                _write(path, text)
+
+
+def add(users: Users, name: str, role: Role, secret: str, *, rounds: int = TOKEN_ROUNDS, status: bool = False) -> None:
+    """Add a user.
+
+    Raises:
+        ValueError: the name is taken, or none that a topic could hold.
+    """
+    if name in users:
+        raise ValueError(f"user {name!r} exists already; `passwd` gives it another secret")
+    if status and role is not Role.CONSUMER:
+        raise ValueError(f"status is granted to a consumer, not to a {role}")
+    users[check_device(name)] = User(name, role, hash_secret(secret, rounds), status)
+
+
+def set_secret(users: Users, name: str, secret: str, *, rounds: int = TOKEN_ROUNDS) -> None:
+    """Give a user another secret. Raises `ValueError` where there is no such user."""
+    users[name] = replace(existing(users, name), stored=hash_secret(secret, rounds))
+
+
+def existing(users: Users, name: str) -> User:
+    """A user that is there. Raises `ValueError` where it is not."""
+    if name not in users:
+        raise ValueError(f"user {name!r} does not exist")
+    return users[name]
+
+
+def _lines(path: Path, read: Callable[[str], tuple[str, T]]) -> Iterator[tuple[str, T]]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BrokerError(f"{path}: {exc.strerror if isinstance(exc, OSError) else 'not UTF-8'}") from exc
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            try:
+                yield read(line)
+            except ValueError as exc:
+                raise BrokerError(f"{path}: line {number}: {exc}") from exc
+
+
+def _read_password(line: str) -> tuple[str, str]:
+    name, _, stored = line.strip().partition(":")
+    _parse(stored)
+    return check_device(name), stored
+
+
+def _read_role(line: str) -> tuple[str, tuple[Role, bool]]:
+    name, role, *grants = line.split() if len(line.split()) > 1 else (line, "")
+    if grants not in ([], ["status"]):
+        raise ValueError(f"{' '.join(grants)!r} is not 'status'")
+    return check_device(name), (Role(role), bool(grants))
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file whole, readable by nobody else."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(temporary).replace(path)

@@ -1,0 +1,134 @@
+"""Mosquitto as a child process, with our users and rules."""
+
+import asyncio
+import contextlib
+import getpass
+import logging
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from facewire.errors import BrokerError
+from facewire_broker.credentials import Users, UsersFile
+from facewire_broker.render import SECRET_FILES, Rendered, Site, render_mosquitto
+
+log = logging.getLogger(__name__)
+
+#: Seconds until it listens; between looks at the users; until it has ended.
+START_TIMEOUT: Final = 10.0
+POLL_INTERVAL: Final = 1.0
+STOP_TIMEOUT: Final = 4.0
+
+
+def write_files(rendered: Rendered, folder: Path) -> None:
+    """Write what was rendered; what holds hashes is readable by its owner alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in rendered.files.items():
+        path = folder / name
+        temporary = folder / f".{name}.new"
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if name in SECRET_FILES else 0o644), "w") as file:  # noqa: PTH123  # with a mode
+            file.write(text)
+        temporary.replace(path)
+
+
+def find_mosquitto() -> str:
+    """Where Mosquitto is. Debian puts it where only root looks.
+
+    Raises:
+        BrokerError: it is not installed.
+    """
+    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise BrokerError("Mosquitto is not installed (Debian: apt install mosquitto)")
+    return found
+
+
+def free_port(host: str) -> int:
+    """A port that is free at the moment, as Mosquitto takes none for 0."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(socket.create_server((host, 0), family=family)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+class Mosquitto:
+    """One Mosquitto, from start to stop.
+
+    Args:
+        users: the file that is watched.
+        site: makes out what to render for the users of the moment.
+    """
+
+    def __init__(self, users: UsersFile, site: Callable[[Users], Site]) -> None:
+        self._users, self._site = users, site
+
+    async def run(self, listening: Callable[[Site], None], stopping: asyncio.Event) -> None:
+        """Start it, keep its users up to date, stop it.
+
+        Raises:
+            BrokerError: it is not installed, or ended on its own.
+        """
+        version = self._users.version()
+        site = self._render()
+        child = await asyncio.create_subprocess_exec(find_mosquitto(), "-c", f"{site.folder}/mosquitto.conf")
+        ended, stopped = asyncio.ensure_future(child.wait()), asyncio.ensure_future(stopping.wait())
+        try:
+            await self._until_it_listens(site, ended)
+            listening(site)
+            while not (await asyncio.wait({ended, stopped}, timeout=POLL_INTERVAL, return_when=asyncio.FIRST_COMPLETED))[0]:
+                if (now := self._users.version()) != version:
+                    version = now
+                    self._reload(child)
+            if ended.done() and not stopping.is_set():
+                raise BrokerError(f"Mosquitto ended with code {child.returncode}")
+        finally:
+            stopped.cancel()
+            await self._stop(child, ended)
+
+    def _render(self) -> Site:
+        site = self._site(self._users.load())
+        write_files(render_mosquitto(site), Path(site.folder))
+        return site
+
+    def _reload(self, child: asyncio.subprocess.Process) -> None:
+        """Mosquitto reads its files again on SIGHUP, and disconnects who is no longer in them."""
+        try:
+            site = self._render()
+        except BrokerError as exc:
+            log.warning("users not read again, the old ones stay error=%s", exc)
+            return
+        log.info("users read again count=%d", len(site.users))
+        child.send_signal(signal.SIGHUP)
+
+    async def _until_it_listens(self, site: Site, ended: "asyncio.Future[int]") -> None:
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(site.host, site.port)
+            except OSError:
+                if ended.done():
+                    raise BrokerError(f"Mosquitto ended with code {ended.result()}; it says above why") from None
+                if asyncio.get_running_loop().time() > deadline:
+                    raise BrokerError(f"Mosquitto does not listen on {site.host}:{site.port} after {START_TIMEOUT:g} s") from None
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+
+    async def _stop(self, child: asyncio.subprocess.Process, ended: "asyncio.Future[int]") -> None:
+        if child.returncode is None:
+            child.terminate()
+            _, left = await asyncio.wait({ended}, timeout=STOP_TIMEOUT)
+            if left:
+                child.kill()
+                await ended
+
+
+def run_as() -> str | None:
+    """Started by root, Mosquitto would become a user who may not read our files: it stays who we are."""
+    return getpass.getuser() if os.geteuid() == 0 else None
