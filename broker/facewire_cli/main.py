@@ -113,8 +113,9 @@ def _check_settings(settings: dict[str, Any], command: click.Command, ctx: click
 
 def main() -> None:
     """Run the command line and exit with its code (README, Exit codes)."""
-    # A shell starts `&` jobs with SIGINT ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell starts `&` jobs with SIGINT ignored; SIGTERM is to end a command as cleanly as Ctrl-C does.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     sys.exit(_run())
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from facewire.errors import DecodeError, StoreError
-from facewire.messages import Status, decode_ack, encode, splice_match
+from facewire.messages import MAX_BATCH_EVENTS, Status, decode_ack, encode, splice_match
 from facewire.topics import QOS, Topics, check_device
 from facewire_device.store import Store, new_id, open_store
 from facewire_device.uploader import DEFAULT_PERIOD, Adopt, Ignored, Refused, Uploader
@@ -49,12 +49,13 @@ class Settings:
         threshold: a score above it (strictly) is a match; None publishes no matches.
         period: seconds between batches, at least 20.
         catch_up: batches a period while a backlog remains.
+        batch: events in a batch at most, 1 to 100.
         capacity: events in the ring; None leaves the store as it is.
         machine: identity of this machine, None if unknown.
         set_aside: see `open_store`.
 
     Raises:
-        ValueError: a device name that the topics do not allow.
+        ValueError: a device name or batch size that the contract does not allow.
     """
 
     device: str
@@ -64,12 +65,15 @@ class Settings:
     threshold: float | None = None
     period: float = DEFAULT_PERIOD
     catch_up: int = 1
+    batch: int = MAX_BATCH_EVENTS
     capacity: int | None = None
     machine: str | None = None
     set_aside: bool = False
 
     def __post_init__(self) -> None:
         check_device(self.device)
+        if not 1 <= self.batch <= MAX_BATCH_EVENTS:
+            raise ValueError(f"batch of {self.batch} events is not from 1 to the contract's limit of {MAX_BATCH_EVENTS}")
 
 
 class Agent:
@@ -91,7 +95,7 @@ class Agent:
         #: Set once an ack of this run left nothing to send.
         self._confirmed = threading.Event()
         self._was_connected = threading.Event()
-        self.failure: BaseException | None = None
+        self._failure: BaseException | None = None
         self.matches_published = 0
         self.matches_missed = 0
         self._connected = False
@@ -100,6 +104,7 @@ class Agent:
         self._looked_at = time.monotonic()
         # Opened here too, so that what is wrong with it is the caller's to see, and a clone is forked before anyone records.
         with self.open_store(check=True) as store:
+            store.name(settings.device)
             ring = store.ring()
             #: Epoch, and the seq up to which matches were looked for.
             self._seen = (ring.epoch, ring.head)
@@ -124,17 +129,16 @@ class Agent:
         return self._was_connected.wait(timeout)
 
     def wait_acked(self) -> None:
-        """Wait until everything recorded is acked, as an ack of this run confirms.
-
-        Raises:
-            StoreError: the agent has failed.
-        """
+        """Wait until everything recorded is acked, as an ack of this run confirms. Raises `StoreError` if the agent fails."""
         with self.open_store() as store:
-            while not (self._confirmed.wait(LOOK_EVERY) and store.ring().lag == 0):
-                if self.failure is not None:
-                    raise StoreError(f"the agent has failed: {self.failure}") from self.failure
-                if self._confirmed.is_set():
-                    time.sleep(LOOK_EVERY)
+            while not (self._confirmed.is_set() and store.ring().lag == 0):
+                self.wait(LOOK_EVERY)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for so long, s, or for ever. Raises `StoreError` if the agent fails."""
+        self._thread.join(timeout)
+        if self._failure is not None:
+            raise StoreError(f"the agent has failed: {self._failure!r}") from self._failure
 
     def stop(self) -> None:
         """Say goodbye to the broker and end. What is not acked goes on at the next start."""
@@ -171,7 +175,7 @@ class Agent:
                     self._turn_safely(store)
         except BaseException as exc:
             log.exception("agent failed")
-            self.failure = exc
+            self._failure = exc
 
     def _turn_safely(self, store: Store) -> None:
         try:
@@ -270,7 +274,7 @@ class Agent:
             self.matches_missed += 1
 
     def _publish_batch(self, store: Store) -> None:
-        outgoing = store.outgoing(self.boot)
+        outgoing = store.outgoing(self.boot, self.settings.batch)
         if not self._connection.publish(Publication(self._topic["history"], outgoing.payload, QOS["history"])):
             self._uploader.disconnected()
             self._connection.reconnect("publishing failed")

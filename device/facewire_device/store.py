@@ -1,7 +1,7 @@
 """The device's durable store: a ring of events in SQLite. The only door to peewee on a device.
 
     event   seq | score | packed      what the ring holds; `packed` is the event as it travels (msgpack, seq included)
-    state   one row: epoch, head, oldest, cursor, dropped, capacity, machine
+    state   one row: epoch, head, oldest, cursor, dropped, capacity, device, machine
 
 Every change is one IMMEDIATE transaction that reads the state first, so several processes may use one store: a
 recognition process that records, the agent that uploads. A store object belongs to the thread that opened it.
@@ -59,6 +59,8 @@ class StateRow(peewee.Model):
     cursor = peewee.BigIntegerField()
     dropped = peewee.BigIntegerField()
     capacity = peewee.BigIntegerField()
+    #: Whose it is; empty while nobody's.
+    device = peewee.TextField()
     machine = peewee.TextField()
 
     class Meta:  # noqa: D106  # peewee's
@@ -126,12 +128,12 @@ class Store:
             self._trim(ring)
         return Appended(ring.epoch, before.head + 1, ring.head)
 
-    def outgoing(self, boot: str) -> Outgoing:
-        """The next batch: the oldest events above the cursor, as many as the limits allow; without any, a probe."""
+    def outgoing(self, boot: str, most: int = MAX_BATCH_EVENTS) -> Outgoing:
+        """The next batch: the oldest events above the cursor, `most` of them or what the byte limit allows; without any, a probe."""
         with self._transaction("DEFERRED"):
             ring = self._read_ring()
             first = max(ring.cursor + 1, ring.oldest)
-            rows = self._query(_SELECT_PACKED, first, MAX_BATCH_EVENTS)
+            rows = self._query(_SELECT_PACKED, first, most)
         packed: list[bytes] = []
         size_bytes, key = 0, ring.cursor
         for seq, event in rows:
@@ -170,6 +172,23 @@ class Store:
         last, first = (codec.unpack(rows[0][1]) for rows in (newest, earlier))
         seconds = (last["timestamp"] - first["timestamp"]) / 1000
         return (last["seq"] - first["seq"]) / seconds if seconds > 0 else None
+
+    def device(self) -> str:
+        """Name of the device whose store this is; empty while no agent has used it."""
+        name: str = self._query("SELECT device FROM state")[0][0]
+        return name
+
+    def name(self, device: str) -> None:
+        """Make the store this device's.
+
+        Raises:
+            StoreError: it is another's; an event's identity is (device, epoch, seq), so it stays with its device.
+        """
+        with self._transaction():
+            owner = self.device()
+            if owner not in {"", device}:
+                raise StoreError(f"{self.path}: is the store of device {owner!r}, not of {device!r}: use that --id, or another --store")
+            self._execute("UPDATE state SET device = ?", device)
 
     def claim(self, machine: str) -> bool:
         """Make the store this machine's; forks it if it was another's, and returns whether it did.
@@ -327,7 +346,7 @@ def _create_if_empty(database: peewee.SqliteDatabase) -> None:
         if database.get_tables():
             return
         database.create_tables([EventRow, StateRow])
-        StateRow.create(epoch=new_id(), head=0, oldest=1, cursor=0, dropped=0, capacity=DEFAULT_CAPACITY, machine="")
+        StateRow.create(epoch=new_id(), head=0, oldest=1, cursor=0, dropped=0, capacity=DEFAULT_CAPACITY, device="", machine="")
         database.pragma("application_id", _APPLICATION_ID)
         database.pragma("user_version", _SCHEMA)
 

@@ -1,0 +1,190 @@
+"""`facewire device`: run the agent on a store, record into it, see where it stands."""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from facewire.errors import DecodeError
+from facewire.topics import Topics
+from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
+from facewire_cli.output import Form, write_rows
+from facewire_cli.render import duration
+from facewire_device.agent import Agent, Settings
+from facewire_device.machine import machine_identity
+from facewire_device.recorder import Recorder
+from facewire_device.sources import BadLine, read_event, read_events
+from facewire_device.store import Store, open_store
+from facewire_mqtt.address import Address
+
+#: A source is not read before there is a session, but no longer than this: what is recorded earlier has no match. s
+SESSION_WAIT: Final = 3.0
+
+store_option = click.option(
+    "--store", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="The device's store; made if missing."
+)
+machine_option = click.option("--machine", default=machine_identity, help="Identity of this machine.  [default: its serial number]")
+set_aside_option = click.option(
+    "--set-aside-damaged", "set_aside", is_flag=True, help="Rename a damaged store and go on with a new one (a new epoch)."
+)
+
+
+@click.group()
+def device() -> None:
+    """Run a device: store, matches, history."""
+
+
+@device.command()
+@click.option("--id", "name", required=True, type=DEVICE, help="The device's name in the topics.")
+@connection_options
+@store_option
+@click.option("--threshold", type=float, help="Scores above it are matches.  [default: no matches, history only]")
+@click.option("--period", type=SECONDS, default="20s", show_default=True, help="Between batches of history; at least 20 s.")
+@click.option("--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches a period while a backlog remains.")
+@click.option("--batch", type=int, default=100, show_default=True, metavar="N", help="Events in a batch; at most 100.")
+@click.option("--capacity", type=int, metavar="N", help="Events that the store holds.  [default: 10000]")
+@click.option("--source", metavar="FILE|-", help="Events to record, JSON Lines; - is standard input.")
+@click.option("--exit-when-acked", is_flag=True, help="End once the source has ended and everything is acked.")
+@machine_option
+@set_aside_option
+def run(
+    name: str,
+    address: Address,
+    topics: Topics,
+    source: str | None,
+    exit_when_acked: bool,  # click's
+    **given: Any,
+) -> None:
+    """Publish what the store records: matches at once, history until acked.
+
+    Events come from --source, from `facewire device record`, or from a process
+    that uses the library on the same store. A seq in a source is ignored: the
+    store gives its own. A line that is no event is reported and skipped.
+    """
+    try:
+        agent = Agent(Settings(name, address=address, topics=topics, **given))
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
+    with _ending_well(bounded=exit_when_acked), _source(source) as fd, agent, Recorder(agent.open_store, agent.wake) as recorder:
+        if fd is not None:
+            agent.wait_connected(SESSION_WAIT)
+            _record_source(fd, recorder)
+        if exit_when_acked:
+            agent.wait_acked()
+        else:
+            agent.wait()
+
+
+@contextlib.contextmanager
+def _ending_well(*, bounded: bool) -> Iterator[None]:
+    """SIGINT or SIGTERM is the normal end of an agent, and an interruption of work that has an end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if bounded:
+            raise
+
+
+@contextlib.contextmanager
+def _source(name: str | None) -> Iterator[int | None]:
+    if name is None or name == "-":
+        yield None if name is None else sys.stdin.fileno()
+        return
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise click.BadParameter(f"{name}: {exc.strerror}", param_hint="'--source'") from exc
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _record_source(fd: int, recorder: Recorder) -> None:
+    recorded = skipped = 0
+    for events, bad in read_events(fd):
+        _report(bad)
+        recorder.record_all(events)
+        recorded, skipped = recorded + len(events), skipped + len(bad)
+    click.echo(f"source ended: {recorded} events recorded, {skipped} lines skipped", err=True)
+
+
+def _report(bad: Iterable[BadLine]) -> None:
+    for line in bad:
+        click.echo(f"line {line.number} skipped: {line.reason}", err=True)
+
+
+@device.command()
+@store_option
+@machine_option
+@click.argument("events", nargs=-1, metavar="[EVENT]...")
+@output_option
+def record(store: Path, machine: str | None, events: tuple[str, ...], output: Form) -> None:
+    """Record events in a store, each a JSON object; without any, JSON Lines on standard input.
+
+    Prints the identity of each once it is durable. An agent that runs on the
+    store publishes them.
+    """
+    failed = False
+    with Recorder(functools.partial(open_store, store, machine=machine)) as recorder:
+        for found, bad in read_events(sys.stdin.fileno()) if not events else _arguments(events):
+            _report(bad)
+            failed = failed or bool(bad)
+            rows = [recorded._asdict() for recorded in recorder.record_all(found)]
+            write_rows(rows, output, ("epoch", "seq"), follow=True)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _arguments(events: tuple[str, ...]) -> Iterator[tuple[list[Any], list[BadLine]]]:
+    for number, text in enumerate(events, 1):
+        try:
+            yield [read_event(text.encode(errors="surrogateescape"))], []
+        except DecodeError as exc:
+            yield [], [BadLine(number, str(exc))]
+
+
+@device.command()
+@store_option
+@output_option
+def status(store: Path, output: Form) -> None:
+    """Where a store stands: what it holds, what is acked, how long an outage may last."""
+    with open_store(store, create=False) as opened:
+        row = store_status(opened)
+    if output == "pretty":
+        for name, value in row.items():
+            click.echo(f"{name:<10} {'-' if value is None else value}")
+        click.echo(_budget(row))
+    else:
+        write_rows([row], output, tuple(row))
+
+
+def store_status(store: Store) -> dict[str, Any]:
+    """One row about a store. `rate` is in events a second, `full_in` in seconds; null while they cannot be told."""
+    ring, rate = store.ring(), store.rate()
+    room = max(0, store.capacity - ring.lag)
+    return {
+        "device": store.device(),
+        "epoch": ring.epoch,
+        "head": ring.head,
+        "oldest": ring.oldest,
+        "cursor": ring.cursor,
+        "lag": ring.lag,
+        "dropped": ring.dropped,
+        "capacity": store.capacity,
+        "rate": rate and round(rate, 6),
+        "full_in": rate and round(room / rate, 1),
+    }
+
+
+def _budget(row: dict[str, Any]) -> str:
+    if row["full_in"] is None:
+        return "outage budget unknown: too few events to tell the rate"
+    if row["full_in"] == 0:
+        return "ring full: each new event overwrites one that is not acked"
+    return f"ring full in {duration(int(row['full_in'] * 1000))} at this rate, if nothing is acked"

@@ -1,0 +1,88 @@
+"""`facewire events`, `status`, `gaps`: questions to the platform's store."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from facewire_cli.options import DEVICE, MOMENT, output_option
+from facewire_cli.output import Form, moment, write_rows
+from facewire_platform.queries import Filter, History
+from facewire_platform.schema import sqlite_path
+
+EVENT_COLUMNS: Final = (
+    "device",
+    "epoch",
+    "seq",
+    "timestamp",
+    "score",
+    "identity_id",
+    "identity_name",
+    "person_type",
+    "group_name",
+    "ep_id",
+)
+STATUS_COLUMNS: Final = ("device", "online", "last_seen", "epoch", "head", "watermark", "lag", "gaps", "quarantined", "dropped")
+GAP_COLUMNS: Final = ("device", "epoch", "first", "last", "events", "declared_at")
+MOMENTS: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(("timestamp", "last_seen", "declared_at"), moment)
+
+
+def _check_database(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    try:
+        sqlite_path(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+    return value
+
+
+database_option = click.option(
+    "--database", default="sqlite:///facewire.db", show_default=True, metavar="URL", callback=_check_database, help="sqlite:///FILE"
+)
+
+
+def _history(database: str) -> History:
+    path: Path = sqlite_path(database)
+    return History(path)
+
+
+@click.command()
+@database_option
+@click.option("--since", type=MOMENT, help="Device time, this or later: 10m (ago), 2026-11-23T08:00, ms since 1970.")
+@click.option("--until", type=MOMENT, help="Device time, earlier than this.")
+@click.option("-d", "--device", type=DEVICE, help="Only this device.")
+@click.option("--person", help="Only this identity_id or identity_name.")
+@click.option("--person-type", type=int, help="1 employee, 2 visitor, 3 blocklisted, 4 stranger, 5 VIP.")
+@click.option("--group", help="Only compared against this group.")
+@click.option("--min-score", type=float, help="Only of at least this score.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option("--newest-first", is_flag=True, help="Latest first.  [default: oldest first]")
+@output_option
+def events(database: str, limit: int | None, newest_first: bool, output: Form, **wanted: Any) -> None:  # click's
+    """Query the stored events, by device time.
+
+    JSON gives every field of an event as its device sent it.
+    """
+    with _history(database) as history:
+        rows = history.events(Filter(**wanted), limit=limit, newest_first=newest_first)
+        write_rows(rows, output, EVENT_COLUMNS, shown=MOMENTS)
+
+
+@click.command()
+@database_option
+@click.option("--all-epochs", is_flag=True, help="Earlier epochs of each device too.")
+@output_option
+def status(database: str, all_epochs: bool, output: Form) -> None:  # click's
+    """How far each device is stored, and what is missing."""
+    with _history(database) as history:
+        write_rows(history.devices(all_epochs=all_epochs), output, STATUS_COLUMNS, shown=MOMENTS)
+
+
+@click.command()
+@database_option
+@click.option("-d", "--device", type=DEVICE, help="Only this device.")
+@output_option
+def gaps(database: str, device: str | None, output: Form) -> None:
+    """The events that are lost: ranges of seqs that will never come."""
+    with _history(database) as history:
+        write_rows(history.gaps(device), output, GAP_COLUMNS, shown=MOMENTS)

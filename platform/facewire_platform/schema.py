@@ -1,0 +1,191 @@
+"""The tables of the platform's store, and how its database is opened.
+
+    device ──< stream ──< event          one stream for each epoch of a device; a small integer stands for it
+                     ├──< gap            ranges that are lost
+                     └──< quarantine     what breaks the contract
+
+Few indexes: each one costs a third of the speed of ingest. The primary key (stream, seq) is the identity of an event and
+serves acks and paging by device; the one index beside it serves time ranges.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import peewee
+
+from facewire.errors import StoreError
+
+SCHEMA: Final = 1
+_APPLICATION_ID: Final = 0x46575046  # "FWPF"
+#: Another process may be reading, or migrating, s.
+BUSY_TIMEOUT: Final = 30.0
+
+
+class StoreRow(peewee.Model):
+    """Identity of this store, given with each ack. One row."""
+
+    identity = peewee.TextField()
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "store"
+
+
+class DeviceRow(peewee.Model):
+    """What a device says of itself."""
+
+    device = peewee.TextField(primary_key=True)
+    #: Boots seen, oldest first, separated by spaces (see presence.py).
+    boots = peewee.TextField()
+    #: Newest epoch seen.
+    epoch = peewee.TextField(null=True)
+    online = peewee.BooleanField(default=False)
+    #: Platform clock, ms since 1970 UTC.
+    last_seen = peewee.BigIntegerField()
+    #: Last status while online, packed.
+    status = peewee.BlobField(null=True)
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "device"
+
+
+class StreamRow(peewee.Model):
+    """One epoch of a device. At any time watermark = events stored at or below it + gaps + quarantined."""
+
+    id = peewee.AutoField()
+    device = peewee.TextField()
+    epoch = peewee.TextField()
+    watermark = peewee.BigIntegerField(default=0)
+    head = peewee.BigIntegerField(default=0)
+    oldest = peewee.BigIntegerField(default=1)
+    #: Events in gaps.
+    gaps = peewee.BigIntegerField(default=0)
+    #: Events at or below the watermark that broke the contract.
+    quarantined = peewee.BigIntegerField(default=0)
+    boot = peewee.TextField(default="")
+    #: Platform clock, ms since 1970 UTC.
+    last_seen = peewee.BigIntegerField(default=0)
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "stream"
+        indexes = ((("device", "epoch"), True),)
+
+
+class EventRow(peewee.Model):
+    """One event; the columns are those of `facewire.events.Event`."""
+
+    stream = peewee.IntegerField()
+    seq = peewee.BigIntegerField()
+    timestamp = peewee.BigIntegerField()
+    score = peewee.DoubleField()
+    identity_id = peewee.TextField()
+    identity_name = peewee.TextField()
+    person_type = peewee.BigIntegerField()
+    group_name = peewee.TextField(null=True)
+    ep_id = peewee.TextField(null=True)
+    #: Every other field, packed; null for none.
+    extra = peewee.BlobField(null=True)
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "event"
+        primary_key = peewee.CompositeKey("stream", "seq")
+        indexes = ((("timestamp", "stream", "seq"), False),)
+
+
+class GapRow(peewee.Model):
+    """Seqs `first` to `last` of a stream, which are lost."""
+
+    stream = peewee.IntegerField()
+    first = peewee.BigIntegerField()
+    last = peewee.BigIntegerField()
+    #: Platform clock, ms since 1970 UTC.
+    declared_at = peewee.BigIntegerField()
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "gap"
+        primary_key = peewee.CompositeKey("stream", "first")
+
+
+class QuarantineRow(peewee.Model):
+    """A message, or one event of it, that broke the contract. Kept once, however often it comes."""
+
+    id = peewee.AutoField()
+    digest = peewee.BlobField(unique=True)
+    topic = peewee.TextField()
+    reason = peewee.TextField()
+    #: The first bytes of it; `size_bytes` says how many there were.
+    payload = peewee.BlobField()
+    size_bytes = peewee.BigIntegerField()
+    #: Platform clock, ms since 1970 UTC.
+    first_at = peewee.BigIntegerField()
+    last_at = peewee.BigIntegerField()
+    times = peewee.BigIntegerField(default=1)
+    #: Of one bad event of a batch.
+    stream = peewee.IntegerField(null=True)
+    seq = peewee.BigIntegerField(null=True)
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "quarantine"
+        indexes = ((("stream", "seq"), False),)
+
+
+TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, QuarantineRow)
+
+
+def sqlite_path(url: str) -> Path:
+    """The file that `sqlite:///FILE` names (four slashes for an absolute path).
+
+    Raises:
+        ValueError: it names none.
+    """
+    found = re.fullmatch(r"sqlite:///(.+)", url)
+    if not found:
+        raise ValueError(f"database {url!r} is not sqlite:///FILE")
+    return Path(found[1])
+
+
+def open_database(path: Path, *, create: bool) -> peewee.SqliteDatabase:
+    """Open the database on the calling thread, which alone may use it.
+
+    Args:
+        path: the file; SQLite keeps two more beside it (-wal, -shm).
+        create: whether a missing database is made.
+
+    Raises:
+        StoreError: missing, not ours, or of another schema.
+    """
+    if not create and not path.exists():
+        raise StoreError(f"{path}: there is no database")
+    database = peewee.SqliteDatabase(str(path), timeout=BUSY_TIMEOUT, autoconnect=False)
+    try:
+        database.connect()
+        _prepare(database)
+    except peewee.DatabaseError as exc:
+        database.close()
+        raise StoreError(f"{path}: {exc}") from exc
+    except StoreError:
+        database.close()
+        raise
+    return database
+
+
+def _prepare(database: peewee.SqliteDatabase) -> None:
+    application, schema = database.pragma("application_id"), database.pragma("user_version")
+    if not database.get_tables() and not application:
+        database.pragma("page_size", 16_384)  # before the first page is written
+    elif application != _APPLICATION_ID:
+        raise StoreError(f"{database.database}: is not the database of a facewire platform")
+    elif schema != SCHEMA:
+        raise StoreError(f"{database.database}: has schema {schema}, this facewire knows {SCHEMA}")
+    for name, value in (("journal_mode", "wal"), ("synchronous", "full"), ("cache_size", -65_536)):
+        database.pragma(name, value)
+
+
+def create_tables(database: peewee.SqliteDatabase, identity: str) -> None:
+    """Make the tables of a new database, all or none."""
+    with database.transaction("IMMEDIATE"), database.bind_ctx(TABLES):
+        if not database.get_tables():
+            database.create_tables(TABLES)
+            StoreRow.create(identity=identity)
+            database.pragma("application_id", _APPLICATION_ID)
+            database.pragma("user_version", SCHEMA)
