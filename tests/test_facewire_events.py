@@ -1,4 +1,6 @@
+import enum
 import json
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -132,7 +134,7 @@ def test_a_required_field_must_be_there(name: str) -> None:
     with pytest.raises(EventError, match=f"^{name} ") as caught:
         event_from_map(fields)
     assert caught.value.seq == (None if name == "seq" else 7)
-    with pytest.raises(EventError, match=f"^{name} None is not"):
+    with pytest.raises(EventError, match=f"^{name} None(Type)? is not"):
         event_from_map({**GOOD, name: None})
 
 
@@ -262,3 +264,19 @@ def test_noise_is_an_event_or_an_event_error(noise: dict[Any, Any]) -> None:
             except EventError:
                 continue
             assert event_from_map({**event.to_map(), "seq": 1}) == event._replace(seq=1)
+
+
+class Kind(enum.IntEnum):
+    EMPLOYEE = 1
+
+
+@pytest.mark.parametrize("number", [Kind.EMPLOYEE, Fraction(1)])
+def test_a_source_may_give_numbers_that_are_not_pythons_own(number: Any) -> None:
+    event = event_from_source(GOOD | {"person_type": Kind.EMPLOYEE, "score": number})
+    assert (type(event.person_type), event.person_type) == (int, 1)
+    assert (type(event.score), event.score) == (float, 1.0)
+
+
+def test_a_reason_shows_no_name() -> None:
+    with pytest.raises(EventError, match=r"^identity_name list is not text$"):
+        event_from_map(GOOD | {"identity_name": ["Ada Lovelace"]})

@@ -141,11 +141,8 @@ def _decode_msgpack(payload: bytes) -> tuple[Any, bool]:
 
 def _decode_json(payload: bytes) -> Any:
     try:
-        # Given bytes, json would guess UTF-16 and UTF-32. Bad text becomes lone surrogates, as in `_decode_msgpack`.
-        return json.loads(payload.decode(errors="surrogateescape"), parse_constant=_refuse_constant)
+        # Given bytes, json would guess UTF-16 and UTF-32. Bad text becomes lone surrogates, as in `_decode_msgpack`. NaN and
+        # Infinity are not JSON, yet Python's writer writes them: read, so that one bad score does not take its batch with it.
+        return json.loads(payload.decode(errors="surrogateescape"))
     except (ValueError, RecursionError) as exc:
         raise DecodeError(f"not JSON: {exc}") from exc
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")

@@ -1,6 +1,7 @@
 """One comparison of a face against the enrolled people (CONTRACT.md, Event)."""
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -73,7 +74,7 @@ def event_from_source(fields: object) -> Event:
     nested = fields.get("ext_data")
     if "person_type" not in fields and isinstance(nested, Mapping) and "person_type" in nested:
         fields = {**fields, "person_type": nested["person_type"]}
-    event = _event(fields, 0, clean=False)
+    event = _event({name: _builtin(value) for name, value in fields.items()}, 0, clean=False)
     packed = codec.pack(event.to_map())
     if len(packed) > MAX_EVENT_BYTES:
         raise EventError(f"event of {len(packed)} bytes is over the limit of {MAX_EVENT_BYTES}")
@@ -83,6 +84,13 @@ def event_from_source(fields: object) -> Event:
     except DecodeError as exc:
         raise EventError(f"event cannot be kept: {exc}") from exc
     return _event(kept, 0, clean=True)
+
+
+def _builtin(value: Any) -> Any:
+    """A recognition process computes with numpy, whose numbers are not Python's own; nor are those of an enum."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def read_seq(fields: object) -> int | None:
@@ -142,7 +150,9 @@ def _check_rest(event: Event, *, clean: bool) -> None:
 
 
 def _bad(fields: Mapping[str, Any], name: str, wanted: str, seq: int) -> EventError:
-    state = f"{_show(fields[name])} is not" if name in fields else "is missing:"
+    # What stands in place of a text may be a name, and this goes into logs: say only what type it is.
+    shown = type(fields.get(name)).__name__ if wanted == "text" else _show(fields.get(name))
+    state = f"{shown} is not" if name in fields else "is missing:"
     return EventError(f"{name} {state} {wanted}", seq or None)
 
 
