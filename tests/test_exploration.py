@@ -30,6 +30,8 @@ from facewire.messages import Ack, Batch
 from facewire_device.ring import Ring
 from facewire_platform.ingest import Content, answer, decide
 
+#: A moment at which whatever waits for a time has waited long enough, s.
+LATER: Final = 1e6
 CAPACITY: Final = 2
 BATCH: Final = 2
 
@@ -150,7 +152,7 @@ class World:
         if not self._due(uploader, s):
             return
         batch = self._batch(s)
-        uploader.sent(0.0, batch.epoch, batch.cursor)
+        uploader.sent(LATER, batch.epoch, batch.cursor)
         s = s._replace(in_flight=uploader._in_flight)
         yield from self._put(s, batch)
 
@@ -171,12 +173,12 @@ class World:
         if not self._due(uploader, s):
             return s
         batch = self._batch(s)
-        uploader.sent(0.0, batch.epoch, batch.cursor)
+        uploader.sent(LATER, batch.epoch, batch.cursor)
         platform, ack = self._ingest(s.platform, batch)
         return self._acked(s._replace(in_flight=uploader._in_flight, platform=platform), ack)
 
     def _due(self, uploader: real_uploader.Uploader, s: State) -> bool:
-        return uploader.poll(0.0) and (self.probes or s.device.ring.lag > 0)
+        return uploader.poll(LATER) and (self.probes or s.device.ring.lag > 0)
 
     def _uploader(self, s: State) -> real_uploader.Uploader:
         uploader: real_uploader.Uploader = self.uploader.Uploader(f"b{s.boot}", now=0.0, jitter=float)
@@ -194,7 +196,7 @@ class World:
     def _acked(self, s: State, ack: Ack) -> State:
         uploader = self._uploader(s)
         ring, held = s.device
-        match_name = type(outcome := uploader.acked(0.0, ack, ring)).__name__
+        match_name = type(outcome := uploader.acked(LATER, ack, ring)).__name__
         s = s._replace(in_flight=uploader._in_flight)
         if match_name == "Adopt":
             return s._replace(device=Device(ring.adopted(outcome.cursor), held))  # type: ignore[union-attr]  # a mutant's class

@@ -20,6 +20,9 @@ DEFAULT_PERIOD: Final = 20.0
 LEAST_PERIOD: Final = 20.0
 
 ACK_TIMEOUT: Final = 5.0
+#: Time from a connect to a batch that is due, on the average, s: a fleet that comes back does not come at once, and what
+#: is recorded in the first moment goes with the first batch.
+AFTER_CONNECT: Final = 1.0
 #: The wait before a resend doubles from the first to the second of these, s.
 BACKOFF: Final = (1.0, 60.0)
 #: A platform that asks for more patience than this is taken to have asked for this, s.
@@ -91,8 +94,8 @@ class Uploader:
     def connected(self, now: float) -> None:
         """There is a session. What was in flight went down with the one before."""
         self._connected = True
-        if self._in_flight:
-            self._next_at = now
+        soon = now + AFTER_CONNECT * (0.5 + self._jitter())
+        self._next_at = soon if self._in_flight else max(self._next_at, soon)
 
     def disconnected(self) -> None:
         self._connected = False

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -136,7 +136,7 @@ class Worker:
         finally:
             self._connection.close()
             self._store.close()
-            log.info("worker stopped %s dropped=%d", self.counters, self._inbox.dropped)
+            log.info("worker stopped %s dropped=%d", " ".join(f"{k}={v}" for k, v in asdict(self.counters).items()), self._inbox.dropped)
         if self._refused is not None:
             raise (CredentialsRefused if self._refused.credentials else BrokerError)(f"{self._address}: {self._refused.reason}")
 
@@ -152,7 +152,7 @@ class Worker:
             case Connected():
                 self._was_connected = True
                 log.info("connected broker=%s store=%s", self._address, self._store.identity)
-            case Disconnected(reason):
+            case Disconnected(reason) if not self._stopping.is_set():
                 log.warning("no connection broker=%s reason=%s", self._address, reason)
             case Refused(reason):
                 log.error("broker refuses reason=%s", reason)
@@ -243,8 +243,8 @@ class Worker:
 
     def _count(self, news: Counters) -> None:
         news.commits += 1
-        for name in Counters.__slots__:
-            setattr(self.counters, name, getattr(self.counters, name) + getattr(news, name))
+        for name, more in asdict(news).items():
+            setattr(self.counters, name, getattr(self.counters, name) + more)
 
 
 def _now_ms() -> int:
