@@ -1,3 +1,4 @@
+import gc
 import queue
 import shutil
 import socket
@@ -294,6 +295,24 @@ def test_nobody_listening_is_no_error_but_a_state() -> None:
         assert "refused" in client.wait(Disconnected).reason
         assert not client.publish("t", b"")
         client.wait(Disconnected)
+
+
+def test_sessions_leave_no_socket_open_until_garbage_is_collected(mosquitto: Address) -> None:
+    open_files = Path("/proc/self/fd")
+    if not open_files.exists():
+        pytest.skip("no /proc")
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(open_files.iterdir()))
+        with running(Client(mosquitto, "t")) as client:
+            for _ in range(10):
+                client.connection.reconnect("again")
+                client.wait(Disconnected)
+                client.wait(Connected)
+        assert len(list(open_files.iterdir())) <= before
+    finally:
+        gc.enable()
 
 
 def openssl(folder: Path, *args: str) -> None:

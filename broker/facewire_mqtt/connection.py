@@ -10,7 +10,6 @@ What happens is told to one handler, on a thread of ours or paho's, never on bot
 """
 
 import contextlib
-import functools
 import logging
 import random
 import socket
@@ -153,17 +152,18 @@ class Connection:
             if self._stopping.is_set():
                 return
             reason = self._live(session)
-            self._session = None
+            self._session = self._latest = None
             self._tell_safely(Disconnected(reason))
             wait = shortest if session.was_up else min(wait * 2, longest)
+            del session  # and with it paho's sockets, which it closes when it is forgotten
             # Jitter, lest a fleet comes back in step (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
             self._stopping.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter is no secret
 
     def _live(self, session: "_Session") -> str:
         try:
-            return session.run(self._client(session), self._address, self._keepalive, functools.partial(self._adopt, session))
+            return session.run(self._client(session), self._address, self._keepalive, self._adopt)
         except (OSError, ValueError) as exc:
-            return str(exc) or type(exc).__name__
+            return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
         except Exception:
             log.exception("session failed broker=%s", self._address)
             return "internal error"
@@ -204,6 +204,11 @@ class _Client(paho.Client):
         )
         self._ended = ended
 
+    def forget(self) -> None:
+        """Let go of who is told: the circle would leave the sockets open until the garbage is collected."""
+        self.on_connect = self.on_subscribe = self.on_message = self.on_disconnect = None
+        self._ended = lambda _: None
+
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
         try:
             return super().loop_forever(timeout, retry_first_connection)
@@ -229,7 +234,7 @@ class _Session:
         #: By QoS, oldest first: what paho has not written (0), what was not PUBACKed (1).
         self._waiting: tuple[deque[paho.MQTTMessageInfo], ...] = (deque(), deque())
         self.was_up = False
-        self._up: Callable[[], None] = lambda: None
+        self._up: Callable[[_Session], None] = lambda _: None
 
     def attach(self, client: _Client) -> None:
         self._client = client
@@ -239,7 +244,7 @@ class _Session:
         client.on_message = self._guard(self._on_message)
         client.on_disconnect = self._guard(self._on_disconnect)
 
-    def run(self, client: _Client, address: Address, keepalive: int, up: Callable[[], None]) -> str:
+    def run(self, client: _Client, address: Address, keepalive: int, up: "Callable[[_Session], None]") -> str:
         """Live the session; returns why it ended.
 
         Raises:
@@ -248,11 +253,18 @@ class _Session:
         self._up = up
         if self._ended.is_set():
             return self._reason
-        client.connect(address.host, address.port, keepalive)
-        client.loop_start()
-        if not self._settled.wait(CONNECT_TIMEOUT):
-            self.end(f"no answer within {CONNECT_TIMEOUT:g} s")
-        self._ended.wait()
+        try:
+            client.connect(address.host, address.port, keepalive)
+            client.loop_start()
+            if not self._settled.wait(CONNECT_TIMEOUT):
+                self.end(f"no answer within {CONNECT_TIMEOUT:g} s")
+            self._ended.wait()
+            self._hang_up(client)
+        finally:
+            client.forget()
+        return self._reason
+
+    def _hang_up(self, client: _Client) -> None:
         if self._graceful:
             client.disconnect()
             self._gone.wait(DISCONNECT_TIMEOUT)
@@ -262,7 +274,6 @@ class _Session:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         client.loop_stop()
-        return self._reason
 
     def publish(self, message: Publication) -> bool:
         waiting, most = self._waiting[min(message.qos, 1)], MAX_UNACKED if message.qos else MAX_UNSENT
@@ -332,7 +343,7 @@ class _Session:
     def _is_up(self) -> None:
         self.was_up = True
         self._settled.set()
-        self._up()
+        self._up(self)
         self._handler(Connected())
 
     def _on_message(self, message: paho.MQTTMessage) -> None:
