@@ -1,0 +1,246 @@
+"""`facewire demo`: the whole pipeline on this machine, a killed worker in the middle, and proof that nothing is lost.
+
+broker ── platform worker (killed with SIGKILL, started again) ── three devices that replay half a day of badges
+   └── this process: shows matches as they come, and how much history is stored
+"""
+
+import contextlib
+import queue
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from facewire import codec
+from facewire.errors import FacewireError, StoreError
+from facewire.topics import QOS, Topics
+from facewire_cli import render
+from facewire_device.replay import read_file
+from facewire_device.store import open_store
+from facewire_mqtt.address import Address
+from facewire_mqtt.connection import Connection, Happening, Received
+from facewire_platform.queries import Filter, History
+
+#: Twelve hours of readings take half a minute.
+SPEED: Final = 1_300
+THRESHOLD: Final = 0.9
+CATCH_UP: Final = 5
+#: The worker dies when this much of the readings is stored, and stays dead for so long, s.
+KILL_AT: Final = 0.3
+DEAD_FOR: Final = 4.0
+GIVE_UP_AFTER: Final = 180.0
+START_WAIT: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one device's events."""
+
+    device: str
+    recorded: int
+    stored: int
+    duplicates: int
+    gaps: int
+    watermark: int
+    head: int
+
+    @property
+    def kept(self) -> bool:
+        """Every event is stored, once, as it was recorded."""
+        return self.recorded == self.stored == self.watermark == self.head and not self.duplicates and not self.gaps
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave it running at the end, until Ctrl-C.")
+def demo(keep: bool) -> None:  # click's
+    """The whole pipeline at once, with proof that nothing is lost.
+
+    A broker, a platform and three devices, each a process of its own, replay
+    twelve hours of an office building in half a minute. In the middle the
+    platform is killed. Exit code 0 only if every recorded event is stored
+    exactly once.
+    """
+    console = Console(highlight=False)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="facewire-demo-")))
+        excerpt = stack.enter_context(as_file(files("facewire_cli") / "badge-excerpt.csv"))
+        run = Demo(console, folder, excerpt, stack)
+        run.start()
+        run.follow()
+        verdicts = run.verdicts()
+        console.print(proof(verdicts))
+        if keep:
+            run.keep()
+    if not all(verdict.kept for verdict in verdicts):
+        raise click.ClickException("not every recorded event is stored exactly once")
+    console.print("Every recorded event is stored exactly once, although the platform was killed.")
+
+
+class Demo:
+    """The processes of one demonstration, in a folder of its own."""
+
+    def __init__(self, console: Console, folder: Path, excerpt: Path, stack: contextlib.ExitStack) -> None:
+        self._console, self._folder, self._excerpt, self._stack = console, folder, excerpt, stack
+        self._database = folder / "platform.db"
+        self._arrived: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        self._topics = Topics()
+        readings = list(read_file(excerpt))
+        self._total = len(readings)
+        self._names = sorted({reading.device for reading in readings})
+
+    def start(self) -> None:
+        """Start broker, platform and devices, and listen to the matches."""
+        log = self._folder / "broker.log"
+        self._run("broker", "run", "--listen", "127.0.0.1:0", log=log)
+        self._port = _listening_port(log)
+        self._say(f"broker on 127.0.0.1:{self._port}")
+        self._worker = self._start_worker()
+        connection = Connection(Address(port=self._port), "facewire-demo", [(self._topics.all("match"), QOS["match"])], self._tell)
+        connection.start()
+        self._stack.callback(connection.close)
+        self._devices = [self._start_device(name) for name in self._names]
+        self._say(f"devices {', '.join(self._names)}: {self._total} events to come, matches are scores above {THRESHOLD}")
+
+    def follow(self) -> None:
+        """Show what happens until every device has had all of its events acked; kill the worker on the way."""
+        deadline = time.monotonic() + GIVE_UP_AFTER
+        killed_at: float | None = None
+        with self._progress() as (progress, task):
+            while any(device.poll() is None for device in self._devices):
+                self._show_matches(0.2)
+                stored = self._stored()
+                progress.update(task, completed=stored)
+                if killed_at is None and stored >= KILL_AT * self._total:
+                    self._worker.kill()
+                    killed_at = time.monotonic()
+                    self._say(f"[bold red]SIGKILL to the platform worker[/], {stored} events stored; devices and matches go on")
+                elif killed_at and self._worker.poll() is not None and time.monotonic() - killed_at >= DEAD_FOR:
+                    self._worker = self._start_worker()
+                if time.monotonic() > deadline:
+                    raise FacewireError(f"the devices are not done after {GIVE_UP_AFTER:g} s; logs are in {self._folder}")
+            progress.update(task, completed=self._stored())
+        failed = [name for name, device in zip(self._names, self._devices, strict=True) if device.returncode]
+        if failed:
+            logs = "\n".join((self._folder / f"{name}.log").read_text() for name in failed)
+            raise FacewireError(f"devices {', '.join(failed)} failed:\n{logs}")
+
+    def verdicts(self) -> list[Verdict]:
+        """Compare each device's store with the platform's, event by event."""
+        with History(self._database) as history:
+            status = {row["device"]: row for row in history.devices()}
+            return [self._verdict(history, status[name], name) for name in self._names]
+
+    def keep(self) -> None:
+        """Say how to look at it, and wait."""
+        self._say(f"broker on port {self._port}; look with:")
+        for command in ("status", "events --limit 5", "gaps"):
+            self._say(f"  facewire {command} --database sqlite:///{self._database}")
+        self._say("Ctrl-C ends it and removes the folder")
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+
+    def _verdict(self, history: History, status: dict[str, int], name: str) -> Verdict:
+        stored = {
+            (row["epoch"], row["seq"], row["timestamp"], row["identity_id"], row["score"]) for row in history.events(Filter(device=name))
+        }
+        rows = sum(1 for _ in history.events(Filter(device=name)))
+        with open_store(self._folder / "stores" / f"{name}.db", create=False) as store:
+            ring = store.ring()
+            held = (codec.unpack(packed) for _, packed in store.above(0, float("-inf"), ring.head))
+            recorded = {(ring.epoch, e["seq"], e["timestamp"], e["identity_id"], e["score"]) for e in held}
+        matched = len(recorded & stored)
+        return Verdict(name, len(recorded), matched, rows - matched, status["gaps"], status["watermark"], ring.head)
+
+    def _start_worker(self) -> "subprocess.Popen[bytes]":
+        worker = self._run(
+            "platform", "run", "-p", str(self._port), "--database", f"sqlite:///{self._database}", log=self._folder / "platform.log"
+        )
+        self._say(f"platform worker started, pid {worker.pid}")
+        return worker
+
+    def _start_device(self, name: str) -> "subprocess.Popen[bytes]":
+        words = ["replay", str(self._excerpt), "-d", name, "-p", str(self._port), "--stores", str(self._folder / "stores"), "--now"]
+        words += ["--speed", str(SPEED), "--threshold", str(THRESHOLD), "--catch-up", str(CATCH_UP)]
+        return self._run(*words, log=self._folder / f"{name}.log")
+
+    def _run(self, *words: str, log: Path) -> "subprocess.Popen[bytes]":
+        with log.open("ab") as file:
+            command = [sys.executable, "-P", "-m", "facewire_cli", *words]
+            process = subprocess.Popen(command, stderr=file, stdout=file, stdin=subprocess.DEVNULL)  # noqa: S603  # ourselves
+        self._stack.callback(_end, process)
+        return process
+
+    def _tell(self, happening: Happening) -> None:
+        """Called on paho's thread."""
+        if isinstance(happening, Received):
+            self._arrived.put(happening)
+
+    def _show_matches(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                message = self._arrived.get(timeout=left)
+            except queue.Empty:
+                return
+            at_ms = time.time_ns() // 1_000_000
+            row = render.to_row(self._topics, message.topic, message.payload, qos=message.qos, retain=message.retain, received_at=at_ms)
+            self._console.print(render.line(row), markup=False, soft_wrap=True)
+
+    def _stored(self) -> int:
+        try:
+            with History(self._database) as history:
+                return sum(row["watermark"] for row in history.devices())
+        except StoreError:  # the worker has not made it yet
+            return 0
+
+    @contextlib.contextmanager
+    def _progress(self) -> Iterator[tuple[Progress, TaskID]]:
+        columns = (TextColumn("history stored"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console) as progress:
+            yield progress, progress.add_task("history", total=self._total)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def proof(verdicts: list[Verdict]) -> Table:
+    """The table at the end."""
+    table = Table(title="Proof, event by event: what each device recorded, and what is stored")
+    table.add_column("device", no_wrap=True)
+    for column in ("recorded", "stored", "duplicates", "gaps", "watermark", "head"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for v in verdicts:
+        numbers = (v.recorded, v.stored, v.duplicates, v.gaps, v.watermark, v.head)
+        table.add_row(v.device, *map(str, numbers), "[green]ok[/]" if v.kept else "[bold red]FAILED[/]")
+    return table
+
+
+def _listening_port(log: Path) -> int:
+    deadline = time.monotonic() + START_WAIT
+    while time.monotonic() < deadline:
+        if found := re.search(r"listening address=\S+:(\d+)", log.read_text()):
+            return int(found[1])
+        time.sleep(0.05)
+    raise FacewireError(f"the broker does not listen after {START_WAIT:g} s:\n{log.read_text()}")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,88 @@
+"""`facewire replay`: send a recorded file through device stores, at real or given speed."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from facewire.events import event_from_source
+from facewire.topics import Topics
+from facewire_cli.options import DEVICE, SECONDS, connection_options
+from facewire_device.agent import Agent, Settings
+from facewire_device.machine import machine_identity
+from facewire_device.recorder import Recorder
+from facewire_device.replay import Reading, read_file
+from facewire_mqtt.address import Address
+
+#: As for `device run --source`, s.
+SESSION_WAIT: Final = 3.0
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@connection_options
+@click.option(
+    "--stores", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="One store a device; made if missing."
+)
+@click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="CSV: only these devices.  JSON Lines: whose the events are.")
+@click.option("--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Times as fast as it happened.")
+@click.option("--now", is_flag=True, help="Give each event the time of its replay.  [default: its own time]")
+@click.option("--threshold", type=float, help="Scores above it are matches.  [default: no matches, history only]")
+@click.option("--period", type=SECONDS, default="20s", show_default=True, help="Between batches of history; at least 20 s.")
+@click.option("--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches a period while a backlog remains.")
+def replay(
+    file: Path,
+    address: Address,
+    topics: Topics,
+    stores: Path,
+    devices: tuple[str, ...],
+    speed: float,
+    now: bool,  # click's
+    **given: Any,
+) -> None:
+    """Send a recorded FILE through devices of its own; ends when all is acked.
+
+    FILE is a badge CSV (timestamp, type, prox-id, floor, zone), where each zone
+    becomes a device floor-F-zone-Z, or JSON Lines of vendor events.
+    """
+    if file.suffix != ".csv" and len(devices) != 1:
+        raise click.UsageError("JSON Lines need exactly one -d DEVICE, whose the events are")
+    readings = [reading for reading in read_file(file, devices[0] if devices else None) if not devices or reading.device in devices]
+    stores.mkdir(parents=True, exist_ok=True)
+    names = sorted({reading.device for reading in readings})
+    try:
+        agents = {
+            name: Agent(Settings(name, stores / f"{name}.db", address, topics, machine=machine_identity(), **given)) for name in names
+        }
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
+    with contextlib.ExitStack() as stack:
+        recorders = {}
+        for name, agent in agents.items():
+            stack.enter_context(agent)
+            recorders[name] = stack.enter_context(Recorder(agent.open_store, agent.wake))
+        for agent in agents.values():
+            agent.wait_connected(SESSION_WAIT)
+        _send(readings, recorders, speed, now=now)
+        for agent in agents.values():
+            agent.wait_acked()
+    click.echo(f"replayed {len(readings)} events of {len(names)} devices, all acked", err=True)
+
+
+def _send(readings: list[Reading], recorders: Mapping[str, Recorder], speed: float, *, now: bool) -> None:
+    for reading in _paced(readings, speed):
+        stamp = {"timestamp": time.time_ns() // 1_000_000} if now else {}
+        recorders[reading.device].record_all([event_from_source(reading.fields | stamp)])
+
+
+def _paced(readings: list[Reading], speed: float) -> Iterator[Reading]:
+    """Each reading when it is due, by the time from the first to it."""
+    started = time.monotonic()
+    for reading in itertools.chain(readings):
+        due = started + (reading.timestamp - readings[0].timestamp) / 1000 / speed
+        time.sleep(max(0.0, due - time.monotonic()))
+        yield reading
