@@ -14,6 +14,7 @@ from typing import TypeVar
 import pytest
 from mosquitto_server import Mosquitto
 from paho.mqtt import client as paho
+from paho.mqtt.enums import MQTTErrorCode
 
 from facewire_mqtt import connection as module
 from facewire_mqtt.address import tls_context
@@ -256,15 +257,41 @@ def test_a_malformed_packet_ends_the_session_and_another_begins(packet: bytes) -
         client.wait(Connected)
 
 
-def test_a_failure_of_the_network_thread_ends_the_session_and_another_begins(
-    mosquitto: Address, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [(lambda _: 1 / 0, "network thread failed: division by zero"), (lambda _: MQTTErrorCode.MQTT_ERR_UNKNOWN, "network thread ended")],
+)
+def test_the_end_of_the_network_thread_ends_the_session_and_another_begins(
+    mosquitto: Address, monkeypatch: pytest.MonkeyPatch, happens: Callable[[object], object], reason: str
 ) -> None:
     with running(Client(mosquitto)) as client:
         with monkeypatch.context() as broken:
-            broken.setattr(paho.Client, "loop_misc", lambda _: 1 / 0)
-            assert client.wait(Disconnected).reason == "network thread failed: division by zero"
+            broken.setattr(paho.Client, "loop_misc", happens)
+            assert client.wait(Disconnected).reason == reason
         client.wait(Connected)
-    assert "ZeroDivisionError" in caplog.text
+
+
+def test_acks_do_not_wait_for_one_another_s_puback() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, running(Client(Address(port=server.getsockname()[1])), up=False) as client:
+        broker, _ = server.accept()
+        with broker:
+            broker.settimeout(15)
+            broker.sendall(b"\x20\x02\x00\x00")
+            client.wait(Connected)
+            assert all(client.publish("t", b"<ack>", qos=1) for _ in range(50))
+            came = b""
+            while came.count(b"<ack>") < 50:
+                came += broker.recv(4096)
+
+
+def test_what_paho_refuses_is_refused_and_forgotten(mosquitto: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(Client(mosquitto)) as client:
+        info = paho.MQTTMessageInfo(1)
+        info.rc = MQTTErrorCode.MQTT_ERR_NO_CONN
+        with monkeypatch.context() as offline:
+            offline.setattr(paho.Client, "publish", lambda *_: info)
+            assert [client.publish("t", b"", qos=qos) for qos in (0, 0, 1, 1)] == [False] * 4
+        assert client.publish("t", b"", qos=0)
 
 
 def test_a_broker_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,10 +239,10 @@ class _Session:
     def attach(self, client: _Client) -> None:
         self._client = client
         client.on_socket_open = _no_delay
-        client.on_connect = self._guard(self._on_connect)
-        client.on_subscribe = self._guard(self._on_subscribe)
-        client.on_message = self._guard(self._on_message)
-        client.on_disconnect = self._guard(self._on_disconnect)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_disconnect = self._on_disconnect
 
     def run(self, client: _Client, address: Address, keepalive: int, up: "Callable[[_Session], None]") -> str:
         """Live the session; returns why it ended.
@@ -310,19 +310,7 @@ class _Session:
             self._ended.set()
             self._settled.set()
 
-    def _guard(self, callback: Callable[..., None]) -> Callable[..., None]:
-        """An exception in a callback would end paho's thread in silence: it ends the session instead."""
-
-        def guarded(_client: paho.Client, _userdata: object, *args: Any) -> None:
-            try:
-                callback(*args)
-            except Exception:
-                log.exception("callback failed name=%s", callback.__name__)
-                self.end("internal error")
-
-        return guarded
-
-    def _on_connect(self, _flags: object, code: ReasonCode, *_: object) -> None:
+    def _on_connect(self, _client: object, _userdata: object, _flags: object, code: ReasonCode, *_: object) -> None:
         if code.is_failure:
             if code.value in {0x86, 0x87, 0x8C}:  # bad user name or password, not authorized
                 self._handler(Refused(str(code), credentials=True))
@@ -332,7 +320,7 @@ class _Session:
         else:
             self._is_up()
 
-    def _on_subscribe(self, _mid: int, codes: list[ReasonCode], *_: object) -> None:
+    def _on_subscribe(self, _client: object, _userdata: object, _mid: int, codes: list[ReasonCode], *_: object) -> None:
         refused = [name for (name, _qos), code in zip(self._subscriptions, codes, strict=False) if code.is_failure]
         if refused:
             self._handler(Refused(f"subscription to {', '.join(refused)} refused"))
@@ -346,7 +334,7 @@ class _Session:
         self._up(self)
         self._handler(Connected())
 
-    def _on_message(self, message: paho.MQTTMessage) -> None:
+    def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
@@ -354,7 +342,7 @@ class _Session:
             return
         self._handler(Received(topic, bytes(message.payload), message.qos, message.retain))
 
-    def _on_disconnect(self, _flags: object, code: ReasonCode, *_: object) -> None:
+    def _on_disconnect(self, _client: object, _userdata: object, _flags: object, code: ReasonCode, *_: object) -> None:
         self.end(str(code))
         self._gone.set()
 
