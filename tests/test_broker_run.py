@@ -23,6 +23,8 @@ FACEWIRE = str(Path(sys.executable).with_name("facewire"))
 class Where(NamedTuple):
     host: str
     port: int
+    #: What came before it listened.
+    said: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -31,12 +33,14 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Where]]:
     with subprocess.Popen([FACEWIRE, "broker", "run", *arguments], stderr=subprocess.PIPE, text=True) as running:
         try:
             assert running.stderr is not None
+            said = []
             for line in running.stderr:
+                said.append(line)
                 if found := re.fullmatch(r"listening address=\[?([^\]]+)\]?:(\d+)\n", line):
                     break
             else:
                 raise AssertionError("it ended without listening")
-            yield running, Where(found[1], int(found[2]))
+            yield running, Where(found[1], int(found[2]), tuple(said))
         finally:
             running.kill()
 

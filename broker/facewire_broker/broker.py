@@ -21,6 +21,7 @@ from amqtt.broker import Broker as AmqttBroker
 from amqtt.contexts import BrokerConfig, ListenerConfig
 
 from facewire.errors import BrokerError
+from facewire_broker import fingerprint
 from facewire_broker.connection import Connection, Door
 from facewire_broker.door import AnyoneDoor
 from facewire_broker.hub import Hub
@@ -29,8 +30,9 @@ from facewire_broker.message import Message
 
 log = logging.getLogger(__name__)
 
-#: Seconds between looks at every connection, and between new figures on `$SYS`.
+#: Seconds between looks at every connection, four times that where they are many; and between new figures on `$SYS`.
 TICK: Final = 0.25
+MANY: Final = 1_000
 SYS_INTERVAL: Final = 10.0
 #: Seconds that the end may take.
 SHUTDOWN_TIMEOUT: Final = 4.0
@@ -76,8 +78,9 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         """Open the socket and serve.
 
         Raises:
-            BrokerError: the address cannot be had.
+            BrokerError: the address cannot be had, or amqtt is not the one that this was written for.
         """
+        fingerprint.check()
         loop = asyncio.get_running_loop()
         try:
             # Before amqtt's start, which would log a traceback where the address is taken.
@@ -111,7 +114,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
     async def _session_monitor(self) -> None:
         started = published = looked = time.monotonic()
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK if len(self._connections) < MANY else 4 * TICK)
             now = time.monotonic()
             for connection in list(self._connections):
                 connection.tick(now)

@@ -78,14 +78,19 @@ class UsersDoor:
         self._users = users
         return changed
 
-    async def _check_slowly(self, user: User, connect: Connect) -> Identity | int:
+    def _check_slowly(self, user: User, connect: Connect) -> Awaitable[Identity | int]:
+        checking = asyncio.get_running_loop().run_in_executor(self._pool, user.verify, connect.password or "")
         self._checks += 1
-        try:
-            right = await asyncio.get_running_loop().run_in_executor(self._pool, user.verify, connect.password or "")
-        finally:
-            self._checks -= 1
-        # It may have been removed meanwhile.
-        return self._identify(user, connect) if right and self._users.get(user.name) == user else NOT_AUTHORIZED
+        checking.add_done_callback(self._checked)
+
+        async def answer() -> Identity | int:
+            # It may have been removed meanwhile.
+            return self._identify(user, connect) if await checking and self._users.get(user.name) == user else NOT_AUTHORIZED
+
+        return answer()
+
+    def _checked(self, _checking: "asyncio.Future[bool]") -> None:
+        self._checks -= 1
 
     def _identify(self, user: User, connect: Connect) -> Identity | int:
         """A device is known by its name alone; others may have several connections, none under another user's name."""

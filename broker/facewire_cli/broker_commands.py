@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import re
@@ -130,6 +131,8 @@ async def serve(where: Listen, **options: Any) -> None:
     for noisy in ("amqtt", "transitions"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     stopping = _stop_on_signals()
+    # Nothing here makes cycles by the message, and a full collection among 10,000 sessions takes 0.1 s.
+    gc.set_threshold(50_000, 20, 50)
     server = Broker(where, **options)
     await server.start()
     click.echo(f"listening address={server.address}", err=True)

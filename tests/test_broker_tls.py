@@ -1,0 +1,130 @@
+"""TLS, and certificates in the place of secrets, on either engine."""
+
+import shutil
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broker_engines import PARAMETERS
+from click.testing import CliRunner
+from mqtt_probe import Probe
+from test_broker_run import Where, process
+
+from facewire.errors import BrokerError
+from facewire_broker import credentials
+from facewire_broker.access import Role
+from facewire_broker.credentials import UsersFile
+from facewire_broker.render import Tls
+from facewire_broker.tls import server_context
+from facewire_cli.broker_commands import broker
+
+pytestmark = [pytest.mark.network, pytest.mark.process]
+
+
+def openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, the broker's certificate, one of dev1, and one of a stranger's authority."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("pki")
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    for ca in ("ca", "stranger"):
+        openssl("req", "-x509", *curve, "-subj", f"/CN={ca}", "-keyout", f"{folder}/{ca}.key", "-out", f"{folder}/{ca}.pem")
+    for name, ca in (("localhost", "ca"), ("dev1", "ca"), ("nobody", "ca"), ("forged", "stranger")):
+        subject = "dev1" if name == "forged" else name
+        openssl("req", *curve[:-2], "-subj", f"/CN={subject}", "-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.csr")
+        (folder / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        openssl("x509", "-req", "-in", f"{folder}/{name}.csr", "-CA", f"{folder}/{ca}.pem", "-CAkey", f"{folder}/{ca}.key",
+                "-CAcreateserial", "-days", "2", "-extfile", f"{folder}/ext", "-out", f"{folder}/{name}.pem")  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> tuple[UsersFile, str]:
+    file, secret = UsersFile(tmp_path / "users"), credentials.generate_secret()
+    with file.editing() as users:
+        credentials.add(users, "dev1", Role.DEVICE, secret)
+    return file, secret
+
+
+class SecureProbe(Probe):
+    """A probe that speaks TLS."""
+
+    def __init__(self, where: Where, pki: Path, certificate: str | None = None, client_id: str = "", **options: Any) -> None:
+        self._context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
+        if certificate:
+            self._context.load_cert_chain(pki / f"{certificate}.pem", pki / f"{certificate}.key")
+        super().__init__(where, client_id, **options)
+
+    def wrap(self, sock: socket.socket) -> socket.socket:
+        return self._context.wrap_socket(sock, server_hostname="localhost")
+
+
+def serve(engine: str, file: UsersFile, pki: Path, *more: str) -> Any:
+    name = "embedded" if engine == "ours" else engine
+    files = ["--cert", str(pki / "localhost.pem"), "--key", str(pki / "localhost.key"), "--users", str(file.path)]
+    return process("--listen", "127.0.0.1:0", "--engine", name, *files, *more)
+
+
+@pytest.mark.parametrize("engine", PARAMETERS)
+def test_secrets_travel_under_tls_and_a_plain_client_is_told_nothing(engine: str, pki: Path, file: tuple[UsersFile, str]) -> None:
+    with serve(engine, file[0], pki) as (_, where):
+        with SecureProbe(where, pki, None, "dev1", user="dev1", password=file[1]) as one:
+            assert one.code == 0
+            one.publish("facewire/v1/dev1/history", bytes(100_000))
+        with SecureProbe(where, pki, None, "dev1", user="dev1", password="x") as one:  # noqa: S106
+            assert one.code == 5
+        with Probe(where) as plain:
+            plain.send(b"\x10\x0d\0\4MQTT\4\2\0\0\0\1a")
+            assert plain.is_closed()
+
+
+@pytest.mark.parametrize("engine", PARAMETERS)
+def test_a_certificate_says_who_it_is(engine: str, pki: Path, file: tuple[UsersFile, str]) -> None:
+    with serve(engine, file[0], pki, "--client-ca", str(pki / "ca.pem")) as (_, where):
+        with SecureProbe(where, pki, "dev1", "dev1") as one:
+            assert one.code == 0
+            one.subscribe(("facewire/v1/dev1/ack", 1))
+        # TLS 1.3 says only afterwards that it did not like the certificate.
+        for certificate in (None, "forged"):
+            with pytest.raises((OSError, AssertionError)):
+                SecureProbe(where, pki, certificate, "dev1", user="dev1", password=file[1])
+
+
+def test_a_certificate_is_worth_nothing_for_another_name(pki: Path, file: tuple[UsersFile, str]) -> None:
+    with serve("ours", file[0], pki, "--client-ca", str(pki / "ca.pem")) as (_, where):
+        for certificate, options in (("nobody", {}), ("nobody", {"user": "dev1", "password": file[1]})):
+            with SecureProbe(where, pki, certificate, "dev1", **options) as one:
+                assert one.code == 5
+        with SecureProbe(where, pki, "dev1", "dev2") as one:
+            assert one.code == 2
+
+
+def test_files_that_do_not_fit_are_named(pki: Path, tmp_path: Path) -> None:
+    for cert, key in (("localhost.pem", "dev1.key"), ("ext", "dev1.key"), ("missing", "missing")):
+        with pytest.raises(BrokerError, match=cert):
+            server_context(Tls(str(pki / cert), str(pki / key)))
+    encrypted = tmp_path / "encrypted.key"
+    openssl("ec", "-in", str(pki / "localhost.key"), "-aes128", "-passout", "pass:x", "-out", str(encrypted))
+    with pytest.raises(BrokerError, match="encrypted"):
+        server_context(Tls(str(pki / "localhost.pem"), str(encrypted)))
+
+
+def test_a_key_without_its_certificate_is_a_usage_error(pki: Path) -> None:
+    result = CliRunner().invoke(broker, ["run", "--key", str(pki / "localhost.key")])
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(("flag", "noted"), [([], True), (["--insecure"], False)])
+def test_an_exposed_address_without_tls_is_noted_loudly(file: tuple[UsersFile, str], flag: list[str], noted: bool) -> None:
+    with process("--listen", "0.0.0.0:0", "--users", str(file[0].path), *flag) as (running, where):
+        assert any("WARNING" in line and "without TLS" in line for line in where.said) == noted
+        running.terminate()
+        assert running.wait(6) == 0
