@@ -1,0 +1,100 @@
+"""What the documentation shows works: every command in README.md is run, every command there is is shown."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+import pytest
+
+from facewire_cli.main import cli
+
+ROOT: Final = Path(__file__).parent.parent
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+#: The README's broker listens here; the test gives it a free port.
+PORT: Final = "1883"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    with click.Context(group) as ctx:
+        for name in group.list_commands(ctx):
+            command = group.get_command(ctx, name)
+            if isinstance(command, click.Group):
+                yield from commands(command, (*words, name))
+            else:
+                yield (*words, name)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
+
+
+@pytest.mark.network
+@pytest.mark.process
+def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path) -> None:
+    port = str(free_port())
+    script = "set -eu\n" + "\n".join(blocks("sh")).replace(PORT, port)
+    python = (block.replace("threshold=0.8)", f"threshold=0.8, address=Address(port={port}))") for block in blocks("python"))
+    script += "\n" + "".join(f"python - <<'PYTHON'\nfrom facewire_mqtt.address import Address\n{block}PYTHON\n" for block in python)
+    # Broker and platform are jobs that end well when asked; the tail has ended by itself.
+    script += "\nkill %2; wait %2\nkill %1; wait %1\n"
+    with (tmp_path / "out").open("w+") as out:
+        process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=environment(), stdout=out, stderr=out, start_new_session=True)
+        try:
+            code = process.wait(120)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        printed = (tmp_path / "out").read_text()
+    assert code == 0, printed
+    assert "Traceback" not in printed, printed
+    assert "Recorded(epoch=" in printed
+    assert len((tmp_path / "tail.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_settings_of_the_readme_are_settings(tmp_path: Path) -> None:
+    (settings,) = blocks("toml")
+    (tmp_path / "settings.toml").write_text(settings)
+    command = ["facewire", "--config", str(tmp_path / "settings.toml"), "device", "run", "--help"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = set(re.findall(r"make ([a-z]+)", README))
+    assert {"demo", "test"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    assert {target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)} == set()
+
+
+def test_every_command_is_shown_in_the_documentation() -> None:
+    shown = README + "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    assert isinstance(cli, click.Group)
+    missing = [" ".join(words) for words in commands(cli) if f"facewire {' '.join(words)}" not in shown]
+    assert missing == []
+
+
+@pytest.mark.parametrize("words", [(), *commands(cli)], ids=" ".join)
+def test_help_fits_80_columns(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = subprocess.run(["facewire", *words, "--help"], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+    assert "-h, --help" not in done.stdout
