@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import click
 
+from facewire.events import MAX_INT
 from facewire_cli.options import DEVICE, MOMENT, output_option
 from facewire_cli.output import Form, moment, write_rows
 from facewire_platform.queries import Filter, History
@@ -36,6 +37,12 @@ def _check_database(_ctx: click.Context, _param: click.Parameter, value: str) ->
     return value
 
 
+def _check_text(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if any("\ud800" <= letter <= "\udfff" for letter in value or ""):
+        raise click.BadParameter(f"{value!a} is not valid Unicode")
+    return value
+
+
 database_option = click.option(
     "--database", default="sqlite:///facewire.db", show_default=True, metavar="URL", callback=_check_database, help="sqlite:///FILE"
 )
@@ -51,9 +58,9 @@ def _history(database: str) -> History:
 @click.option("--since", type=MOMENT, help="Device time, this or later: 10m (ago), 2026-11-23T08:00, ms since 1970.")
 @click.option("--until", type=MOMENT, help="Device time, earlier than this.")
 @click.option("-d", "--device", type=DEVICE, help="Only this device.")
-@click.option("--person", help="Only this identity_id or identity_name.")
-@click.option("--person-type", type=int, help="1 employee, 2 visitor, 3 blocklisted, 4 stranger, 5 VIP.")
-@click.option("--group", help="Only compared against this group.")
+@click.option("--person", callback=_check_text, help="Only this identity_id or identity_name.")
+@click.option("--person-type", type=click.IntRange(-MAX_INT, MAX_INT), help="1 employee, 2 visitor, 3 blocklisted, 4 stranger, 5 VIP.")
+@click.option("--group", callback=_check_text, help="Only compared against this group.")
 @click.option("--min-score", type=float, help="Only of at least this score.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
 @click.option("--newest-first", is_flag=True, help="Latest first.  [default: oldest first]")

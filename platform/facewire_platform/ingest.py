@@ -9,6 +9,7 @@ A stream is one epoch of one device. At and below its watermark W every seq is s
     after > W:  a hole; its events are stored, W stays, and the ack takes the device back to W
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,19 +54,20 @@ class Decision:
     declared: tuple[Range, ...] = ()
     #: Events to keep in quarantine and to name in the ack.
     rejected: tuple[BadEvent, ...] = ()
-    #: How many of them the watermark passes now, for the first time.
-    quarantined: int = 0
+    #: Seqs of those that the watermark passes now, for the first time.
+    quarantined: tuple[int, ...] = ()
     #: First seq whose content differs from what is stored.
     conflict: int | None = None
 
 
-def decide(batch: Batch, watermark: int, stored: Mapping[int, Content]) -> Decision:
+def decide(batch: Batch, watermark: int, stored: Mapping[int, Content], runs: Iterable[Range] = ()) -> Decision:
     """Judge a batch.
 
     Args:
         batch: as decoded, so its shape is right.
         watermark: of the batch's stream, 0 if never seen.
-        stored: what is stored of the batch's own seqs, and of (max(after, watermark), cursor].
+        stored: what is stored of the batch's own seqs, of its bad events too.
+        runs: what else is stored in (max(after, watermark), cursor], which `stored` may hold as well.
     """
     if batch.after > watermark:
         return Decision(watermark, store=_not_in(stored, batch.events), rejected=batch.bad)
@@ -77,13 +79,15 @@ def decide(batch: Batch, watermark: int, stored: Mapping[int, Content]) -> Decis
     start = max(batch.after, watermark)
     quarantined = {bad.seq for bad in bad if bad.seq is not None and bad.seq > start and bad.seq not in stored}
     held = {event.seq for event in events} | quarantined | stored.keys()
+    whole = conflict is None and start == batch.after and len(held) == end - start  # the usual batch, told cheaply
+    declared = () if whole else missing(Range(start + 1, end), itertools.chain(((seq, seq) for seq in held), runs))
     return Decision(
         watermark=max(watermark, end),
         store=new,
         late=tuple(event.seq for event in new if event.seq <= watermark),
-        declared=tuple(missing(Range(start + 1, end), held)),
+        declared=tuple(declared),
         rejected=bad,
-        quarantined=len(quarantined),
+        quarantined=tuple(sorted(quarantined)),
         conflict=conflict,
     )
 
@@ -94,15 +98,17 @@ def answer(batch: Batch, decision: Decision, store: str) -> Ack:
     return Ack(batch.epoch, batch.boot, batch.cursor, decision.watermark, store, conflict=decision.conflict, rejected=rejected)
 
 
-def missing(span: Range, held: Iterable[int]) -> Iterator[Range]:
-    """The ranges of `span` that are not in `held`; its cost grows with `held`, never with the span."""
-    first = span.first
-    for seq in sorted(seq for seq in held if span.first <= seq <= span.last):
-        if seq > first:
-            yield Range(first, seq - 1)
-        first = seq + 1
-    if first <= span.last:
-        yield Range(first, span.last)
+def missing(span: Range, held: Iterable[tuple[int, int]]) -> Iterator[Range]:
+    """The ranges of `span` that are in none of `held`; its cost grows with `held`, never with the span."""
+    wanted = span.first
+    for first, last in sorted(held):
+        if first > span.last:
+            break
+        if first > wanted:
+            yield Range(wanted, first - 1)
+        wanted = max(wanted, last + 1)
+    if wanted <= span.last:
+        yield Range(wanted, span.last)
 
 
 def _not_in(stored: Mapping[int, Content], events: tuple[Event, ...]) -> tuple[Event, ...]:

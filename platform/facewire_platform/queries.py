@@ -1,21 +1,21 @@
 """Questions to the stored history. Reads go on while the worker writes (SQLite's WAL)."""
 
-import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import peewee
 
 from facewire import codec
-from facewire.errors import StoreError
-from facewire_platform.schema import DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow, open_database
+from facewire_platform.schema import DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow, open_database, store_errors
 
 Row: TypeAlias = dict[str, Any]
 
-#: Events read at a time; between two pages the database is free.
-PAGE: Final = 1_000
+#: Events read at a time, photographs and all; between two pages the database is free.
+PAGE: Final = 250
+#: A device with no more events than this has them sorted for each page.
+SORTED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class History:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._db = open_database(path, create=False)
 
     def close(self) -> None:
@@ -63,16 +64,16 @@ class History:
         Each is a map of device, epoch, seq, then the event's fields as they came. A field of the vendor's that has one of
         the first two names is given as `event.device` or `event.epoch`.
         """
-        streams = {row.id: (row.device, row.epoch) for row in self._run(StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch))}
+        streams: dict[int, tuple[str, str]] = {}
         after = None
         left = limit
         while left is None or left > 0:
             page = PAGE if left is None else min(PAGE, left)
-            rows = list(self._run(self._page(wanted, after, newest_first=newest_first).limit(page).tuples()))
-            for row in rows:
-                if row[0] not in streams:  # a stream that appeared since
-                    return
-                yield _event(streams[row[0]], row)
+            rows = self._rows(self._page(wanted, after, newest_first=newest_first).limit(page).tuples())
+            if any(row[0] not in streams for row in rows):
+                told = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).tuples()
+                streams = {stream: (device, epoch) for stream, device, epoch in self._rows(told)}
+            yield from (_event(streams[row[0]], row) for row in rows)
             if len(rows) < page:
                 return
             after = (rows[-1][2], rows[-1][0], rows[-1][1])
@@ -80,31 +81,32 @@ class History:
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
         """How far each device is stored: one row for its newest epoch, or for each epoch."""
-        told: dict[str, Row] = {row["device"]: row for row in self._run(DeviceRow.select().order_by(DeviceRow.device).dicts())}
-        streams = {(row["device"], row["epoch"]): row for row in self._run(StreamRow.select().order_by(StreamRow.id).dicts())}
+        told: dict[str, Row] = {row["device"]: row for row in self._rows(DeviceRow.select().dicts())}
+        streams = {(row["device"], row["epoch"]): row for row in self._rows(StreamRow.select().order_by(StreamRow.id).dicts())}
         newest = dict(streams.keys()) | {device: row["epoch"] for device, row in told.items() if row["epoch"]}
         keys = set(newest.items()) | (streams.keys() if all_epochs else set())
         for device, epoch in sorted(keys):
             yield _device(device, epoch, told.get(device), streams.get((device, epoch)), current=newest[device] == epoch)
 
     def gaps(self, device: str | None = None) -> Iterator[Row]:
-        """The ranges that are lost, by device and seq."""
-        query = (
-            GapRow.select(StreamRow.device, StreamRow.epoch, GapRow.first, GapRow.last, GapRow.declared_at)
-            .join(StreamRow, on=GapRow.stream == StreamRow.id)
-            .order_by(StreamRow.device, StreamRow.id, GapRow.first)
-        )
+        """The ranges that are lost, by device, epoch (the oldest first) and seq."""
+        with_gaps = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).where(StreamRow.gaps > 0)
         if device is not None:
-            query = query.where(StreamRow.device == device)
-        for row in query.bind(self._db).dicts().iterator():
-            yield {**row, "events": row["last"] - row["first"] + 1}
+            with_gaps = with_gaps.where(StreamRow.device == device)
+        for stream, name, epoch in self._rows(with_gaps.order_by(StreamRow.device, StreamRow.id).tuples()):
+            found = GapRow.select(GapRow.first, GapRow.last, GapRow.declared_at).where(GapRow.stream == stream)
+            for gap in self._paged(found.dicts(), GapRow.first):
+                yield {"device": name, "epoch": epoch, **gap, "events": gap["last"] - gap["first"] + 1}
 
     def quarantine(self) -> Iterator[Row]:
         """What broke the contract, oldest first."""
-        yield from QuarantineRow.select().order_by(QuarantineRow.id).bind(self._db).dicts().iterator()
+        yield from self._paged(QuarantineRow.select().dicts(), QuarantineRow.id)
 
     def _page(self, wanted: Filter, after: tuple[int, int, int] | None, *, newest_first: bool) -> Any:
         event = EventRow
+        if after is not None:
+            # SQLite would rather begin each page at this bound than where the last one ended.
+            wanted = replace(wanted, until=None) if newest_first else replace(wanted, since=None)
         query = event.select(*event._meta.sorted_fields)
         for condition in self._conditions(wanted):
             query = query.where(condition)
@@ -115,6 +117,13 @@ class History:
             query = query.where(here < there if newest_first else here > there)
         return query.order_by(*(column.desc() if newest_first else column for column in key))
 
+    def _paged(self, query: Any, key: Any) -> Iterator[Row]:
+        """All rows of a query by one column, which they give under its name."""
+        page = self._rows(query.order_by(key).limit(PAGE))
+        while page:
+            yield from page
+            page = self._rows(query.where(key > page[-1][key.name]).order_by(key).limit(PAGE))
+
     def _conditions(self, wanted: Filter) -> Iterator[Any]:
         event = EventRow
         if wanted.since is not None:
@@ -122,7 +131,7 @@ class History:
         if wanted.until is not None:
             yield event.timestamp < wanted.until
         if wanted.device is not None:
-            yield event.stream.in_([row.id for row in self._run(StreamRow.select(StreamRow.id).where(StreamRow.device == wanted.device))])
+            yield self._of_device(wanted.device)
         if wanted.person is not None:
             yield (event.identity_id == wanted.person) | (event.identity_name == wanted.person)
         if wanted.person_type is not None:
@@ -132,9 +141,18 @@ class History:
         if wanted.min_score is not None:
             yield event.score >= wanted.min_score
 
-    def _run(self, query: Any) -> Any:
-        with _store_errors(self._db):
-            return query.bind(self._db).execute()
+    def _of_device(self, device: str) -> Any:
+        """Few events are sorted faster than found among those of all devices; many must not be sorted for each page.
+
+        SQLite would always sort. A sum is no column, so it keeps to the index by time, which holds the stream too.
+        """
+        streams = self._rows(StreamRow.select(StreamRow.id, StreamRow.head).where(StreamRow.device == device).tuples())
+        few = sum(head for _, head in streams) <= SORTED
+        return (EventRow.stream if few else EventRow.stream + 0).in_([stream for stream, _ in streams])
+
+    def _rows(self, query: Any) -> list[Any]:
+        with store_errors(self._path):
+            return list(query.bind(self._db))
 
 
 def _event(stream: tuple[str, str], row: tuple[Any, ...]) -> Row:
@@ -174,11 +192,3 @@ def _device(device: str, epoch: str, told: Row | None, stream: Row | None, *, cu
         "last_seen": max(stored["last_seen"], told["last_seen"] if current and told else 0),
         "current": current,
     }
-
-
-@contextlib.contextmanager
-def _store_errors(database: peewee.SqliteDatabase) -> Iterator[None]:
-    try:
-        yield
-    except peewee.DatabaseError as exc:
-        raise StoreError(f"{database.database}: {exc}") from exc

@@ -2,13 +2,17 @@
 
     device ──< stream ──< event          one stream for each epoch of a device; a small integer stands for it
                      ├──< gap            ranges that are lost
-                     └──< quarantine     what breaks the contract
+                     ├──< rejected       seqs that broke the contract
+                     └──< quarantine     what broke it, as long as there is room
 
 Few indexes: each one costs a third of the speed of ingest. The primary key (stream, seq) is the identity of an event and
 serves acks and paging by device; the one index beside it serves time ranges.
 """
 
+import contextlib
 import re
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +22,11 @@ from facewire.errors import StoreError
 
 SCHEMA: Final = 1
 _APPLICATION_ID: Final = 0x46575046  # "FWPF"
-#: Another process may be reading, or migrating, s.
-BUSY_TIMEOUT: Final = 30.0
+#: Another process may be migrating, or deleting, s. A worker that waits cannot be told to stop.
+BUSY_TIMEOUT: Final = 5.0
+#: Primary result codes after which the same may work later: busy, locked, no memory, read-only, interrupted, I/O error,
+#: full, cannot open, locking protocol (https://www.sqlite.org/rescode.html).
+_OUTAGES: Final = frozenset((5, 6, 7, 8, 9, 10, 13, 14, 15))
 
 
 class StoreRow(peewee.Model):
@@ -50,7 +57,7 @@ class DeviceRow(peewee.Model):
 
 
 class StreamRow(peewee.Model):
-    """One epoch of a device. At any time watermark = events stored at or below it + gaps + quarantined."""
+    """One epoch of a device. At any time watermark = events stored at or below it (or deleted since) + gaps + quarantined."""
 
     id = peewee.AutoField()
     device = peewee.TextField()
@@ -106,6 +113,17 @@ class GapRow(peewee.Model):
         primary_key = peewee.CompositeKey("stream", "first")
 
 
+class RejectedRow(peewee.Model):
+    """A seq at or below the watermark whose event broke the contract; the quarantine may have no room for it any more."""
+
+    stream = peewee.IntegerField()
+    seq = peewee.BigIntegerField()
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "rejected"
+        primary_key = peewee.CompositeKey("stream", "seq")
+
+
 class QuarantineRow(peewee.Model):
     """A message, or one event of it, that broke the contract. Kept once, however often it comes."""
 
@@ -129,7 +147,7 @@ class QuarantineRow(peewee.Model):
         indexes = ((("stream", "seq"), False),)
 
 
-TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, QuarantineRow)
+TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, RejectedRow, QuarantineRow)
 
 
 def sqlite_path(url: str) -> Path:
@@ -149,35 +167,53 @@ def open_database(path: Path, *, create: bool) -> peewee.SqliteDatabase:
 
     Args:
         path: the file; SQLite keeps two more beside it (-wal, -shm).
-        create: whether a missing database is made.
+        create: for writing, and made if missing; without it nothing is written, not even to recover it after a crash.
 
     Raises:
         StoreError: missing, not ours, or of another schema.
     """
+    if path.is_dir():
+        raise StoreError(f"{path}: is a directory")
     if not create and not path.exists():
         raise StoreError(f"{path}: there is no database")
-    database = peewee.SqliteDatabase(str(path), timeout=BUSY_TIMEOUT, autoconnect=False)
+    # Without a WAL, SQLite makes one even for reading, and only a connection that may write removes it.
+    mode = "rwc" if create else "ro" if path.with_name(path.name + "-wal").exists() else "rw"
+    database = peewee.SqliteDatabase(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT, autoconnect=False)
     try:
-        database.connect()
-        _prepare(database)
-    except peewee.DatabaseError as exc:
-        database.close()
-        raise StoreError(f"{path}: {exc}") from exc
-    except StoreError:
+        with store_errors(path):
+            database.connect()
+            _prepare(database, path, create=create)
+    except BaseException:
         database.close()
         raise
     return database
 
 
-def _prepare(database: peewee.SqliteDatabase) -> None:
+@contextlib.contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """What the database raises becomes a `StoreError`."""
+    try:
+        yield
+    except (peewee.PeeweeException, sqlite3.Error) as exc:
+        raise StoreError(f"{path}: {exc}") from exc
+
+
+def is_outage(exc: BaseException) -> bool:
+    """Whether what the database raised is about its state, and not about what was asked of it."""
+    cause = exc.args[0] if isinstance(exc, peewee.PeeweeException) and exc.args else exc
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _OUTAGES
+
+
+def _prepare(database: peewee.SqliteDatabase, path: Path, *, create: bool) -> None:
     application, schema = database.pragma("application_id"), database.pragma("user_version")
-    if not database.get_tables() and not application:
+    if create and not database.get_tables() and not application:
         database.pragma("page_size", 16_384)  # before the first page is written
     elif application != _APPLICATION_ID:
-        raise StoreError(f"{database.database}: is not the database of a facewire platform")
+        raise StoreError(f"{path}: is not the database of a facewire platform")
     elif schema != SCHEMA:
-        raise StoreError(f"{database.database}: has schema {schema}, this facewire knows {SCHEMA}")
-    for name, value in (("journal_mode", "wal"), ("synchronous", "full"), ("cache_size", -65_536)):
+        raise StoreError(f"{path}: has schema {schema}, this facewire knows {SCHEMA}")
+    settings = (("journal_mode", "wal"), ("synchronous", "full"), ("cache_size", -65_536)) if create else (("query_only", 1),)
+    for name, value in settings:
         database.pragma(name, value)
 
 

@@ -114,6 +114,9 @@ class Worker:
         self._address = address
         self._inbox = Inbox()
         self._told_dropped = 0
+        #: Taken from the inbox and not stored yet.
+        self._held: list[Received] = []
+        self._outage = ""
         self._stopping = threading.Event()
         self.counters = Counters()
         self._refused: Refused | None = None
@@ -161,22 +164,39 @@ class Worker:
                     self.stop()
 
     def _turn(self) -> None:
-        messages = self._inbox.take(GROUP, LOOK_EVERY)
+        self._held = self._held or self._inbox.take(GROUP, LOOK_EVERY)
         if self._inbox.dropped > self._told_dropped:
             log.warning("inbox full, dropped=%d", self._inbox.dropped - self._told_dropped)
             self._told_dropped = self._inbox.dropped
-        if not messages:
+        if not self._held:
             return
         try:
-            self._store_group(messages)
+            self._store_held()
         except StoreError as exc:
-            # Nothing was acked, so all of it comes again.
-            log.error("database failed error=%s messages=%d", exc, len(messages))  # noqa: TRY400  # an outage
+            # What is held is tried again: history would be sent again by its device, a will would not.
+            self._tell_outage(str(exc))
             self._stopping.wait(STORE_RETRY)
+        else:
+            self._tell_outage("")
+
+    def _store_held(self) -> None:
+        try:
+            self._store_group(self._held)
+            self._held = []
+        except StoreError:
+            raise
         except Exception:
-            log.exception("group failed, storing its messages one by one messages=%d", len(messages))
-            for message in messages:
-                self._store_alone(message)
+            log.exception("group failed, storing its messages one by one messages=%d", len(self._held))
+            while self._held:
+                self._store_alone(self._held[0])
+                del self._held[0]
+
+    def _tell_outage(self, reason: str) -> None:
+        if reason and reason != self._outage:
+            log.error("database fails, waiting error=%s", reason)
+        elif self._outage and not reason:
+            log.warning("database works again")
+        self._outage = reason
 
     def _store_group(self, messages: Sequence[Received]) -> None:
         group = _Group()
@@ -188,13 +208,27 @@ class Worker:
             self._connection.publish(Publication(answer.topic, encode(answer.ack, answer.format), QOS["ack"]))
 
     def _store_alone(self, message: Received) -> None:
-        """One message that we fail on, which is our fault, must not keep the others from being stored."""
+        """One message that we fail on, which is our fault, must not keep the others from being stored.
+
+        Raises:
+            StoreError: an outage, no fault of the message.
+        """
         try:
             self._store_group([message])
+        except StoreError:
+            raise
         except Exception as exc:
-            log.exception("message failed topic=%s", message.topic)
+            log.exception("message failed topic=%r", message.topic)
+            self._quarantine_failed(message, type(exc).__name__)
+
+    def _quarantine_failed(self, message: Received, error: str) -> None:
+        try:
             with self._store.transaction():
-                self._store.quarantine(message.topic, f"internal error: {exc!r}", message.payload, _now_ms())
+                self._store.quarantine(message.topic, f"internal error: {error}", message.payload, _now_ms())
+        except StoreError:
+            raise
+        except Exception:  # a damaged database: what it still can store, it stores
+            log.exception("message lost topic=%r", message.topic)
 
     def _take(self, message: Received, group: _Group) -> None:
         now_ms = _now_ms()
@@ -237,7 +271,7 @@ class Worker:
         group.answers.append(_Answer(self._topics.of(device, "ack"), ack, fmt))
 
     def _quarantine(self, message: Received, reason: str, now_ms: int, group: _Group) -> None:
-        log.warning("quarantined topic=%s error=%s", message.topic, reason)
+        log.warning("quarantined topic=%r error=%s", message.topic, reason)
         self._store.quarantine(message.topic, reason, message.payload, now_ms)
         group.counters.quarantined += 1
 
