@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -218,7 +217,7 @@ class Demo:
 
 def proof(verdicts: list[Verdict]) -> Table:
     """The table at the end."""
-    table = Table(title="Proof, event by event: what each device recorded, and what is stored", box=SIMPLE_HEAD)
+    table = Table(title="Proof, event by event: what each device recorded, and what is stored", box=None, pad_edge=False)
     table.add_column("device", no_wrap=True)
     for column in ("recorded", "stored", "duplicates", "gaps", "watermark", "head"):
         table.add_column(column, justify="right")
