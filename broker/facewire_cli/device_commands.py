@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,8 @@ from typing import Any, Final
 
 import click
 
-from facewire.errors import DecodeError
+from facewire.errors import DecodeError, StoreError
+from facewire.events import Event
 from facewire.topics import Topics
 from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
 from facewire_cli.output import Form, write_rows
@@ -24,6 +26,8 @@ from facewire_mqtt.address import Address
 
 #: A source is not read before there is a session, but no longer than this: what is recorded earlier has no match. s
 SESSION_WAIT: Final = 3.0
+#: What the store cannot take now is tried again after this long, s.
+RETRY_WAIT: Final = 1.0
 
 store_option = click.option(
     "--store", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="The device's store; made if missing."
@@ -48,7 +52,12 @@ def device() -> None:
 @click.option("--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches a period while a backlog remains.")
 @click.option("--batch", type=int, default=100, show_default=True, metavar="N", help="Events in a batch; at most 100.")
 @click.option("--capacity", type=int, metavar="N", help="Events that the store holds.  [default: 10000]")
-@click.option("--source", metavar="FILE|-", help="Events to record, JSON Lines; - is standard input.")
+@click.option(
+    "--source",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    metavar="FILE|-",
+    help="Events to record, JSON Lines; - is standard input.",
+)
 @click.option("--exit-when-acked", is_flag=True, help="End once the source has ended and everything is acked.")
 @machine_option
 @set_aside_option
@@ -66,18 +75,22 @@ def run(
     that uses the library on the same store. A seq in a source is ignored: the
     store gives its own. A line that is no event is reported and skipped.
     """
-    try:
-        agent = Agent(Settings(name, address=address, topics=topics, **given))
-    except ValueError as exc:
-        raise click.UsageError(str(exc)) from exc
-    with _ending_well(bounded=exit_when_acked), _source(source) as fd, agent, Recorder(agent.open_store, agent.wake) as recorder:
-        if fd is not None:
-            agent.wait_connected(SESSION_WAIT)
-            _record_source(fd, recorder)
+    with _ending_well(bounded=exit_when_acked), _agent(name, address=address, topics=topics, **given) as agent:
+        if source is not None:
+            with Recorder(agent.open_store, agent.wake) as recorder:
+                agent.wait_connected(SESSION_WAIT)
+                _record_source(source, recorder, agent)
         if exit_when_acked:
             agent.wait_acked()
         else:
             agent.wait()
+
+
+def _agent(*given: Any, **more: Any) -> Agent:
+    try:
+        return Agent(Settings(*given, **more))
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from exc
 
 
 @contextlib.contextmanager
@@ -91,27 +104,48 @@ def _ending_well(*, bounded: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _source(name: str | None) -> Iterator[int | None]:
-    if name is None or name == "-":
-        yield None if name is None else sys.stdin.fileno()
+def _opened(source: str) -> Iterator[int]:
+    """A descriptor to read; of a named pipe once somebody writes to it."""
+    if source == "-":
+        yield _standard_input()
         return
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as exc:
-        raise click.BadParameter(f"{name}: {exc.strerror}", param_hint="'--source'") from exc
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def _record_source(fd: int, recorder: Recorder) -> None:
+def _standard_input() -> int:
+    if sys.stdin is None:  # and its number is another file's by now
+        raise click.ClickException("standard input is closed")
+    return sys.stdin.fileno()
+
+
+def _record_source(source: str, recorder: Recorder, agent: Agent) -> None:
     recorded = skipped = 0
-    for events, bad in read_events(fd):
-        _report(bad)
-        recorder.record_all(events)
-        recorded, skipped = recorded + len(events), skipped + len(bad)
+    try:
+        with _opened(source) as fd:
+            for events, bad in read_events(fd):
+                _report(bad)
+                _record_patiently(events, recorder, agent)
+                recorded, skipped = recorded + len(events), skipped + len(bad)
+    except OSError as exc:
+        raise click.ClickException(f"{source}: {exc.strerror}") from exc
     click.echo(f"source ended: {recorded} events recorded, {skipped} lines skipped", err=True)
+
+
+def _record_patiently(events: list[Event], recorder: Recorder, agent: Agent) -> None:
+    """Nobody else has them any more: a full disk is waited out, and the source waits with us."""
+    for failures in itertools.count():
+        try:
+            recorder.record_all(events)
+        except StoreError as exc:
+            if failures == 0:
+                click.echo(f"source waits: {exc}", err=True)
+            agent.wait(RETRY_WAIT)
+        else:
+            return
 
 
 def _report(bad: Iterable[BadLine]) -> None:
@@ -132,7 +166,7 @@ def record(store: Path, machine: str | None, events: tuple[str, ...], output: Fo
     """
     failed = False
     with Recorder(functools.partial(open_store, store, machine=machine)) as recorder:
-        for found, bad in read_events(sys.stdin.fileno()) if not events else _arguments(events):
+        for found, bad in read_events(_standard_input()) if not events else _arguments(events):
             _report(bad)
             failed = failed or bool(bad)
             rows = [recorded._asdict() for recorded in recorder.record_all(found)]

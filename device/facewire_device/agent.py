@@ -8,11 +8,12 @@ the store every `LOOK_EVERY`.
 """
 
 import logging
+import math
 import queue
 import random
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -20,8 +21,9 @@ from typing import Final
 from facewire.errors import DecodeError, StoreError
 from facewire.messages import MAX_BATCH_EVENTS, Status, decode_ack, encode, splice_match
 from facewire.topics import QOS, Topics, check_device
-from facewire_device.store import Store, new_id, open_store
-from facewire_device.uploader import DEFAULT_PERIOD, Adopt, Ignored, Refused, Uploader
+from facewire_device.store import ReplacedError, Store, new_id, open_store
+from facewire_device.store_file import lock_for_agent
+from facewire_device.uploader import DEFAULT_PERIOD, Adopt, Fork, Ignored, Refused, Uploader
 from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Publication, Received
 from facewire_mqtt.connection import Refused as BrokerRefused
 
@@ -36,7 +38,6 @@ RESENDS_A_SESSION: Final = 3
 #: The wait after a failure of the store, s.
 STORE_RETRY: Final = 1.0
 INBOX: Final = 1_000
-MATCHES_AT_ONCE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,10 @@ class Settings:
         batch: events in a batch at most, 1 to 100.
         capacity: events in the ring; None leaves the store as it is.
         machine: identity of this machine, None if unknown.
-        set_aside: see `open_store`.
+        set_aside: whether a damaged store is set aside at the start, and a new one made in its place.
 
     Raises:
-        ValueError: a device name or batch size that the contract does not allow.
+        ValueError: a device name, batch size or threshold that the contract does not allow.
     """
 
     device: str
@@ -74,6 +75,8 @@ class Settings:
         check_device(self.device)
         if not 1 <= self.batch <= MAX_BATCH_EVENTS:
             raise ValueError(f"batch of {self.batch} events is not from 1 to the contract's limit of {MAX_BATCH_EVENTS}")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(f"threshold of {self.threshold} is not a finite number")
 
 
 class Agent:
@@ -90,12 +93,15 @@ class Agent:
         self._uploader = Uploader(self.boot, now=time.monotonic(), period=settings.period, catch_up=settings.catch_up, jitter=random.random)
         self._topic = {kind: settings.topics.of(settings.device, kind) for kind in QOS}
         self._connection = Connection(settings.address, settings.device, [(self._topic["ack"], QOS["ack"])], self._tell, will=self._offline)
-        self._inbox: queue.Queue[Happening | None] = queue.Queue(INBOX)
+        self._inbox: queue.SimpleQueue[Happening | None] = queue.SimpleQueue()
+        #: A wake is in the inbox: one is enough.
+        self._woken = False
         self._stopping = threading.Event()
         #: Set once an ack of this run left nothing to send.
         self._confirmed = threading.Event()
         self._was_connected = threading.Event()
         self._failure: BaseException | None = None
+        self._trouble = ""
         self.matches_published = 0
         self.matches_missed = 0
         self._connected = False
@@ -103,17 +109,23 @@ class Agent:
         self._version = -1
         self._looked_at = time.monotonic()
         # Opened here too, so that what is wrong with it is the caller's to see, and a clone is forked before anyone records.
-        with self.open_store(check=True) as store:
-            store.name(settings.device)
-            ring = store.ring()
-            #: Epoch, and the seq up to which matches were looked for.
-            self._seen = (ring.epoch, ring.head)
+        self._lock = lock_for_agent(settings.store)
+        try:
+            with open_store(
+                settings.store, capacity=settings.capacity, machine=settings.machine, replace=settings.set_aside, check=True
+            ) as store:
+                store.name(settings.device)
+                ring = store.ring()
+        except BaseException:
+            self._lock.close()
+            raise
+        #: Epoch, and the seq up to which matches were looked for.
+        self._seen = (ring.epoch, ring.head)
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
-    def open_store(self, *, check: bool = False) -> Store:
+    def open_store(self) -> Store:
         """Open this device's store on the calling thread, such as for a `Recorder`."""
-        s = self.settings
-        return open_store(s.store, capacity=s.capacity, machine=s.machine, set_aside=s.set_aside, check=check)
+        return open_store(self.settings.store, capacity=self.settings.capacity, machine=self.settings.machine, check=False)
 
     def start(self) -> None:
         """Begin to publish."""
@@ -122,7 +134,9 @@ class Agent:
 
     def wake(self) -> None:
         """Something was recorded: look at once. For `Recorder(on_commit=…)`."""
-        self._put(None)
+        if not self._woken:
+            self._woken = True
+            self._inbox.put(None)
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait for the first session, s; whether there was one."""
@@ -143,10 +157,11 @@ class Agent:
     def stop(self) -> None:
         """Say goodbye to the broker and end. What is not acked goes on at the next start."""
         self._stopping.set()
-        self._put(None)
+        self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join()
         self._connection.close(self._offline())
+        self._lock.close()
         log.info("device stopped matches_published=%d matches_missed=%d", self.matches_published, self.matches_missed)
 
     def __enter__(self) -> "Agent":
@@ -157,32 +172,46 @@ class Agent:
         self.stop()
 
     def _tell(self, happening: Happening) -> None:
-        """Called on paho's thread."""
-        self._put(happening)
-
-    def _put(self, item: Happening | None) -> None:
-        try:
-            self._inbox.put_nowait(item)
-        except queue.Full:
-            # The agent wakes anyway; a lost ack is asked for again by a resend.
-            if item is not None:
-                log.warning("inbox full, dropped=%s", type(item).__name__)
+        """Called on paho's thread. Only messages may be many; one that is lost is asked for again by a resend."""
+        if isinstance(happening, Received) and self._inbox.qsize() >= INBOX:
+            log.warning("inbox full, dropped topic=%s", happening.topic)
+        else:
+            self._inbox.put(happening)
 
     def _run(self) -> None:
         try:
-            with self.open_store() as store:
-                while not self._stopping.is_set():
-                    self._turn_safely(store)
+            while not self._stopping.is_set():
+                self._run_on_store()
         except BaseException as exc:
             log.exception("agent failed")
             self._failure = exc
 
+    def _run_on_store(self) -> None:
+        """Until the end, or until the store is to be opened again."""
+        try:
+            with self.open_store() as store:
+                store.name(self.settings.device)
+                while not self._stopping.is_set():
+                    self._turn_safely(store)
+                self._publish_matches(store)
+        except StoreError as exc:
+            self._wait_out(exc)
+
     def _turn_safely(self, store: Store) -> None:
         try:
             self._turn(store)
+            self._trouble = ""
+        except ReplacedError:
+            raise
         except StoreError as exc:
-            log.error("store failed error=%s", exc)  # noqa: TRY400  # an outage: the next turn tries again
-            self._stopping.wait(STORE_RETRY)
+            self._wait_out(exc)
+
+    def _wait_out(self, exc: StoreError) -> None:
+        """An outage of the store, such as a full disk: what failed is tried again. Said once."""
+        if str(exc) != self._trouble:
+            log.error("store failed error=%s", exc)
+        self._trouble = str(exc)
+        self._stopping.wait(STORE_RETRY)
 
     def _turn(self, store: Store) -> None:
         happening = self._next()
@@ -196,9 +225,12 @@ class Agent:
         wakes_at = self._uploader.wakes_at
         wait = LOOK_EVERY if wakes_at is None else min(LOOK_EVERY, wakes_at - time.monotonic())
         try:
-            return self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()
+            happening = self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()
         except queue.Empty:
             return None
+        if happening is None:
+            self._woken = False
+        return happening
 
     def _handle(self, happening: Happening, store: Store) -> None:
         match happening:
@@ -238,8 +270,10 @@ class Agent:
                 return
             case Adopt(cursor):
                 log.debug("acked cursor=%d head=%d", cursor, ring.head)
-            case _:  # forked: what was recorded again was published as matches long ago
-                self._seen = (ring.epoch, ring.head)
+            case Fork(first):
+                # What is recorded again keeps its place in the queue of matches: most were published long ago.
+                self._seen = (ring.epoch, max(0, self._seen[1] - first + 1))
+                self._status_due = now
         for rejected in ack.rejected:
             log.warning("platform keeps in quarantine seq=%s reason=%s", rejected.seq, rejected.reason)
         if ring.lag == 0:
@@ -248,23 +282,23 @@ class Agent:
             self._publish_status(store)
 
     def _publish_matches(self, store: Store) -> None:
-        now = time.monotonic()
-        stale = now - self._looked_at > STALE_AFTER
+        now, version_now = time.monotonic(), store.version()
+        if version_now != self._version:
+            self._look(store, stale=now - self._looked_at > STALE_AFTER)
+            self._version = version_now
         self._looked_at = now
-        version_now = store.version()
-        if version_now == self._version:
-            return
-        self._version = version_now
+
+    def _look(self, store: Store, *, stale: bool) -> None:
         ring = store.ring()
         epoch, seen = self._seen
-        # In a new epoch, what was recorded again was published as matches long ago.
-        if self.settings.threshold is not None and ring.epoch == epoch:
-            while found := store.above(seen, self.settings.threshold, MATCHES_AT_ONCE):
-                for _, packed in found:
-                    self._publish_match(epoch, packed, stale=stale)
-                seen = found[-1][0]
-            ring = replace(ring, head=max(ring.head, seen))
-        self._seen = (ring.epoch, ring.head)
+        # In an epoch that another process made, what was recorded again was published as matches long ago.
+        if self.settings.threshold is None or ring.epoch != epoch:
+            self._seen = (ring.epoch, ring.head)
+            return
+        for seq, packed in store.above(seen, self.settings.threshold):
+            self._publish_match(epoch, packed, stale=stale)
+            self._seen = (epoch, seq)
+        self._seen = (epoch, max(ring.head, self._seen[1]))
 
     def _publish_match(self, epoch: str, packed: bytes, *, stale: bool) -> None:
         payload = splice_match(epoch, self.boot, _now_ms(), packed)

@@ -7,13 +7,16 @@
 A recorder needs no broker: whoever runs the agent on the same store, here or in another process, publishes.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from facewire.errors import StoreError
 from facewire.events import Event, event_from_source
-from facewire_device.store import Appended, Store
+from facewire_device.store import Appended, ReplacedError, Store
+
+log = logging.getLogger(__name__)
 
 
 class Recorded(NamedTuple):
@@ -28,9 +31,24 @@ class _Group:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.done = threading.Event()
         self.appended: Appended | None = None
         self.error: Exception | None = None
+        # A turnstile: the last to come out lets the next one out. An Event would wake all at once, to queue for its lock.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def finish(self) -> None:
+        """Let its callers go."""
+        self._gate.release()
+
+    def wait(self) -> None:
+        """Wait until it is committed. Raises what the commit raised."""
+        with self._gate:
+            pass
+        if isinstance(self.error, StoreError):
+            raise StoreError(str(self.error)) from self.error  # one error raised in many threads would tangle their tracebacks
+        if self.error is not None:
+            raise self.error
 
 
 class Recorder:
@@ -38,7 +56,7 @@ class Recorder:
 
     Args:
         open_store: opens the store; called on the thread that will own it.
-        on_commit: called after each commit, on that thread; must not fail.
+        on_commit: called after each commit, on that thread; what it raises is logged.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -46,6 +64,7 @@ class Recorder:
 
     def __init__(self, open_store: Callable[[], Store], on_commit: Callable[[], None] = lambda: None) -> None:
         self._open_store = open_store
+        self._store: Store | None = None
         self._on_commit = on_commit
         self._gathering = _Group()
         self._lock = threading.Condition()
@@ -53,7 +72,7 @@ class Recorder:
         self._opened = _Group()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
-        self._wait(self._opened)
+        self._opened.wait()
 
     def record(self, event: Mapping[str, Any]) -> Recorded:
         """Record one comparison, in the vendor's fields; returns when it is durable, its match on its way.
@@ -75,7 +94,7 @@ class Recorder:
             start = len(group.events)
             group.events.extend(events)
             self._lock.notify()
-        self._wait(group)
+        group.wait()
         assert group.appended is not None  # noqa: S101  # set before done
         first = group.appended.first + start
         return [Recorded(group.appended.epoch, seq) for seq in range(first, first + len(events))]
@@ -93,22 +112,17 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _wait(self, group: _Group) -> None:
-        group.done.wait()
-        if group.error is not None:
-            raise group.error
-
     def _run(self) -> None:
         try:
-            store = self._open_store()
+            self._store = self._open_store()
         except Exception as exc:  # noqa: BLE001  # raised in the caller's thread
             self._opened.error = exc
-            self._opened.done.set()
             return
-        self._opened.done.set()
-        with store:
-            while group := self._next_group():
-                self._commit(store, group)
+        finally:
+            self._opened.finish()
+        while group := self._next_group():
+            self._commit(group)
+        self._close_store()
 
     def _next_group(self) -> _Group | None:
         with self._lock:
@@ -117,10 +131,36 @@ class Recorder:
             group, self._gathering = self._gathering, _Group()
         return group if group.events else None
 
-    def _commit(self, store: Store, group: _Group) -> None:
+    def _commit(self, group: _Group) -> None:
         try:
-            group.appended = store.append(group.events)
-            self._on_commit()
+            group.appended = self._append(group.events)
         except Exception as exc:  # noqa: BLE001  # raised in the callers' threads
             group.error = exc
-        group.done.set()
+        else:
+            self._tell_safely()
+        group.finish()
+
+    def _append(self, events: Sequence[Event]) -> Appended:
+        try:
+            return self._opened_store().append(events)
+        except ReplacedError as exc:
+            log.warning("store opened anew error=%s", exc)
+            self._close_store()
+            return self._opened_store().append(events)
+
+    def _opened_store(self) -> Store:
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
+
+    def _close_store(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def _tell_safely(self) -> None:
+        # What is durable is recorded, whatever becomes of its match.
+        try:
+            self._on_commit()
+        except Exception:
+            log.exception("on_commit failed")

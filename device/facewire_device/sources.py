@@ -1,5 +1,6 @@
 """Where events come from when the recognition process is not Python: JSON Lines on a pipe or in a file."""
 
+import codecs
 import os
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -30,6 +31,8 @@ def read_events(fd: int) -> Iterator[tuple[list[Event], list[BadLine]]]:
         events, bad = [], []
         for line in lines:
             number += 1
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
             try:
@@ -49,7 +52,8 @@ def read_event(line: bytes) -> Event:
     if len(text) > MAX_LINE_BYTES:
         raise EventError(f"line of {len(text)} bytes is over the limit of {MAX_LINE_BYTES}")
     if not text.startswith(b"{"):
-        raise EventError(f"line {text[:20].decode(errors='replace')!a} is not a JSON object")
+        # Not more of it: it may be a name.
+        raise EventError(f"line begins with {text[:1].decode(errors='replace')!a}, not with '{{': it is not a JSON object")
     return event_from_source(codec.decode(text).map)
 
 

@@ -1,20 +1,26 @@
 """The device's durable store: a ring of events in SQLite. The only door to peewee on a device.
 
-    event   seq | score | packed      what the ring holds; `packed` is the event as it travels (msgpack, seq included)
+    event   seq | score | packed | crc    what the ring holds; `packed` is the event as it travels (msgpack, seq included)
     state   one row: epoch, head, oldest, cursor, dropped, capacity, device, machine
 
 Every change is one IMMEDIATE transaction that reads the state first, so several processes may use one store: a
 recognition process that records, the agent that uploads. A store object belongs to the thread that opened it.
-WAL with synchronous=FULL: what `append` has returned for survives a power loss.
+WAL with synchronous=FULL: what `append` has returned for survives a power loss. SQLite does not notice a flipped bit in
+a row: `crc` does, and an event that is not what was recorded is left out, which declares it lost in the next batch.
 """
 
 import contextlib
+import itertools
 import logging
+import re
 import secrets
+import sqlite3
+import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import peewee
 
@@ -23,11 +29,14 @@ from facewire.errors import StoreError
 from facewire.events import MAX_EVENT_BYTES, Event
 from facewire.messages import MAX_BATCH_EVENTS, splice_batch
 from facewire_device.ring import Ring
+from facewire_device.store_file import APPLICATION_ID, DamagedError, holds_store, place, set_aside
 from facewire_device.uploader import Adopt, Fork, Outcome
 
 log = logging.getLogger(__name__)
 
 DEFAULT_CAPACITY: Final = 10_000
+#: More is a slip of the finger.
+MOST_CAPACITY: Final = 100_000_000
 #: A batch ends before it would grow past this; the largest event fits. Our broker's packet limit is 256 KiB.
 MAX_BATCH_BYTES: Final = MAX_EVENT_BYTES + 32 * 1024
 #: Overwritten rows are deleted this many at a time: at each insert it would cost a third of the speed.
@@ -35,7 +44,6 @@ TRIM_EVERY: Final = 100
 #: How long to wait for another process's transaction, s.
 BUSY_TIMEOUT: Final = 30.0
 
-_APPLICATION_ID: Final = 0x46574456  # "FWDV"
 _SCHEMA: Final = 1
 
 
@@ -45,6 +53,7 @@ class EventRow(peewee.Model):
     seq = peewee.BigIntegerField(primary_key=True)
     score = peewee.FloatField()
     packed = peewee.BlobField()
+    crc = peewee.BigIntegerField()
 
     class Meta:  # noqa: D106  # peewee's
         table_name = "event"
@@ -85,14 +94,18 @@ class Outgoing:
     payload: bytes
 
 
+class ReplacedError(StoreError):
+    """The store's file was moved, removed or replaced: open it again."""
+
+
 class Store:
     """An open store. Use `open_store`."""
 
     def __init__(self, database: peewee.SqliteDatabase, path: Path) -> None:
         self._db = database
+        self._place = place(database.database)
         self.path = path
         self.capacity = 0
-        self._trimmed = 0
 
     def close(self) -> None:
         self._db.close()
@@ -105,10 +118,12 @@ class Store:
 
     def ring(self) -> Ring:
         """Where the store stands now."""
+        self._check_place()
         return self._read_ring()
 
     def version(self) -> int:
         """A number that changes when another connection has committed (SQLite's data_version)."""
+        self._check_place()
         version: int = self._query("PRAGMA data_version")[0][0]
         return version
 
@@ -125,30 +140,31 @@ class Store:
             # More at once than the ring holds: the first of them are overwritten before they are written.
             self._insert(event for event in placed if event["seq"] >= ring.oldest)
             self._write_ring(ring)
-            self._trim(ring)
+            if before.oldest // TRIM_EVERY != ring.oldest // TRIM_EVERY:
+                self._trim(ring)
         return Appended(ring.epoch, before.head + 1, ring.head)
 
     def outgoing(self, boot: str, most: int = MAX_BATCH_EVENTS) -> Outgoing:
         """The next batch: the oldest events above the cursor, `most` of them or what the byte limit allows; without any, a probe."""
+        packed: list[bytes] = []
         with self._transaction("DEFERRED"):
             ring = self._read_ring()
-            first = max(ring.cursor + 1, ring.oldest)
-            rows = self._query(_SELECT_PACKED, first, most)
-        packed: list[bytes] = []
-        size_bytes, key = 0, ring.cursor
-        for seq, event in rows:
-            size_bytes += len(event)
-            if packed and size_bytes > MAX_BATCH_BYTES:
-                break
-            packed.append(event)
-            key = seq
+            size_bytes, key = 0, ring.cursor
+            # Row by row, as a hundred pictures are many times what fits.
+            rows = self._iterate(_SELECT_PACKED, max(ring.cursor + 1, ring.oldest), _ALL)
+            for seq, event in itertools.islice(rows, most):
+                size_bytes += len(event)
+                if packed and size_bytes > MAX_BATCH_BYTES:
+                    break
+                packed.append(event)
+                key = seq
         payload = splice_batch(ring.epoch, boot, after=ring.cursor, cursor=key, head=ring.head, oldest=ring.oldest, events=packed)
         return Outgoing(ring.epoch, key, payload)
 
     def settle(self, judge: Callable[[Ring], Outcome]) -> tuple[Outcome, Ring]:
         """Let an ack be judged against the ring and carry out what follows, in one transaction."""
         with self._transaction():
-            ring = self._read_ring()
+            ring = before = self._read_ring()
             outcome = judge(ring)
             match outcome:
                 case Adopt(cursor):
@@ -156,20 +172,22 @@ class Store:
                     self._write_ring(ring)
                 case Fork(first):
                     ring = self._fork(ring, first)
+        _say_if_forked(before, ring)
         return outcome, ring
 
-    def above(self, seq: int, threshold: float, most: int) -> list[tuple[int, bytes]]:
+    def above(self, seq: int, threshold: float) -> Iterator[tuple[int, bytes]]:
         """Events after `seq` with a score above the threshold: (seq, packed), oldest first."""
-        return self._query(_SELECT_ABOVE, seq, threshold, most)
+        with _store_errors(self.path):
+            yield from self._iterate(_SELECT_ABOVE, seq, threshold, _ALL)
 
     def rate(self) -> float | None:
         """Events a second at which the ring is being filled, by the device's clock; None while that cannot be told."""
         ring = self._read_ring()
-        newest = self._query(_SELECT_ONE, ring.head)
-        earlier = self._query(_SELECT_ONE, max(ring.oldest, ring.head - 1000))
-        if not newest or not earlier:
+        with _store_errors(self.path):
+            ends = [seq_packed for seq in (max(ring.oldest, ring.head - 1000), ring.head) for seq_packed in self._iterate(_SELECT_ONE, seq)]
+        if len(ends) < 2:
             return None
-        last, first = (codec.unpack(rows[0][1]) for rows in (newest, earlier))
+        first, last = (codec.unpack(packed) for _, packed in ends)
         seconds = (last["timestamp"] - first["timestamp"]) / 1000
         return (last["seq"] - first["seq"]) / seconds if seconds > 0 else None
 
@@ -200,10 +218,11 @@ class Store:
             owner = self._query("SELECT machine FROM state")[0][0]
             if owner == machine:
                 return False
+            ring = before = self._read_ring()
             if owner:
-                ring = self._read_ring()
-                self._fork(ring, ring.cursor + 1)
+                ring = self._fork(ring, ring.cursor + 1)
             self._execute("UPDATE state SET machine = ?", machine)
+        _say_if_forked(before, ring)
         return bool(owner)
 
     def resize(self, capacity: int) -> None:
@@ -224,20 +243,26 @@ class Store:
         while rows := self._query(_SELECT_PACKED, below, TRIM_EVERY):
             below = rows[-1][0] + 1
             self._execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", rows[0][0], rows[-1][0])
-            self._insert(codec.unpack(packed) | {"seq": seq - shift} for seq, packed in rows)
+            self._insert_rows([_shifted(row, shift) for row in rows])
         self._write_ring(forked)
-        self._trimmed = forked.oldest
-        log.warning("forked from=%s first=%d to=%s lag=%d", ring.epoch, first, forked.epoch, forked.lag)
         return forked
 
     def _insert(self, events: Iterable[dict[str, Any]]) -> None:
-        rows = [(event["seq"], event["score"], codec.pack(event)) for event in events]
+        self._insert_rows([_row(event) for event in events])
+
+    def _insert_rows(self, rows: list["_Row"]) -> None:
         self._db.cursor().executemany(_INSERT_EVENT, rows)
 
     def _trim(self, ring: Ring) -> None:
-        if ring.oldest - self._trimmed >= TRIM_EVERY:
-            self._execute("DELETE FROM event WHERE seq < ?", ring.oldest)
-            self._trimmed = ring.oldest
+        self._execute("DELETE FROM event WHERE seq < ?", ring.oldest)
+
+    def _iterate(self, sql: str, *values: Any) -> Iterator[tuple[int, bytes]]:
+        """What a query of event rows finds, one by one: (seq, packed), without events that are damaged."""
+        for row in self._db.execute_sql(sql, values):
+            if _is_whole(row):
+                yield row[0], row[2]
+            else:
+                log.error("event damaged store=%s seq=%d: left out", self.path, row[0])
 
     def _read_ring(self) -> Ring:
         epoch, head, oldest, cursor, dropped, self.capacity = self._query(_SELECT_STATE)[0]
@@ -254,14 +279,24 @@ class Store:
     def _execute(self, sql: str, *values: Any) -> None:
         self._db.execute_sql(sql, values)
 
+    def _check_place(self) -> None:
+        if place(self._db.database) != self._place:
+            raise ReplacedError(f"{self.path}: the file was moved, removed or replaced")
+
     @contextlib.contextmanager
     def _transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
         with _store_errors(self.path), self._db.transaction(lock):
             yield
+            self._check_place()
+
+
+def _say_if_forked(before: Ring, after: Ring) -> None:
+    if after.epoch != before.epoch:
+        log.warning("forked from=%s head=%d to=%s lag=%d", before.epoch, before.head, after.epoch, after.lag)
 
 
 def open_store(
-    path: Path, *, capacity: int | None = None, machine: str | None = None, create: bool = True, set_aside: bool = False, check: bool = True
+    path: Path, *, capacity: int | None = None, machine: str | None = None, create: bool = True, replace: bool = False, check: bool = True
 ) -> Store:
     """Open the store in the file `path`, or make it.
 
@@ -270,28 +305,30 @@ def open_store(
         capacity: events that the ring holds; None leaves it as it is, or 10,000 in a new store.
         machine: identity of this machine; a store of another one is forked. None leaves the owner alone.
         create: whether a missing store is made.
-        set_aside: whether a damaged store is renamed and a new one, with a new epoch, made in its place.
+        replace: whether a damaged store is set aside, and a new one, with a new epoch, made in its place.
         check: whether to look for damage, which reads the whole file.
 
     Raises:
         StoreError: missing, foreign, from a newer facewire, or damaged; says what to do.
-        ValueError: a capacity below 1.
+        ValueError: a capacity out of its limits.
     """
-    if capacity is not None and capacity < 1:
-        raise ValueError(f"capacity of {capacity} events is below the limit of 1")
-    if not create and not path.exists():
-        raise StoreError(f"{path}: there is no store")
+    if capacity is not None and not 1 <= capacity <= MOST_CAPACITY:
+        raise ValueError(f"capacity of {capacity} events is not from 1 to the limit of {MOST_CAPACITY}")
     try:
-        store = _open(path, check=check)
-    except _DamagedError as exc:
-        if not set_aside:
+        store = _open(path, create=create, check=check)
+    except DamagedError as exc:
+        if not replace:
             raise StoreError(f"{path}: {exc}. --set-aside-damaged renames it and goes on with a new store (a new epoch)") from exc
-        log.error("store damaged path=%s error=%s set_aside=%s", path, exc, _rename(path))  # noqa: TRY400  # handled here
-        store = _open(path, check=True)
-    if capacity is not None and capacity != store.capacity:
-        store.resize(capacity)
-    if machine is not None:
-        store.claim(machine)
+        log.error("store damaged path=%s error=%s set_aside=%s", path, exc, set_aside(path))  # noqa: TRY400  # handled here
+        store = _open(path, create=True, check=True)
+    try:
+        if capacity is not None and capacity != store.capacity:
+            store.resize(capacity)
+        if machine is not None:
+            store.claim(machine)
+    except BaseException:
+        store.close()
+        raise
     return store
 
 
@@ -300,90 +337,138 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
-class _DamagedError(Exception):
-    """The file is a store of ours, and not whole."""
-
-
-def _open(path: Path, *, check: bool) -> Store:
-    pragmas = {"journal_mode": "wal", "synchronous": "full"}
-    database = peewee.SqliteDatabase(str(path), timeout=BUSY_TIMEOUT, autoconnect=False)
-    store = Store(database, path)
+def _open(path: Path, *, create: bool, check: bool) -> Store:
+    there = holds_store(path)
+    if not there and not create:
+        raise StoreError(f"{path}: there is no store")
+    # An absolute path is a file, whatever its name: SQLite keeps a ":memory:" in memory.
+    database = peewee.SqliteDatabase(str(path.absolute()), timeout=BUSY_TIMEOUT, autoconnect=False)
     try:
-        with _store_errors(path):
+        with _store_errors(path), _damage():
             database.connect()
-            _check_whose(database)
-            for name, value in pragmas.items():
-                database.pragma(name, value)
-            _create_if_empty(database)
+            # In a damaged row a blob may say that it is text: `crc` is to find that, not an error that nobody gets past.
+            database.connection().text_factory = _any_text
+            database.pragma("synchronous", "full")
+            if not there:
+                _create(database)
+            _go_to_wal(database)
+            _check_schema(database)
             if check:
                 _check_whole(database)
-        store.ring()
+            store = Store(database, path)
+            store.ring()
     except BaseException:
         database.close()
         raise
     return store
 
 
-def _check_whose(database: peewee.SqliteDatabase) -> None:
-    """Raise for a file that is not ours: it is never written to, renamed or taken for damaged."""
+def _create(database: peewee.SqliteDatabase) -> None:
+    """Not in WAL mode yet, so that the file has its identity and its epoch even if it loses its WAL."""
+    with database.transaction("IMMEDIATE"), database.bind_ctx([EventRow, StateRow]):
+        if database.get_tables():  # another process was faster
+            return
+        epoch = new_id()
+        database.create_tables([EventRow, StateRow])
+        StateRow.create(epoch=epoch, head=0, oldest=1, cursor=0, dropped=0, capacity=DEFAULT_CAPACITY, device="", machine="")
+        database.pragma("application_id", APPLICATION_ID)
+        database.pragma("user_version", _SCHEMA)
+    log.info("new store path=%s epoch=%s", database.database, epoch)
+
+
+def _go_to_wal(database: peewee.SqliteDatabase) -> None:
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while not _is_wal(database):
+        if time.monotonic() > deadline:
+            raise StoreError(f"{database.database}: is locked by another process for {BUSY_TIMEOUT:g} s")
+        time.sleep(0.01)
+
+
+def _is_wal(database: peewee.SqliteDatabase) -> bool:
+    # SQLite does not wait for others at this step, whatever the timeout.
     try:
-        application, schema = database.pragma("application_id"), database.pragma("user_version")
-        tables = database.get_tables()
-    except peewee.DatabaseError as exc:
-        if "not a database" in str(exc):
-            raise StoreError(f"{database.database}: is no SQLite database") from exc
-        if "malformed" in str(exc):
-            raise _DamagedError(str(exc)) from exc
-        raise
-    if application != _APPLICATION_ID and (application or tables):
-        raise StoreError(f"{database.database}: is another application's database, no device store")
+        return bool(database.pragma("journal_mode", "wal") == "wal")
+    except peewee.OperationalError as exc:
+        if "locked" not in str(exc):
+            raise
+        return False
+
+
+def _check_schema(database: peewee.SqliteDatabase) -> None:
+    schema = database.pragma("user_version")
     if schema > _SCHEMA:
         raise StoreError(f"{database.database}: has schema {schema}, this facewire knows {_SCHEMA}: upgrade facewire")
 
 
-def _create_if_empty(database: peewee.SqliteDatabase) -> None:
-    with database.transaction("IMMEDIATE"), database.bind_ctx([EventRow, StateRow]):
-        if database.get_tables():
-            return
-        database.create_tables([EventRow, StateRow])
-        StateRow.create(epoch=new_id(), head=0, oldest=1, cursor=0, dropped=0, capacity=DEFAULT_CAPACITY, device="", machine="")
-        database.pragma("application_id", _APPLICATION_ID)
-        database.pragma("user_version", _SCHEMA)
-
-
 def _check_whole(database: peewee.SqliteDatabase) -> None:
-    try:
-        verdict = database.pragma("quick_check")
-        (states,) = database.execute_sql("SELECT count(*) FROM state").fetchone()
-        held = database.execute_sql(_COUNT_HELD).fetchone()
-    except peewee.DatabaseError as exc:
-        if isinstance(exc, peewee.OperationalError) and "locked" in str(exc):
-            raise
-        raise _DamagedError(str(exc)) from exc
+    verdict = database.pragma("quick_check")
     if verdict != "ok":
-        raise _DamagedError(f"is damaged: {str(verdict).splitlines()[0]}")
-    if states != 1 or held[0] != held[1]:
-        raise _DamagedError(f"is damaged: holds {held and held[0]} events, should hold {held and held[1]}")
+        raise DamagedError(f"is damaged: {str(verdict).splitlines()[0]}")
+    states = database.execute_sql(_CHECK_STATE).fetchall()
+    if len(states) != 1:
+        raise DamagedError(f"is damaged: has {len(states)} states, should have 1")
+    epoch, held, head, oldest, cursor, dropped, capacity = states[0]
+    numbers_fit = 0 <= cursor <= head and dropped >= 0 and 1 <= oldest <= head + 1 <= oldest + capacity
+    if not (numbers_fit and re.fullmatch("[0-9a-f]{16}", epoch)):
+        raise DamagedError(f"is damaged: head {head}, oldest {oldest}, cursor {cursor} and the rest do not go together")
+    if held != head - oldest + 1:
+        raise DamagedError(f"is damaged: holds {held} events, should hold {head - oldest + 1}")
 
 
-def _rename(path: Path) -> Path:
-    """Move a damaged store out of the way, with what SQLite keeps beside it; returns where."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    for suffix in ("-wal", "-shm", ""):
-        beside = path.with_name(path.name + suffix)
-        if beside.exists():
-            beside.rename(aside.with_name(aside.name + suffix))
-    return aside
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Tell what is wrong with the file, which is ours, from what is wrong around it: a lock, a full disk, rights."""
+    try:
+        yield
+    except (peewee.DatabaseError, sqlite3.DatabaseError, TypeError, ValueError) as exc:
+        if isinstance(exc, peewee.OperationalError | sqlite3.OperationalError) and not _WRONG_INSIDE.search(str(exc)):
+            raise
+        raise DamagedError(f"is damaged: {exc}") from exc
 
 
 @contextlib.contextmanager
 def _store_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except peewee.DatabaseError as exc:
-        raise StoreError(f"{path}: {exc}") from exc
+    except (peewee.PeeweeException, sqlite3.Error) as exc:  # peewee does not wrap what executemany and a cursor raise
+        raise StoreError(f"{path}: {_first(exc)}") from exc
+
+
+def _first(exc: BaseException) -> BaseException:
+    """What failed: after a full disk there is nothing to roll back, which fails too and would be all that is said."""
+    while isinstance(exc.__context__, peewee.PeeweeException | sqlite3.Error):
+        exc = exc.__context__
+    return exc
+
+
+_Row: TypeAlias = tuple[int, float, bytes, int]
+
+
+def _row(event: dict[str, Any]) -> _Row:
+    packed = codec.pack(event)
+    return event["seq"], event["score"], packed, _crc(event["seq"], event["score"], packed)
+
+
+def _shifted(row: _Row, shift: int) -> _Row:
+    """The row of the same event at another place. One that is damaged stays so: its place is not to be another's."""
+    seq, score, packed, _ = row
+    return _row(codec.unpack(packed) | {"seq": seq - shift}) if _is_whole(row) else (seq - shift, score, packed, -1)
+
+
+def _is_whole(row: _Row) -> bool:
+    try:
+        return row[3] == _crc(row[0], row[1], row[2])
+    except TypeError:
+        return False
+
+
+def _any_text(raw: bytes) -> str:
+    return raw.decode(errors="surrogateescape")
+
+
+def _crc(seq: int, score: float, packed: bytes) -> int:
+    # SQLite gives -0.0 back as 0.0.
+    return zlib.crc32(packed, zlib.crc32(b"%d %a" % (seq, score + 0.0)))
 
 
 # Made once by peewee: making them anew for each event costs more than running them.
@@ -392,13 +477,17 @@ def _sql(query: Any) -> str:
     return sql
 
 
-_INSERT_EVENT: Final = _sql(EventRow.insert({EventRow.seq: 0, EventRow.score: 0.0, EventRow.packed: b""}))
-_SELECT_PACKED: Final = _sql(EventRow.select(EventRow.seq, EventRow.packed).where(EventRow.seq >= 0).order_by(EventRow.seq).limit(1))
-_SELECT_ONE: Final = _sql(EventRow.select(EventRow.seq, EventRow.packed).where(EventRow.seq == 0))
-_SELECT_ABOVE: Final = _sql(
-    EventRow.select(EventRow.seq, EventRow.packed).where((EventRow.seq > 0) & (EventRow.score > 0.0)).order_by(EventRow.seq).limit(1)
-)
+_ROW: Final = (EventRow.seq, EventRow.score, EventRow.packed, EventRow.crc)
+_INSERT_EVENT: Final = _sql(EventRow.insert({EventRow.seq: 0, EventRow.score: 0.0, EventRow.packed: b"", EventRow.crc: 0}))
+_SELECT_PACKED: Final = _sql(EventRow.select(*_ROW).where(EventRow.seq >= 0).order_by(EventRow.seq).limit(1))
+_SELECT_ONE: Final = _sql(EventRow.select(*_ROW).where(EventRow.seq == 0))
+_SELECT_ABOVE: Final = _sql(EventRow.select(*_ROW).where((EventRow.seq > 0) & (EventRow.score > 0.0)).order_by(EventRow.seq).limit(1))
+#: As SQLite's LIMIT.
+_ALL: Final = -1
 _RING: Final = (StateRow.epoch, StateRow.head, StateRow.oldest, StateRow.cursor, StateRow.dropped)
 _SELECT_STATE: Final = _sql(StateRow.select(*_RING, StateRow.capacity))
 _UPDATE_STATE: Final = _sql(StateRow.update(dict.fromkeys(_RING, 0)))
-_COUNT_HELD: Final = "SELECT (SELECT count(*) FROM event WHERE seq BETWEEN oldest AND head), head - oldest + 1 FROM state"
+_CHECK_STATE: Final = (
+    "SELECT epoch, (SELECT count(*) FROM event WHERE seq BETWEEN oldest AND head), head, oldest, cursor, dropped, capacity FROM state"
+)
+_WRONG_INSIDE: Final = re.compile("no such (table|column)|decode")

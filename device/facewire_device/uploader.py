@@ -141,7 +141,8 @@ class Uploader:
 
     def _read(self, ack: Ack, ring: Ring) -> Adopt | Fork:
         if ack.conflict is not None:  # R4
-            return Fork(ack.conflict)
+            # Beyond the batch the platform cannot know of a conflict, and what was not sent is not to be left behind.
+            return Fork(min(ack.conflict, ack.key + 1))
         if ack.cursor > ring.head == ack.key:  # R5: the platform knows events of this epoch that we do not
             return Fork(ring.head + 1)
         return Adopt(min(ack.cursor, ack.key))  # R3
