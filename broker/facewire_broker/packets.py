@@ -146,6 +146,10 @@ def read_connect(body: bytes) -> Connect:
         raise Malformed(f"CONNECT flags 0x{flags:02x}")
     packet = _read(ConnectPacket, 1, 0, body)
     fields, will = packet.payload, None
+    said = ((0x80, fields.username), (0x40, fields.password), (4, fields.will_message))
+    if any(value is None for flag, value in said if flags & flag):
+        # amqtt reads what is cut off as absent, and would write it so.
+        raise Malformed("CONNECT is cut short")
     if packet.will_flag:
         will = Message(fields.will_topic, bytes(fields.will_message), packet.will_qos)
         check_topic(will.topic)

@@ -1,0 +1,191 @@
+"""Hostile clients: memory stays bounded, other clients notice nothing, the broker closes what it should and nothing else.
+
+Short here; `make hostile` runs them for as long as the issue asks (FACEWIRE_FUZZ_SECONDS, FACEWIRE_STUCK_SECONDS).
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import random
+import re
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mqtt_probe import DISCONNECT, PINGREQ, Probe, connect, packet, publish, subscribe, text
+from test_broker_run import Where, process
+
+pytestmark = [pytest.mark.network, pytest.mark.process]
+
+FUZZ_SECONDS = float(os.environ.get("FACEWIRE_FUZZ_SECONDS", "3"))
+STUCK_SECONDS = float(os.environ.get("FACEWIRE_STUCK_SECONDS", "4"))
+SEED = int(os.environ.get("FACEWIRE_FUZZ_SEED", "1"))
+
+
+@pytest.fixture
+def broker() -> Iterator[tuple[int, Where]]:
+    """A broker process, as its memory is measured."""
+    with process("--listen", "127.0.0.1:0") as (running, where):
+        failures: list[str] = []
+
+        def read() -> None:
+            """A full pipe would stop it."""
+            failures.extend(line for line in running.stderr or () if re.search("Traceback|Fatal|Error", line))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        yield running.pid, where
+        assert running.poll() is None, "it is alive"
+        running.terminate()
+        reader.join()
+        assert running.wait(6) == 0
+        assert failures == []
+
+
+def resident_mb(pid: int) -> float:
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def open_sockets(pid: int) -> int:
+    found = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += str(link.readlink()).startswith("socket:")
+    return found
+
+
+def until(condition: Callable[[], bool], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        threading.Event().wait(0.05)
+
+
+def latencies(where: Where, seconds: float) -> list[float]:
+    """Seconds from publishing a match to its coming, one at a time, for so long."""
+    found = []
+    with Probe(where, "quiet-a") as one, Probe(where, "quiet-b") as two:
+        one.subscribe(("quiet", 0))
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            started = time.perf_counter()
+            two.send(publish("quiet", b"m" * 300, 0))
+            one.message(timeout=20)
+            found.append(time.perf_counter() - started)
+    return found
+
+
+def p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
+
+
+def test_a_thousand_slow_connects_hold_nobody_up_and_leave_nothing(broker: tuple[int, Where]) -> None:
+    pid, where = broker
+    before = open_sockets(pid)
+    with contextlib.ExitStack() as stack:
+        for n in range(1000):
+            slow = stack.enter_context(Probe(where))
+            slow.send(connect(f"slow{n}", will=("w", bytes(5000), 0, False))[: 20 + n % 3000])
+        with Probe(where, "a", timeout=2) as one:
+            one.subscribe(("t", 1))
+            one.publish("t", b"m")
+            assert one.message().payload == b"m"
+        # The connect time-out of 10 s closes them.
+        until(lambda: open_sockets(pid) <= before + 1, timeout=20)
+    assert resident_mb(pid) < 150
+
+
+def test_a_stuck_subscriber_under_load_costs_a_bounded_queue_and_nobody_elses_time(broker: tuple[int, Where]) -> None:
+    pid, where = broker
+    quiet = p99(latencies(where, 1.0))
+    before, stop = resident_mb(pid), threading.Event()
+
+    def load() -> None:
+        """13 KB at 200 a second, towards clients of which none reads; the broker closes them, they come again."""
+        stuck: list[Probe] = []
+        with Probe(where, "storm") as source:
+            while not stop.wait(0.02):
+                if len(stuck) < 5:
+                    stuck.append(Probe(where, f"stuck{len(stuck)}"))
+                    stuck[-1].subscribe(("storm/#", len(stuck) % 2))
+                source.send(publish("storm/a", bytes(13_000), 0) * 4)
+        for probe in stuck:
+            probe.drop()
+
+    loader = threading.Thread(target=load)
+    loader.start()
+    try:
+        during = p99(latencies(where, STUCK_SECONDS))
+        peak = resident_mb(pid)
+    finally:
+        stop.set()
+        loader.join()
+    # Five stuck clients may cost five queues of 16 MB.
+    assert peak - before < 100
+    # The issue's limit is twice; a shared machine needs some room, a broker that stalls would need far more.
+    assert during < max(2 * quiet, 0.010), f"p99 {during * 1000:.2f} ms, quiet {quiet * 1000:.2f} ms"
+
+
+def noise(random_: random.Random) -> bytes:
+    """What somebody might send who wants no good: noise, packets with a wrong byte, cut short, repeated, too large."""
+    well = [
+        connect(f"f{random_.randrange(20)}", clean=random_.random() < 0.5, will=("fuzz/w", b"w", 1, random_.random() < 0.3)),
+        subscribe((random_.choice(["fuzz/#", "#", "+/+", "$share/g/fuzz/#", "a/#/b", "", "$SYS/#", "x" * 600]), random_.randrange(4))),
+        publish(
+            random_.choice(["fuzz/a", "fuzz/b", "", "a/#", "$x", "x/" * 40]),
+            random_.randbytes(random_.randrange(2000)),
+            random_.randrange(3),
+            retain=random_.random() < 0.2,
+        ),
+        packet(0x40, random_.randbytes(2)),
+        packet(0xA2, b"\0\1" + text("fuzz/#")),
+        packet(random_.randrange(256), random_.randbytes(random_.randrange(40))),
+        PINGREQ,
+        DISCONNECT,
+        random_.randbytes(random_.randrange(200)),
+        b"\x30\xff\xff\xff\x7f",
+        b"",
+    ]
+    out = [connect(f"f{random_.randrange(20)}")] if random_.random() < 0.8 else []
+    for _ in range(random_.randrange(8)):
+        chosen = bytearray(random_.choice(well))
+        if chosen and random_.random() < 0.2:
+            chosen[random_.randrange(len(chosen))] = random_.randrange(256)
+        if random_.random() < 0.1:
+            del chosen[random_.randrange(len(chosen) + 1) :]
+        out.append(bytes(chosen))
+    return b"".join(out)
+
+
+def test_fuzzing_gives_nothing_but_clean_disconnects(broker: tuple[int, Where], record_property: Callable[[str, object], None]) -> None:
+    pid, where = broker
+    random_ = random.Random(SEED)
+    sockets, held, rounds = open_sockets(pid), 0.0, 0
+    end = time.monotonic() + FUZZ_SECONDS
+    with Probe(where, "witness-a", timeout=5) as one, Probe(where, "witness-b") as two:
+        one.subscribe(("witness", 1))
+        while time.monotonic() < end:
+            for _ in range(20):
+                with Probe(where, timeout=0.5) as hostile:
+                    with contextlib.suppress(OSError):
+                        hostile.send(noise(random_))
+                        if random_.random() < 0.3:
+                            hostile.is_closed(timeout=0.01)
+                    (hostile.reset if random_.random() < 0.5 else hostile.drop)()
+                rounds += 1
+            two.publish("witness", b"%d" % rounds)
+            assert one.message().payload == b"%d" % rounds, "others notice nothing"
+            if rounds == 400:
+                gc.collect()
+                held = resident_mb(pid)
+        until(lambda: open_sockets(pid) <= sockets + 2, timeout=5)
+    record_property("connections", rounds)
+    logging.getLogger(__name__).info("fuzzed connections=%d seed=%d", rounds, SEED)
+    if held:
+        # Retained messages and kept sessions of the twenty client ids are all that may stay.
+        assert resident_mb(pid) - held < 30, f"{resident_mb(pid):.0f} MB after {rounds} connections, {held:.0f} MB after 400"

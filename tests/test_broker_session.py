@@ -1,0 +1,156 @@
+"""A session delivers everything once, in order, within its bounds, whatever its connection does."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from facewire_broker.limits import Limits
+from facewire_broker.message import Message
+from facewire_broker.packets import split_publish
+from facewire_broker.session import Session
+
+LIMITS = Limits(inflight=3, queued=8, queued_bytes=200)
+
+
+class Wire:
+    """A connection of which the client reads what it likes."""
+
+    def __init__(self) -> None:
+        self.is_writable = True
+        self.sent: list[tuple[int, bool, int, bytes]] = []
+
+    def send(self, packet: bytes) -> None:
+        _, packet_id, payload = split_publish(packet[0] & ~8, packet[2:])
+        self.sent.append((packet[0] >> 1 & 3, bool(packet[0] & 8), packet_id, payload))
+
+
+class Keeper:
+    limits = LIMITS
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def retained(self, topic: str) -> Message | None:
+        return Message(topic, b"r", 1)
+
+    def dropped(self, session: Session) -> None:
+        self.lost += 1
+
+
+class Client(RuleBasedStateMachine):
+    """The broker offers, the client reads, acks, goes and comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keeper = Keeper()
+        self.session = Session("c", None, "", self.keeper)
+        self.session.clean = False
+        self.wire: Wire | None = None
+        self.read: list[int] = []  # QoS 1, in the order of their first coming
+        self.unacked: dict[int, int] = {}
+        self.offered: list[int] = []
+        self.dropped: set[int] = set()
+        self.count = 0
+
+    @precondition(lambda self: self.wire is None)
+    @rule()
+    def come(self) -> None:
+        self.wire = Wire()
+        before = dict(self.unacked)
+        self.session.attach(self.wire)
+        self.take(again=before)
+
+    @precondition(lambda self: self.wire is not None)
+    @rule()
+    def go(self) -> None:
+        self.wire = None
+        self.session.leave(0.0)
+
+    @rule(qos=st.integers(0, 1), size=st.integers(2, 60))
+    def offer(self, qos: int, size: int) -> None:
+        self.count += 1
+        before = self.keeper.lost
+        self.session.offer(Message("t", b"%d" % self.count + b" " * size, 1), qos)
+        if qos:
+            self.offered.append(self.count)
+            if self.keeper.lost > before:
+                self.dropped.add(self.count)
+        self.take()
+
+    @precondition(lambda self: self.unacked)
+    @rule(data=st.data())
+    def ack(self, data: st.DataObject) -> None:
+        if self.wire is None:
+            return
+        packet_id = data.draw(st.sampled_from(sorted(self.unacked)))
+        del self.unacked[packet_id]
+        self.session.acked(packet_id)
+        self.take()
+
+    @rule(packet_id=st.integers(1, 65535))
+    def ack_of_nothing(self, packet_id: int) -> None:
+        if packet_id not in self.unacked:
+            self.session.acked(packet_id)
+            self.take()
+
+    @precondition(lambda self: self.wire is not None)
+    @rule(writable=st.booleans())
+    def press(self, writable: bool) -> None:
+        assert self.wire
+        self.wire.is_writable = writable
+        if writable:
+            self.session.pump()
+            self.take()
+
+    def take(self, again: dict[int, int] | None = None) -> None:
+        """Read what was sent."""
+        while self.wire and self.wire.sent:
+            qos, dup, packet_id, payload = self.wire.sent.pop(0)
+            number = int(payload)
+            if not qos:
+                continue
+            assert dup == (packet_id in self.unacked), "DUP is for what came before"
+            if dup:
+                assert self.unacked[packet_id] == number, "the packet id is the message's own"
+            else:
+                self.read.append(number)
+            self.unacked[packet_id] = number
+
+    @invariant()
+    def in_order_and_once(self) -> None:
+        expected = [number for number in self.offered if number not in self.dropped]
+        assert self.read == expected[: len(self.read)]
+
+    @invariant()
+    def bounded(self) -> None:
+        assert len(self.session._inflight) <= LIMITS.inflight
+        assert self.session.held <= LIMITS.queued + LIMITS.inflight
+        held = [*self.session._inflight.values(), *self.session._queue]
+        assert self.session._held_bytes == sum(len(d.message.payload) for d in held)
+        assert self.session._held_bytes <= LIMITS.queued_bytes
+
+    def teardown(self) -> None:
+        if self.wire is None:
+            self.come()
+        self.press(writable=True)
+        while self.unacked:
+            packet_id = next(iter(self.unacked))
+            del self.unacked[packet_id]
+            self.session.acked(packet_id)
+            self.take()
+        assert self.read == [number for number in self.offered if number not in self.dropped]
+        assert self.session.held == self.session._held_bytes == 0
+
+
+TestClient = Client.TestCase
+TestClient.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+
+def test_retained_messages_wait_for_room_and_come_in_order() -> None:
+    session, wire = Session("c", None, "", Keeper()), Wire()
+    session.greetings = dict.fromkeys(reversed([f"t{n}" for n in range(10)]), 1)
+    session.attach(wire)
+    for _ in range(10):
+        session.acked(wire.sent[-1][2])
+    assert len(wire.sent) == 10
+    assert session.is_idle
