@@ -209,9 +209,29 @@ def test_a_socket_that_is_stuck_takes_a_bounded_number_of_messages(new_mosquitto
     with running(Client(broker.address)) as client:
         broker.stop()
         taken = [client.publish("t", bytes(100_000), qos=0) for _ in range(400)]
-        assert module.MAX_UNSENT <= sum(taken) < 400
+        assert module.MAX_UNSENT_BYTES // 100_000 <= sum(taken) < 400
         assert not taken[-1]
         assert [client.publish("t", b"", qos=1) for _ in range(301)] == [True] * 300 + [False]
+
+
+def test_a_message_that_waits_too_long_for_a_stuck_socket_lets_no_other_follow(
+    new_mosquitto: NewMosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_UNSENT_BYTES", 1 << 40)
+    monkeypatch.setattr(module, "MAX_UNSENT_AGE", 0.05)
+    broker = new_mosquitto()
+    with running(Client(broker.address)) as client:
+        broker.stop()
+        deadline = time.monotonic() + 10
+        while client.publish("t", bytes(100_000), qos=0):
+            assert time.monotonic() < deadline
+        assert not client.publish("t", b"", qos=0)
+
+
+def test_a_burst_of_qos_0_messages_is_taken_whole_by_a_link_that_is_healthy(mosquitto: Address) -> None:
+    with running(Client(mosquitto, "t", name="watcher", qos=0)) as watcher, running(Client(mosquitto)) as client:
+        assert all(client.publish("t", b"%d" % number, qos=0) for number in range(3_000))
+        assert [watcher.wait(Received).payload for _ in range(3_000)] == [b"%d" % number for number in range(3_000)]
 
 
 def test_many_messages_may_wait_for_their_puback(mosquitto: Address) -> None:

@@ -33,8 +33,10 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT: Final = 10.0
 #: The wait before a new session doubles from the first to the second of these, s.
 RECONNECT_WAIT: Final = (0.5, 30.0)
-#: QoS 0 messages that may wait for a slow socket; more are refused, as they would come late.
-MAX_UNSENT: Final = 200
+#: QoS 0 messages are refused while one has waited longer than this for a slow socket, s, as they would come late; a burst is
+#: not, up to this size.
+MAX_UNSENT_AGE: Final = 1.0
+MAX_UNSENT_BYTES: Final = 8 * 1024 * 1024
 #: QoS 1 messages that may wait for their PUBACK; MQTT can tell 65,535 apart (section 2.3.1).
 MAX_UNACKED: Final = 20_000
 #: A DISCONNECT that a stuck broker does not take is given up after this long, s.
@@ -220,6 +222,26 @@ class _Client(paho.Client):
             self._ended("network thread ended")
 
 
+class _Unsent:
+    """QoS 0 messages that paho has not written to the socket, oldest first."""
+
+    def __init__(self) -> None:
+        #: What paho knows of it, its size, since when it waits.
+        self._waiting: deque[tuple[paho.MQTTMessageInfo, int, float]] = deque()
+        self._size_bytes = 0
+
+    def has_room(self, size_bytes: int, now: float) -> bool:
+        while self._waiting and self._waiting[0][0].is_published():
+            self._size_bytes -= self._waiting.popleft()[1]
+        if not self._waiting:
+            return True
+        return now - self._waiting[0][2] <= MAX_UNSENT_AGE and self._size_bytes + size_bytes <= MAX_UNSENT_BYTES
+
+    def append(self, info: paho.MQTTMessageInfo, size_bytes: int, now: float) -> None:
+        self._waiting.append((info, size_bytes, now))
+        self._size_bytes += size_bytes
+
+
 class _Session:
     """One paho client from its connect to its end."""
 
@@ -231,8 +253,9 @@ class _Session:
         self._gone = threading.Event()
         self._reason = "closed"
         self._graceful = False
-        #: By QoS, oldest first: what paho has not written (0), what was not PUBACKed (1).
-        self._waiting: tuple[deque[paho.MQTTMessageInfo], ...] = (deque(), deque())
+        self._unsent = _Unsent()
+        #: QoS 1, oldest first: what was not PUBACKed.
+        self._unacked: deque[paho.MQTTMessageInfo] = deque()
         self.was_up = False
         self._up: Callable[[_Session], None] = lambda _: None
 
@@ -276,16 +299,24 @@ class _Session:
         client.loop_stop()
 
     def publish(self, message: Publication) -> bool:
-        waiting, most = self._waiting[min(message.qos, 1)], MAX_UNACKED if message.qos else MAX_UNSENT
-        while waiting and waiting[0].is_published():
-            waiting.popleft()
-        if self._ended.is_set() or len(waiting) >= most:
+        now = time.monotonic()
+        if self._ended.is_set() or not self._has_room(message, now):
             return False
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             return False  # and not among the waiting: such an info raises when it is asked
-        waiting.append(info)
+        if message.qos:
+            self._unacked.append(info)
+        else:
+            self._unsent.append(info, len(message.payload), now)
         return True
+
+    def _has_room(self, message: Publication, now: float) -> bool:
+        if not message.qos:
+            return self._unsent.has_room(len(message.payload), now)
+        while self._unacked and self._unacked[0].is_published():
+            self._unacked.popleft()
+        return len(self._unacked) < MAX_UNACKED
 
     def close(self, last: Publication | None, timeout: float) -> None:
         sent = last is None or (self.was_up and not self._ended.is_set() and self._publish_last(last, timeout))
