@@ -198,10 +198,13 @@ def store_errors(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: {exc}") from exc
 
 
-def is_outage(exc: BaseException) -> bool:
+def is_outage(exc: BaseException | None) -> bool:
     """Whether what the database raised is about its state, and not about what was asked of it."""
-    cause = exc.args[0] if isinstance(exc, peewee.PeeweeException) and exc.args else exc
-    return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _OUTAGES
+    if exc is None:
+        return False
+    code = getattr(getattr(exc, "orig", exc), "sqlite_errorcode", 0)  # orig: peewee's
+    # A rollback fails where SQLite itself has rolled back, as when the disk is full: look at what it came after.
+    return code & 0xFF in _OUTAGES or is_outage(exc.__context__)
 
 
 def _prepare(database: peewee.SqliteDatabase, path: Path, *, create: bool) -> None:
