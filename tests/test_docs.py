@@ -81,7 +81,9 @@ def test_every_make_target_of_the_readme_exists() -> None:
     targets = set(re.findall(r"make ([a-z]+)", README))
     assert {"demo", "test"} <= targets
     makefile = (ROOT / "Makefile").read_text()
-    assert {target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)} == set()
+    assert {target for target in targets - {"bench"} if not re.search(rf"^{target}:", makefile, re.MULTILINE)} == set()
+    benches = set(re.findall(r"make bench-([a-z]+)", README))
+    assert {name for name in benches if not (ROOT / "tests" / "bench" / f"bench_{name}.py").exists()} == set()
 
 
 def test_every_command_is_shown_in_the_documentation() -> None:
