@@ -27,6 +27,7 @@ from facewire_broker.door import AnyoneDoor
 from facewire_broker.hub import Hub
 from facewire_broker.limits import Limits
 from facewire_broker.message import Message
+from facewire_broker.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         self._listen = listen
         self._door = door or AnyoneDoor()
         self._tls = tls
-        self._connections: set[Connection] = set()
+        self._connections: set[Stream] = set()
 
     async def start(self) -> None:
         """Open the socket and serve.
@@ -129,7 +130,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
 
     def kick(self, user: str, reason: str = "kicked") -> int:
         """Close a user's connections, and forget its sessions; returns how many connections."""
-        theirs = [connection for connection in self._connections if connection.session and connection.identity.user == user]
+        theirs = [c for c in self._connections if isinstance(c, Connection) and c.session and c.identity.user == user]
         for connection in theirs:
             connection.close(reason)
         self.hub.forget_user(user)

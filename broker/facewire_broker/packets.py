@@ -1,9 +1,4 @@
-"""MQTT 3.1.1 packets: bytes to frames to fields, and back. Strict where amqtt is lax. No I/O.
-
-    byte 0            1 to 4 bytes        the rest, `length` bytes
-    +------+-------+  +----------------+  +----------------------------------+
-    | type | flags |  | length, base 128| | variable header and payload      |
-    +------+-------+  +----------------+  +----------------------------------+
+"""MQTT 3.1.1 packets: bytes to fields, and back. Strict where amqtt is lax. No I/O.
 
 amqtt's packet classes read and write what comes once a session; what amqtt reads must write back to the same
 bytes, which refuses all that it lets pass (truncated and trailing fields, ill-formed UTF-8, lengths that lie).
@@ -27,6 +22,7 @@ from amqtt.mqtt.unsuback import UnsubackPacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
 from facewire.errors import ProtocolError
+from facewire_broker.framer import Malformed
 from facewire_broker.message import Message, header
 
 #: `MQTT` and the level of 3.1.1, as a CONNECT begins.
@@ -38,86 +34,8 @@ PINGRESP: Final[bytes] = PingRespPacket.build().to_bytes()
 REFUSED: Final = 0x80
 
 
-class Malformed(ProtocolError):
-    """Bytes that are no MQTT 3.1.1: the connection that sent them is closed at once (MQTT-4.8.0-1)."""
-
-
 class UnsupportedLevel(ProtocolError):
     """A CONNECT of another MQTT than 3.1.1: answered with CONNACK 1 (MQTT-3.1.2-2)."""
-
-
-class Framer:
-    """Cuts a stream of bytes into packets. Takes each byte once, however small the pieces it comes in.
-
-    Attributes:
-        limit: largest packet, bytes after its header; may be changed between two packets.
-    """
-
-    __slots__ = ("_at", "_chunk", "_needed", "_partial", "limit")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._chunk = b""
-        self._at = 0
-        self._partial = bytearray()
-        self._needed = 0
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether the beginning of a packet waits for its rest."""
-        return bool(self._partial)
-
-    def push(self, data: bytes) -> None:
-        """Take what the socket gave. Then call `pull` until it gives None."""
-        if not self._partial:
-            self._chunk = self._chunk[self._at :] + data if self._at < len(self._chunk) else data
-        else:
-            self._partial += data
-            if len(self._partial) < self._needed:
-                return
-            self._chunk = bytes(self._partial)
-            self._partial.clear()
-        self._at = 0
-
-    def pull(self) -> tuple[int, bytes] | None:
-        """The next packet, first byte and body, or None where it is not there yet.
-
-        Raises:
-            Malformed: its length is over the limit, or no length.
-        """
-        chunk, at = self._chunk, self._at
-        have = len(chunk) - at
-        if have < 2:
-            return self._wait(2)
-        length, start = chunk[at + 1], at + 2
-        if length > 127:
-            length &= 127
-            shift = 7
-            while True:
-                if start == len(chunk):
-                    return self._wait(have + 1)
-                byte = chunk[start]
-                start += 1
-                length |= (byte & 127) << shift
-                if byte < 128:
-                    break
-                shift += 7
-                if shift > 21:
-                    raise Malformed("length of more than four bytes")
-        if length > self.limit:
-            raise Malformed(f"packet of {length} bytes is over the limit of {self.limit}")
-        end = start + length
-        if end > len(chunk):
-            return self._wait(end - at)
-        self._at = end
-        return chunk[at], chunk[start:end]
-
-    def _wait(self, needed: int) -> tuple[int, bytes] | None:
-        if self._at < len(self._chunk):
-            self._partial += self._chunk[self._at :]
-            self._needed = needed
-        self._chunk, self._at = b"", 0
-        return None
 
 
 @dataclass(frozen=True, slots=True)
