@@ -15,9 +15,10 @@ import logging
 import re
 import secrets
 import sqlite3
+import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -136,9 +137,10 @@ class Store:
         with self._transaction():
             before = self._read_ring()
             ring = before.appended(len(events), self.capacity)
-            placed = (event._replace(seq=seq).to_map() for seq, event in enumerate(events, before.head + 1))
             # More at once than the ring holds: the first of them are overwritten before they are written.
-            self._insert(event for event in placed if event["seq"] >= ring.oldest)
+            first = max(before.head + 1, ring.oldest)
+            held = events[first - before.head - 1 :]
+            self._insert([_row(event.to_map() | {"seq": seq}) for seq, event in enumerate(held, first)])
             self._write_ring(ring)
             if before.oldest // TRIM_EVERY != ring.oldest // TRIM_EVERY:
                 self._trim(ring)
@@ -243,14 +245,11 @@ class Store:
         while rows := self._query(_SELECT_PACKED, below, TRIM_EVERY):
             below = rows[-1][0] + 1
             self._execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", rows[0][0], rows[-1][0])
-            self._insert_rows([_shifted(row, shift) for row in rows])
+            self._insert([_shifted(row, shift) for row in rows])
         self._write_ring(forked)
         return forked
 
-    def _insert(self, events: Iterable[dict[str, Any]]) -> None:
-        self._insert_rows([_row(event) for event in events])
-
-    def _insert_rows(self, rows: list["_Row"]) -> None:
+    def _insert(self, rows: list["_Row"]) -> None:
         self._db.cursor().executemany(_INSERT_EVENT, rows)
 
     def _trim(self, ring: Ring) -> None:
@@ -407,12 +406,12 @@ def _check_whole(database: peewee.SqliteDatabase) -> None:
     states = database.execute_sql(_CHECK_STATE).fetchall()
     if len(states) != 1:
         raise DamagedError(f"is damaged: has {len(states)} states, should have 1")
-    epoch, held, head, oldest, cursor, dropped, capacity = states[0]
+    epoch, held, beyond, head, oldest, cursor, dropped, capacity = states[0]
     numbers_fit = 0 <= cursor <= head and dropped >= 0 and 1 <= oldest <= head + 1 <= oldest + capacity
     if not (numbers_fit and re.fullmatch("[0-9a-f]{16}", epoch)):
         raise DamagedError(f"is damaged: head {head}, oldest {oldest}, cursor {cursor} and the rest do not go together")
-    if held != head - oldest + 1:
-        raise DamagedError(f"is damaged: holds {held} events, should hold {head - oldest + 1}")
+    if beyond or held != head - oldest + 1:
+        raise DamagedError(f"is damaged: holds {held} events and {beyond} past its head, should hold {head - oldest + 1}")
 
 
 @contextlib.contextmanager
@@ -442,6 +441,7 @@ def _first(exc: BaseException) -> BaseException:
 
 
 _Row: TypeAlias = tuple[int, float, bytes, int]
+_PLACE: Final = struct.Struct("<qd")
 
 
 def _row(event: dict[str, Any]) -> _Row:
@@ -458,7 +458,7 @@ def _shifted(row: _Row, shift: int) -> _Row:
 def _is_whole(row: _Row) -> bool:
     try:
         return row[3] == _crc(row[0], row[1], row[2])
-    except TypeError:
+    except (TypeError, struct.error):
         return False
 
 
@@ -468,7 +468,7 @@ def _any_text(raw: bytes) -> str:
 
 def _crc(seq: int, score: float, packed: bytes) -> int:
     # SQLite gives -0.0 back as 0.0.
-    return zlib.crc32(packed, zlib.crc32(b"%d %a" % (seq, score + 0.0)))
+    return zlib.crc32(packed, zlib.crc32(_PLACE.pack(seq, score + 0.0)))
 
 
 # Made once by peewee: making them anew for each event costs more than running them.
@@ -487,7 +487,9 @@ _ALL: Final = -1
 _RING: Final = (StateRow.epoch, StateRow.head, StateRow.oldest, StateRow.cursor, StateRow.dropped)
 _SELECT_STATE: Final = _sql(StateRow.select(*_RING, StateRow.capacity))
 _UPDATE_STATE: Final = _sql(StateRow.update(dict.fromkeys(_RING, 0)))
-_CHECK_STATE: Final = (
-    "SELECT epoch, (SELECT count(*) FROM event WHERE seq BETWEEN oldest AND head), head, oldest, cursor, dropped, capacity FROM state"
-)
+_CHECK_STATE: Final = """
+    SELECT epoch, (SELECT count(*) FROM event WHERE seq BETWEEN oldest AND head), (SELECT count(*) FROM event WHERE seq > head),
+        head, oldest, cursor, dropped, capacity
+    FROM state
+"""
 _WRONG_INSIDE: Final = re.compile("no such (table|column)|decode")

@@ -1,0 +1,67 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facewire_device.ring import Ring
+
+
+def test_a_new_ring_is_empty() -> None:
+    ring = Ring("e")
+    assert (ring.head, ring.oldest, ring.cursor, ring.lag, ring.dropped) == (0, 1, 0, 0, 0)
+
+
+def test_an_event_that_still_fits_overwrites_nothing() -> None:
+    assert Ring("e", head=9).appended(1, 10) == Ring("e", head=10)
+
+
+def test_an_event_overwritten_before_its_ack_is_counted_as_dropped() -> None:
+    assert Ring("e", head=10, cursor=0).appended(3, 10) == Ring("e", head=13, oldest=4, cursor=0, dropped=3)
+
+
+def test_an_event_overwritten_after_its_ack_is_not_dropped() -> None:
+    assert Ring("e", head=10, cursor=2).appended(3, 10) == Ring("e", head=13, oldest=4, cursor=2, dropped=1)
+
+
+def test_what_was_dropped_is_not_counted_again_when_the_cursor_stays() -> None:
+    assert Ring("e", head=13, oldest=4, dropped=3).appended(1, 10).dropped == 4
+
+
+def test_more_events_at_once_than_the_ring_holds_leave_the_last_of_them() -> None:
+    assert Ring("e", head=2, cursor=2).appended(25, 10) == Ring("e", head=27, oldest=18, cursor=2, dropped=15)
+
+
+def test_a_smaller_capacity_overwrites_at_once_and_a_larger_one_gives_nothing_back() -> None:
+    shrunk = Ring("e", head=10, cursor=4).appended(0, 3)
+    assert shrunk == Ring("e", head=10, oldest=8, cursor=4, dropped=3)
+    assert shrunk.appended(0, 100) == shrunk
+
+
+def test_a_fork_begins_with_seq_1_and_a_cursor_of_0() -> None:
+    assert Ring("e", head=10, cursor=7, dropped=5).forked("f", 8) == Ring("f", head=3)
+
+
+def test_a_fork_past_the_head_has_nothing_to_record_again() -> None:
+    assert Ring("e", head=10, oldest=4, cursor=10).forked("f", 11) == Ring("f")
+    assert Ring("e", head=10, oldest=4, cursor=10).forked("f", 500) == Ring("f")
+
+
+def test_events_overwritten_since_the_fork_point_stay_a_gap_in_the_new_epoch() -> None:
+    assert Ring("e", head=20, oldest=11, cursor=2).forked("f", 3) == Ring("f", head=18, oldest=9, dropped=8)
+
+
+counts = st.integers(0, 30)
+
+
+@given(st.lists(st.tuples(counts, counts, counts)), st.integers(1, 12))
+def test_whatever_happens_what_is_held_fits_and_every_event_is_acked_held_or_dropped(
+    steps: list[tuple[int, int, int]], capacity: int
+) -> None:
+    ring = Ring("0")
+    for epoch, (appended, acked, fork) in enumerate(steps):
+        ring = ring.appended(appended, capacity)
+        ring = ring.adopted(min(ring.head, max(ring.cursor, acked)))
+        if fork % 5 == 0:
+            ring = ring.forked(str(epoch), min(ring.head + 1, max(1, fork)))
+        assert 1 <= ring.oldest <= ring.head + 1
+        assert 0 <= ring.head - ring.oldest + 1 <= capacity
+        assert 0 <= ring.cursor <= ring.head
+        assert ring.lag <= (ring.head - ring.oldest + 1) + ring.dropped
