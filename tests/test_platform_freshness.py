@@ -1,0 +1,399 @@
+"""What a consumer may act on: pure, time is an argument."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from facewire.events import Event
+from facewire.messages import Match, Status
+from facewire_platform import freshness
+from facewire_platform.freshness import BOOTS, DRIFT, EPOCH_KEPT, EPOCHS, PROMPT, WINDOW, Freshness, Limits, Moment, Reason
+
+EPOCH, BOOTED = "0123456789abcdef", 1_764_000_000_000
+HOUR = 3_600_000
+
+
+def boot(number: int) -> str:
+    return f"{number:016x}"
+
+
+def at(ms: int) -> Moment:
+    """A moment so long after ours began; our two clocks go together."""
+    return Moment(ms / 1000, BOOTED + ms)
+
+
+def match_of(seq: int, sent_ms: int, *, held: int = 0, boots: int = 1, epoch: str = EPOCH) -> Match:
+    event = Event(seq, sent_ms - held, 0.9, "7", "Ada", 1, None, None, {})
+    return Match(epoch, boot(boots), sent_ms, event)
+
+
+class Gate:
+    """One device, whose clock is `ahead` ms ahead of ours, seen by one consumer."""
+
+    def __init__(self, limits: Limits | None = None, ahead: int = 0) -> None:
+        self.freshness = Freshness(limits)
+        self.ahead = ahead
+        self.seq = 0
+
+    def match(
+        self, sent: int, received: int | None = None, *, taken: int | None = None, retained: bool = False, **more: Any
+    ) -> Reason | None:
+        """A match sent and received at these ms of ours; the verdict's reason."""
+        self.seq += 1
+        received = sent if received is None else received
+        wire = match_of(more.pop("seq", self.seq), BOOTED + sent + self.ahead, **more)
+        now = at(received if taken is None else taken)
+        return self.freshness.match("d", wire, retained=retained, arrived=at(received), now=now).reason
+
+    def status(self, sent: int, received: int | None = None, *, boots: int = 1, online: bool = True, retained: bool = False) -> None:
+        status = Status(boot(boots), online, BOOTED + sent + self.ahead)
+        self.freshness.status("d", status, retained=retained, arrived=at(sent if received is None else received))
+
+
+def steadily(gate: Gate, start: int, *, late: int = 0, every: int = 10_000, seconds: int = 180) -> list[Reason | None]:
+    return [gate.match(sent, sent + late) for sent in range(start, start + seconds * 1000, every)]
+
+
+def test_the_first_match_of_a_clock_that_is_right_is_fresh() -> None:
+    assert Gate().match(0, 30) is None
+
+
+def test_a_retained_match_is_refused_and_teaches_nothing() -> None:
+    gate = Gate()
+    assert gate.match(0, boots=2, retained=True) == "retained"
+    assert gate.match(0, boots=1) is None
+
+
+def test_a_repeated_match_is_refused() -> None:
+    gate = Gate()
+    assert [gate.match(0, at_ms, seq=7) for at_ms in (10, 20, 30)] == [None, "repeated", "repeated"]
+    assert gate.match(0, 40, seq=6) is None
+    assert gate.match(0, 50, seq=6) == "repeated"
+    assert gate.freshness.refused == {"repeated": 3}
+    assert gate.freshness.accepted == 2
+
+
+def test_a_match_of_a_previous_boot_is_refused_for_good() -> None:
+    gate = Gate()
+    assert gate.match(0, boots=1) is None
+    gate.status(10, boots=2)
+    assert gate.match(20, boots=1) == "previous_boot"
+    assert gate.match(30, boots=2) is None
+    gate.status(40, boots=1)
+    assert gate.match(50, boots=1) == "previous_boot"
+    assert gate.match(60, boots=2) is None
+
+
+def test_a_will_does_not_make_its_boot_the_newest() -> None:
+    gate = Gate()
+    assert gate.match(0, boots=1) is None
+    gate.status(10, boots=2, online=False)
+    assert gate.match(20, boots=1) is None
+
+
+def test_a_retained_status_tells_the_newest_boot_before_any_match() -> None:
+    gate = Gate()
+    gate.status(-HOUR, 0, boots=2, retained=True)
+    assert gate.match(10, boots=2) is None
+    assert gate.match(20, boots=1) is None  # unknown: it may be a restart
+    assert gate.match(30, boots=2) == "previous_boot"
+
+
+def test_a_late_match_is_refused_the_very_first_too() -> None:
+    gate = Gate()
+    assert gate.match(0, 60_000) == "unproven"  # a slow clock would look the same
+    assert gate.match(60_000) is None
+    assert gate.match(60_000, 65_100) == "late"
+
+
+def test_the_time_between_comparison_and_publishing_counts() -> None:
+    gate = Gate()
+    assert gate.match(0, held=2_900) is None
+    assert gate.match(0, held=5_100) == "late"
+
+
+def test_the_time_in_the_inbox_counts() -> None:
+    gate = Gate()
+    assert gate.match(0, 10, taken=2_900) is None
+    assert gate.match(0, 10, taken=6_000) == "late"
+
+
+def test_a_comparison_after_its_own_publishing_is_of_another_clock() -> None:
+    assert Gate().match(0, held=-1_500) == "unproven"
+    assert Gate().match(0, held=-900) is None
+
+
+def test_a_match_of_the_night_that_comes_after_a_reconnect_is_refused() -> None:
+    # The incident: a door opened at 03:05 on a match of 00:05.
+    for retained in (False, True):
+        assert Gate().match(0, 3 * HOUR, retained=retained) is not None
+
+
+@pytest.mark.parametrize("late", [3_100, 40_000, 600_000, 1_199_000])
+def test_a_stream_that_is_late_from_its_first_message_on_is_never_fresh(late: int) -> None:
+    assert None not in steadily(Gate(), 0, late=late, seconds=3_600)
+
+
+def test_a_backlog_that_drains_is_refused_until_it_is_gone() -> None:
+    gate = Gate()
+    verdicts = {sent: gate.match(sent, 60_000 + sent // 100) for sent in range(0, 60_000, 500)}
+    assert all((verdict is None) == (60_000 + sent // 100 - sent <= 3_000) for sent, verdict in verdicts.items())
+
+
+@pytest.mark.parametrize("ahead", [-20 * 365 * 24 * HOUR, -8 * HOUR, -HOUR // 2, 2_500, 60_000, HOUR, 50 * 365 * 24 * HOUR])
+def test_a_clock_that_is_plainly_wrong_is_believed_after_two_steady_periods(ahead: int) -> None:
+    gate = Gate(ahead=ahead)
+    verdicts = steadily(gate, 0, every=10_000, seconds=300)
+    assert verdicts[:12] == ["unproven"] * 12
+    assert verdicts[13:] == [None] * 17
+    assert gate.match(300_000, 305_100) == "late"
+    assert gate.match(305_200) is None
+
+
+def test_a_clock_that_is_plainly_wrong_is_never_believed_where_only_ours_counts() -> None:
+    gate = Gate(Limits(steady=math.inf), ahead=HOUR)
+    assert set(steadily(gate, 0, seconds=3_600)) == {"unproven"}
+
+
+@pytest.mark.parametrize("ahead", [-10_000, -600_000])
+def test_a_clock_that_is_slow_by_what_may_be_a_delay_is_not_believed(ahead: int) -> None:
+    assert set(steadily(Gate(ahead=ahead), 0, seconds=3_600)) == {"unproven"}
+
+
+def test_statuses_prove_a_clock_for_a_match_that_is_rare() -> None:
+    gate = Gate(ahead=HOUR)
+    for sent in range(0, 140_000, 20_000):
+        gate.status(sent)
+    assert gate.match(140_000) is None
+
+
+def test_wills_and_retained_statuses_prove_no_clock() -> None:
+    gate = Gate(ahead=HOUR)
+    for sent in range(0, 300_000, 20_000):
+        gate.status(sent, online=False)
+        gate.status(sent, retained=True)
+    assert gate.match(300_000) == "unproven"
+
+
+@pytest.mark.parametrize(("hours", "reason"), [(0, None), (5, None), (8, "unproven"), (800, "unproven")])
+def test_a_proof_wears_off_as_clocks_drift_apart(hours: int, reason: Reason | None) -> None:
+    gate = Gate(ahead=HOUR)
+    steadily(gate, 0)
+    assert (5_000 - PROMPT) / DRIFT < 8 * HOUR
+    assert gate.match(180_000 + hours * HOUR) == reason
+
+
+def test_a_right_clock_that_drifts_stays_right() -> None:
+    assert Gate(ahead=1_900).match(0, 20) is None
+    assert Gate(ahead=-2_900).match(0, 20) is None
+
+
+@pytest.mark.parametrize("jump", [-HOUR, -30_000, 30_000, HOUR])
+def test_after_a_jump_of_the_clock_matches_are_refused_until_it_is_proved_or_right_again(jump: int) -> None:
+    gate = Gate()
+    steadily(gate, 0)
+    gate.ahead = jump
+    assert gate.match(200_000) in {"late", "unproven"}
+    assert gate.match(201_000) in {"late", "unproven"}
+    gate.ahead = 0
+    # What ran ahead is in doubt for some periods: a clock that is ahead still would hide as much delay.
+    back = steadily(gate, 202_000, seconds=300)
+    assert back[-5:] == [None] * 5
+    if jump < 0:
+        assert back[0] is None
+
+
+def test_a_match_as_late_as_its_clock_was_ahead_is_refused() -> None:
+    gate = Gate(ahead=HOUR)
+    gate.match(0)
+    assert gate.match(1_000, 1_000 + HOUR) == "late"
+
+
+def test_a_step_of_our_own_clock_leaves_floors_alone() -> None:
+    gate = Gate()
+    wrong = Moment(1.0, BOOTED + 1_000 + HOUR)
+    assert gate.freshness.match("d", match_of(1, BOOTED + 1_000), retained=False, arrived=wrong, now=wrong).reason == "unproven"
+    assert gate.match(2_000, seq=2) is None
+
+
+def test_a_seq_too_far_below_to_tell_is_taken_as_repeated() -> None:
+    gate = Gate()
+    assert gate.match(0, seq=5_000) is None
+    assert gate.match(0, seq=5_000 - WINDOW) == "repeated"
+    assert gate.match(0, seq=5_001 - WINDOW) is None
+    assert gate.match(0, seq=10**18) is None
+    assert gate.match(0, seq=5_000) == "repeated"
+
+
+@given(st.lists(st.integers(1, 3 * WINDOW), max_size=300))
+def test_no_seq_is_acted_on_twice_and_none_near_the_highest_is_mistaken(seqs: list[int]) -> None:
+    gate, acted = Gate(), set[int]()
+    for seq in seqs:
+        fresh = gate.match(0, seq=seq) is None
+        assert fresh == (seq not in acted and seq > max(acted, default=0) - WINDOW)
+        acted |= {seq} if fresh else set()
+
+
+def test_a_new_epoch_waits_while_there_are_too_many() -> None:
+    gate = Gate()
+    assert {gate.match(1_000 * number, epoch=boot(number)) for number in range(EPOCHS)} == {None}
+    assert gate.match(20_000, epoch=boot(99)) == "crowded"
+    later = int(EPOCH_KEPT * 1000)
+    assert gate.match(later, epoch=boot(99)) is None
+    assert gate.match(later, epoch=boot(0)) == "crowded"
+
+
+def test_a_new_device_waits_while_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freshness, "DEVICES", 1)
+    gate = Gate()
+    assert gate.match(0) is None
+    gate.freshness.status("e", Status(boot(1), online=True, at=BOOTED), retained=False, arrived=at(0))
+    assert gate.freshness.match("e", match_of(1, BOOTED), retained=False, arrived=at(0), now=at(0)).reason == "crowded"
+    assert gate.match(10) is None
+
+
+def test_boots_are_remembered_up_to_a_bound() -> None:
+    gate = Gate()
+    for number in range(1, BOOTS + 1):
+        gate.status(0, boots=number)
+    assert gate.match(0, boots=1) == "previous_boot"
+    assert gate.match(0, boots=BOOTS) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"age": 1.0}, {"clock_error": -1.0}, {"age": math.nan}, {"steady": 0.0}, {"longest_delay": 4.0}, {"age": 0.0, "clock_error": 0.0}],
+)
+def test_limits_by_which_nothing_or_anything_is_fresh_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="is not"):
+        Limits(**wrong)
+
+
+class Pipe(RuleBasedStateMachine):
+    """A device with any clock, a pipe that loses, repeats, reorders, delays and retains, and a consumer.
+
+    The model holds what the module says that it takes for granted: a right clock is at most `clock_error` ahead, a delay below `longest_delay`;
+    under a wrong clock each period begins with a prompt status, as does the time after a set clock. All else is free.
+    """
+
+    limits = Limits(steady=20.0, longest_delay=1_200.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = Freshness(self.limits)
+        self.now = 0
+        self.ahead = 0
+        self.boots = 1
+        self.seq = 0
+        #: (match, boot, when it was compared), any number of times to be delivered.
+        self.wire: list[tuple[Match, int, int]] = []
+        self.acted: set[int] = set()
+        self.newest = 0
+        self.prompt_at = 0
+
+    @property
+    def right(self) -> bool:
+        return self.ahead <= self.limits.clock_error * 1000
+
+    def keep_promise(self) -> None:
+        """Of a wrong clock, some message is prompt now and then."""
+        if not self.right or self.ahead < 0:
+            self.hear(0)
+
+    def hear(self, delay: int) -> None:
+        status = Status(boot(self.boots), online=True, at=BOOTED + self.now - delay + self.ahead)
+        self.gate.status("d", status, retained=False, arrived=at(self.now))
+        self.newest = max(self.newest, self.boots)
+
+    @initialize(ahead=st.sampled_from([0, 0, 1_900, -2_000, -600_000, -HOUR, HOUR, 2_600, -(10**12), 10**12]))
+    def begin(self, ahead: int) -> None:
+        self.ahead = ahead
+        self.keep_promise()
+
+    @rule(held=st.sampled_from([0, 0, 5, 1_500, 4_900, 30_000]))
+    def compare(self, held: int) -> None:
+        """A comparison, published after it was held; the pipe has it."""
+        self.seq += 1
+        match = match_of(self.seq, BOOTED + self.now + self.ahead, held=held, boots=self.boots)
+        self.wire.append((match, self.boots, self.now - held))
+
+    @precondition(lambda self: self.wire)
+    @rule(data=st.data(), retained=st.sampled_from([False] * 4 + [True]), waited=st.sampled_from([0, 0, 3, 6_000]))
+    def deliver(self, data: st.DataObject, retained: bool, waited: int) -> None:
+        match, boots, compared = data.draw(st.sampled_from(self.wire))
+        arrived, self.now = self.now, self.now + waited
+        verdict = self.gate.match("d", match, retained=retained, arrived=at(arrived), now=at(self.now))
+        if not retained:
+            self.newest = max(self.newest, boots)
+        if verdict.reason is None:
+            assert not retained
+            assert boots == self.newest
+            assert match.event.seq not in self.acted
+            assert verdict.age is not None
+            assert self.now - compared <= verdict.age * 1000 + 1 <= self.limits.age * 1000 + 1
+            self.acted.add(match.event.seq)
+
+    @rule(ms=st.sampled_from([1, 100, 1_000, 4_000, 7_000, 19_000]))
+    def pass_time(self, ms: int) -> None:
+        self.now += ms
+        self.keep_promise()
+
+    @rule(minutes=st.integers(1, 19))
+    def pass_minutes(self, minutes: int) -> None:
+        self.now += minutes * 60_000
+        self.wire = [item for item in self.wire if self.now - item[2] < self.limits.longest_delay * 1000]
+        self.keep_promise()
+
+    @rule(times=st.integers(6, 12), delay=st.sampled_from([0, 300, 4_000, 60_000, 1_100_000]))
+    def stream_statuses(self, times: int, delay: int) -> None:
+        """Time in which many come, all as late."""
+        for _ in range(times):
+            self.now += 7_000
+            self.hear(delay)
+            self.keep_promise()
+
+    @rule(jump=st.sampled_from([-HOUR, -30_000, -3_000, 3_000, 30_000, HOUR]), back=st.booleans())
+    def set_clock(self, jump: int, back: bool) -> None:
+        self.ahead = 0 if back else self.ahead + jump
+        self.keep_promise()
+
+    @rule(ahead=st.sampled_from([None, 0, -HOUR, HOUR]))
+    def restart(self, ahead: int | None) -> None:
+        self.boots += 1
+        self.ahead = self.ahead if ahead is None else ahead
+        self.keep_promise()
+
+    @rule(online=st.booleans(), retained=st.booleans(), back=st.integers(0, 2))
+    def repeat_status(self, online: bool, retained: bool, back: int) -> None:
+        """A will, or an old status, live or retained."""
+        of = max(1, self.boots - back)
+        if online and of > self.newest:
+            self.newest = of
+        if of <= self.newest or not online:
+            status = Status(boot(of), online, BOOTED + self.now - HOUR // 10 + self.ahead)
+            self.gate.status("d", status, retained=retained, arrived=at(self.now))
+
+    @invariant()
+    def every_match_is_counted(self) -> None:
+        assert self.gate.accepted == len(self.acted)
+
+    def teardown(self) -> None:
+        """A stream that is healthy again is yielded, whatever there was before."""
+        if -1_200_000 <= self.ahead < -2_000:
+            self.ahead = 0  # what nobody can tell from a delay
+        self.boots += 1
+        for _ in range(14):
+            self.now += 7_000
+            self.hear(20)
+        self.seq += 1
+        match = match_of(self.seq, BOOTED + self.now + self.ahead, boots=self.boots)
+        self.now += 20
+        assert self.gate.match("d", match, retained=False, arrived=at(self.now), now=at(self.now)).reason is None
+
+
+TestPipe = Pipe.TestCase
+TestPipe.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
