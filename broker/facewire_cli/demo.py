@@ -158,7 +158,7 @@ class Demo:
         rows = sum(1 for _ in history.events(Filter(device=name)))
         with open_store(self._folder / "stores" / f"{name}.db", create=False) as store:
             ring = store.ring()
-            held = (codec.unpack(packed) for _, packed in store.above(0, float("-inf"), ring.head))
+            held = (codec.unpack(packed) for _, packed in store.above(0, float("-inf")))
             recorded = {(ring.epoch, e["seq"], e["timestamp"], e["identity_id"], e["score"]) for e in held}
         matched = len(recorded & stored)
         return Verdict(name, len(recorded), matched, rows - matched, status["gaps"], status["watermark"], ring.head)
