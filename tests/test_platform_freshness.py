@@ -80,27 +80,57 @@ def test_a_repeated_match_is_refused() -> None:
 def test_a_match_of_a_previous_boot_is_refused_for_good() -> None:
     gate = Gate()
     assert gate.match(0, boots=1) is None
-    gate.status(10, boots=2)
-    assert gate.match(20, boots=1) == "previous_boot"
-    assert gate.match(30, boots=2) is None
-    gate.status(40, boots=1)
-    assert gate.match(50, boots=1) == "previous_boot"
-    assert gate.match(60, boots=2) is None
+    gate.status(9_000, boots=2)
+    assert gate.match(9_020, boots=1) == "previous_boot"
+    assert gate.match(9_030, boots=2) is None
+    gate.status(100_000, boots=1)
+    assert gate.match(100_050, boots=1) == "previous_boot"
+    assert gate.match(100_060, boots=2) is None
 
 
 def test_a_will_does_not_make_its_boot_the_newest() -> None:
     gate = Gate()
     assert gate.match(0, boots=1) is None
-    gate.status(10, boots=2, online=False)
-    assert gate.match(20, boots=1) is None
+    gate.status(9_000, boots=2, online=False)
+    assert gate.match(9_020, boots=1) is None
+
+
+def test_a_previous_boot_that_is_heard_of_only_now_does_not_become_the_newest() -> None:
+    gate = Gate()
+    gate.status(1_000, boots=2)
+    gate.status(500, 1_005, boots=1)
+    gate.status(500, 1_005, boots=1, retained=True)
+    assert gate.match(900, 1_010, boots=1) == "previous_boot"
+    # It might as well be the newer one: until that is clear, neither is acted on.
+    assert gate.match(3_010, boots=2) == "previous_boot"
+    assert gate.match(3_011, boots=2) is None
+
+
+def test_a_restart_is_believed_as_soon_as_its_message_must_be_of_after_the_last_one() -> None:
+    gate = Gate()
+    assert gate.match(0, boots=1) is None
+    assert gate.match(2_000, boots=2) == "previous_boot"
+    assert gate.match(1_999, 2_000, boots=1) == "previous_boot"
+    assert gate.match(2_001, boots=2) is None
+
+
+def test_a_restart_that_loses_the_clock_is_believed_after_a_minute() -> None:
+    gate = Gate()
+    assert gate.match(0, boots=1) is None
+    gate.ahead = -50 * 365 * 24 * HOUR
+    assert gate.match(60_000, boots=2) == "previous_boot"
+    assert gate.match(60_001, boots=2) == "unproven"
+    assert steadily(gate, 70_000, seconds=200)[-1] == "previous_boot"
+    assert gate.match(290_000, boots=2) == "unproven"
 
 
 def test_a_retained_status_tells_the_newest_boot_before_any_match() -> None:
     gate = Gate()
     gate.status(-HOUR, 0, boots=2, retained=True)
-    assert gate.match(10, boots=2) is None
-    assert gate.match(20, boots=1) is None  # unknown: it may be a restart
-    assert gate.match(30, boots=2) == "previous_boot"
+    assert gate.match(10, boots=1) == "previous_boot"
+    assert gate.match(2_011, boots=2) is None
+    gate.status(60_000, 100_000, boots=3, retained=True)
+    assert gate.match(100_010, boots=2) == "previous_boot"
 
 
 def test_a_late_match_is_refused_the_very_first_too() -> None:
@@ -207,6 +237,14 @@ def test_after_a_jump_of_the_clock_matches_are_refused_until_it_is_proved_or_rig
         assert back[0] is None
 
 
+def test_a_wrong_clock_that_jumps_forward_is_proved_anew() -> None:
+    gate = Gate(ahead=HOUR)
+    steadily(gate, 0)
+    gate.ahead += 30_000
+    assert gate.match(200_000) == "unproven"
+    assert gate.match(201_000, 221_000) == "late"
+
+
 def test_a_match_as_late_as_its_clock_was_ahead_is_refused() -> None:
     gate = Gate(ahead=HOUR)
     gate.match(0)
@@ -259,9 +297,9 @@ def test_a_new_device_waits_while_there_are_too_many(monkeypatch: pytest.MonkeyP
 def test_boots_are_remembered_up_to_a_bound() -> None:
     gate = Gate()
     for number in range(1, BOOTS + 1):
-        gate.status(0, boots=number)
-    assert gate.match(0, boots=1) == "previous_boot"
-    assert gate.match(0, boots=BOOTS) is None
+        gate.status(number * 3_000, boots=number)
+    assert gate.match(BOOTS * 3_000, boots=1) == "previous_boot"
+    assert gate.match(BOOTS * 3_000, boots=BOOTS) is None
 
 
 @pytest.mark.parametrize(
@@ -307,7 +345,7 @@ class Pipe(RuleBasedStateMachine):
     def hear(self, delay: int) -> None:
         status = Status(boot(self.boots), online=True, at=BOOTED + self.now - delay + self.ahead)
         self.gate.status("d", status, retained=False, arrived=at(self.now))
-        self.newest = max(self.newest, self.boots)
+        self.newest = self.boots
 
     @initialize(ahead=st.sampled_from([0, 0, 1_900, -2_000, -600_000, -HOUR, HOUR, 2_600, -(10**12), 10**12]))
     def begin(self, ahead: int) -> None:
@@ -327,11 +365,10 @@ class Pipe(RuleBasedStateMachine):
         match, boots, compared = data.draw(st.sampled_from(self.wire))
         arrived, self.now = self.now, self.now + waited
         verdict = self.gate.match("d", match, retained=retained, arrived=at(arrived), now=at(self.now))
-        if not retained:
-            self.newest = max(self.newest, boots)
         if verdict.reason is None:
             assert not retained
-            assert boots == self.newest
+            assert boots >= self.newest
+            self.newest = boots
             assert match.event.seq not in self.acted
             assert verdict.age is not None
             assert self.now - compared <= verdict.age * 1000 + 1 <= self.limits.age * 1000 + 1
@@ -370,12 +407,8 @@ class Pipe(RuleBasedStateMachine):
     @rule(online=st.booleans(), retained=st.booleans(), back=st.integers(0, 2))
     def repeat_status(self, online: bool, retained: bool, back: int) -> None:
         """A will, or an old status, live or retained."""
-        of = max(1, self.boots - back)
-        if online and of > self.newest:
-            self.newest = of
-        if of <= self.newest or not online:
-            status = Status(boot(of), online, BOOTED + self.now - HOUR // 10 + self.ahead)
-            self.gate.status("d", status, retained=retained, arrived=at(self.now))
+        status = Status(boot(max(1, self.boots - back)), online, BOOTED + self.now - HOUR // 10 + self.ahead)
+        self.gate.status("d", status, retained=retained, arrived=at(self.now))
 
     @invariant()
     def every_match_is_counted(self) -> None:
@@ -386,7 +419,7 @@ class Pipe(RuleBasedStateMachine):
         if -1_200_000 <= self.ahead < -2_000:
             self.ahead = 0  # what nobody can tell from a delay
         self.boots += 1
-        for _ in range(14):
+        for _ in range(25):
             self.now += 7_000
             self.hear(20)
         self.seq += 1
@@ -396,4 +429,4 @@ class Pipe(RuleBasedStateMachine):
 
 
 TestPipe = Pipe.TestCase
-TestPipe.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestPipe.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)

@@ -30,11 +30,16 @@ the clock was set forward among them. Nobody can do better who may only listen; 
 - Floors are in monotonic time: a step of our own clock moves only the first witness.
 - A match compared after it was sent (`timestamp` past `sent_at`) was compared by another clock, or before a jump: unproven.
 
+A boot that is not known yet is newer than the newest known, or one of before that is heard of only now. It counts as newer if its message is shown to be of after
+the newest's first, or `STRAGGLING` (60 s) after that: what is yielded then cannot be from before. Until then it is refused as of a previous boot, and so is what the
+newest may have sent before the unknown one was heard of.
+
 Memory is bounded, and past its bounds the answer is no: a seq `WINDOW` below the highest acted on is taken as repeated; a new epoch waits
 until the one acted on longest ago is an hour old, a new device until there is room. A boot forgotten after
 `BOOTS` restarts could become the newest again; its matches are then late by all of these.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
@@ -55,6 +60,8 @@ DRIFT: Final = 200e-6
 #: How far past `sent_at` a timestamp may be, ms: a clock that is being slewed.
 SLEWED: Final = 1_000
 
+#: For so long after a restart an unknown boot may be one from before it, s.
+STRAGGLING: Final = 60.0
 #: Seqs of an epoch that may come out of order.
 WINDOW: Final = 1_024
 EPOCHS: Final = 16
@@ -124,7 +131,7 @@ class Freshness:
         """Learn from a status: the newest boot and, of a live one, the clock. A will says nothing of either."""
         if not status.online or (known := self._device(device)) is None:
             return
-        known.saw(status.boot)
+        known.saw(status.boot, arrived, None if retained else status.at, self.limits)
         if not retained and status.boot == known.boot:
             known.clock.sample(arrived.ms, status.at, self.limits.steady * 1000)
 
@@ -150,13 +157,15 @@ class Freshness:
             return Verdict("retained")
         if (known := self._device(device)) is None:
             return Verdict("crowded")
-        known.saw(match.boot)
+        known.saw(match.boot, arrived, match.sent_at, self.limits)
         if match.boot != known.boot:
             return Verdict("previous_boot")
         known.clock.sample(arrived.ms, match.sent_at, self.limits.steady * 1000)
         if known.acted(match.epoch, match.event.seq):
             return Verdict("repeated")
         verdict = self._judge_age(known.clock, match, now)
+        if verdict.age is not None and now.ms - verdict.age * 1000 <= known.contested:
+            return Verdict("previous_boot", verdict.age)
         if verdict.reason is None and not known.act(match.epoch, match.event.seq, now.monotonic):
             return Verdict("crowded", verdict.age)
         return verdict
@@ -183,23 +192,42 @@ class Freshness:
 class _Device:
     """What a consumer knows of a device."""
 
-    __slots__ = ("_boots", "_epochs", "boot", "clock")
+    __slots__ = ("_boots", "_epochs", "_since", "boot", "clock", "contested")
 
     def __init__(self) -> None:
         #: In the order in which they were first seen.
         self._boots: dict[str, None] = {}
         self._epochs: dict[str, _Acted] = {}
         self.boot: str | None = None
+        #: When the first message of the newest boot arrived, ms.
+        self._since = 0
+        #: When a boot of which it is not known whether it is newer was last heard of, ms.
+        self.contested = -math.inf
         self.clock = _Clock()
 
-    def saw(self, boot: str) -> None:
+    def saw(self, boot: str, arrived: Moment, sent_at: int | None, limits: Limits) -> None:
+        """Take in a boot; `sent_at` of a live message, as a retained one may be of any time."""
         if boot in self._boots:
+            return
+        if self.boot is not None and not self._is_newer(arrived, sent_at, limits):
+            self.contested = arrived.ms
             return
         self._boots[boot] = None
         if len(self._boots) > BOOTS:
             del self._boots[next(iter(self._boots))]
         # A restart may have lost the clock, or found it.
-        self.boot, self.clock = boot, _Clock()
+        self.boot, self.clock, self._since, self.contested = boot, _Clock(), arrived.ms, -math.inf
+
+    def _is_newer(self, arrived: Moment, sent_at: int | None, limits: Limits) -> bool:
+        """Whether an unknown boot is newer than the newest, and no straggler: shown to be of after its first message, or late enough."""
+        if arrived.ms - self._since > max(STRAGGLING, limits.age) * 1000:
+            return True
+        clock = _Clock()
+        if sent_at is None:
+            return False
+        clock.sample(arrived.ms, sent_at, limits.steady * 1000)
+        least = clock.least_offset(arrived, limits)
+        return least is not None and sent_at + least > self._since
 
     def acted(self, epoch: str, seq: int) -> bool:
         return epoch in self._epochs and self._epochs[epoch].has(seq)

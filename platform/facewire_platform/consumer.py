@@ -1,0 +1,295 @@
+"""Fresh matches for gates and greeters: iterate, and act on what comes. Everything else is refused and counted.
+
+    paho's thread ── (moment, happening) ──▶ Inbox (bounded, drops the oldest) ──▶ consumer's thread: decode ─▶ Freshness ─▶ match
+
+    with fresh_matches(Address("broker", username="gate-1", password=...)) as matches:
+        for fresh in matches:
+            open_door(fresh.match.event.identity_id)
+
+Matches are subscribed at QoS 0 in clean sessions, statuses where the credential is granted them: they tell of a restart before its
+first match, and of the clock while there are no matches. The iteration goes on through the end of a broker; `stop` ends it, from any thread.
+"""
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
+
+from facewire.errors import BrokerError, CredentialsRefused, DecodeError, ProtocolError
+from facewire.messages import Match, Status, decode
+from facewire.topics import QOS, Kind, Topics
+from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Received, Refused
+from facewire_platform.freshness import Freshness, Limits, Moment
+from facewire_platform.freshness import Reason as Unfit
+
+if TYPE_CHECKING:
+    import asyncio
+
+log = logging.getLogger(__name__)
+
+#: Messages that may wait for the consumer. At 5 matches a second from each of 100 devices, two seconds.
+INBOX_MESSAGES: Final = 1_000
+#: unreadable: no match of ours. overrun: pushed out of the full inbox by newer ones.
+Reason: TypeAlias = Unfit | Literal["unreadable", "overrun"]
+
+
+@dataclass(frozen=True, slots=True)
+class FreshMatch:
+    """A match to be acted on, now: it is not yielded again."""
+
+    device: str
+    match: Match
+    #: Since the comparison, at most, s.
+    age: float
+    #: As it came, with when: ms since 1970 UTC, our clock.
+    received: Received = field(repr=False)
+    received_at: int
+
+
+class Inbox:
+    """What paho's thread tells, for the thread that acts on it.
+
+    Args:
+        most: messages that may wait. One more pushes out the oldest match: the newest are the ones that may still be fresh, and a
+            status tells of a restart.
+        wake: called when there is something, on paho's thread.
+    """
+
+    def __init__(self, most: int, wake: Callable[[], None]) -> None:
+        self._most = most
+        self._wake = wake
+        self._waiting: deque[tuple[Moment, Received]] = deque()
+        #: Few, and the last ones count.
+        self._news: deque[Happening] = deque(maxlen=16)
+        self._lock = threading.Lock()
+        self.overrun = 0
+
+    def put(self, happening: Happening) -> None:
+        with self._lock:
+            if not isinstance(happening, Received):
+                self._news.append(happening)
+            else:
+                self._waiting.append((_now(), happening))
+                if len(self._waiting) > self._most:
+                    self._push_out()
+        self._wake()
+
+    def take(self) -> Happening | tuple[Moment, Received] | None:
+        """News of the connection first, then the oldest message."""
+        with self._lock:
+            if self._news:
+                return self._news.popleft()
+            return self._waiting.popleft() if self._waiting else None
+
+    def forget_news(self) -> None:
+        with self._lock:
+            self._news.clear()
+
+    def _push_out(self) -> None:
+        at = next((at for at, (_, message) in enumerate(self._waiting) if message.topic.endswith("/match")), 0)
+        del self._waiting[at]
+        self.overrun += 1
+
+
+class _Matches:
+    """What the iterators have in common; of one thread, but for `stop` and the counters.
+
+    Args:
+        address: the broker, and as whom we come.
+        topics: where the devices publish.
+        devices: only these; empty for all.
+        limits: what counts as fresh.
+        inbox: messages that may wait for the consumer.
+        told: is told of the connection's comings and goings, on the iterating thread.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        topics: Topics | None = None,
+        devices: Sequence[str] = (),
+        limits: Limits | None = None,
+        inbox: int = INBOX_MESSAGES,
+        told: Callable[[Connected | Disconnected], None] | None = None,
+    ) -> None:
+        self._address = address
+        self._topics = topics or Topics()
+        self._devices = tuple(dict.fromkeys(devices))
+        self._freshness = Freshness(limits)
+        self._told = told
+        self._unreadable = 0
+        self._inbox = Inbox(inbox, self._wake)
+        self._stopping = False
+        #: Holds something when there is something to look at. Unlike an Event it may be used in a signal handler.
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._kinds: tuple[Kind, ...] = ("match", "status")
+        self._connection = self._connect()
+
+    @property
+    def refused(self) -> "Counter[Reason]":
+        """How many messages were not yielded, by reason."""
+        refused: Counter[Reason] = Counter(self._freshness.refused)
+        refused.update({"unreadable": self._unreadable, "overrun": self._inbox.overrun})
+        return +refused
+
+    @property
+    def accepted(self) -> int:
+        """How many matches were yielded."""
+        return self._freshness.accepted
+
+    def stop(self) -> None:
+        """End the iteration, from any thread or a signal handler."""
+        self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wakes.empty():
+            self._wakes.put(None)
+
+    def _connect(self) -> Connection:
+        filters = [
+            (self._topics.all(kind) if device is None else self._topics.of(device, kind), QOS[kind])
+            for device in self._devices or (None,)
+            for kind in self._kinds
+        ]
+        # 22 characters: a broker may refuse more than 23 (MQTT 3.1.1 section 3.1.3.1).
+        return Connection(self._address, f"facewire-gate-{secrets.token_hex(4)}", filters, self._inbox.put)
+
+    def _next(self) -> FreshMatch | None:
+        """The next fresh match that is waiting, if any.
+
+        Raises:
+            CredentialsRefused: the broker does not know us.
+            BrokerError: it does not let us subscribe.
+        """
+        while not self._stopping and (item := self._inbox.take()) is not None:
+            if not isinstance(item, tuple):
+                self._hear(item)
+            elif (fresh := self._judge(*item)) is not None:
+                return fresh
+        return None
+
+    def _judge(self, arrived: Moment, received: Received) -> FreshMatch | None:
+        try:
+            device, kind = self._topics.parse(received.topic)
+            message = decode(kind, received.payload)
+        except (DecodeError, ProtocolError) as exc:
+            self._unreadable += 1
+            log.debug("unreadable topic=%r error=%s", received.topic, exc)
+            return None
+        if isinstance(message, Status):
+            self._freshness.status(device, message, retained=received.retain, arrived=arrived)
+        if not isinstance(message, Match):
+            return None
+        reason, age = self._freshness.match(device, message, retained=received.retain, arrived=arrived, now=_now())
+        if reason is not None or age is None:
+            log.debug("refused device=%s epoch=%s seq=%d reason=%s", device, message.epoch, message.event.seq, reason)
+            return None
+        return FreshMatch(device, message, age, received, arrived.wall_ms)
+
+    def _hear(self, happening: Happening) -> None:
+        match happening:
+            case Connected() | Disconnected():
+                if self._told is not None:
+                    self._told(happening)
+            case Refused(reason, credentials=True):
+                raise CredentialsRefused(f"{self._address} refused who we are: {reason}")
+            case Refused() if "status" in self._kinds:
+                # One refused subscription ends a session (`Connection`). Matches are what we came for.
+                log.info("going on without statuses broker=%s", self._address)
+                self._kinds = ("match",)
+                before, self._connection = self._connection, self._connect()
+                before.close(timeout=1.0)
+                self._inbox.forget_news()
+                self._connection.start()
+            case Refused(reason):
+                raise BrokerError(f"{self._address}: {reason}")
+
+
+class FreshMatches(_Matches):
+    """Fresh matches for a thread: a context manager to iterate over."""
+
+    def __enter__(self) -> Self:
+        self._connection.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        self._connection.close(timeout=1.0)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> FreshMatch:
+        while not self._stopping:
+            if (fresh := self.take(None)) is not None:
+                return fresh
+        raise StopIteration
+
+    def take(self, timeout: float | None) -> FreshMatch | None:
+        """The next fresh match; None where none came in so many seconds, or the iteration is stopped."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (fresh := self._next()) is None and not self._stopping:
+            try:
+                self._wakes.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return None
+        return fresh
+
+
+class AsyncFreshMatches(_Matches):
+    """Fresh matches for an event loop: an asynchronous context manager to iterate over."""
+
+    _loop: "asyncio.AbstractEventLoop | None" = None
+
+    async def __aenter__(self) -> Self:
+        import asyncio
+
+        self._awake, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self._connection.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        import asyncio
+
+        self.stop()
+        await asyncio.to_thread(self._connection.close, timeout=1.0)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> FreshMatch:
+        while (fresh := self._next()) is None and not self._stopping:
+            await self._awake.wait()
+            self._awake.clear()
+        if fresh is None:
+            raise StopAsyncIteration
+        return fresh
+
+    def _wake(self) -> None:
+        if self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._awake.set)
+        except RuntimeError:  # the loop has ended, and with it whoever would be woken
+            log.debug("event loop is closed")
+
+
+#: Iterate over fresh matches: `with fresh_matches(address) as matches: for fresh in matches: ...`
+fresh_matches: Final = FreshMatches
+#: The same for asyncio: `async with fresh_matches_async(address) as matches: async for fresh in matches: ...`
+fresh_matches_async: Final = AsyncFreshMatches
+
+#: CLOCK_MONOTONIC stands still while the machine sleeps, and what waited in the socket would look fresh.
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def _now() -> Moment:
+    return Moment(time.clock_gettime(_CLOCK), time.time_ns() // 1_000_000)
