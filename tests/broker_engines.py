@@ -24,7 +24,7 @@ from facewire_broker.credentials import UsersFile
 from facewire_broker.door import UsersDoor
 from facewire_broker.engine import run_as, write_files
 from facewire_broker.render import Site, render_mosquitto
-from facewire_mqtt.connection import Address
+from facewire_mqtt.address import Address
 
 ENGINES = os.environ.get("FACEWIRE_BROKERS", "ours,mosquitto").split(",")
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

@@ -14,7 +14,7 @@ from mqtt_probe import Probe
 from facewire_broker import credentials
 from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile
-from facewire_mqtt.connection import Address
+from facewire_mqtt.address import Address
 
 pytestmark = pytest.mark.network
 

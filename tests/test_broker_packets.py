@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mqtt_probe import connect, length, packet, publish, subscribe, text
@@ -52,6 +53,15 @@ def test_packets_left_lying_are_read_before_what_comes_later() -> None:
     assert framer.pull() is None
     framer.push(b"c")
     assert framer.pull() == (3, b"c")
+
+
+def test_a_length_has_four_bytes_at_most_however_small() -> None:
+    framer = Framer(1 << 28)
+    framer.push(b"\x30\x83\x80\x80\x00abc")
+    assert framer.pull() == (0x30, b"abc")
+    framer.push(b"\x30\x83\x80\x80\x80\x00abc")
+    with pytest.raises(Malformed):
+        framer.pull()
 
 
 def test_a_large_packet_in_small_pieces_is_copied_once() -> None:

@@ -100,7 +100,7 @@ def test_a_certificate_says_who_it_is(engine: str, pki: Path, file: tuple[UsersF
 
 def test_a_certificate_is_worth_nothing_for_another_name(pki: Path, file: tuple[UsersFile, str]) -> None:
     with serve("ours", file[0], pki, "--client-ca", str(pki / "ca.pem")) as (_, where):
-        for certificate, options in (("nobody", {}), ("nobody", {"user": "dev1", "password": file[1]})):
+        for certificate, options in (("nobody", {}), ("nobody", {"user": "dev1", "password": file[1]}), ("dev1", {"user": "other"})):
             with SecureProbe(where, pki, certificate, "dev1", **options) as one:
                 assert one.code == 5
         with SecureProbe(where, pki, "dev1", "dev2") as one:

@@ -1,7 +1,10 @@
 """Credentials: the file, the command line, and a broker that follows the file."""
 
 import contextlib
+import dataclasses
 import json
+import os
+import re
 import shutil
 import subprocess
 import threading
@@ -24,6 +27,7 @@ from facewire_broker.access import Role
 from facewire_broker.credentials import PASSWORD_ROUNDS, User, UsersFile
 from facewire_broker.door import MAX_CHECKS, UsersDoor
 from facewire_broker.embedded import Embedded
+from facewire_broker.limits import Limits
 from facewire_cli.broker_commands import broker
 
 V = "facewire/v1"
@@ -386,3 +390,33 @@ def test_what_is_rendered_follows_the_root(file: UsersFile, tmp_path: Path) -> N
     result = CliRunner().invoke(broker, ["render", "mosquitto", "--to", str(tmp_path / "m"), "--users", str(file.path), "--root", "site/a"])
     assert result.exit_code == 0
     assert "topic write site/a/v1/dev1/match\n" in (tmp_path / "m/acl").read_text()
+
+
+@pytest.mark.process
+def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "broker.md").read_text()
+    script = "set -eu\n" + "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    path = f"{Path(FACEWIRE).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in (tmp_path / "site.users.roles").read_text().splitlines()] == ["lobby-1", "worker", "ada"]
+    assert sorted(file.name for folder in ("mosquitto", "emqx") for file in (tmp_path / folder).iterdir()) == [
+        "acl", "acl.conf", "facewire.conf", "mosquitto.conf", "passwd", "users.csv",
+    ]  # fmt: skip
+
+
+def test_the_limits_of_the_documentation_are_the_limits() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "broker.md").read_text()
+    table = text.partition("## Limits")[2].partition("Every 10 s")[0]
+    assert set(re.findall(r"`([a-z_]+)`", table)) == {field.name for field in dataclasses.fields(Limits)}
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"), [("conections=5", "'connections'"), ("connections=x", "no int"), ("inflight=0", "above 0"), ("x", "no limit")]
+)
+def test_a_limit_that_is_none_is_a_usage_error(pair: str, said: str) -> None:
+    result = CliRunner().invoke(broker, ["run", "--listen", "127.0.0.1:0", "--limit", pair])
+    assert result.exit_code == 2
+    assert said in result.stderr

@@ -4,7 +4,7 @@ In a test, or beside other code (its own thread and event loop, an ephemeral por
 
     from facewire_broker import embedded
 
-    with embedded.running() as address:      # facewire_mqtt.connection.Address, ready for Connection(address, ...)
+    with embedded.running() as address:      # facewire_mqtt.address.Address, ready for Connection(address, ...)
         address.host, address.port           # "127.0.0.1", 40123
 
     with embedded.running(port=40123): ...   # the same port again, as after a crash

@@ -56,8 +56,8 @@ class Rights:
     subscribe: tuple[str, ...]
 
     def may_publish(self, topic: str) -> bool:
-        """Whether it may publish to a topic: never to the broker's own."""
-        return not topic.startswith("$") and _within(topic, self.publish)
+        """Whether it may publish to a topic: never to one that begins with `$`, as no pattern takes it in."""
+        return _within(topic, self.publish)
 
     def may_subscribe(self, topic_filter: str) -> bool:
         """Whether all that a filter takes in may be received."""

@@ -1,13 +1,14 @@
 """The embedded broker: amqtt's `Broker` for its life cycle and listeners, our hub and connections inside.
 
-What is overridden, and which lines of amqtt 0.12.1's broker.py that replaces (`fingerprint` watches them):
+What is overridden, and which lines of amqtt 0.12.1's broker.py (B) that replaces; `fingerprint` watches them all:
 
-    _create_server_instance  B:340-366    a protocol per connection in place of a task; no websockets
-    _broadcast_loop          B:1003-1049  nothing: the hub routes at once, in order, with nothing to lose at the end
-    _broadcast_message       B:1131-1141  what plugins broadcast goes to the hub
-    retain_message           B:822-845    and what they retain
-    _session_monitor         B:368-393    time-outs, keep-alive, expiry, counters on `$SYS`
-    shutdown                 B:395-433    stops accepting first, and cannot hang
+    start                    B:246-275    extended: the socket is opened first, so that a taken address is one clear error
+    _create_server_instance  B:326-354    a protocol per connection in place of tasks; no websockets; TLS of our own making
+    _broadcast_loop          B:959-1007   nothing: the hub routes at once, in order, and has nothing to lose at the end
+    _broadcast_message       B:1104-1114  what amqtt's plugins broadcast goes to the hub
+    retain_message           B:834-861    and what they retain
+    _session_monitor         B:356-383    time-outs, keep-alive, expiry, changed users, counters on `$SYS`
+    shutdown                 B:385-419    stops accepting first, and cannot hang
 """
 
 import asyncio

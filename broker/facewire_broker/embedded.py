@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from facewire.errors import BrokerError
 from facewire_broker.broker import Broker, Listen
-from facewire_mqtt.connection import Address
+from facewire_mqtt.address import Address
 
 T = TypeVar("T")
 

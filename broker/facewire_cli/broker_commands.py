@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import difflib
 import gc
 import ipaddress
 import logging
@@ -23,6 +25,7 @@ from facewire_broker.broker import Broker, Listen
 from facewire_broker.credentials import PASSWORD_ROUNDS, TOKEN_ROUNDS, Users, UsersFile
 from facewire_broker.door import UsersDoor
 from facewire_broker.engine import Mosquitto, free_port, run_as, write_files
+from facewire_broker.limits import Limits
 from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
 from facewire_broker.tls import server_context
 from facewire_cli.options import output_option
@@ -97,15 +100,44 @@ def _tls(cert: str | None, key: str | None, client_ca: str | None) -> Tls | None
     return Tls(cert, key or cert, client_ca)
 
 
+def _limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> Limits:
+    """Read NAME=VALUE pairs."""
+    kinds = {field.name: type(getattr(Limits(), field.name)) for field in dataclasses.fields(Limits)}
+    changed: dict[str, Any] = {}
+    for pair in given:
+        name, _, value = pair.partition("=")
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
+            raise click.BadParameter(f"{name!r} is no limit" + (f"; did you mean {near[0]!r}?" if near else f": {', '.join(kinds)}"))
+        try:
+            changed[name] = kinds[name](value)
+        except ValueError as exc:
+            raise click.BadParameter(f"{name} {value!r} is no {kinds[name].__name__}") from exc
+        if not 0 < changed[name] < 1e12:
+            raise click.BadParameter(f"{name} {value} is not above 0")
+    return dataclasses.replace(Limits(), **changed)
+
+
 @broker.command()
 @_listen_option
 @click.option("--users", type=_users_file, help="Credentials, see `facewire broker users`; without them anonymous, on loopback only.")
 @_root_option
 @_tls_options
 @click.option("--insecure", is_flag=True, help="I know that without TLS secrets and faces can be read on the network: no note.")
+@click.option(
+    "--limit", "limits", multiple=True, metavar="NAME=VALUE", callback=_limits, help="Change a limit, see docs/broker.md; repeatable."
+)
 @click.option("--engine", type=click.Choice(["embedded", "mosquitto"]), default="embedded", show_default=True, help="Which broker.")
 def run(
-    listen: str, users: Path | None, root: str, cert: str | None, key: str | None, client_ca: str | None, insecure: bool, engine: str
+    listen: str,
+    users: Path | None,
+    root: str,
+    cert: str | None,
+    key: str | None,
+    client_ca: str | None,
+    insecure: bool,
+    limits: Limits,
+    engine: str,
 ) -> None:
     """Run the broker until SIGTERM or Ctrl-C."""
     where, topics, tls = parse_listen(listen), _topics(root), _tls(cert, key, client_ca)
@@ -120,10 +152,10 @@ def run(
     if engine == "mosquitto":
         if users is None:
             raise click.UsageError("--engine mosquitto needs --users")
-        asyncio.run(serve_mosquitto(where, UsersFile(users), topics, tls))
+        asyncio.run(serve_mosquitto(where, UsersFile(users), topics, tls, limits))
         return
     door = None if users is None else UsersDoor(UsersFile(users), topics)
-    asyncio.run(serve(where, door=door, tls=server_context(tls) if tls else None))
+    asyncio.run(serve(where, door=door, limits=limits, tls=server_context(tls) if tls else None))
 
 
 async def serve(where: Listen, **options: Any) -> None:
@@ -140,14 +172,14 @@ async def serve(where: Listen, **options: Any) -> None:
     await server.shutdown()
 
 
-async def serve_mosquitto(where: Listen, users: UsersFile, topics: Topics, tls: Tls | None) -> None:
+async def serve_mosquitto(where: Listen, users: UsersFile, topics: Topics, tls: Tls | None, limits: Limits) -> None:
     """Have Mosquitto serve until a signal."""
     stopping = _stop_on_signals()
     port = where.port or free_port(where.host)
     with tempfile.TemporaryDirectory(prefix="facewire-mosquitto-") as folder:
 
         def site(found: Users) -> Site:
-            return Site(found, topics.prefix, where.host, port, folder, tls, run_as())
+            return Site(found, topics.prefix, where.host, port, folder, tls, run_as(), limits)
 
         await Mosquitto(users, site).run(lambda _: click.echo(f"listening address={Listen(where.host, port)}", err=True), stopping)
 
