@@ -1,6 +1,5 @@
 import itertools
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -336,7 +335,6 @@ def test_a_second_worker_is_refused_while_the_first_lives(store: Store, path: Pa
         open_store(path.parent / "link.db")
     store.close()
     open_store(path).close()
-    store._lock = os.open(path, os.O_RDONLY)  # for the fixture to close
 
 
 FOREIGN = {

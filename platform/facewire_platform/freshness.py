@@ -192,7 +192,7 @@ class Freshness:
 class _Device:
     """What a consumer knows of a device."""
 
-    __slots__ = ("_boots", "_epochs", "_since", "boot", "clock", "contested")
+    __slots__ = ("_boots", "_contester", "_epochs", "_since", "boot", "clock", "contested")
 
     def __init__(self) -> None:
         #: In the order in which they were first seen.
@@ -203,6 +203,8 @@ class _Device:
         self._since = 0
         #: When a boot of which it is not known whether it is newer was last heard of, ms.
         self.contested = -math.inf
+        #: Which one that was; empty for several.
+        self._contester: str | None = None
         self.clock = _Clock()
 
     def saw(self, boot: str, arrived: Moment, sent_at: int | None, limits: Limits) -> None:
@@ -210,13 +212,16 @@ class _Device:
         if boot in self._boots:
             return
         if self.boot is not None and not self._is_newer(arrived, sent_at, limits):
+            self._contester = boot if self._contester in {None, boot} else ""
             self.contested = arrived.ms
             return
         self._boots[boot] = None
         if len(self._boots) > BOOTS:
             del self._boots[next(iter(self._boots))]
         # A restart may have lost the clock, or found it.
-        self.boot, self.clock, self._since, self.contested = boot, _Clock(), arrived.ms, -math.inf
+        self.boot, self.clock, self._since = boot, _Clock(), arrived.ms
+        if self._contester == boot:
+            self._contester, self.contested = None, -math.inf
 
     def _is_newer(self, arrived: Moment, sent_at: int | None, limits: Limits) -> bool:
         """Whether an unknown boot is newer than the newest, and no straggler: shown to be of after its first message, or late enough."""

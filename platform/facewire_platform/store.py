@@ -61,12 +61,16 @@ class Store:
     def __init__(self, path: Path, database: peewee.SqliteDatabase, identity: str, lock: int) -> None:
         self._path = path
         self._db = database
-        self._lock = lock
+        self._lock: int | None = lock
+        self._file = _file(path)
         self.identity = identity
 
     def close(self) -> None:
+        """May be called twice."""
         self._db.close()
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> "Store":
         return self
@@ -79,7 +83,7 @@ class Store:
         """All or none of what is taken inside; durable when it ends.
 
         Raises:
-            StoreError: an outage (locked, full): none of it was written, and later all of it may be.
+            StoreError: an outage (locked, full): none of it was written, and later all of it may be. Or `replaced`.
         """
         try:
             with self._db.transaction("IMMEDIATE"):
@@ -88,6 +92,13 @@ class Store:
             if is_outage(exc):
                 raise StoreError(f"{self._path}: {exc}") from exc
             raise
+        if self.replaced:
+            raise StoreError(f"{self._path}: was removed or replaced while in use")
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the file is there no more: what is written now is written to nowhere."""
+        return _file(self._path) != self._file
 
     def take_batch(self, device: str, batch: Batch, now_ms: int) -> Ack:
         """Store a batch; the ack may be published once the transaction has ended."""
@@ -260,6 +271,14 @@ def open_store(path: Path) -> Store:
         os.close(lock)
         raise
     return Store(path, database, identity, lock)
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _lock(path: Path) -> int:

@@ -111,6 +111,7 @@ class Worker:
 
     def __init__(self, database: Path, address: Address, topics: Topics) -> None:
         self._topics = topics
+        self._database = database
         self._address = address
         self._inbox = Inbox()
         self._told_dropped = 0
@@ -171,6 +172,8 @@ class Worker:
         if not self._held:
             return
         try:
+            if self._store.replaced:
+                self._reopen()
             self._store_held()
         except StoreError as exc:
             # What is held is tried again: history would be sent again by its device, a will would not.
@@ -178,6 +181,13 @@ class Worker:
             self._stopping.wait(STORE_RETRY)
         else:
             self._tell_outage("")
+
+    def _reopen(self) -> None:
+        """The database was wiped or restored under us. Devices find out by our acks what they have to send again."""
+        log.warning("database was replaced, opening it again")
+        self._store.close()
+        self._store = open_store(self._database)
+        log.info("database open store=%s", self._store.identity)
 
     def _store_held(self) -> None:
         try:

@@ -1,0 +1,80 @@
+"""The `facewire` command as a process that tests may wait for, signal and kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+FACEWIRE = [sys.executable, "-P", "-m", "facewire_cli"]
+WITHIN = 20.0
+
+
+class Running:
+    """One process; what it writes to stderr is kept."""
+
+    def __init__(self, *arguments: str | Path, stdin: bool = False) -> None:
+        self.log: list[str] = []
+        self._changed = threading.Condition()
+        self.process = subprocess.Popen(
+            [*FACEWIRE, *map(str, arguments)],
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for(self, text: str, within: float = WITHIN, times: int = 1) -> None:
+        """Wait until it has said so."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: sum(text in line for line in self.log) >= times, within), self.text
+
+    def write(self, *values: Any) -> None:
+        """JSON Lines to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("".join(json.dumps(value) + "\n" for value in values))
+        self.process.stdin.flush()
+
+    @property
+    def text(self) -> str:
+        return "".join(self.log)
+
+    def end(self, number: int = signal.SIGTERM, within: float = WITHIN) -> int:
+        """Send a signal, and give back the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.wait(within)
+
+    def wait(self, within: float = WITHIN) -> int:
+        code = self.process.wait(within)
+        self._reader.join(within)
+        for pipe in (self.process.stdin, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+        return code
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(signal.SIGKILL)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.log.append(line)
+                self._changed.notify_all()
+
+
+def ask(*arguments: str | Path) -> list[dict[str, Any]]:
+    """The rows that a command prints as JSON Lines."""
+    done = subprocess.run([*FACEWIRE, *map(str, arguments), "-o", "json"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
