@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from facewire.errors import DecodeError, StoreError
-from facewire.messages import MAX_BATCH_EVENTS, Status, decode_ack, encode, splice_match
+from facewire.messages import MAX_BATCH_EVENTS, Ack, Status, decode_ack, encode, splice_match
 from facewire.topics import QOS, Topics, check_device
+from facewire_device.ring import Ring
 from facewire_device.store import ReplacedError, Store, new_id, open_store
 from facewire_device.store_file import lock_for_agent
-from facewire_device.uploader import DEFAULT_PERIOD, Adopt, Fork, Ignored, Refused, Uploader
+from facewire_device.uploader import DEFAULT_PERIOD, Adopt, Fork, Ignored, Outcome, Refused, Uploader
 from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Publication, Received
 from facewire_mqtt.connection import Refused as BrokerRefused
 
@@ -260,7 +261,7 @@ class Agent:
             log.warning("ignored ack error=%s", exc)
             return
         now = time.monotonic()
-        outcome, ring = store.settle(lambda ring: self._uploader.acked(now, ack, ring))
+        outcome, ring = store.settle(lambda ring: self._judge(now, ack, ring))
         match outcome:
             case Ignored():
                 log.debug("ignored ack key=%d: not the batch in flight", ack.key)
@@ -280,6 +281,10 @@ class Agent:
             self._confirmed.set()
         if now >= self._status_due:
             self._publish_status(store)
+
+    def _judge(self, now: float, ack: Ack, ring: Ring) -> Outcome:
+        # Another process may have forked the store, or somebody replaced it, since the batch was sent.
+        return self._uploader.acked(now, ack, ring) if ack.epoch == ring.epoch else Ignored()
 
     def _publish_matches(self, store: Store) -> None:
         now, version_now = time.monotonic(), store.version()

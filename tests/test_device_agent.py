@@ -1,0 +1,439 @@
+"""The agent on a real loopback broker; the platform is played by hand."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from device_events import event, events
+from mosquitto_server import Mosquitto
+
+from facewire import codec
+from facewire.errors import StoreError
+from facewire.messages import Ack, Batch, Match, Message, Status, decode, encode
+from facewire.topics import Topics
+from facewire_broker import embedded
+from facewire_device import agent as agent_module
+from facewire_device import uploader
+from facewire_device.agent import Agent, Settings
+from facewire_device.recorder import Recorder
+from facewire_device.ring import Ring
+from facewire_device.store import Store, open_store
+from facewire_mqtt import connection
+from facewire_mqtt.connection import Address, Connected, Connection, Happening, Publication, Received
+
+pytestmark = pytest.mark.network
+
+M = TypeVar("M", bound=Message)
+TOPICS = Topics()
+
+
+class Platform:
+    """Hears all that a device says; answers only when told."""
+
+    def __init__(self, address: Address) -> None:
+        self.heard: queue.SimpleQueue[tuple[Message, Received]] = queue.SimpleQueue()
+        self.up = threading.Event()
+        self.connection = Connection(address, "by-hand", [("facewire/v1/#", 1)], self.handle)
+
+    def handle(self, happening: Happening) -> None:
+        if isinstance(happening, Connected):
+            self.up.set()
+        elif isinstance(happening, Received) and not happening.topic.endswith("/ack"):
+            kind: Any = happening.topic.rpartition("/")[2]
+            self.heard.put((decode(kind, happening.payload), happening))
+
+    def wait(self, kind: type[M], where: Callable[[M], bool] = lambda _: True, timeout: float = 15.0) -> tuple[M, Received]:
+        """The next message of a kind that is as wanted, and how it came."""
+        deadline = time.monotonic() + timeout
+        while True:
+            message, received = self.heard.get(timeout=max(0.0, deadline - time.monotonic()))
+            if isinstance(message, kind) and where(message):
+                return message, received
+
+    def batch(self, where: Callable[[Batch], bool] = lambda _: True) -> Batch:
+        return self.wait(Batch, where)[0]
+
+    def answer(self, batch: Batch, **more: Any) -> None:
+        ack = Ack(batch.epoch, batch.boot, batch.cursor, batch.cursor, "by-hand")
+        self.send(encode(replace(ack, **more)))
+
+    def send(self, payload: bytes, device: str = "d") -> None:
+        assert self.connection.publish(Publication(TOPICS.of(device, "ack"), payload, 1))
+
+    def quiet(self) -> list[Message]:
+        """What was heard and not waited for."""
+        found = []
+        while not self.heard.empty():
+            found.append(self.heard.get()[0])
+        return found
+
+
+@contextmanager
+def platform_on(address: Address) -> Iterator[Platform]:
+    platform = Platform(address)
+    platform.connection.start()
+    assert platform.up.wait(10)
+    try:
+        yield platform
+    finally:
+        platform.connection.close(timeout=1.0)
+
+
+@pytest.fixture
+def broker() -> Iterator[Address]:
+    with embedded.running() as address:
+        yield address
+
+
+@pytest.fixture
+def platform(broker: Address) -> Iterator[Platform]:
+    with platform_on(broker) as platform:
+        yield platform
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def start(broker: Address, tmp_path: Path, stack: ExitStack) -> Callable[..., tuple[Agent, Recorder]]:
+    """Starts an agent and a recorder on one store; ended with the test."""
+
+    def start(**more: Any) -> tuple[Agent, Recorder]:
+        options: dict[str, Any] = {"address": broker, "threshold": 0.8, "catch_up": 100} | more
+        agent = stack.enter_context(Agent(Settings("d", tmp_path / "s.db", **options)))
+        return agent, stack.enter_context(Recorder(agent.open_store, agent.wake))
+
+    return start
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        threading.Event().wait(0.005)
+
+
+def ring_of(tmp_path: Path) -> Ring:
+    with open_store(tmp_path / "s.db", create=False) as store:
+        return store.ring()
+
+
+Start = Callable[..., tuple[Agent, Recorder]]
+
+
+def test_what_is_recorded_comes_as_a_batch_and_the_ack_moves_the_cursor(start: Start, platform: Platform, tmp_path: Path) -> None:
+    agent, recorder = start()
+    recorder.record_all(events(1, 150))
+    first = platform.batch()
+    assert (first.after, first.cursor, first.head, first.oldest) == (0, 100, 150, 1)
+    assert first.boot == agent.boot
+    platform.answer(first)
+    second = platform.batch()
+    assert [item.timestamp for item in second.events] == list(range(101, 151))
+    platform.answer(second)
+    agent.wait_acked()
+    assert ring_of(tmp_path).cursor == 150
+
+
+def test_a_match_is_published_at_once_and_a_score_on_the_threshold_is_none(start: Start, platform: Platform) -> None:
+    agent, recorder = start()
+    assert agent.wait_connected(10)
+    recorder.record_all([event(1, 0.8), event(2, 0.81, picture=b"\xff"), event(3, 0.2)])
+    match, received = platform.wait(Match)
+    assert match.event == event(2, 0.81, picture=b"\xff")._replace(seq=2)
+    assert (match.boot, received.qos, received.retain) == (agent.boot, 0, False)
+    assert abs(match.sent_at - time.time() * 1000) < 5_000
+    assert agent.matches_published == 1
+
+
+def test_without_a_threshold_there_are_no_matches(start: Start, platform: Platform) -> None:
+    agent, recorder = start(threshold=None)
+    assert agent.wait_connected(10)
+    recorder.record_all([event(1, 1e9)])
+    platform.answer(platform.batch())
+    agent.wait_acked()
+    assert not [message for message in platform.quiet() if isinstance(message, Match)]
+
+
+def test_an_event_recorded_on_another_connection_is_a_match_within_a_tenth_of_a_second(
+    start: Start, platform: Platform, tmp_path: Path
+) -> None:
+    agent, _ = start()
+    assert agent.wait_connected(10)
+    waits = []
+    with open_store(tmp_path / "s.db") as other:
+        for number in range(20):
+            other.append([event(number, 0.9)])
+            began = time.monotonic()
+            platform.wait(Match, lambda match, number=number: match.event.timestamp == number)  # type: ignore[misc]  # bound to this one
+            waits.append(time.monotonic() - began)
+    assert sorted(waits)[10] < 0.1
+    assert sorted(waits)[17] < 0.2, "the machine may be busy"
+
+
+def test_a_burst_of_matches_in_one_commit_is_published_whole(start: Start, platform: Platform) -> None:
+    agent, recorder = start()
+    assert agent.wait_connected(10)
+    recorder.record_all(events(1, 2_000, score=0.9))
+    assert [platform.wait(Match)[0].event.seq for _ in range(2_000)] == list(range(1, 2_001))
+    assert agent.matches_missed == 0
+
+
+def test_matches_without_a_session_are_counted_and_never_sent_late(
+    tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
+    first = stack.enter_context(embedded.running())
+    port = first.port
+    stack.close()
+    agent = stack.enter_context(Agent(Settings("d", tmp_path / "s.db", address=first, threshold=0.8)))
+    recorder = stack.enter_context(Recorder(agent.open_store, agent.wake))
+    recorder.record_all(events(1, 3, score=0.9))
+    wait_until(lambda: agent.matches_missed == 3)
+    with embedded.running(port=port) as address, platform_on(address) as platform:
+        batch = platform.batch()
+        assert len(batch.events) == 3
+        recorder.record_all([event(4, 0.9)])
+        heard = [platform.wait(Match)[0].event.seq, *(message.event.seq for message in platform.quiet() if isinstance(message, Match))]
+        assert heard == [4]
+        assert (agent.matches_published, agent.matches_missed) == (1, 3)
+        stack.close()
+
+
+def test_what_was_recorded_before_the_agent_started_is_history_and_no_match(start: Start, platform: Platform, tmp_path: Path) -> None:
+    with open_store(tmp_path / "s.db") as store:
+        store.append(events(1, 3, score=0.9))
+    agent, _ = start()
+    platform.answer(platform.batch(lambda batch: len(batch.events) == 3))
+    agent.wait_acked()
+    assert not [message for message in platform.quiet() if isinstance(message, Match)]
+    assert (agent.matches_published, agent.matches_missed) == (0, 0)
+
+
+def test_an_agent_that_could_not_look_for_a_while_counts_what_it_finds_as_missed(
+    start: Start, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "STALE_AFTER", -1.0)
+    agent, recorder = start()
+    assert agent.wait_connected(10)
+    recorder.record_all([event(1, 0.9)])
+    wait_until(lambda: agent.matches_missed == 1)
+    assert agent.matches_published == 0
+
+
+def test_a_probe_comes_with_nothing_to_send_and_finds_out_a_platform_that_lost_its_data(
+    start: Start, platform: Platform, tmp_path: Path
+) -> None:
+    with open_store(tmp_path / "s.db") as store:
+        store.append(events(1, 5))
+        store.settle(lambda _: uploader.Adopt(5))
+    agent, _ = start()
+    probe = platform.batch()
+    assert (probe.events, probe.after, probe.cursor, probe.head) == ((), 5, 5, 5)
+    platform.answer(probe, cursor=0)
+    again = platform.batch(lambda batch: batch.after == 0)
+    assert len(again.events) == 5
+    platform.answer(again)
+    agent.wait_acked()
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        b"noise",
+        b"",
+        {"boot": "c" * 16},
+        {"epoch": "f" * 16},
+        {"key": 3},
+        {"error": "refused"},
+    ],
+)
+def test_a_bad_or_strange_ack_is_ignored_and_the_right_one_still_counts(
+    start: Start, platform: Platform, tmp_path: Path, spoilt: bytes | Mapping[str, Any]
+) -> None:
+    agent, recorder = start()
+    recorder.record_all(events(1, 2))
+    batch = platform.batch()
+    if isinstance(spoilt, bytes):
+        platform.send(spoilt)
+    else:
+        platform.answer(batch, **{"cursor": 1, **spoilt})
+    platform.answer(batch)
+    agent.wait_acked()
+    assert ring_of(tmp_path).cursor == 2
+
+
+def test_an_ack_as_json_is_read_too(start: Start, platform: Platform) -> None:
+    agent, recorder = start()
+    recorder.record_all(events(1, 2))
+    batch = platform.batch()
+    fields = {"epoch": batch.epoch, "boot": batch.boot, "key": 2, "cursor": 2, "store": "x"}
+    platform.send(codec.encode(fields, codec.Format.JSON))
+    agent.wait_acked()
+
+
+def test_a_conflict_forks_and_matches_that_are_made_then_are_published_once(start: Start, platform: Platform, tmp_path: Path) -> None:
+    agent, recorder = start()
+    assert agent.wait_connected(10)
+    recorder.record_all([event(1, 0.1), event(2, 0.9), event(3, 0.1)])
+    batch = platform.batch()
+    platform.answer(batch, cursor=1, conflict=2)
+    recorder.record_all([event(4, 0.9)])
+    forked = platform.batch(lambda found: found.epoch != batch.epoch)
+    platform.answer(forked)
+    if len(forked.events) < 3:
+        platform.answer(platform.batch())
+    agent.wait_acked()
+    assert ring_of(tmp_path) == Ring(forked.epoch, head=3, cursor=3)
+    recorder.record_all([event(5, 0.9)])
+    platform.wait(Match, lambda match: match.event.timestamp == 5)
+    wait_until(lambda: agent.matches_published == 3)
+
+
+def test_a_platform_that_is_ahead_of_the_store_forks_it(start: Start, platform: Platform, tmp_path: Path) -> None:
+    agent, _ = start()
+    batch = platform.batch()
+    platform.answer(batch, cursor=70)
+    wait_until(lambda: ring_of(tmp_path).epoch != batch.epoch)
+    status, _ = platform.wait(Status, lambda status: status.epoch != batch.epoch)
+    assert status.epoch == ring_of(tmp_path).epoch, "it says so at once"
+    agent.wait(0)
+
+
+def test_the_status_says_where_the_store_stands_and_the_goodbye_that_it_is_offline(
+    start: Start, platform: Platform, stack: ExitStack
+) -> None:
+    agent, _ = start(capacity=50)
+    status, _ = platform.wait(Status, lambda status: status.boot == agent.boot)
+    assert status.online
+    assert (status.head, status.oldest, status.cursor, status.dropped) == (0, 1, 0, 0)
+    assert (status.threshold, status.period, status.capacity) == (0.8, 20.0, 50)
+    assert status.version
+    stack.close()
+    goodbye, _ = platform.wait(Status)
+    assert goodbye == Status(agent.boot, online=False, at=goodbye.at)
+
+
+def test_a_device_that_is_lost_leaves_its_will_and_comes_back(start: Start, platform: Platform) -> None:
+    agent, _ = start()
+    platform.wait(Status, lambda status: status.online and status.boot == agent.boot)
+    agent._connection.reconnect("lost")
+    will, _ = platform.wait(Status)
+    assert will == Status(agent.boot, online=False, at=will.at)
+    platform.wait(Status, lambda status: status.online and status.boot == agent.boot)
+
+
+def test_a_session_without_acks_is_taken_for_dead_and_begun_anew(start: Start, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploader, "ACK_TIMEOUT", 0.1)
+    monkeypatch.setattr(uploader, "BACKOFF", (0.05, 0.1))
+    agent, recorder = start()
+    platform.wait(Status, lambda status: status.online and status.boot == agent.boot)
+    recorder.record_all(events(1, 2))
+    assert len([platform.batch() for _ in range(4)]) == 4
+    platform.wait(Status, lambda status: not status.online)
+    platform.wait(Status, lambda status: status.online)
+    platform.answer(platform.batch())
+    agent.wait_acked()
+
+
+def test_a_second_agent_on_a_store_is_refused_and_the_first_goes_on(
+    start: Start, platform: Platform, broker: Address, tmp_path: Path
+) -> None:
+    agent, recorder = start()
+    with pytest.raises(StoreError, match="another agent runs on this store"):
+        Agent(Settings("d", tmp_path / "s.db", address=broker))
+    recorder.record_all(events(1, 2))
+    platform.answer(platform.batch())
+    agent.wait_acked()
+
+
+def test_an_agent_that_could_not_begin_lets_the_store_go(broker: Address, tmp_path: Path) -> None:
+    settings = Settings("d", tmp_path / "s.db", address=broker)
+    for bad in (replace(settings, capacity=0), replace(settings, period=1.0)):
+        with pytest.raises(ValueError, match=r"below the limit of 20 s|is not from 1 to the limit"):
+            Agent(bad)
+    Agent(settings).stop()
+    with pytest.raises(StoreError, match="is the store of device 'd'"):
+        Agent(replace(settings, device="other"))
+    Agent(settings).stop()
+
+
+@pytest.mark.parametrize("bad", [{"batch": 0}, {"batch": 101}, {"device": "a/b"}, {"threshold": float("nan")}, {"threshold": float("inf")}])
+def test_settings_that_the_contract_does_not_allow_are_refused(bad: dict[str, Any]) -> None:
+    good: dict[str, Any] = {"device": "d", "store": Path("s.db")}
+    with pytest.raises(ValueError, match=r"batch of|device|threshold"):
+        Settings(**good | bad)
+
+
+def test_a_store_that_was_replaced_is_opened_anew_and_goes_on_in_its_epoch(start: Start, platform: Platform, tmp_path: Path) -> None:
+    agent, recorder = start()
+    recorder.record_all(events(1, 2))
+    old = platform.batch()
+    for item in tmp_path.iterdir():
+        if item.name.startswith("s.db") and not item.name.endswith("-agent"):
+            item.rename(tmp_path / f"aside-{item.name}")
+    recorder.record_all(events(7, 9))
+    platform.answer(old)
+    again = platform.batch(lambda batch: batch.epoch != old.epoch and len(batch.events) == 3)
+    platform.answer(again)
+    agent.wait_acked()
+    assert ring_of(tmp_path) == Ring(again.epoch, head=3, cursor=3)
+
+
+def test_a_store_that_fails_while_a_cursor_is_adopted_is_tried_again(
+    start: Start, platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(agent_module, "STORE_RETRY", 0.01)
+    monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
+    monkeypatch.setattr(uploader, "LEAST_PERIOD", 0.1)
+    failing = threading.Event()
+    settle = Store.settle
+
+    def sometimes(*given: Any) -> Any:
+        found = settle(*given)
+        if failing.is_set():
+            failing.clear()
+            raise StoreError("disk is full")
+        return found
+
+    monkeypatch.setattr(Store, "settle", sometimes)
+    agent, recorder = start(period=0.1)
+    recorder.record_all(events(1, 2))
+    failing.set()
+    platform.answer(platform.batch())
+    wait_until(lambda: not failing.is_set())
+    platform.answer(platform.batch())
+    agent.wait_acked()
+    assert "disk is full" in caplog.text
+
+
+@pytest.mark.mosquitto
+def test_it_is_the_same_through_mosquitto_and_a_broker_that_was_killed(
+    new_mosquitto: Callable[..., Mosquitto], tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
+    server = new_mosquitto()
+    agent = stack.enter_context(Agent(Settings("d", tmp_path / "s.db", address=server.address, threshold=0.8)))
+    recorder = stack.enter_context(Recorder(agent.open_store, agent.wake))
+    assert agent.wait_connected(10)
+    with platform_on(server.address) as platform:
+        recorder.record_all([event(1, 0.9)])
+        assert platform.wait(Match)[1].qos == 0
+        lost = platform.batch()
+        server.kill()
+    server.start()
+    with platform_on(server.address) as platform:
+        again = platform.batch()
+        assert (again.epoch, again.boot, again.events) == (lost.epoch, lost.boot, lost.events)
+        platform.answer(again)
+        agent.wait_acked()
+        stack.close()

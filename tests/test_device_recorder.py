@@ -1,0 +1,192 @@
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from device_events import event, events
+
+from facewire import codec
+from facewire.errors import EventError, StoreError
+from facewire.events import Event
+from facewire_device.recorder import Recorded, Recorder
+from facewire_device.store import Appended, Store, open_store
+
+VENDOR = {"timestamp": 1, "score": 0.9, "identity_id": "p", "identity_name": "", "person_type": 1}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def recorder(path: Path) -> Iterator[Recorder]:
+    with Recorder(functools.partial(open_store, path)) as opened:
+        yield opened
+
+
+def held(path: Path) -> list[int]:
+    with open_store(path, create=False) as store:
+        packed = store._query("SELECT seq FROM event ORDER BY seq")
+    return [seq for (seq,) in packed]
+
+
+class Doubtful:
+    """Opens a store whose `append` may be made to wait or fail; remembers its groups."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.waits = threading.Event()
+        self.failure: Exception | None = None
+        self.groups: list[int] = []
+
+    def __call__(self) -> Store:
+        store = open_store(self.path)
+        append = store.append
+
+        def doubtful(given: Sequence[Event]) -> Appended:
+            self.waits.set()
+            self.may_go_on.wait()
+            if self.failure is not None:
+                raise self.failure
+            self.groups.append(len(given))
+            return append(given)
+
+        store.append = doubtful  # type: ignore[method-assign,assignment]  # to fail and to wait when told
+        return store
+
+
+def test_record_returns_the_identity_of_an_event_that_is_in_the_store(recorder: Recorder, path: Path) -> None:
+    first, second = recorder.record(VENDOR), recorder.record(VENDOR)
+    assert second == Recorded(first.epoch, 2)
+    assert held(path) == [1, 2]
+
+
+def test_a_hundred_callers_get_a_seq_each_without_a_hole(path: Path) -> None:
+    with Recorder(functools.partial(open_store, path)) as recorder, ThreadPoolExecutor(100) as pool:
+        recorded = list(pool.map(lambda _: recorder.record(VENDOR).seq, range(2_000)))
+    assert sorted(recorded) == held(path) == list(range(1, 2_001))
+
+
+def test_each_caller_gets_the_seqs_of_its_own_events_in_their_order(path: Path) -> None:
+    def record(recorder: Recorder, caller: int) -> list[tuple[int, int]]:
+        given = events(caller * 100, caller * 100 + caller % 7)
+        return [(item.seq, e.timestamp) for item, e in zip(recorder.record_all(given), given, strict=True)]
+
+    with Recorder(functools.partial(open_store, path)) as recorder, ThreadPoolExecutor(20) as pool:
+        said = {pair for pairs in pool.map(functools.partial(record, recorder), range(1, 200)) for pair in pairs}
+    with open_store(path) as store:
+        stored = {(seq, codec.unpack(packed)["timestamp"]) for seq, packed in store.above(0, -1.0)}
+    assert said == stored
+
+
+def test_calls_that_come_while_one_commits_share_the_next_commit(path: Path) -> None:
+    doubtful = Doubtful(path)
+    with Recorder(doubtful) as recorder, ThreadPoolExecutor(21) as pool:
+        doubtful.may_go_on.clear()
+        calls = [pool.submit(recorder.record, VENDOR)]
+        assert doubtful.waits.wait(10)
+        calls += [pool.submit(recorder.record, VENDOR) for _ in range(20)]
+        wait_until(lambda: len(recorder._gathering.events) == 20)
+        doubtful.may_go_on.set()
+        assert sorted(call.result().seq for call in calls) == list(range(1, 22))
+    assert doubtful.groups == [1, 20]
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    tick = threading.Event()
+    for _ in range(int(timeout / 0.005)):
+        if condition():
+            return
+        tick.wait(0.005)
+    raise AssertionError("it did not come about")
+
+
+def test_an_event_that_breaks_the_contract_is_refused_and_its_neighbours_are_not(recorder: Recorder, path: Path) -> None:
+    recorder.record(VENDOR)
+    with pytest.raises(EventError, match="score is missing"):
+        recorder.record({name: value for name, value in VENDOR.items() if name != "score"})
+    assert recorder.record(VENDOR).seq == 2
+    assert held(path) == [1, 2]
+
+
+def test_no_events_need_no_commit(recorder: Recorder, path: Path) -> None:
+    assert recorder.record_all([]) == []
+    assert held(path) == []
+
+
+def test_a_store_that_cannot_be_opened_is_the_makers_to_hear(path: Path) -> None:
+    path.write_bytes(b"foreign")
+    with pytest.raises(StoreError, match="is no SQLite database"):
+        Recorder(functools.partial(open_store, path))
+    assert not [thread for thread in threading.enumerate() if thread.name == "recorder"]
+
+
+def test_a_store_that_fails_fails_every_caller_of_the_group_and_later_ones_go_through(path: Path) -> None:
+    doubtful = Doubtful(path)
+    with Recorder(doubtful) as recorder, ThreadPoolExecutor(10) as pool:
+        doubtful.failure = StoreError("disk is full")
+        failures = [pool.submit(recorder.record, VENDOR).exception() for _ in range(10)]
+        assert [str(failure) for failure in failures] == ["disk is full"] * 10
+        assert len({id(failure) for failure in failures}) == 10, "each raises an error of its own"
+        doubtful.failure = None
+        assert recorder.record(VENDOR).seq == 1
+
+
+def test_a_store_whose_file_was_replaced_is_opened_anew(recorder: Recorder, path: Path) -> None:
+    epoch = recorder.record(VENDOR).epoch
+    for item in list(path.parent.iterdir()):
+        item.rename(item.with_name(f"aside-{item.name}"))
+    again = recorder.record(VENDOR)
+    assert again.seq == 1
+    assert again.epoch != epoch
+    assert held(path) == [1]
+
+
+def test_a_store_that_can_not_be_opened_anew_fails_until_it_can(recorder: Recorder, path: Path) -> None:
+    recorder.record(VENDOR)
+    for item in list(path.parent.iterdir()):
+        item.unlink()
+    path.write_bytes(b"foreign")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="is no SQLite database"):
+            recorder.record(VENDOR)
+    path.unlink()
+    assert recorder.record(VENDOR).seq == 1
+
+
+def test_whoever_publishes_is_told_of_each_commit_and_its_failure_is_not_the_callers(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[int] = []
+
+    def tell() -> None:
+        told.append(1)
+        raise RuntimeError("publisher's mistake")
+
+    with Recorder(functools.partial(open_store, path), tell) as recorder:
+        assert recorder.record(VENDOR).seq == 1
+        assert recorder.record(VENDOR).seq == 2
+    assert len(told) == 2
+    assert "publisher's mistake" in caplog.text
+
+
+def test_close_commits_what_was_asked_for_and_refuses_what_comes_later(path: Path) -> None:
+    doubtful = Doubtful(path)
+    recorder = Recorder(doubtful)
+    with ThreadPoolExecutor(3) as pool:
+        doubtful.may_go_on.clear()
+        first = pool.submit(recorder.record, VENDOR)
+        assert doubtful.waits.wait(10)
+        second = pool.submit(recorder.record_all, [event()])
+        wait_until(lambda: len(recorder._gathering.events) == 1)
+        closing = pool.submit(recorder.close)
+        wait_until(lambda: recorder._closed)
+        doubtful.may_go_on.set()
+        closing.result()
+        assert (first.result().seq, second.result()[0].seq) == (1, 2)
+    with pytest.raises(StoreError, match="the recorder is closed"):
+        recorder.record(VENDOR)
+    recorder.close()
