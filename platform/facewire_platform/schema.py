@@ -10,6 +10,7 @@ serves acks and paging by device; the one index beside it serves time ranges.
 """
 
 import contextlib
+import logging
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from typing import Final
 import peewee
 
 from facewire.errors import StoreError
+
+# At DEBUG, peewee logs each statement with its values, names of people among them.
+logging.getLogger("peewee").setLevel(logging.INFO)
 
 SCHEMA: Final = 1
 _APPLICATION_ID: Final = 0x46575046  # "FWPF"

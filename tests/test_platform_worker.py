@@ -1,0 +1,218 @@
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from platform_model import BOOT, EPOCH, batch
+
+import facewire_platform.worker
+from facewire import codec
+from facewire.errors import StoreError
+from facewire.messages import Ack, Status, decode_ack, encode
+from facewire.topics import Topics
+from facewire_mqtt.connection import Address, Publication, Received
+from facewire_platform.queries import Filter, History
+from facewire_platform.store import Store
+from facewire_platform.worker import Inbox, Worker
+
+
+def received(device: str, kind: str, payload: bytes) -> Received:
+    return Received(f"facewire/v1/{device}/{kind}", payload, 1, False)
+
+
+def history(device: str, after: int, *seqs: int) -> Received:
+    return received(device, "history", encode(batch(after, max((*seqs, after)), *seqs)))
+
+
+class Desk:
+    """A worker without a broker: messages are put in, turns are taken, acks are looked at."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(facewire_platform.worker, "STORE_RETRY", 0.0)
+        monkeypatch.setattr(facewire_platform.worker, "LOOK_EVERY", 0.0)
+        self.path = folder / "x.db"
+        self.worker = Worker(self.path, Address(), Topics())
+        self.published: list[Publication] = []
+        monkeypatch.setattr(self.worker._connection, "publish", self._publish)
+
+    def _publish(self, message: Publication) -> bool:
+        with History(self.path) as other:  # another connection sees only what is committed
+            ack = decode_ack(message.payload)
+            for row in other.devices():
+                if row["device"] == message.topic.split("/")[2] and ack.error is None:
+                    assert row["watermark"] >= ack.cursor, "acked before it was durable"
+        self.published.append(message)
+        return True
+
+    def turn(self, *messages: Received) -> list[Ack]:
+        """Put the messages in, take a turn; the acks that it gave."""
+        for message in messages:
+            self.worker._tell(message)
+        before = len(self.published)
+        self.worker._turn()
+        return [decode_ack(message.payload) for message in self.published[before:]]
+
+    def stored(self) -> set[tuple[str, int]]:
+        with History(self.path) as history:
+            return {(row["device"], row["seq"]) for row in history.events(Filter())}
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        with History(self.path) as history:
+            return list(history.quarantine())
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    opened = Desk(tmp_path, monkeypatch)
+    yield opened
+    opened.worker._store.close()
+
+
+def test_a_full_inbox_drops_and_counts_and_takes_again_once_there_is_room() -> None:
+    inbox = Inbox(most_messages=2, most_bytes=10)
+    small, large = received("d", "match", b"1234"), received("d", "match", b"12345678901")
+    assert not inbox.put(large)
+    assert [inbox.put(small) for _ in range(3)] == [True, True, False]
+    assert inbox.dropped == 2
+    assert inbox.take(1, 0) == [small]
+    assert inbox.put(small)
+    assert len(inbox.take(9, 0)) == 2
+    assert inbox.take(9, 0) == []
+
+
+def test_the_inbox_is_bounded_in_bytes_too() -> None:
+    inbox = Inbox(most_messages=100, most_bytes=10)
+    message = received("d", "match", b"1234")
+    assert [inbox.put(message) for _ in range(3)] == [True, True, False]
+    inbox.take(1, 0)
+    assert inbox.put(message)
+
+
+def test_the_inbox_wakes_whoever_waits_for_it() -> None:
+    inbox = Inbox()
+    threading.Timer(0.01, inbox.put, [received("d", "match", b"")]).start()
+    assert len(inbox.take(9, 10.0)) == 1
+
+
+def test_a_group_is_stored_in_one_commit_and_acked_after_it(desk: Desk) -> None:
+    acks = desk.turn(*(history(f"d{number}", 0, 1, 2) for number in range(20)))
+    assert [ack.cursor for ack in acks] == [2] * 20
+    assert desk.worker.counters.commits == 1
+    assert len(desk.stored()) == 40
+
+
+def test_bad_messages_stop_none_of_the_others(desk: Desk) -> None:
+    odd = Received("facewire/v1/a\nb/history", b"x", 1, False)
+    refused = received("d2", "history", encode(batch(5, 5)).replace(b"\xa5after\x05", b"\xa5after\x09"))
+    acks = desk.turn(history("d1", 0, 1), received("d1", "history", b"\xc1"), odd, refused, history("d3", 0, 1))
+    assert [(ack.cursor, ack.error is None) for ack in acks] == [(1, True), (0, False), (1, True)]
+    assert desk.stored() == {("d1", 1), ("d3", 1)}
+    assert len(desk.quarantine()) == 3
+    assert (desk.worker.counters.quarantined, desk.worker.counters.refused) == (3, 1)
+
+
+def test_a_message_that_we_fail_on_stops_none_of_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Store.take_batch
+
+    def failing(self: Store, device: str, *rest: Any) -> Ack:
+        if device == "poison":
+            raise ZeroDivisionError("小明")
+        return real(self, device, *rest)
+
+    monkeypatch.setattr(Store, "take_batch", failing)
+    acks = desk.turn(history("d1", 0, 1), history("poison", 0, 1), history("d2", 0, 1))
+    assert [ack.cursor for ack in acks] == [1, 1]
+    assert desk.stored() == {("d1", 1), ("d2", 1)}
+    assert [(row["topic"], row["reason"]) for row in desk.quarantine()] == [
+        ("facewire/v1/poison/history", "internal error: ZeroDivisionError")
+    ]
+    assert desk.turn(history("d1", 1, 2))[0].cursor == 2
+
+
+def test_what_came_during_an_outage_is_stored_and_acked_after_it(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.worker._store._db.pragma("busy_timeout", 1)
+    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        will = received("d1", "status", encode(Status(BOOT, False, 1)))
+        assert desk.turn(received("d1", "status", encode(Status(BOOT, True, 1, EPOCH))), history("d1", 0, 1), will) == []
+        assert desk.turn(history("d2", 0, 1)) == []
+        assert desk.quarantine() == []
+        other.execute("ROLLBACK")
+    assert [ack.cursor for ack in desk.turn()] == [1]
+    assert [ack.cursor for ack in desk.turn()] == [1]
+    assert desk.stored() == {("d1", 1), ("d2", 1)}
+    with History(desk.path) as opened:
+        assert not next(opened.devices())["online"], "the will was lost"
+    assert [record.message.partition(" error")[0] for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "database fails, waiting",
+        "database works again",
+    ]
+
+
+def test_an_outage_in_the_middle_of_storing_one_by_one_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = Store.take_batch, []
+
+    def failing(self: Store, device: str, *rest: Any) -> Ack:
+        calls.append(device)
+        if device == "poison":
+            raise ZeroDivisionError
+        if device == "d2" and calls.count("d2") == 1:
+            raise StoreError("full")
+        return real(self, device, *rest)
+
+    monkeypatch.setattr(Store, "take_batch", failing)
+    assert [ack.cursor for ack in desk.turn(history("d1", 0, 1), history("poison", 0, 1), history("d2", 0, 1))] == [1]
+    assert [ack.cursor for ack in desk.turn()] == [1]
+    assert desk.stored() == {("d1", 1), ("d2", 1)}
+    assert len(desk.quarantine()) == 1
+
+
+def test_a_full_disk_costs_patience_and_nothing_else(desk: Desk) -> None:
+    desk.turn(history("d1", 0, 1))
+    database = desk.worker._store._db
+    before = database.pragma("page_count")
+    database.pragma("max_page_count", before)
+    large = received("d1", "history", encode(batch(1, 2, batch(1, 2, 2).events[0]._replace(extra={"photo": bytes(100_000)}))))
+    assert desk.turn(large) == []
+    assert desk.turn() == []
+    database.pragma("max_page_count", before + 100)
+    assert [ack.cursor for ack in desk.turn()] == [2]
+    assert desk.quarantine() == []
+
+
+def test_a_database_replaced_under_the_worker_is_opened_anew_before_the_next_ack(desk: Desk) -> None:
+    first = desk.turn(history("d1", 0, 1))[0]
+    for file in desk.path.parent.glob("x.db*"):
+        file.unlink()
+    second = desk.turn(history("d1", 1))[0]
+    assert (second.cursor, second.store == first.store) == (0, False)
+    assert desk.turn(history("d1", 0, 1))[0].cursor == 1
+    assert desk.stored() == {("d1", 1)}
+
+
+def test_a_database_replaced_by_a_foreign_file_is_waited_for(desk: Desk) -> None:
+    desk.turn(history("d1", 0, 1))
+    for file in desk.path.parent.glob("x.db*"):
+        file.unlink()
+    desk.path.write_bytes(b"no database" * 1000)
+    assert desk.turn(history("d1", 1)) == []
+    assert desk.turn() == []
+    desk.path.unlink()
+    assert [ack.cursor for ack in desk.turn()] == [0]
+
+
+def test_nothing_that_a_person_is_named_by_is_logged(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    name = "Ann Example"
+    fields = {"seq": 1, "timestamp": 1, "score": 0.5, "identity_id": name, "identity_name": name, "person_type": 1}
+    bad = [fields | {"seq": seq, field: [name]} for seq, field in enumerate(("timestamp", "identity_id", "identity_name", "group_name"), 2)]
+    wire = {"epoch": EPOCH, "boot": BOOT, "after": 0, "cursor": 5, "head": 5, "oldest": 1, "events": [fields, *bad]}
+    assert len(desk.turn(received("d", "history", codec.encode(wire)))[0].rejected) == 4
+    desk.turn(received("d", "history", codec.encode(wire | {"events": [fields | {"score": 0.75}]})))
+    assert desk.worker.counters.conflicts == 1
+    assert caplog.records
+    assert name not in caplog.text
