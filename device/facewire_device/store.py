@@ -34,6 +34,8 @@ from facewire_device.store_file import APPLICATION_ID, DamagedError, holds_store
 from facewire_device.uploader import Adopt, Fork, Outcome
 
 log = logging.getLogger(__name__)
+# At DEBUG, peewee logs each statement with its values, names of people among them.
+logging.getLogger("peewee").setLevel(logging.INFO)
 
 DEFAULT_CAPACITY: Final = 10_000
 #: More is a slip of the finger.
