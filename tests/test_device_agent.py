@@ -56,8 +56,12 @@ class Platform:
             if isinstance(message, kind) and where(message):
                 return message, received
 
-    def batch(self, where: Callable[[Batch], bool] = lambda _: True) -> Batch:
+    def batch(self, where: Callable[[Batch], bool] = lambda batch: bool(batch.events)) -> Batch:
+        """The next batch; a probe may come before what is recorded is in one."""
         return self.wait(Batch, where)[0]
+
+    def probe(self) -> Batch:
+        return self.batch(lambda batch: not batch.events)
 
     def answer(self, batch: Batch, **more: Any) -> None:
         ack = Ack(batch.epoch, batch.boot, batch.cursor, batch.cursor, "by-hand")
@@ -83,6 +87,13 @@ def platform_on(address: Address) -> Iterator[Platform]:
         yield platform
     finally:
         platform.connection.close(timeout=1.0)
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploader, "AFTER_CONNECT", 0.1)
+    monkeypatch.setattr(uploader, "ACK_TIMEOUT", 1.0)
+    monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
 
 
 @pytest.fixture
@@ -152,7 +163,7 @@ def test_a_match_is_published_at_once_and_a_score_on_the_threshold_is_none(start
     assert match.event == event(2, 0.81, picture=b"\xff")._replace(seq=2)
     assert (match.boot, received.qos, received.retain) == (agent.boot, 0, False)
     assert abs(match.sent_at - time.time() * 1000) < 5_000
-    assert agent.matches_published == 1
+    wait_until(lambda: agent.matches_published == 1)
 
 
 def test_without_a_threshold_there_are_no_matches(start: Start, platform: Platform) -> None:
@@ -188,10 +199,7 @@ def test_a_burst_of_matches_in_one_commit_is_published_whole(start: Start, platf
     assert agent.matches_missed == 0
 
 
-def test_matches_without_a_session_are_counted_and_never_sent_late(
-    tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
+def test_matches_without_a_session_are_counted_and_never_sent_late(tmp_path: Path, stack: ExitStack) -> None:
     first = stack.enter_context(embedded.running())
     port = first.port
     stack.close()
@@ -205,7 +213,7 @@ def test_matches_without_a_session_are_counted_and_never_sent_late(
         recorder.record_all([event(4, 0.9)])
         heard = [platform.wait(Match)[0].event.seq, *(message.event.seq for message in platform.quiet() if isinstance(message, Match))]
         assert heard == [4]
-        assert (agent.matches_published, agent.matches_missed) == (1, 3)
+        wait_until(lambda: (agent.matches_published, agent.matches_missed) == (1, 3))
         stack.close()
 
 
@@ -237,7 +245,7 @@ def test_a_probe_comes_with_nothing_to_send_and_finds_out_a_platform_that_lost_i
         store.append(events(1, 5))
         store.settle(lambda _: uploader.Adopt(5))
     agent, _ = start()
-    probe = platform.batch()
+    probe = platform.probe()
     assert (probe.events, probe.after, probe.cursor, probe.head) == ((), 5, 5, 5)
     platform.answer(probe, cursor=0)
     again = platform.batch(lambda batch: batch.after == 0)
@@ -301,7 +309,7 @@ def test_a_conflict_forks_and_matches_that_are_made_then_are_published_once(star
 
 def test_a_platform_that_is_ahead_of_the_store_forks_it(start: Start, platform: Platform, tmp_path: Path) -> None:
     agent, _ = start()
-    batch = platform.batch()
+    batch = platform.probe()
     platform.answer(batch, cursor=70)
     wait_until(lambda: ring_of(tmp_path).epoch != batch.epoch)
     status, _ = platform.wait(Status, lambda status: status.epoch != batch.epoch)
@@ -393,17 +401,19 @@ def test_a_store_that_fails_while_a_cursor_is_adopted_is_tried_again(
     start: Start, platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(agent_module, "STORE_RETRY", 0.01)
-    monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
     monkeypatch.setattr(uploader, "LEAST_PERIOD", 0.1)
     failing = threading.Event()
     settle = Store.settle
 
-    def sometimes(*given: Any) -> Any:
-        found = settle(*given)
-        if failing.is_set():
-            failing.clear()
-            raise StoreError("disk is full")
-        return found
+    def sometimes(store: Store, judge: Callable[[Ring], uploader.Outcome]) -> tuple[uploader.Outcome, Ring]:
+        def judge_and_fail(ring: Ring) -> uploader.Outcome:
+            outcome = judge(ring)
+            if failing.is_set():
+                failing.clear()
+                raise StoreError("disk is full")
+            return outcome
+
+        return settle(store, judge_and_fail)
 
     monkeypatch.setattr(Store, "settle", sometimes)
     agent, recorder = start(period=0.1)
@@ -418,9 +428,8 @@ def test_a_store_that_fails_while_a_cursor_is_adopted_is_tried_again(
 
 @pytest.mark.mosquitto
 def test_it_is_the_same_through_mosquitto_and_a_broker_that_was_killed(
-    new_mosquitto: Callable[..., Mosquitto], tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+    new_mosquitto: Callable[..., Mosquitto], tmp_path: Path, stack: ExitStack
 ) -> None:
-    monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
     server = new_mosquitto()
     agent = stack.enter_context(Agent(Settings("d", tmp_path / "s.db", address=server.address, threshold=0.8)))
     recorder = stack.enter_context(Recorder(agent.open_store, agent.wake))
