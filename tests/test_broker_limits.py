@@ -69,7 +69,7 @@ def test_who_says_nothing_is_closed(log: pytest.LogCaptureFixture) -> None:
         assert slow.is_closed()
         assert "no CONNECT within 0.2 s" in log.text
         fine.ping()
-        until(lambda: it.call(lambda broker: len(broker._connections)) == 1)
+        until(lambda: it.call(lambda broker: len(broker.streams.all)) == 1)
 
 
 def test_a_packet_that_drips_in_is_not_waited_for(log: pytest.LogCaptureFixture) -> None:
@@ -88,12 +88,12 @@ def test_surplus_connections_are_refused_and_slots_always_come_back(log: pytest.
     with limited(connections=3, connect_timeout=5) as it:
         for round_ in range(4):
             held = [Probe(it.address) for _ in range(3)]
-            until(lambda: it.call(lambda broker: len(broker._connections)) == 3)
+            until(lambda: it.call(lambda broker: len(broker.streams.all)) == 3)
             with Probe(it.address) as surplus:
                 assert surplus.is_closed()
             for n, probe in enumerate(held):
                 (probe.reset, probe.drop)[(round_ + n) % 2]()
-            until(lambda: it.call(lambda broker: len(broker._connections)) == 0)
+            until(lambda: it.call(lambda broker: len(broker.streams.all)) == 0)
         with Probe(it.address, "a") as one:
             assert one.code == 0
         assert "reason=connections" in log.text
@@ -245,7 +245,7 @@ def test_a_connection_may_be_closed_while_its_client_is_being_answered() -> None
                 one.reset()
         with Probe(it.address, "a") as one:
             assert one.code == 0
-        until(lambda: it.call(lambda broker: (len(broker._connections), len(broker.hub.sessions))) == (0, 0))
+        until(lambda: it.call(lambda broker: (len(broker.streams.all), len(broker.hub.sessions))) == (0, 0))
 
 
 def test_a_plugin_of_amqtts_broadcasts_through_the_hub() -> None:

@@ -28,7 +28,7 @@ from facewire_broker.door import AnyoneDoor
 from facewire_broker.hub import Hub
 from facewire_broker.limits import Limits
 from facewire_broker.message import Message
-from facewire_broker.stream import Stream
+from facewire_broker.stream import Streams
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         self._listen = listen
         self._door = door or AnyoneDoor()
         self._tls = tls
-        self._connections: set[Stream] = set()
+        self.streams = Streams()
 
     async def start(self) -> None:
         """Open the socket and serve.
@@ -87,7 +87,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         try:
             # Before amqtt's start, which would log a traceback where the address is taken.
             self._server = await loop.create_server(
-                lambda: Connection(self.hub, self._door, self._connections, loop),
+                lambda: Connection(self.hub, self._door, self.streams),
                 self._listen.host,
                 self._listen.port,
                 ssl=self._tls,
@@ -116,9 +116,9 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
     async def _session_monitor(self) -> None:
         started = published = looked = time.monotonic()
         while True:
-            await asyncio.sleep(TICK if len(self._connections) < MANY else 4 * TICK)
+            await asyncio.sleep(TICK if len(self.streams.all) < MANY else 4 * TICK)
             now = time.monotonic()
-            for connection in list(self._connections):
+            for connection in list(self.streams.all):
                 connection.tick(now)
             if now - looked >= 1.0:
                 looked = now
@@ -131,7 +131,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
 
     def kick(self, user: str, reason: str = "kicked") -> int:
         """Close a user's connections, and forget its sessions; returns how many connections."""
-        theirs = [c for c in self._connections if isinstance(c, Connection) and c.session and c.identity.user == user]
+        theirs = [c for c in self.streams.all if isinstance(c, Connection) and c.session and c.identity.user == user]
         for connection in theirs:
             connection.close(reason)
         self.hub.forget_user(user)
@@ -142,12 +142,12 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         self.transitions.shutdown()
         for server in self._servers.values():
             server.instance.close()
-        for connection in list(self._connections):
+        for connection in list(self.streams.all):
             connection.close("shutdown")
         deadline = time.monotonic() + SHUTDOWN_TIMEOUT
-        while self._connections and time.monotonic() < deadline:
+        while self.streams.all and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        for connection in list(self._connections):
+        for connection in list(self.streams.all):
             connection.abort()
         await asyncio.sleep(0)
         if self._session_monitor_task:

@@ -17,7 +17,7 @@ from facewire_broker.hub import BAD_CLIENT_ID, BAD_LEVEL, NOT_AUTHORIZED, UNAVAI
 from facewire_broker.message import Message
 from facewire_broker.packets import Connect
 from facewire_broker.session import Session
-from facewire_broker.stream import Stream
+from facewire_broker.stream import Stream, Streams
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ class Connection(Stream):
         will: published when it ends ungracefully.
     """
 
-    def __init__(self, hub: Hub, door: Door, streams: set[Stream], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(hub, streams, loop)
+    def __init__(self, hub: Hub, door: Door, streams: Streams) -> None:
+        super().__init__(hub, streams)
         self.identity = Identity()
         self.session: Session | None = None
         self.will: Message | None = None

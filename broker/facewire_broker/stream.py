@@ -19,17 +19,44 @@ log = logging.getLogger(__name__)
 _CONNECT: Final = 0x10
 
 
+class Streams:
+    """All that have a slot, and those of them with something to write at the end of this turn of the event loop.
+
+    Must be made where the loop runs.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.all: set[Stream] = set()
+        self._unwritten: list[Stream] = []
+
+    def write_later(self, stream: "Stream") -> None:
+        """Have a stream write what it was given to send."""
+        if not self._unwritten:
+            self.loop.call_soon(self._write)
+        self._unwritten.append(stream)
+
+    def _write(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        try:
+            while unwritten:
+                unwritten.pop().flush()
+        finally:
+            # Whatever befell one, the others are written.
+            for stream in unwritten:
+                self.write_later(stream)
+
+
 class Stream(asyncio.Protocol, abc.ABC):
     """What a connection is made of, below the meaning of its packets.
 
     Args:
         hub: counts what is refused.
-        streams: all of them; this one is in it while it has a slot.
-        loop: the event loop.
+        streams: this one is among them while it has a slot.
     """
 
-    def __init__(self, hub: Hub, streams: "set[Stream]", loop: asyncio.AbstractEventLoop) -> None:
-        self._hub, self._streams, self._loop, self._limits = hub, streams, loop, hub.limits
+    def __init__(self, hub: Hub, streams: Streams) -> None:
+        self._hub, self._streams, self._loop, self._limits = hub, streams, streams.loop, hub.limits
         self._framer = Framer(hub.limits.connect_bytes)
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -39,7 +66,7 @@ class Stream(asyncio.Protocol, abc.ABC):
         #: 0 until the client is known, s.
         self._keepalive = 0.0
         #: When it came, last said something, began a packet, stopped taking bytes, began to close; monotonic s.
-        self._since = self._heard = self._partial_since = self._stuck_since = self._closing_since = loop.time()
+        self._since = self._heard = self._partial_since = self._stuck_since = self._closing_since = self._loop.time()
 
     @abc.abstractmethod
     def packet_received(self, first: int, body: bytes) -> None:
@@ -65,11 +92,11 @@ class Stream(asyncio.Protocol, abc.ABC):
         self._transport = transport
         peer = transport.get_extra_info("peername")
         self._peer = f"{peer[0]}:{peer[1]}" if peer else "?"
-        if len(self._streams) >= self._limits.connections:
+        if len(self._streams.all) >= self._limits.connections:
             self._hub.refuse("connections", f"peer={self._peer} limit={self._limits.connections}")
             transport.abort()
             return
-        self._streams.add(self)
+        self._streams.all.add(self)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
             # Without it one message in a thousand takes 30 ms (Nagle's algorithm and delayed acks).
@@ -89,7 +116,7 @@ class Stream(asyncio.Protocol, abc.ABC):
         self._read()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._streams.discard(self)
+        self._streams.all.discard(self)
         self._closing = True
         self.lost()
 
@@ -100,7 +127,7 @@ class Stream(asyncio.Protocol, abc.ABC):
     def resume_writing(self) -> None:
         self._paused = False
         self._transport.resume_reading()
-        self._flush()
+        self.flush()
 
     def _read(self) -> None:
         framer = self._framer
@@ -125,7 +152,7 @@ class Stream(asyncio.Protocol, abc.ABC):
 
     def send(self, packet: bytes) -> None:
         if not self._out:
-            self._loop.call_soon(self._flush)
+            self._streams.write_later(self)
         self._out.append(packet)
         self._out_bytes += len(packet)
 
@@ -177,7 +204,8 @@ class Stream(asyncio.Protocol, abc.ABC):
         elif self._paused and now - self._stuck_since > limits.write_timeout:
             self.expel("stuck", f"takes nothing since {limits.write_timeout:g} s")
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is there to send."""
         self._write()
         if not self._paused:
             self.room_made()
