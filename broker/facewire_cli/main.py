@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
     "gaps": ("facewire_cli.history:gaps", "Events declared lost.", "platform"),
     "demo": ("facewire_cli.demo:demo", "The whole pipeline at once, with proof that nothing is lost.", "platform,broker"),
     "replay": ("facewire_cli.replay:replay", "Send a recorded file through a device.", None),
+    "simulate": ("facewire_cli.simulate:simulate", "A fleet of devices under load, with a verdict.", None),
 }
 
 EXIT_FAILED, EXIT_USAGE, EXIT_CREDENTIALS, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 2, 5, 124, 130

@@ -1,0 +1,187 @@
+"""`facewire simulate`: thousands of devices against a broker and a platform, and a verdict on what became of their events."""
+
+import asyncio
+import random
+import resource
+import time
+from array import array
+from collections import defaultdict
+from typing import Any, Final
+
+import click
+
+from facewire.topics import Topics, check_device
+from facewire_cli.options import SECONDS, connection_options, output_option
+from facewire_cli.output import Form, write_rows
+from facewire_device.fleet import Kept, Plan, Rhythm, compare, crowd, percentile
+from facewire_device.fleet_net import Fleet, State, allow_files
+from facewire_device.uploader import DEFAULT_PERIOD, LEAST_PERIOD
+from facewire_mqtt.address import Address
+
+EXIT_UNHEALTHY: Final = 3
+PROGRESS_EVERY: Final = 5.0
+#: People whom the whole fleet has enrolled.
+PEOPLE: Final = 2_000
+#: Larger with a few events of 200 bytes is more than a batch may be.
+MOST_PHOTO_BYTES: Final = 150_000
+
+
+def _check_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        from facewire_platform.schema import sqlite_path
+
+        try:
+            sqlite_path(value)
+        except ValueError as exc:
+            raise click.BadParameter(str(exc)) from exc
+    return value
+
+
+def _check_prefix(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    try:
+        check_device(f"{value}00000")
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+    return value
+
+
+@click.command()
+@connection_options
+@click.option("--devices", type=click.IntRange(1, 99_999), default=100, show_default=True, metavar="N", help="How many.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=0.2,
+    show_default=True,
+    metavar="N",
+    help="Events a second and device, on the average.",
+)
+@click.option(
+    "--period", type=SECONDS, default=f"{DEFAULT_PERIOD:g}s", show_default=True, help="Between batches of history; at least 20 s."
+)
+@click.option(
+    "--catch-up", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Batches a period while a backlog remains."
+)
+@click.option("--for", "duration", type=SECONDS, default="1m", show_default=True, help="How long events are made; then all is to be acked.")
+@click.option("--outage", type=SECONDS, default="0s", show_default=True, help="In the middle every connection is down for so long.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of who passes when; the same again for the same number.")
+@click.option("--threshold", type=float, default=0.8, show_default=True, help="Scores above it are matches.")
+@click.option("--prefix", default="sim-", show_default=True, callback=_check_prefix, help="What the devices' names start with.")
+@click.option(
+    "--photo", type=click.IntRange(0, MOST_PHOTO_BYTES), default=0, metavar="BYTES", help="A picture of so many bytes with each event."
+)
+@click.option(
+    "--capacity", type=click.IntRange(1), default=1_000, show_default=True, metavar="N", help="Events that a device holds, in our memory."
+)
+@click.option("--database", callback=_check_url, metavar="URL", help="The platform's, sqlite:///FILE, to see what is stored.")
+@output_option
+def simulate(address: Address, topics: Topics, database: str | None, output: Form, **given: Any) -> None:
+    """A fleet of devices under load, with a verdict on every event.
+
+    One process, a real connection for each device, the real contract. People
+    pass as in an office building whose day is scaled into the run. Exit code 0
+    only if everything recorded is acked and, with --database, stored exactly
+    once; else 3.
+    """
+    _check_times(given["duration"], given["outage"], given["period"])
+    allow_files(given["devices"])
+    started_ms = time.time_ns() // 1_000_000
+    fleet = _fleet(address, topics, **given)
+    state = asyncio.run(fleet.run(_Progress().show, PROGRESS_EVERY))
+    verdict = _verdict(state)
+    if database is not None:
+        kept = _stored(database, fleet.heads(), started_ms)
+        lost = max(kept.gaps, state.dropped)
+        verdict |= {"stored": kept.stored, "doubled": kept.doubled, "missing": kept.missing, "lost": lost}
+    _write(verdict, output)
+    if not is_healthy(verdict):
+        raise click.exceptions.Exit(EXIT_UNHEALTHY)
+
+
+def is_healthy(verdict: dict[str, Any]) -> bool:
+    """Nothing is lost, doubled or left, and nobody was refused."""
+    wrong = ("lost", "not_acked", "devices_not_acked", "refused", "quarantined", "forks", "doubled", "missing")
+    return not any(verdict.get(name) for name in wrong)
+
+
+def _check_times(duration: float, outage: float, period: float) -> None:
+    if not duration > 0:
+        raise click.UsageError("--for is not above 0 s")
+    if outage >= duration:
+        raise click.UsageError(f"--outage of {outage:g} s is not within the {duration:g} s of the run")
+    if period < LEAST_PERIOD:
+        raise click.UsageError(f"--period of {period:g} s is below the limit of {LEAST_PERIOD:g} s")
+
+
+def _fleet(address: Address, topics: Topics, *, devices: int, prefix: str, seed: int, outage: float, photo: int, **given: Any) -> Fleet:
+    chance = random.Random(seed)  # noqa: S311  # no secret
+    plan = Plan(people=crowd(PEOPLE, chance.random), rhythm=Rhythm(), photo=chance.randbytes(photo), **given)
+    names = [f"{prefix}{n:05}" for n in range(1, devices + 1)]
+    return Fleet(address, topics, names, plan, seed=seed, outage=outage)
+
+
+class _Progress:
+    """A line on standard error now and then."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def show(self, state: State) -> None:
+        tally = state.tally
+        lately = percentile(sorted(tally.latencies[self._told :]), 0.99)
+        self._told = len(tally.latencies)
+        line = f"{state.elapsed:5.0f} s  connected {state.connected}/{state.devices}  recorded {state.recorded}  acked {state.acked}"
+        line += f"  matches {tally.matches}  ack p99 {'-' if lately is None else f'{lately * 1000:.0f} ms'}"
+        click.echo(line + (f"  ({tally.trouble})" if tally.trouble else ""), err=True)
+
+
+def _verdict(state: State) -> dict[str, Any]:
+    tally = state.tally
+    rising = sorted(tally.latencies)
+    row: dict[str, Any] = {
+        "devices": state.devices,
+        "connected": state.connected,
+        "recorded": state.recorded,
+        "acked": state.acked,
+        "not_acked": state.recorded - state.acked,
+        "devices_not_acked": state.unsettled,
+        "lost": state.dropped,
+        "matches": tally.matches,
+        "matches_missed": tally.matches_missed,
+        "batches": tally.batches,
+        "batches_s": round(tally.batches / state.elapsed, 1),
+        "resends": tally.resends,
+        "sessions": tally.sessions,
+        "refused": tally.refused,
+        "quarantined": tally.rejected,
+        "forks": tally.forks,
+    }
+    for name, share in (("ack_p50_ms", 0.5), ("ack_p99_ms", 0.99), ("ack_p999_ms", 0.999)):
+        at = percentile(rising, share)
+        row[name] = None if at is None else round(at * 1000, 1)
+    return row | {"peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
+
+
+def _stored(database: str, heads: dict[tuple[str, str], int], started_ms: int) -> Kept:
+    """What the platform has of the run."""
+    from facewire_platform.queries import Filter, History
+    from facewire_platform.schema import sqlite_path
+
+    names = {device for device, _ in heads}
+    stored: defaultdict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))
+    with History(sqlite_path(database)) as history:
+        for row in history.events(Filter(since=started_ms)):
+            if row["device"] in names:
+                stored[row["device"], row["epoch"]].append(row["seq"])
+        gaps = {(row["device"], row["epoch"]): row["gaps"] for row in history.devices(all_epochs=True)}
+    return compare(heads, stored, gaps)
+
+
+def _write(verdict: dict[str, Any], output: Form) -> None:
+    healthy = is_healthy(verdict)
+    if output != "pretty":
+        write_rows([{"healthy": healthy, **verdict}], output, ("healthy", *verdict))
+        return
+    for name, value in verdict.items():
+        click.echo(f"{name:<18}{'-' if value is None else value:>12}")
+    click.echo("every event is accounted for" if healthy else "NOT HEALTHY: events are lost, doubled or left")

@@ -1,0 +1,194 @@
+"""A fleet on the network: thousands of devices, one event loop.
+
+    start ─▶ connect, a few at a time ─▶ the run: people pass ─▶ drain: until all is acked ─▶ goodbye
+                                             └─ in its middle an outage: every session ends as by a power cut,
+                                                none comes about for so long, then each comes back with its own jitter
+
+What one device does there is `fleet_member`'s.
+"""
+
+import asyncio
+import contextlib
+import gc
+import random
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from facewire.errors import BrokerError
+from facewire.topics import Topics
+from facewire_device.fleet import Device, Plan
+from facewire_device.fleet_member import KEEPALIVE, Member, Net, Tally
+from facewire_device.store import new_id
+from facewire_mqtt.address import Address, tls_context
+from facewire_mqtt.connection import CONNECT_TIMEOUT, RECONNECT_WAIT
+
+#: New connections a second at the start: a listener's backlog may be no more than a hundred.
+CONNECTS_A_SECOND: Final = 2_000
+#: Connections being made at one time, after an outage too.
+CONNECTING: Final = 200
+#: After the run, beside what the periods need, s.
+DRAIN_PATIENCE: Final = 60.0
+LOOK_EVERY: Final = 0.1
+GOODBYE: Final = 5.0
+#: Descriptors beside those of the connections.
+SPARE_FILES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a fleet stands."""
+
+    elapsed: float
+    devices: int
+    connected: int
+    recorded: int
+    acked: int
+    #: Overwritten before they were acked.
+    dropped: int
+    #: Devices that have not had everything acked.
+    unsettled: int
+    tally: Tally
+
+
+def allow_files(devices: int) -> None:
+    """Raise the limit of open files as far as so many devices need.
+
+    Raises:
+        BrokerError: it cannot be.
+    """
+    needed = devices + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(needed, hard)))
+    except (ValueError, OSError) as exc:
+        raise BrokerError(f"{devices} devices need {needed} open files, the limit here is {hard} (ulimit -Hn)") from exc
+
+
+class Fleet:
+    """So many devices and their run.
+
+    Args:
+        names: of the devices.
+        seed: of who passes when.
+        outage: in the middle of the run every session is down for so long, s.
+    """
+
+    def __init__(self, address: Address, topics: Topics, names: list[str], plan: Plan, *, seed: int, outage: float) -> None:
+        self._address, self._topics, self._plan = address, topics, plan
+        self._names, self._seed, self._outage = names, seed, outage
+        self._members: list[Member] = []
+
+    async def run(self, progress: Callable[[State], None], every: float) -> State:
+        """Live through the run and the drain; tells `progress` now and then.
+
+        Raises:
+            BrokerError: the broker cannot be reached at the start, or refuses.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._net = await self._reach()
+        began = self._loop.time()
+        starts_at = self._starts_at = began + 1.0 + len(self._names) / CONNECTS_A_SECOND
+        self._members = [self._member(name, starts_at) for name in self._names]
+        for place, member in enumerate(self._members):
+            member.begin(began + place / CONNECTS_A_SECOND)
+        # Thousands of objects that live as long as we do: to go through them again and again would show as latency.
+        gc.collect()
+        gc.freeze()
+        watching = asyncio.create_task(self._watch(progress, every))
+        try:
+            await self._live(starts_at)
+            return self.state()
+        finally:
+            watching.cancel()
+            await self._say_goodbye()
+
+    def state(self) -> State:
+        """Where it stands now."""
+        rings = [member.device.memory.ring for member in self._members]
+        return State(
+            elapsed=self._loop.time() - self._starts_at,
+            devices=len(rings),
+            connected=sum(member.session.up for member in self._members),
+            recorded=sum(ring.head for ring in rings),
+            acked=sum(ring.cursor for ring in rings),
+            dropped=sum(ring.dropped for ring in rings),
+            unsettled=sum(not member.settled for member in self._members),
+            tally=self._net.tally,
+        )
+
+    def heads(self) -> dict[tuple[str, str], int]:
+        """What was recorded: the head of each (device, epoch)."""
+        rings = ((member.device.name, member.device.memory.ring) for member in self._members)
+        return {(name, ring.epoch): ring.head for name, ring in rings}
+
+    def _member(self, name: str, starts_at: float) -> Member:
+        own = random.Random(f"{self._seed} {name}").random  # noqa: S311  # no secret
+        return Member(self._net, Device(name, self._plan, starts_at=starts_at, random=own, jitter=self._net.jitter, new_id=new_id))
+
+    async def _reach(self) -> Net:
+        """Look the broker up, once for all, and see that it is there."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, writer = await asyncio.open_connection(self._address.host, self._address.port)
+            place: tuple[str, int] = writer.get_extra_info("peername")[:2]
+            writer.close()
+            await writer.wait_closed()
+        except OSError as exc:  # of which TimeoutError is one
+            raise BrokerError(f"{self._address}: {exc.strerror or str(exc) or 'no answer'}") from exc
+        jitter = random.Random(self._seed).random  # noqa: S311  # no secret
+        gate = asyncio.Semaphore(CONNECTING)
+        return Net(self._loop, self._address, place, tls_context(self._address), self._topics, gate, jitter)
+
+    async def _live(self, starts_at: float) -> None:
+        ends_at = starts_at + self._plan.duration
+        if self._outage:
+            await self._wait_until((starts_at + ends_at - self._outage) / 2)
+            await self._lose_everything()
+        await self._wait_until(ends_at)
+        give_up_at = ends_at + self._drain_time()
+        while not all(member.settled for member in self._members) and self._loop.time() < give_up_at:
+            await self._wait_until(self._loop.time() + LOOK_EVERY)
+
+    async def _lose_everything(self) -> None:
+        self._net.cut = True
+        for member in self._members:
+            member.session.abort()
+        await self._wait_until(self._loop.time() + self._outage)
+        self._net.cut = False
+
+    async def _wait_until(self, moment: float) -> None:
+        while (left := moment - self._loop.time()) > 0:
+            if self._net.refused is not None:
+                raise self._net.refused
+            await asyncio.sleep(min(left, LOOK_EVERY))
+
+    def _drain_time(self) -> float:
+        """How long a backlog may take: a batch a period, or as many as the devices may catch up."""
+        backlog = max(member.device.memory.ring.lag for member in self._members)
+        periods = 2 + backlog // (100 * self._plan.catch_up)
+        return DRAIN_PATIENCE + periods * self._plan.period + RECONNECT_WAIT[1]
+
+    async def _watch(self, progress: Callable[[State], None], every: float) -> None:
+        ping_at = tell_at = self._loop.time()
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            now = self._loop.time()
+            if now >= ping_at + KEEPALIVE / 2:
+                ping_at = now
+                for member in self._members:
+                    member.session.ping()
+            if now >= tell_at + every:
+                tell_at = now
+                progress(self.state())
+
+    async def _say_goodbye(self) -> None:
+        for member in self._members:
+            member.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE):
+                while any(member.session.up for member in self._members):
+                    await asyncio.sleep(LOOK_EVERY)

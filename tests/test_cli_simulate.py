@@ -1,0 +1,145 @@
+"""`facewire simulate` against a broker of ours and a real worker: the verdict is right, also about a platform that loses events."""
+
+import json
+import os
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from facewire_process import FACEWIRE, Running
+from mosquitto_server import Mosquitto
+
+from facewire_broker import embedded
+from facewire_cli.simulate import is_healthy
+from facewire_mqtt.address import Address
+
+RUN = ("--devices", "50", "--rate", "2", "--for", "4s", "--outage", "1s", "--seed", "7")
+
+
+class Ended(NamedTuple):
+    code: int
+    verdict: dict[str, Any]
+    notices: str
+
+
+def platform(stack: ExitStack, address: Address, database: Path) -> None:
+    worker = stack.enter_context(Running("platform", "run", "-p", str(address.port), "--database", f"sqlite:///{database}"))
+    worker.wait_for("connected")
+
+
+def fleet(stack: ExitStack, address: Address, *arguments: str) -> "subprocess.Popen[str]":
+    command = [*FACEWIRE, "simulate", "-p", str(address.port), *RUN, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    stack.callback(process.kill)
+    return process
+
+
+def ended(process: "subprocess.Popen[str]") -> Ended:
+    out, notices = process.communicate(timeout=120)
+    (line,) = out.splitlines()
+    return Ended(process.returncode, json.loads(line), notices)
+
+
+def lose_third_events(database: Path) -> None:
+    """From now on the database does not keep what the worker has stored and acked."""
+    trigger = (
+        "CREATE TRIGGER lose AFTER INSERT ON event WHEN NEW.seq = 3 BEGIN DELETE FROM event WHERE stream = NEW.stream AND seq = 3; END"
+    )
+    with closing(sqlite3.connect(database)) as opened:
+        opened.execute(trigger)
+        opened.commit()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]:
+    """Two fleets at the same time, as each takes a period: one with a sound platform, one whose database loses rows."""
+    folder = tmp_path_factory.mktemp("fleets")
+    with ExitStack() as stack:
+        processes = {}
+        for name in ("sound", "losing"):
+            address = stack.enter_context(embedded.running())
+            platform(stack, address, folder / f"{name}.db")
+            if name == "losing":
+                lose_third_events(folder / "losing.db")
+            processes[name] = fleet(stack, address, "--database", f"sqlite:///{folder / name}.db")
+        yield {name: ended(process) for name, process in processes.items()}
+
+
+@pytest.mark.network
+@pytest.mark.process
+def test_a_fleet_loses_nothing_through_an_outage(runs: dict[str, Ended]) -> None:
+    code, verdict, notices = runs["sound"]
+    assert code == 0, notices
+    assert verdict["healthy"]
+    assert verdict["devices"] == verdict["connected"] == 50
+    assert 300 < verdict["recorded"] < 500
+    assert verdict["acked"] == verdict["stored"] == verdict["recorded"]
+    assert [verdict[name] for name in ("lost", "not_acked", "doubled", "missing", "forks", "quarantined")] == [0] * 6
+    assert verdict["sessions"] == 100
+    assert verdict["matches"] > 0 < verdict["matches_missed"]
+    assert 0 < verdict["ack_p50_ms"] <= verdict["ack_p99_ms"] <= verdict["ack_p999_ms"]
+    assert "recorded" in notices
+
+
+@pytest.mark.network
+@pytest.mark.process
+def test_rows_that_the_platform_acked_and_does_not_have_are_seen(runs: dict[str, Ended]) -> None:
+    code, verdict, notices = runs["losing"]
+    assert code == 3, notices
+    assert not verdict["healthy"]
+    assert verdict["acked"] == verdict["recorded"]
+    assert verdict["stored"] + verdict["missing"] == verdict["recorded"]
+    assert 40 < verdict["missing"] <= 50
+
+
+SOUND = dict.fromkeys(("lost", "not_acked", "devices_not_acked", "refused", "quarantined", "forks", "doubled", "missing"), 0)
+
+
+@pytest.mark.parametrize("wrong", SOUND)
+def test_one_of_anything_wrong_is_not_healthy(wrong: str) -> None:
+    assert is_healthy(SOUND)
+    assert not is_healthy({**SOUND, wrong: 1})
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*FACEWIRE, "simulate", *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--for", "10s", "--outage", "10s"), "--outage of 10 s is not within the 10 s of the run"),
+        (("--for", "0s"), "--for is not above 0 s"),
+        (("--period", "5s"), "--period of 5 s is below the limit of 20 s"),
+        (("--prefix", "/x"), "cannot name|is not 1 to 64"),
+        (("--database", "postgres://x"), "is not sqlite:///FILE"),
+        (("--rate", "0"), "rate"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is(arguments: tuple[str, ...], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert any(part in done.stderr for part in said.split("|")), done.stderr
+
+
+@pytest.mark.network
+@pytest.mark.process
+def test_a_broker_that_is_not_there_is_an_error_at_once() -> None:
+    with embedded.running() as address:
+        pass
+    done = run("-p", str(address.port), "--for", "1s")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: 127.0.0.1:{address.port}: ")
+
+
+@pytest.mark.network
+@pytest.mark.process
+@pytest.mark.mosquitto
+def test_credentials_that_are_refused_end_it(new_mosquitto: Callable[..., Mosquitto]) -> None:
+    done = run("-p", str(new_mosquitto("allow_anonymous false").address.port), "--for", "1s", "--devices", "3")
+    assert done.returncode == 5
+    assert "refused" in done.stderr

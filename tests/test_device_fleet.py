@@ -1,0 +1,220 @@
+import itertools
+import math
+import random
+import resource
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from facewire.errors import BrokerError
+from facewire.events import event_from_map
+from facewire.messages import MAX_BATCH_EVENTS, Ack, decode_batch, decode_match
+from facewire_device import fleet_net
+from facewire_device.fleet import OFFICE_DAY, REGULARS, Device, Kept, Memory, Plan, Rhythm, compare, crowd, percentile
+from facewire_device.uploader import Adopt, Fork
+
+NOW_MS = 1_764_054_000_000
+PLAN = Plan(rate=0.2, duration=1_000.0, people=crowd(500, random.Random(1).random), rhythm=Rhythm())
+
+
+def counter(first: int = 1) -> Callable[[], str]:
+    ids = itertools.count(first)
+    return lambda: f"{next(ids):016x}"
+
+
+def device(name: str = "sim-00001", plan: Plan = PLAN, seed: int = 7, starts_at: float = 100.0) -> Device:
+    return Device(name, plan, starts_at=starts_at, random=random.Random(f"{seed} {name}").random, jitter=lambda: 0.5, new_id=counter())
+
+
+def pass_all(device: Device) -> list[float]:
+    """Let everybody pass; when they did."""
+    moments = []
+    while device.next_at < math.inf:
+        moments.append(device.next_at)
+        device.record(NOW_MS + len(moments))
+    return moments
+
+
+def ack(device: Device, key: int, cursor: int, conflict: int | None = None) -> Ack:
+    return Ack(device.memory.ring.epoch, device.boot, key, cursor, "store", conflict=conflict)
+
+
+def send(device: Device, now: float) -> int:
+    device.uploader.connected(now)
+    outgoing = device.batch()
+    device.uploader.sent(now, outgoing.epoch, outgoing.key)
+    return outgoing.key
+
+
+def test_events_come_at_the_mean_rate_and_all_within_the_run() -> None:
+    moments = [moment for n in range(50) for moment in pass_all(device(f"sim-{n}"))]
+    assert 0.9 < len(moments) / (50 * PLAN.rate * PLAN.duration) < 1.1
+    assert min(moments) >= 100.0
+    assert max(moments) <= 100.0 + PLAN.duration
+
+
+def test_a_rush_hour_is_busier_than_a_lull_as_in_the_badge_data() -> None:
+    moments = [moment - 100.0 for n in range(50) for moment in pass_all(device(f"sim-{n}"))]
+    part = PLAN.duration / len(OFFICE_DAY)
+    counts = [sum(1 for moment in moments if n * part <= moment < (n + 1) * part) for n in range(len(OFFICE_DAY))]
+    rush, lull = OFFICE_DAY.index(2.50), OFFICE_DAY.index(0.46)
+    assert 3 < counts[rush] / counts[lull] < 9
+
+
+def test_the_rhythm_reaches_from_the_first_moment_to_the_last() -> None:
+    rhythm = Rhythm((1, 3, 0, 4))
+    assert rhythm.at(0.0) == 0.0
+    assert rhythm.at(0.125) == pytest.approx(0.25)
+    assert rhythm.at(1.0) == 1.0
+    shares = [rhythm.at(n / 100) for n in range(101)]
+    assert shares == sorted(shares)
+
+
+def test_the_same_seed_makes_the_same_people_at_the_same_times_and_another_seed_others() -> None:
+    first, second, other = device(), device(), device(seed=8)
+    assert pass_all(first) == pass_all(second) != pass_all(other)
+    # Epoch and boot are given: those of a run are its own.
+    assert first.batch().payload == second.batch().payload != other.batch().payload
+
+
+def test_events_are_of_the_contract_and_people_come_again() -> None:
+    busy = device(plan=replace(PLAN, rate=0.8))
+    matches = []
+    while busy.next_at < math.inf:
+        if payload := busy.record(NOW_MS):
+            matches.append(decode_match(payload).event)
+    batch = decode_batch(busy.batch().payload)
+    assert not batch.bad
+    assert [event.seq for event in batch.events] == list(range(1, MAX_BATCH_EVENTS + 1))
+    strangers = [event for event in batch.events if event.person_type == 4]
+    assert 0 < len(strangers) < 30
+    assert all(event.score < 0.8 and not event.identity_name for event in strangers)
+    assert all(match.score > 0.8 and match.person_type != 4 for match in matches)
+    assert len({match.identity_id for match in matches}) <= REGULARS < len(matches)
+
+
+def test_a_score_equal_to_the_threshold_is_no_match() -> None:
+    sure = device()
+    moment = NOW_MS
+    payload = None
+    while payload is None:
+        payload = sure.record(moment)
+    score = decode_match(payload).event.score
+    again = device(plan=replace(PLAN, threshold=score))
+    recorded = [again.record(moment) for _ in range(decode_match(payload).event.seq)]
+    assert recorded[-1] is None
+
+
+def test_a_photo_goes_with_each_event_and_a_batch_stays_within_its_bytes() -> None:
+    seen = device(plan=replace(PLAN, photo=bytes(50_000)))
+    for _ in range(10):
+        seen.record(NOW_MS)
+    batch = decode_batch(seen.batch().payload)
+    assert [len(event.extra["photo"]) for event in batch.events] == [50_000] * 4
+    assert (batch.cursor, batch.head) == (4, 10)
+
+
+def test_first_batches_are_spread_over_the_period() -> None:
+    at = []
+    for n in range(200):
+        one = device(f"sim-{n}")
+        one.uploader.connected(90.0)
+        assert one.uploader.wakes_at is not None
+        at.append(one.uploader.wakes_at)
+    assert 100 <= min(at) < 102
+    assert 118 < max(at) <= 120
+
+
+def test_a_ring_in_memory_overwrites_the_oldest_and_says_so() -> None:
+    memory = Memory("e" * 16, 5, counter())
+    for n in range(8):
+        memory.append({"timestamp": n, "score": 0.5, "identity_id": "", "identity_name": "", "person_type": 1})
+    batch = decode_batch(memory.outgoing("b" * 16).payload)
+    assert (batch.after, batch.cursor, batch.head, batch.oldest) == (0, 8, 8, 4)
+    assert [event.seq for event in batch.events] == [4, 5, 6, 7, 8]
+    assert memory.ring.dropped == 3
+
+
+def test_an_ack_moves_the_cursor_further_and_back_and_what_follows_it_is_sent() -> None:
+    one = device()
+    for _ in range(8):
+        one.record(NOW_MS)
+    key = send(one, 200.0)
+    assert one.acked(201.0, ack(one, key, 5)) == Adopt(5)
+    assert [event.seq for event in decode_batch(one.batch().payload).events] == [6, 7, 8]
+    key = send(one, 220.0)
+    assert one.acked(221.0, ack(one, key, 2)) == Adopt(2)
+    assert decode_batch(one.batch().payload).after == 2
+
+
+def test_without_anything_new_a_probe_is_sent() -> None:
+    batch = decode_batch(device().batch().payload)
+    assert (batch.after, batch.cursor, batch.events) == (0, 0, ())
+
+
+def test_a_conflict_forks_into_a_new_epoch_with_the_rest_recorded_again() -> None:
+    one = device()
+    for n in range(6):
+        one.record(NOW_MS + n)
+    before = decode_batch(one.batch().payload)
+    assert one.acked(201.0, ack(one, send(one, 200.0), 3, conflict=4)) == Fork(4)
+    after = decode_batch(one.batch().payload)
+    assert after.epoch != before.epoch
+    assert [event.seq for event in after.events] == [1, 2, 3]
+    assert [event.timestamp for event in after.events] == [event.timestamp for event in before.events[3:]]
+
+
+def test_every_event_stored_once_or_declared_lost_is_kept() -> None:
+    heads = {("a", "1"): 3, ("b", "2"): 2, ("c", "3"): 0}
+    assert compare(heads, {("a", "1"): [3, 1, 2], ("b", "2"): [2]}, {("b", "2"): 1}) == Kept(stored=4, gaps=1)
+
+
+@pytest.mark.parametrize(
+    ("seqs", "expected"),
+    [
+        ([1, 2], Kept(stored=2, missing=1)),
+        ([1, 2, 2, 3], Kept(stored=3, doubled=1)),
+        ([1, 2, 2], Kept(stored=2, doubled=1, missing=1)),
+        ([1, 2, 3, 4], Kept(stored=3, doubled=1)),
+    ],
+)
+def test_what_is_missing_doubled_or_never_recorded_is_seen(seqs: list[int], expected: Kept) -> None:
+    assert compare({("a", "1"): 3}, {("a", "1"): seqs}, {}) == expected
+
+
+def test_an_epoch_that_no_device_has_is_doubled() -> None:
+    assert compare({("a", "1"): 1}, {("a", "1"): [1], ("a", "9"): [1, 2]}, {}) == Kept(stored=1, doubled=2)
+
+
+def test_percentiles_are_of_values_that_were_measured() -> None:
+    rising = [float(n) for n in range(1, 1001)]
+    assert [percentile(rising, share) for share in (0.5, 0.99, 0.999, 1.0)] == [500.0, 990.0, 999.0, 1000.0]
+    assert percentile([4.0], 0.5) == 4.0
+    assert percentile([], 0.5) is None
+
+
+def test_the_people_of_a_fleet_have_names_and_kinds() -> None:
+    people = crowd(200, random.Random(3).random)
+    assert len({person.identity_id for person in people}) == 200
+    assert {person.person_type for person in people} == {1, 2, 5}
+
+
+def test_made_events_read_back_as_events() -> None:
+    one = device()
+    payload = one.record(NOW_MS)
+    while payload is None:
+        payload = one.record(NOW_MS)
+    event = decode_match(payload).event
+    assert event_from_map(event.to_map()) == event
+
+
+def test_a_limit_of_open_files_that_cannot_be_raised_names_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    with pytest.raises(BrokerError, match=r"10000 devices need 10064 open files, the limit here is 4096"):
+        fleet_net.allow_files(10_000)
+    fleet_net.allow_files(100)
