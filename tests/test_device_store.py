@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from device_events import event, events
+from device_processes import append_many, append_until_killed, die_in_a_fork, start_process
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -225,27 +226,12 @@ def test_a_fork_that_is_killed_in_the_middle_did_not_happen(path: Path) -> None:
     with open_store(path) as store:
         store.append(events(1, 500))
         before = store.ring()
-    process = fork_process(_die_in_a_fork, path)
+    process = start_process(die_in_a_fork, path)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     with open_store(path) as store:
         assert store.ring() == before
         assert numbers(drain(store)) == list(range(1, 501))
-
-
-def _die_in_a_fork(path: Path) -> None:
-    with open_store(path) as store:
-        inserts = store._insert
-        calls: list[int] = []
-
-        def insert(rows: Any) -> None:
-            inserts(rows)
-            calls.append(1)
-            if len(calls) == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        store._insert = insert  # type: ignore[method-assign]  # to die at a moment that only it knows
-        fork(store, 50)
 
 
 def test_another_machine_forks_the_store_with_what_is_not_acked(path: Path) -> None:
@@ -352,21 +338,9 @@ TestAgainstAModel.settings = settings(max_examples=40, stateful_step_count=25, d
 # Processes
 
 
-def fork_process(function: Callable[..., None], *args: Any) -> Any:
-    process = multiprocessing.get_context("spawn").Process(target=function, args=args)
-    process.start()
-    return process
-
-
-def _append_many(path: Path, first: int, count: int) -> None:
-    with open_store(path) as store:
-        for number in range(first, first + count):
-            store.append([event(number)])
-
-
 @pytest.mark.process
 def test_processes_that_make_one_store_at_once_agree_on_its_epoch_and_its_seqs_have_no_hole(path: Path) -> None:
-    processes = [fork_process(_append_many, path, 1_000 * which, 150) for which in range(1, 4)]
+    processes = [start_process(append_many, path, 1_000 * which, 150) for which in range(1, 4)]
     for process in processes:
         process.join()
         assert process.exitcode == 0
@@ -378,16 +352,10 @@ def test_processes_that_make_one_store_at_once_agree_on_its_epoch_and_its_seqs_h
         assert own == list(range(1_000 * which, 1_000 * which + 150)), "each one's events, in its order"
 
 
-def _append_until_killed(path: Path, durable: Any) -> None:
-    with open_store(path) as store:
-        for number in range(1, 1_000_000):
-            durable.send(store.append([event(number)]).last)
-
-
 @pytest.mark.process
 def test_what_was_said_to_be_recorded_survives_a_kill(path: Path) -> None:
     ours, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    process = fork_process(_append_until_killed, path, theirs)
+    process = start_process(append_until_killed, path, theirs)
     theirs.close()
     said = [ours.recv() for _ in range(100)]
     process.kill()
