@@ -16,8 +16,10 @@ import re
 import secrets
 import sqlite3
 import struct
+import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -48,6 +50,11 @@ TRIM_EVERY: Final = 100
 BUSY_TIMEOUT: Final = 30.0
 
 _SCHEMA: Final = 1
+
+#: Files that this process has open, by device and inode. Nothing else may open them: closing that again would drop SQLite's
+#: locks on them (https://www.sqlite.org/howtocorrupt.html section 2.2), and another process would delete the WAL under us.
+_open_here: Final[Counter[tuple[int, int] | None]] = Counter()
+_opening: Final = threading.Lock()
 
 
 class EventRow(peewee.Model):
@@ -106,12 +113,14 @@ class Store:
 
     def __init__(self, database: peewee.SqliteDatabase, path: Path) -> None:
         self._db = database
-        self._place = place(database.database)
+        self.place = place(database.database)
         self.path = path
         self.capacity = 0
 
     def close(self) -> None:
-        self._db.close()
+        with _opening:
+            if self._db.close():
+                _open_here.subtract([self.place])
 
     def __enter__(self) -> "Store":
         return self
@@ -281,7 +290,7 @@ class Store:
         self._db.execute_sql(sql, values)
 
     def _check_place(self) -> None:
-        if place(self._db.database) != self._place:
+        if place(self._db.database) != self.place:
             raise ReplacedError(f"{self.path}: the file was moved, removed or replaced")
 
     @contextlib.contextmanager
@@ -339,7 +348,14 @@ def new_id() -> str:
 
 
 def _open(path: Path, *, create: bool, check: bool) -> Store:
-    there = holds_store(path)
+    with _opening:
+        store = _open_alone(path, create=create, check=check)
+        _open_here.update([store.place])
+        return store
+
+
+def _open_alone(path: Path, *, create: bool, check: bool) -> Store:
+    there = _open_here[place(str(path))] > 0 or holds_store(path)
     if not there and not create:
         raise StoreError(f"{path}: there is no store")
     # An absolute path is a file, whatever its name: SQLite keeps a ":memory:" in memory.
