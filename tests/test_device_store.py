@@ -369,6 +369,21 @@ def test_what_was_said_to_be_recorded_survives_a_kill(path: Path) -> None:
         assert numbers(drain(store))[: len(said)] == said
 
 
+@pytest.mark.process
+def test_a_second_open_in_a_process_does_not_let_another_process_delete_the_wal_under_the_first(path: Path) -> None:
+    with open_store(path) as store:
+        open_store(path).close()
+        process = start_process(append_many, path, 1, 1)
+        process.join()
+        assert process.exitcode == 0
+        store.append([event(2)])
+        process = start_process(append_many, path, 3, 1)
+        process.join()
+        assert numbers(drain(store)) == [1, 2, 3]
+    with open_store(path) as store:
+        assert store.ring().head == 3
+
+
 def test_an_agent_has_a_store_alone(path: Path) -> None:
     first = lock_for_agent(path)
     with pytest.raises(StoreError, match="another agent runs on this store"):
