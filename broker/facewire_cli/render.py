@@ -52,6 +52,12 @@ def to_row(topics: Topics, topic: str, payload: bytes, *, qos: int, retain: bool
         return row | _complaint(exc, payload)
 
 
+def match_row(topics: Topics, device: str, match: messages.Match, *, qos: int, received_at: int) -> Row:
+    """The row of a match that has been read."""
+    head = {"received_at": received_at, "topic": topics.of(device, "match"), "device": device, "kind": "match", "qos": qos, "retain": False}
+    return head | _contents(match)
+
+
 def _contents(message: messages.Message) -> dict[str, Any]:
     wire = messages.to_map(message)
     if isinstance(message, messages.Batch) and message.bad:

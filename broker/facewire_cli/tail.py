@@ -1,7 +1,9 @@
 """`facewire tail`: follow the topics live, decoded. It only listens.
 
-paho's thread ──▶ Inbox (bounded) ──▶ _Follower.rows() ──▶ render ──▶ standard output
-└── notices ──▶ standard error
+paho's thread ──▶ Inbox (bounded) ──▶ _Follower.rows() ─────────┬─▶ render ──▶ standard output
+└── notices ──▶ standard error                                 │
+fresh_matches (--fresh) ──▶ _FreshFollower.rows() ─────────────┘
+└── what was refused ──▶ standard error
 """
 
 import contextlib
@@ -11,7 +13,7 @@ import secrets
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
@@ -25,6 +27,7 @@ from facewire_cli.output import Form, standard_output, visible, write_rows
 
 if TYPE_CHECKING:
     from facewire_mqtt.connection import Address, Happening
+    from facewire_platform.consumer import FreshMatches
 
 #: Messages that may wait to be shown; more are counted and not shown.
 INBOX_MESSAGES: Final = 10_000
@@ -38,6 +41,7 @@ LOOK_EVERY: Final = 0.5
 @connection_options
 @click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="Only this device; may be repeated.")
 @click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind; may be repeated.  [default: all]")
+@click.option("--fresh", is_flag=True, help="Only matches that a gate may act on.")
 @click.option("-C", "--count", type=click.IntRange(min=1), help="End after so many messages.")
 @click.option("-W", "--wait", type=SECONDS, help="End after so long, such as 30 or 5m, with exit code 124.")
 @output_option
@@ -48,6 +52,7 @@ def tail(
     topics: Topics,
     devices: Sequence[str],
     kinds: Sequence[Kind],
+    fresh: bool,
     count: int | None,
     wait: float | None,
     output: Form,
@@ -58,14 +63,16 @@ def tail(
 
     A message that cannot be read is shown with the reason. With --person or
     --min-score only matches, and batches of history, that have such an event
-    are shown.
+    are shown. With --fresh a match that is retained, repeated, late, of a
+    previous boot or not shown to be fresh is refused, and counted on stderr.
     """
+    if fresh and kinds:
+        raise click.UsageError("--fresh shows matches alone: it goes without --kind")
     deadline = None if wait is None else time.monotonic() + wait
     out = standard_output()
-    inbox = Inbox()
-    rows = _Follower(inbox, topics, str(address), out, deadline).rows()
-    wanted = (narrowed for row in rows if (narrowed := render.narrow(row, person, min_score)) is not None)
-    with _until_stopped(), _listening(address, filters(topics, devices, kinds), inbox):
+    following = _fresh(address, topics, devices, out, deadline) if fresh else _all(address, topics, devices, kinds, out, deadline)
+    with _until_stopped(), following as rows:
+        wanted = (narrowed for row in rows if (narrowed := render.narrow(row, person, min_score)) is not None)
         write(itertools.islice(wanted, count), output, out)
 
 
@@ -112,17 +119,40 @@ class Inbox:
             return None
 
 
+class _Notices:
+    """Says on standard error what becomes of the connection."""
+
+    def __init__(self, broker: str) -> None:
+        self._broker = broker
+        #: None before the first answer; one notice is enough for an outage.
+        self._up: bool | None = None
+
+    def tell(self, happening: "Happening") -> None:
+        """Say it. Raises `CredentialsRefused` or `BrokerError` where the broker refuses."""
+        from facewire_mqtt.connection import Connected, Disconnected, Refused
+
+        match happening:
+            case Refused(reason, credentials=True):
+                raise CredentialsRefused(f"{self._broker} refused who we are: {reason}")
+            case Refused(reason):
+                raise BrokerError(f"{self._broker}: {reason}")
+            case Connected():
+                self._up = True
+                _say(f"connected to {self._broker}")
+            case Disconnected(reason) if self._up is not False:
+                lost, self._up = self._up, False
+                _say(f"lost {self._broker}: {reason}; trying again" if lost else f"waiting for {self._broker}: {reason}")
+
+
 class _Follower:
     """Takes an inbox empty: messages become rows, the rest notices or errors."""
 
     def __init__(self, inbox: Inbox, topics: Topics, broker: str, out: TextIO, deadline: float | None) -> None:
         self._inbox = inbox
         self._topics = topics
-        self._broker = broker
+        self._notices = _Notices(broker)
         self._out = out
         self._deadline = deadline
-        #: None before the first answer; one notice is enough for an outage.
-        self._up: bool | None = None
         self._complained = (0, 0.0)
 
     def rows(self) -> Iterator[render.Row]:
@@ -135,10 +165,7 @@ class _Follower:
         """
         try:
             while True:
-                left = LOOK_EVERY if self._deadline is None else self._deadline - time.monotonic()
-                if left <= 0:
-                    raise click.exceptions.Exit(EXIT_TIMED_OUT)
-                arrived = self._inbox.get(min(left, LOOK_EVERY))
+                arrived = self._inbox.get(_wait(self._deadline))
                 self._complain(COMPLAIN_EVERY)
                 if arrived is not None:
                     yield from self._shown(*arrived)
@@ -154,22 +181,7 @@ class _Follower:
             topic, payload, qos, retain = happening.topic, happening.payload, happening.qos, happening.retain
             yield render.to_row(self._topics, topic, payload, qos=qos, retain=retain, received_at=at_ms)
         else:
-            self._notice(happening)
-
-    def _notice(self, happening: "Happening") -> None:
-        from facewire_mqtt.connection import Connected, Disconnected, Refused
-
-        match happening:
-            case Refused(reason, credentials=True):
-                raise CredentialsRefused(f"{self._broker} refused who we are: {reason}")
-            case Refused(reason):
-                raise BrokerError(f"{self._broker}: {reason}")
-            case Connected():
-                self._up = True
-                _say(f"connected to {self._broker}")
-            case Disconnected(reason) if self._up is not False:
-                lost, self._up = self._up, False
-                _say(f"lost {self._broker}: {reason}; trying again" if lost else f"waiting for {self._broker}: {reason}")
+            self._notices.tell(happening)
 
     def _complain(self, every: float) -> None:
         said, at = self._complained
@@ -179,17 +191,73 @@ class _Follower:
             _say(f"{dropped - said} messages not shown: they come faster than they are read")
 
 
+class _FreshFollower:
+    """Takes fresh matches as they come; what is refused is summed up on standard error."""
+
+    def __init__(self, matches: "FreshMatches", topics: Topics, out: TextIO, deadline: float | None) -> None:
+        self._matches = matches
+        self._topics = topics
+        self._out = out
+        self._deadline = deadline
+        self._complained = (0, 0.0)
+
+    def rows(self) -> Generator[render.Row, None, None]:
+        """The matches. Raises as `_Follower.rows` does."""
+        try:
+            while True:
+                fresh = self._matches.take(_wait(self._deadline))
+                self._complain(COMPLAIN_EVERY)
+                if fresh is not None:
+                    yield render.match_row(self._topics, fresh.device, fresh.match, qos=fresh.received.qos, received_at=fresh.received_at)
+                elif _reader_is_gone(self._out):
+                    raise BrokenPipeError
+        finally:
+            self._complain(0.0)
+
+    def _complain(self, every: float) -> None:
+        said, at = self._complained
+        now, refused = time.monotonic(), self._matches.refused
+        if refused.total() > said and (not said or now - at >= every):
+            self._complained = refused.total(), now
+            _say("refused so far: " + ", ".join(f"{count} {reason}" for reason, count in refused.most_common()))
+
+
 @contextlib.contextmanager
-def _listening(address: "Address", subscriptions: list[tuple[str, int]], inbox: Inbox) -> Iterator[None]:
+def _fresh(
+    address: "Address", topics: Topics, devices: Sequence[str], out: TextIO, deadline: float | None
+) -> Iterator[Iterator[render.Row]]:
+    from facewire_platform import fresh_matches
+
+    with (
+        fresh_matches(address, topics=topics, devices=devices, told=_Notices(str(address)).tell) as matches,
+        # Closed now, not when it is forgotten: what it says at its end comes before the command's own last words.
+        contextlib.closing(_FreshFollower(matches, topics, out, deadline).rows()) as rows,
+    ):
+        yield rows
+
+
+@contextlib.contextmanager
+def _all(
+    address: "Address", topics: Topics, devices: Sequence[str], kinds: Sequence[Kind], out: TextIO, deadline: float | None
+) -> Iterator[Iterator[render.Row]]:
     from facewire_mqtt.connection import Connection
 
+    inbox = Inbox()
     # 22 characters: a broker may refuse more than 23 (MQTT 3.1.1 section 3.1.3.1).
-    connection = Connection(address, f"facewire-tail-{secrets.token_hex(4)}", subscriptions, inbox.put)
+    connection = Connection(address, f"facewire-tail-{secrets.token_hex(4)}", filters(topics, devices, kinds), inbox.put)
     connection.start()
     try:
-        yield
+        yield _Follower(inbox, topics, str(address), out, deadline).rows()
     finally:
         connection.close(timeout=1.0)
+
+
+def _wait(deadline: float | None) -> float:
+    """How long to wait for a message; ends with code 124 where the deadline is past."""
+    left = LOOK_EVERY if deadline is None else deadline - time.monotonic()
+    if left <= 0:
+        raise click.exceptions.Exit(EXIT_TIMED_OUT)
+    return min(left, LOOK_EVERY)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,67 @@
+// A gate in JavaScript: npm install mqtt @msgpack/msgpack; node gate.mjs mqtt://127.0.0.1:1883
+// The four rules in short. It believes its own clock alone: devices and gate must run NTP (docs/consumers.md).
+import { decode } from "@msgpack/msgpack";
+import mqtt from "mqtt";
+
+const MAX_AGE = 5000; // ms, from the comparison
+const CLOCK_ERROR = 2000; // ms that a device's clock may run ahead of ours
+const REMEMBERED = 1000; // seqs of an epoch
+const devices = new Map(); // device -> { boot: newest seen, boots: all seen, acted: epoch -> seqs }
+
+function read(payload) {
+  return payload[0] === 0x7b ? JSON.parse(payload.toString()) : decode(payload);
+}
+
+function seen(name, boot) {
+  if (!devices.has(name)) devices.set(name, { boots: new Set(), acted: new Map() });
+  const device = devices.get(name);
+  if (!device.boots.has(boot)) device.boots.add((device.boot = boot));
+  return device;
+}
+
+function isRepeated(device, epoch, seq) {
+  if (!device.acted.has(epoch)) device.acted.set(epoch, new Set());
+  const seqs = device.acted.get(epoch);
+  return seqs.has(seq) || seq <= Math.max(0, ...seqs) - REMEMBERED;
+}
+
+function act(device, { epoch, event: { seq } }) {
+  const seqs = device.acted.get(epoch).add(seq);
+  const highest = Math.max(...seqs);
+  for (const old of seqs) if (old <= highest - REMEMBERED) seqs.delete(old);
+}
+
+// Why not to act on a match; undefined if it is fresh. Each condition is written so that what is no number refuses.
+export function refusal(name, match, retained, now = Date.now()) {
+  if (retained) return "retained";
+  const { epoch, boot, sent_at, event } = match;
+  if (typeof epoch !== "string" || typeof boot !== "string" || !Number.isSafeInteger(event.seq)) throw new Error("no match of ours");
+  const device = seen(name, boot);
+  if (boot !== device.boot) return "previous_boot";
+  if (isRepeated(device, epoch, event.seq)) return "repeated";
+  if (!(now - sent_at >= -CLOCK_ERROR && event.timestamp <= sent_at + 1000)) return "unproven";
+  if (!(now - Math.min(sent_at, event.timestamp) + CLOCK_ERROR <= MAX_AGE)) return "late";
+  act(device, match);
+}
+
+const refused = {};
+const client = mqtt.connect(process.argv[2], { protocolVersion: 4, clean: true, queueQoSZero: false });
+client.on("connect", () => {
+  client.subscribe("facewire/v1/+/match", { qos: 0 }, () => console.error("connected"));
+  client.subscribe("facewire/v1/+/status", { qos: 1 }, () => {}); // may be refused: matches tell of a restart too
+});
+client.on("error", (error) => console.error(error.message));
+client.on("message", (topic, payload, packet) => {
+  let reason = "unreadable";
+  try {
+    const [name, kind] = topic.split("/").slice(-2);
+    const message = read(payload);
+    if (kind === "status") return message.online && !packet.retain && seen(name, message.boot);
+    reason = refusal(name, message, packet.retain);
+    if (!reason) console.log(JSON.stringify({ device: name, open: message.event.identity_id, seq: message.event.seq }));
+  } catch {
+    // What is no match of ours must not stop the gate.
+  }
+  if (reason) refused[reason] = (refused[reason] ?? 0) + 1;
+});
+process.on("SIGTERM", () => client.end(true, () => console.log(JSON.stringify({ refused }))));
