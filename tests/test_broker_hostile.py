@@ -21,15 +21,15 @@ from test_broker_run import Where, process
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
-FUZZ_SECONDS = float(os.environ.get("FACEWIRE_FUZZ_SECONDS", "3"))
-STUCK_SECONDS = float(os.environ.get("FACEWIRE_STUCK_SECONDS", "4"))
+FUZZ_SECONDS = float(os.environ.get("FACEWIRE_FUZZ_SECONDS", "2"))
+STUCK_SECONDS = float(os.environ.get("FACEWIRE_STUCK_SECONDS", "3"))
 SEED = int(os.environ.get("FACEWIRE_FUZZ_SEED", "1"))
 
 
 @pytest.fixture
 def broker() -> Iterator[tuple[int, Where]]:
     """A broker process, as its memory is measured."""
-    with process("--listen", "127.0.0.1:0") as (running, where):
+    with process("--listen", "127.0.0.1:0", "--limit", "connect_timeout=4") as (running, where):
         failures: list[str] = []
 
         def read() -> None:
@@ -95,7 +95,7 @@ def test_a_thousand_slow_connects_hold_nobody_up_and_leave_nothing(broker: tuple
             one.subscribe(("t", 1))
             one.publish("t", b"m")
             assert one.message().payload == b"m"
-        # The connect time-out of 10 s closes them.
+        # The connect time-out closes them.
         until(lambda: open_sockets(pid) <= before + 1, timeout=20)
     assert resident_mb(pid) < 150
 

@@ -34,6 +34,11 @@ class Framer:
         """Whether the beginning of a packet waits for its rest."""
         return bool(self._partial)
 
+    @property
+    def held(self) -> int:
+        """Bytes that wait to be pulled, or for their rest."""
+        return len(self._chunk) - self._at + len(self._partial)
+
     def push(self, data: bytes) -> None:
         """Take what the socket gave. Then call `pull` until it gives None."""
         if not self._partial:

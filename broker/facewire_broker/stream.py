@@ -113,7 +113,10 @@ class Stream(asyncio.Protocol, abc.ABC):
                 self.expel("malformed", f"first byte is 0x{data[0]:02x}, not CONNECT")
                 return
         self._framer.push(data)
-        self._read()
+        if not self._waiting:
+            self._read()
+        elif self._framer.held > self._limits.connect_bytes:
+            self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._streams.all.discard(self)
@@ -157,12 +160,11 @@ class Stream(asyncio.Protocol, abc.ABC):
         self._out_bytes += len(packet)
 
     def wait(self) -> None:
-        """Read nothing more until `go_on`."""
+        """Heed no packet until `go_on`. The socket is read on, within bounds: else its end would not be seen."""
         self._waiting = True
-        self._transport.pause_reading()
 
     def go_on(self) -> None:
-        """Read what has come meanwhile."""
+        """Heed what has come meanwhile."""
         self._waiting = False
         if not self._closing:
             self._transport.resume_reading()
