@@ -22,7 +22,8 @@ from facewire.errors import DecodeError, StoreError
 from facewire.messages import MAX_BATCH_EVENTS, Ack, Status, decode_ack, encode, splice_match
 from facewire.topics import QOS, Topics, check_device
 from facewire_device.ring import Ring
-from facewire_device.store import ReplacedError, Store, new_id, open_store
+from facewire_device.schema import new_id
+from facewire_device.store import ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent
 from facewire_device.uploader import DEFAULT_PERIOD, Adopt, Fork, Ignored, Outcome, Refused, Uploader
 from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Publication, Received

@@ -20,7 +20,7 @@ from facewire.errors import BrokerError
 from facewire.topics import Topics
 from facewire_device.fleet import Device, Plan
 from facewire_device.fleet_member import KEEPALIVE, Member, Net, Tally
-from facewire_device.store import new_id
+from facewire_device.schema import new_id
 from facewire_mqtt.address import Address, tls_context
 from facewire_mqtt.connection import CONNECT_TIMEOUT, RECONNECT_WAIT
 

@@ -1,7 +1,4 @@
-"""The device's durable store: a ring of events in SQLite. The only door to peewee on a device.
-
-    event   seq | score | packed | crc    what the ring holds; `packed` is the event as it travels (msgpack, seq included)
-    state   one row: epoch, head, oldest, cursor, dropped, capacity, device, machine
+"""The device's durable store: a ring of events in SQLite (tables in schema.py, arithmetic in ring.py).
 
 Every change is one IMMEDIATE transaction that reads the state first, so several processes may use one store: a
 recognition process that records, the agent that uploads. A store object belongs to the thread that opened it.
@@ -12,14 +9,8 @@ a row: `crc` does, and an event that is not what was recorded is left out, which
 import contextlib
 import itertools
 import logging
-import re
-import secrets
-import sqlite3
 import struct
-import threading
-import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -32,58 +23,18 @@ from facewire.errors import StoreError
 from facewire.events import MAX_EVENT_BYTES, Event
 from facewire.messages import MAX_BATCH_EVENTS, splice_batch
 from facewire_device.ring import Ring
-from facewire_device.store_file import APPLICATION_ID, DamagedError, holds_store, place, set_aside
+from facewire_device.schema import EventRow, StateRow, close_database, new_id, open_database, store_errors
+from facewire_device.store_file import DamagedError, place, set_aside
 from facewire_device.uploader import Adopt, Fork, Outcome
 
 log = logging.getLogger(__name__)
-# At DEBUG, peewee logs each statement with its values, names of people among them.
-logging.getLogger("peewee").setLevel(logging.INFO)
 
-DEFAULT_CAPACITY: Final = 10_000
 #: More is a slip of the finger.
 MOST_CAPACITY: Final = 100_000_000
 #: A batch ends before it would grow past this; the largest event fits. Our broker's packet limit is 256 KiB.
 MAX_BATCH_BYTES: Final = MAX_EVENT_BYTES + 32 * 1024
 #: Overwritten rows are deleted this many at a time: at each insert it would cost a third of the speed.
 TRIM_EVERY: Final = 100
-#: How long to wait for another process's transaction, s.
-BUSY_TIMEOUT: Final = 30.0
-
-_SCHEMA: Final = 1
-
-#: Files that this process has open, by device and inode. Nothing else may open them: closing that again would drop SQLite's
-#: locks on them (https://www.sqlite.org/howtocorrupt.html section 2.2), and another process would delete the WAL under us.
-_open_here: Final[Counter[tuple[int, int] | None]] = Counter()
-_opening: Final = threading.Lock()
-
-
-class EventRow(peewee.Model):
-    """One event of the ring."""
-
-    seq = peewee.BigIntegerField(primary_key=True)
-    score = peewee.FloatField()
-    packed = peewee.BlobField()
-    crc = peewee.BigIntegerField()
-
-    class Meta:  # noqa: D106  # peewee's
-        table_name = "event"
-
-
-class StateRow(peewee.Model):
-    """The ring's numbers, and whose it is. One row."""
-
-    epoch = peewee.TextField()
-    head = peewee.BigIntegerField()
-    oldest = peewee.BigIntegerField()
-    cursor = peewee.BigIntegerField()
-    dropped = peewee.BigIntegerField()
-    capacity = peewee.BigIntegerField()
-    #: Whose it is; empty while nobody's.
-    device = peewee.TextField()
-    machine = peewee.TextField()
-
-    class Meta:  # noqa: D106  # peewee's
-        table_name = "state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +64,13 @@ class Store:
 
     def __init__(self, database: peewee.SqliteDatabase, path: Path) -> None:
         self._db = database
-        self.place = place(database.database)
+        self._place = place(database.database)
         self.path = path
         self.capacity = 0
 
     def close(self) -> None:
-        with _opening:
-            if self._db.close():
-                _open_here.subtract([self.place])
+        """May be called twice."""
+        close_database(self._db, self._place)
 
     def __enter__(self) -> "Store":
         return self
@@ -190,13 +140,13 @@ class Store:
 
     def above(self, seq: int, threshold: float) -> Iterator[tuple[int, bytes]]:
         """Events after `seq` with a score above the threshold: (seq, packed), oldest first."""
-        with _store_errors(self.path):
+        with store_errors(self.path):
             yield from self._iterate(_SELECT_ABOVE, seq, threshold, _ALL)
 
     def rate(self) -> float | None:
         """Events a second at which the ring is being filled, by the device's clock; None while that cannot be told."""
         ring = self._read_ring()
-        with _store_errors(self.path):
+        with store_errors(self.path):
             ends = [seq_packed for seq in (max(ring.oldest, ring.head - 1000), ring.head) for seq_packed in self._iterate(_SELECT_ONE, seq)]
         if len(ends) < 2:
             return None
@@ -282,7 +232,7 @@ class Store:
         self._execute(_UPDATE_STATE, *astuple(ring))
 
     def _query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        with _store_errors(self.path):
+        with store_errors(self.path):
             rows: list[tuple[Any, ...]] = self._db.execute_sql(sql, values).fetchall()
         return rows
 
@@ -290,12 +240,12 @@ class Store:
         self._db.execute_sql(sql, values)
 
     def _check_place(self) -> None:
-        if place(self._db.database) != self.place:
+        if place(self._db.database) != self._place:
             raise ReplacedError(f"{self.path}: the file was moved, removed or replaced")
 
     @contextlib.contextmanager
     def _transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
-        with _store_errors(self.path), self._db.transaction(lock):
+        with store_errors(self.path), self._db.transaction(lock):
             yield
             self._check_place()
 
@@ -325,13 +275,15 @@ def open_store(
     if capacity is not None and not 1 <= capacity <= MOST_CAPACITY:
         raise ValueError(f"capacity of {capacity} events is not from 1 to the limit of {MOST_CAPACITY}")
     try:
-        store = _open(path, create=create, check=check)
+        database = open_database(path, create=create, check=check)
     except DamagedError as exc:
         if not replace:
             raise StoreError(f"{path}: {exc}. --set-aside-damaged renames it and goes on with a new store (a new epoch)") from exc
         log.error("store damaged path=%s error=%s set_aside=%s", path, exc, set_aside(path))  # noqa: TRY400  # handled here
-        store = _open(path, create=True, check=True)
+        database = open_database(path, create=True, check=True)
+    store = Store(database, path)
     try:
+        store.ring()
         if capacity is not None and capacity != store.capacity:
             store.resize(capacity)
         if machine is not None:
@@ -340,122 +292,6 @@ def open_store(
         store.close()
         raise
     return store
-
-
-def new_id() -> str:
-    """A new epoch or boot: 16 random hex digits."""
-    return secrets.token_hex(8)
-
-
-def _open(path: Path, *, create: bool, check: bool) -> Store:
-    with _opening:
-        store = _open_alone(path, create=create, check=check)
-        _open_here.update([store.place])
-        return store
-
-
-def _open_alone(path: Path, *, create: bool, check: bool) -> Store:
-    there = _open_here[place(str(path))] > 0 or holds_store(path)
-    if not there and not create:
-        raise StoreError(f"{path}: there is no store")
-    # An absolute path is a file, whatever its name: SQLite keeps a ":memory:" in memory.
-    database = peewee.SqliteDatabase(str(path.absolute()), timeout=BUSY_TIMEOUT, autoconnect=False)
-    try:
-        with _store_errors(path), _damage():
-            database.connect()
-            # In a damaged row a blob may say that it is text: `crc` is to find that, not an error that nobody gets past.
-            database.connection().text_factory = _any_text
-            database.pragma("synchronous", "full")
-            if not there:
-                _create(database)
-            _go_to_wal(database)
-            _check_schema(database)
-            if check:
-                _check_whole(database)
-            store = Store(database, path)
-            store.ring()
-    except BaseException:
-        database.close()
-        raise
-    return store
-
-
-def _create(database: peewee.SqliteDatabase) -> None:
-    """Not in WAL mode yet, so that the file has its identity and its epoch even if it loses its WAL."""
-    with database.transaction("IMMEDIATE"), database.bind_ctx([EventRow, StateRow]):
-        if database.get_tables():  # another process was faster
-            return
-        epoch = new_id()
-        database.create_tables([EventRow, StateRow])
-        StateRow.create(epoch=epoch, head=0, oldest=1, cursor=0, dropped=0, capacity=DEFAULT_CAPACITY, device="", machine="")
-        database.pragma("application_id", APPLICATION_ID)
-        database.pragma("user_version", _SCHEMA)
-    log.info("new store path=%s epoch=%s", database.database, epoch)
-
-
-def _go_to_wal(database: peewee.SqliteDatabase) -> None:
-    deadline = time.monotonic() + BUSY_TIMEOUT
-    while not _is_wal(database):
-        if time.monotonic() > deadline:
-            raise StoreError(f"{database.database}: is locked by another process for {BUSY_TIMEOUT:g} s")
-        time.sleep(0.01)
-
-
-def _is_wal(database: peewee.SqliteDatabase) -> bool:
-    # SQLite does not wait for others at this step, whatever the timeout.
-    try:
-        return bool(database.pragma("journal_mode", "wal") == "wal")
-    except peewee.OperationalError as exc:
-        if "locked" not in str(exc):
-            raise
-        return False
-
-
-def _check_schema(database: peewee.SqliteDatabase) -> None:
-    schema = database.pragma("user_version")
-    if schema > _SCHEMA:
-        raise StoreError(f"{database.database}: has schema {schema}, this facewire knows {_SCHEMA}: upgrade facewire")
-
-
-def _check_whole(database: peewee.SqliteDatabase) -> None:
-    verdict = database.pragma("quick_check")
-    if verdict != "ok":
-        raise DamagedError(f"is damaged: {str(verdict).splitlines()[0]}")
-    states = database.execute_sql(_CHECK_STATE).fetchall()
-    if len(states) != 1:
-        raise DamagedError(f"is damaged: has {len(states)} states, should have 1")
-    epoch, held, beyond, head, oldest, cursor, dropped, capacity = states[0]
-    numbers_fit = 0 <= cursor <= head and dropped >= 0 and 1 <= oldest <= head + 1 <= oldest + capacity
-    if not (numbers_fit and re.fullmatch("[0-9a-f]{16}", epoch)):
-        raise DamagedError(f"is damaged: head {head}, oldest {oldest}, cursor {cursor} and the rest do not go together")
-    if beyond or held != head - oldest + 1:
-        raise DamagedError(f"is damaged: holds {held} events and {beyond} past its head, should hold {head - oldest + 1}")
-
-
-@contextlib.contextmanager
-def _damage() -> Iterator[None]:
-    """Tell what is wrong with the file, which is ours, from what is wrong around it: a lock, a full disk, rights."""
-    try:
-        yield
-    except (peewee.DatabaseError, sqlite3.DatabaseError, TypeError, ValueError) as exc:
-        if isinstance(exc, peewee.OperationalError | sqlite3.OperationalError) and not _WRONG_INSIDE.search(str(exc)):
-            raise
-        raise DamagedError(f"is damaged: {exc}") from exc
-
-
-@contextlib.contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (peewee.PeeweeException, sqlite3.Error) as exc:  # peewee does not wrap what executemany and a cursor raise
-        raise StoreError(f"{path}: {_first(exc)}") from exc
-
-
-def _first(exc: BaseException) -> BaseException:
-    """What failed: after a full disk there is nothing to roll back, which fails too and would be all that is said."""
-    while isinstance(exc.__context__, peewee.PeeweeException | sqlite3.Error):
-        exc = exc.__context__
-    return exc
 
 
 _Row: TypeAlias = tuple[int, float, bytes, int]
@@ -480,10 +316,6 @@ def _is_whole(row: _Row) -> bool:
         return False
 
 
-def _any_text(raw: bytes) -> str:
-    return raw.decode(errors="surrogateescape")
-
-
 def _crc(seq: int, score: float, packed: bytes) -> int:
     # SQLite gives -0.0 back as 0.0.
     return zlib.crc32(packed, zlib.crc32(_PLACE.pack(seq, score + 0.0)))
@@ -505,9 +337,3 @@ _ALL: Final = -1
 _RING: Final = (StateRow.epoch, StateRow.head, StateRow.oldest, StateRow.cursor, StateRow.dropped)
 _SELECT_STATE: Final = _sql(StateRow.select(*_RING, StateRow.capacity))
 _UPDATE_STATE: Final = _sql(StateRow.update(dict.fromkeys(_RING, 0)))
-_CHECK_STATE: Final = """
-    SELECT epoch, (SELECT count(*) FROM event WHERE seq BETWEEN oldest AND head), (SELECT count(*) FROM event WHERE seq > head),
-        head, oldest, cursor, dropped, capacity
-    FROM state
-"""
-_WRONG_INSIDE: Final = re.compile("no such (table|column)|decode")
