@@ -108,10 +108,29 @@ def test_a_previous_boot_that_is_heard_of_only_now_does_not_become_the_newest() 
 
 def test_a_restart_is_believed_as_soon_as_its_message_must_be_of_after_the_last_one() -> None:
     gate = Gate()
-    assert gate.match(0, boots=1) is None
-    assert gate.match(2_000, boots=2) == "previous_boot"
-    assert gate.match(1_999, 2_000, boots=1) == "previous_boot"
-    assert gate.match(2_001, boots=2) is None
+    assert gate.match(10_000, boots=1) is None
+    assert gate.match(12_000, boots=2) == "previous_boot"
+    assert gate.match(11_999, 12_000, boots=1) == "previous_boot"
+    assert gate.match(12_001, boots=2) is None
+
+
+def test_a_restart_between_a_known_boot_and_one_that_is_not_clear_yet_opens_no_door() -> None:
+    gate = Gate()
+    gate.status(10_000, boots=1)
+    gate.ahead = -HOUR
+    gate.status(45_000, boots=3)
+    gate.ahead = 0
+    assert gate.match(44_990, 45_010, boots=2) == "previous_boot"
+
+
+def test_a_status_of_a_previous_boot_says_nothing_of_the_clock() -> None:
+    gate = Gate()
+    gate.status(10_000, boots=1)
+    gate.status(100_000, boots=2)
+    gate.ahead = HOUR
+    gate.status(100_500, boots=1)
+    gate.ahead = 0
+    assert gate.match(101_000, boots=2) is None
 
 
 def test_a_restart_that_loses_the_clock_is_believed_after_a_minute() -> None:
@@ -199,6 +218,18 @@ def test_statuses_prove_a_clock_for_a_match_that_is_rare() -> None:
     for sent in range(0, 140_000, 20_000):
         gate.status(sent)
     assert gate.match(140_000) is None
+
+
+def test_a_period_needs_its_messages() -> None:
+    gate = Gate(ahead=HOUR)
+    for sent in range(0, 180_000, 61_000):
+        gate.status(sent)
+    assert gate.match(123_000) == "unproven"
+
+
+def test_a_floor_that_is_not_steady_proves_nothing() -> None:
+    gate = Gate(ahead=HOUR)
+    assert {gate.match(sent, sent + 40_000 + sent // 50) for sent in range(0, 600_000, 10_000)} <= {"unproven", "late"}
 
 
 def test_wills_and_retained_statuses_prove_no_clock() -> None:
