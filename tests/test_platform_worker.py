@@ -194,6 +194,22 @@ def test_a_database_replaced_under_the_worker_is_opened_anew_before_the_next_ack
     assert desk.stored() == {("d1", 1)}
 
 
+def test_what_was_committed_into_a_file_that_is_gone_is_not_acked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Store.take_batch
+
+    def wiped(self: Store, *rest: Any) -> Ack:
+        monkeypatch.undo()
+        desk.path.unlink()
+        return real(self, *rest)
+
+    published = desk._publish
+    monkeypatch.setattr(Store, "take_batch", wiped)
+    assert desk.turn(history("d1", 0, 1)) == []
+    monkeypatch.setattr(desk.worker._connection, "publish", published)
+    assert [ack.cursor for ack in desk.turn()] == [1]
+    assert desk.stored() == {("d1", 1)}
+
+
 def test_a_database_replaced_by_a_foreign_file_is_waited_for(desk: Desk) -> None:
     desk.turn(history("d1", 0, 1))
     for file in desk.path.parent.glob("x.db*"):
