@@ -118,16 +118,23 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         while True:
             await asyncio.sleep(TICK if len(self.streams.all) < MANY else 4 * TICK)
             now = time.monotonic()
-            for connection in list(self.streams.all):
-                connection.tick(now)
-            if now - looked >= 1.0:
-                looked = now
-                self.hub.tick(now)
-                for user in self._door.poll():
-                    self.kick(user, "credential changed")
-            if now - published >= SYS_INTERVAL:
-                published = now
-                self.hub.report(now - started)
+            try:
+                for connection in list(self.streams.all):
+                    connection.tick(now)
+                if now - looked >= 1.0:
+                    looked = now
+                    self._look(now)
+                if now - published >= SYS_INTERVAL:
+                    published = now
+                    self.hub.report(now - started)
+            except Exception:
+                # Without it nobody would see power losses any more.
+                log.exception("monitor failed, and goes on")
+
+    def _look(self, now: float) -> None:
+        self.hub.tick(now)
+        for user in self._door.poll():
+            self.kick(user, "credential changed")
 
     def kick(self, user: str, reason: str = "kicked") -> int:
         """Close a user's connections, and forget its sessions; returns how many connections."""

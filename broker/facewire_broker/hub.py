@@ -222,8 +222,8 @@ class Hub:
         client = cast("Client", session.link)
         self.counters["clients/taken_over"] += 1
         log.info("taken over client=%a", session.client_id)
-        self.lost(client, now)
         client.close("taken over")
+        self.lost(client, now)
 
     def _forget(self, session: Session) -> None:
         self.sessions.pop((session.owner, session.client_id), None)
