@@ -1,7 +1,9 @@
 """`facewire simulate` against a broker of ours and a real worker: the verdict is right, also about a platform that loses events."""
 
+import asyncio
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,8 +15,13 @@ import pytest
 from facewire_process import FACEWIRE, Running
 from mosquitto_server import Mosquitto
 
+from facewire.errors import BrokerError
+from facewire.topics import Topics
 from facewire_broker import embedded
 from facewire_cli.simulate import is_healthy
+from facewire_device import fleet_net
+from facewire_device.fleet import Plan, Rhythm
+from facewire_device.fleet_net import Fleet
 from facewire_mqtt.address import Address
 
 RUN = ("--devices", "50", "--rate", "2", "--for", "4s", "--outage", "1s", "--seed", "7")
@@ -134,6 +141,17 @@ def test_a_broker_that_is_not_there_is_an_error_at_once() -> None:
     done = run("-p", str(address.port), "--for", "1s")
     assert done.returncode == 1
     assert done.stderr.startswith(f"Error: 127.0.0.1:{address.port}: ")
+
+
+@pytest.mark.network
+def test_a_broker_that_accepts_and_says_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_net, "CONNECT_TIMEOUT", 0.2)
+    plan = Plan(rate=1.0, duration=30.0, people=(), rhythm=Rhythm())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        fleet = Fleet(Address(port=port), Topics(), ["sim-1", "sim-2"], plan, seed=1, outage=0.0)
+        with pytest.raises(BrokerError, match="no device has a session"):
+            asyncio.run(fleet.run(lambda _: None, 1.0))
 
 
 @pytest.mark.network

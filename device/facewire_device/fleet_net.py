@@ -162,9 +162,15 @@ class Fleet:
 
     async def _wait_until(self, moment: float) -> None:
         while (left := moment - self._loop.time()) > 0:
-            if self._net.refused is not None:
-                raise self._net.refused
+            self._check()
             await asyncio.sleep(min(left, LOOK_EVERY))
+
+    def _check(self) -> None:
+        """End a run of which nothing can come."""
+        if self._net.refused is not None:
+            raise self._net.refused
+        if not self._net.tally.sessions and self._loop.time() > self._starts_at + CONNECT_TIMEOUT:
+            raise BrokerError(f"{self._address}: no device has a session: {self._net.tally.trouble or 'no answer'}")
 
     def _drain_time(self) -> float:
         """How long a backlog may take: a batch a period, or as many as the devices may catch up."""
