@@ -21,6 +21,8 @@ from test_broker_run import Where, process
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
+log = logging.getLogger(__name__)
+
 FUZZ_SECONDS = float(os.environ.get("FACEWIRE_FUZZ_SECONDS", "2"))
 STUCK_SECONDS = float(os.environ.get("FACEWIRE_STUCK_SECONDS", "3"))
 SEED = int(os.environ.get("FACEWIRE_FUZZ_SEED", "1"))
@@ -102,29 +104,32 @@ def test_a_thousand_slow_connects_hold_nobody_up_and_leave_nothing(broker: tuple
 
 def test_a_stuck_subscriber_under_load_costs_a_bounded_queue_and_nobody_elses_time(broker: tuple[int, Where]) -> None:
     pid, where = broker
-    quiet = p99(latencies(where, 1.0))
-    before, stop = resident_mb(pid), threading.Event()
+    quiet = p99(latencies(where, min(STUCK_SECONDS, 5.0)))
+    before, stop, peaks = resident_mb(pid), threading.Event(), [0.0]
 
     def load() -> None:
-        """13 KB at 200 a second, towards clients of which none reads; the broker closes them, they come again."""
-        stuck: list[Probe] = []
-        with Probe(where, "storm") as source:
+        """13 KB at 500 a second, towards five clients of which none reads; every eight seconds the oldest comes anew."""
+        with contextlib.ExitStack() as stack:
+            source, stuck, turns = stack.enter_context(Probe(where, "storm")), list[Probe](), 0
             while not stop.wait(0.02):
-                if len(stuck) < 5:
-                    stuck.append(Probe(where, f"stuck{len(stuck)}"))
+                if turns % 400 == 0 or len(stuck) < 5:
+                    stuck.append(stack.enter_context(Probe(where, f"stuck{turns}-{len(stuck)}")))
                     stuck[-1].subscribe(("storm/#", len(stuck) % 2))
-                source.send(publish("storm/a", bytes(13_000), 0) * 4)
-        for probe in stuck:
-            probe.drop()
+                if len(stuck) > 5:
+                    stuck.pop(0).drop()
+                source.send(publish("storm/a", bytes(13_000), 1) * 10)
+                peaks.append(resident_mb(pid))
+                turns += 1
 
     loader = threading.Thread(target=load)
     loader.start()
     try:
         during = p99(latencies(where, STUCK_SECONDS))
-        peak = resident_mb(pid)
     finally:
         stop.set()
         loader.join()
+    peak = max(peaks)
+    log.info("stuck p99_ms=%.2f quiet_ms=%.2f grown_mb=%.0f", during * 1000, quiet * 1000, peak - before)
     # Five stuck clients may cost five queues of 16 MB.
     assert peak - before < 100
     # The issue's limit is twice; a shared machine needs some room, a broker that stalls would need far more.
@@ -185,7 +190,7 @@ def test_fuzzing_gives_nothing_but_clean_disconnects(broker: tuple[int, Where], 
                 held = resident_mb(pid)
         until(lambda: open_sockets(pid) <= sockets + 2, timeout=5)
     record_property("connections", rounds)
-    logging.getLogger(__name__).info("fuzzed connections=%d seed=%d", rounds, SEED)
+    log.info("fuzzed connections=%d seed=%d", rounds, SEED)
     if held:
         # Retained messages and kept sessions of the twenty client ids are all that may stay.
         assert resident_mb(pid) - held < 30, f"{resident_mb(pid):.0f} MB after {rounds} connections, {held:.0f} MB after 400"
