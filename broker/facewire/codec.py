@@ -9,7 +9,7 @@ Limits bound what a hostile payload can make us allocate: `MAX_PAYLOAD_BYTES` in
 
 import enum
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -85,6 +85,12 @@ def pack(value: object) -> bytes:
         return msgpack.packb(value)  # type: ignore[no-any-return]  # msgpack has no types
     except (TypeError, OverflowError) as exc:
         raise ValueError(str(exc)) from exc
+
+
+def packer() -> Callable[[object], bytes]:
+    """A `pack` for one thread that packs often what was read from the wire: it takes half the time, and checks nothing."""
+    pack_one: Callable[[object], bytes] = msgpack.Packer().pack
+    return pack_one
 
 
 def unpack(packed: bytes) -> Any:

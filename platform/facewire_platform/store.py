@@ -63,6 +63,7 @@ class Store:
         self._db = database
         self._lock: int | None = lock
         self._file = _file(path)
+        self._pack = codec.packer()
         self.identity = identity
 
     def close(self) -> None:
@@ -184,7 +185,7 @@ class Store:
             values: list[Any] = []
             for event in events:
                 values += (stream, *event)
-                values[-1] = codec.pack(event.extra) if event.extra else None
+                values[-1] = self._pack(event.extra) if event.extra else None
             self._db.execute_sql(_insert_events(len(events)), values)
 
     def _fill(self, stream: int, seqs: tuple[int, ...]) -> tuple[int, int]:
