@@ -25,7 +25,7 @@ from facewire_mqtt.address import Address, tls_context
 from facewire_mqtt.connection import CONNECT_TIMEOUT, RECONNECT_WAIT
 
 #: New connections a second at the start: a listener's backlog may be no more than a hundred.
-CONNECTS_A_SECOND: Final = 2_000
+CONNECTS_A_SECOND: Final = 1_000
 #: Connections being made at one time, after an outage too.
 CONNECTING: Final = 200
 #: After the run, beside what the periods need, s.
