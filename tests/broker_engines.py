@@ -29,7 +29,8 @@ from facewire_mqtt.address import Address
 ENGINES = os.environ.get("FACEWIRE_BROKERS", "ours,mosquitto").split(",")
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
-PARAMETERS = [pytest.param(name, marks=[pytest.mark.mosquitto] if name == "mosquitto" else []) for name in ENGINES]
+_NEEDS_MOSQUITTO = [pytest.mark.mosquitto, pytest.mark.skipif(MOSQUITTO is None, reason="Mosquitto is not installed")]
+PARAMETERS = [pytest.param(name, marks=_NEEDS_MOSQUITTO if name == "mosquitto" else []) for name in ENGINES]
 
 
 def free_port() -> int:
@@ -53,8 +54,6 @@ def wait_for_port(port: int, timeout: float = 10.0) -> None:
 @contextmanager
 def mosquitto(folder: Path, config: str) -> Iterator[Address]:
     """Mosquitto with a configuration in which {port} is filled in."""
-    if MOSQUITTO is None:
-        pytest.skip("Mosquitto is not installed")
     port = free_port()
     file = folder / "mosquitto.conf"
     file.write_text(config.replace("{port}", str(port)))
@@ -114,8 +113,6 @@ def with_users(engine: str, folder: Path, users: UsersFile) -> Iterator[Address]
         with embedded.running(door=UsersDoor(users, Topics())) as address:
             yield address
         return
-    if MOSQUITTO is None:
-        pytest.skip("Mosquitto is not installed")
     port = free_port()
     site = Site(users.load(), Topics().prefix, "127.0.0.1", port, str(folder), run_as=run_as())
     write_files(render_mosquitto(site), folder)

@@ -12,7 +12,7 @@ from facewire_broker import broker, fingerprint
 
 
 def test_amqtt_is_pinned_exactly() -> None:
-    extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]["broker"]
+    extras = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]["broker"]
     assert f"amqtt=={importlib.metadata.version('amqtt')}" in extras
 
 
