@@ -1,7 +1,6 @@
 """`facewire broker`: run the embedded broker, and say who may use it."""
 
 import asyncio
-import contextlib
 import dataclasses
 import difflib
 import gc
@@ -12,31 +11,25 @@ import resource
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from facewire.topics import DEFAULT_ROOT, Topics
-from facewire_broker import credentials
-from facewire_broker.access import Role
 from facewire_broker.broker import Broker, Listen
-from facewire_broker.credentials import PASSWORD_ROUNDS, TOKEN_ROUNDS, Users, UsersFile
+from facewire_broker.credentials import Users, UsersFile
 from facewire_broker.door import UsersDoor
 from facewire_broker.engine import Mosquitto, free_port, run_as, write_files
 from facewire_broker.limits import Limits
 from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
 from facewire_broker.tls import server_context
-from facewire_cli.options import output_option
-from facewire_cli.output import Form, write_rows
+from facewire_cli.broker_users import users as users_group
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 log = logging.getLogger(__name__)
-
-#: Shorter ones are guessed whatever they are hashed with.
-MIN_PASSWORD = 12
 
 
 @click.group()
@@ -220,95 +213,4 @@ def render(
         click.echo(str(folder / name))
 
 
-@broker.group()
-def users() -> None:
-    """Say who may use the broker, and as what. Changes count at once, without a restart."""
-
-
-_users_option = click.option(
-    "--users",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("facewire.users"),
-    show_default=True,
-    help="Password file, as Mosquitto reads it; the roles lie beside it, in FILE.roles.",
-)
-_password_option = click.option(
-    "--password-file",
-    type=click.File(),
-    help="A password of your own, in its first line; - is stdin. Without it one is generated, and shown.",
-)
-
-
-@contextlib.contextmanager
-def _editing(path: Path) -> Iterator[Users]:
-    with UsersFile(path).editing() as found:
-        try:
-            yield found
-        except ValueError as exc:
-            raise click.UsageError(str(exc)) from exc
-
-
-def _secret(password_file: Any) -> tuple[str, int]:
-    """A secret, and the rounds that it is hashed with."""
-    if password_file is None:
-        return credentials.generate_secret(), TOKEN_ROUNDS
-    password = password_file.readline().rstrip("\r\n")
-    if len(password) < MIN_PASSWORD:
-        raise click.UsageError(f"password of {len(password)} characters is shorter than {MIN_PASSWORD}")
-    return password, PASSWORD_ROUNDS
-
-
-def _show(name: str, role: Role, secret: str, rounds: int, output: Form) -> None:
-    """Show a generated secret, this once; one that was given is not shown."""
-    generated = rounds == TOKEN_ROUNDS
-    write_rows([{"user": name, "role": str(role), **({"secret": secret} if generated else {})}], output, ["user", "role", "secret"])
-    if generated:
-        click.echo("The secret is not stored and not shown again.", err=True)
-
-
-@users.command("add")
-@click.argument("name")
-@click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What it may do.")
-@click.option("--status", is_flag=True, help="A consumer may follow the devices' status too.")
-@_password_option
-@_users_option
-@output_option
-def users_add(name: str, role: str, status: bool, password_file: Any, path: Path, output: Form) -> None:
-    """Add a user. A device's NAME is the device's own."""
-    secret, rounds = _secret(password_file)
-    with _editing(path) as found:
-        credentials.add(found, name, Role(role), secret, rounds=rounds, status=status)
-    _show(name, Role(role), secret, rounds, output)
-
-
-@users.command("list")
-@_users_option
-@output_option
-def users_list(path: Path, output: Form) -> None:
-    """List the users, without their secrets."""
-    rows = [{"user": user.name, "role": str(user.role), "status": user.status} for user in UsersFile(path).load().values()]
-    write_rows(rows, output, ["user", "role", "status"])
-
-
-@users.command("passwd")
-@click.argument("name")
-@_password_option
-@_users_option
-@output_option
-def users_passwd(name: str, password_file: Any, path: Path, output: Form) -> None:
-    """Give a user another secret; its connections are closed."""
-    secret, rounds = _secret(password_file)
-    with _editing(path) as found:
-        credentials.set_secret(found, name, secret, rounds=rounds)
-        role = found[name].role
-    _show(name, role, secret, rounds, output)
-
-
-@users.command("remove")
-@click.argument("name")
-@_users_option
-def users_remove(name: str, path: Path) -> None:
-    """Remove a user; its connections are closed."""
-    with _editing(path) as found:
-        del found[credentials.existing(found, name).name]
+broker.add_command(users_group, "users")
