@@ -36,11 +36,23 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pki")
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     for ca in ("ca", "stranger"):
-        openssl("req", "-x509", *curve, "-subj", f"/CN={ca}", "-keyout", f"{folder}/{ca}.key", "-out", f"{folder}/{ca}.pem")
+        openssl(
+            "req",
+            "-x509",
+            *curve,
+            "-subj",
+            f"/CN={ca}",
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
+            "-keyout",
+            f"{folder}/{ca}.key",
+            "-out",
+            f"{folder}/{ca}.pem",
+        )
     for name, ca in (("localhost", "ca"), ("dev1", "ca"), ("nobody", "ca"), ("forged", "stranger")):
         subject = "dev1" if name == "forged" else name
         openssl("req", *curve[:-2], "-subj", f"/CN={subject}", "-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.csr")
-        (folder / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        (folder / "ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n")
         openssl("x509", "-req", "-in", f"{folder}/{name}.csr", "-CA", f"{folder}/{ca}.pem", "-CAkey", f"{folder}/{ca}.key",
                 "-CAcreateserial", "-days", "2", "-extfile", f"{folder}/ext", "-out", f"{folder}/{name}.pem")  # fmt: skip
     return folder

@@ -29,8 +29,6 @@ from facewire_cli.broker_users import users as users_group
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-log = logging.getLogger(__name__)
-
 
 @click.group()
 def broker() -> None:
