@@ -55,6 +55,15 @@ class _Stream(NamedTuple):
     last_seen: int
 
 
+class _Device(NamedTuple):
+    device: str
+    boots: str
+    epoch: str | None
+    online: bool
+    last_seen: int
+    status: bytes | None
+
+
 class Store:
     """An open store for writing. Use `open_store`."""
 
@@ -140,15 +149,15 @@ class Store:
 
     def take_status(self, device: str, status: Status, now_ms: int) -> bool:
         """Note what a device says of itself; False for a will or status of an earlier boot, which is ignored."""
-        boots = self._boots(device)
+        known = self._device(device)
+        boots = tuple(known.boots.split())
         if not presence.counts(boots, status.boot, online=status.online):
             return False
-        news: dict[str, Any] = {"online": status.online, "boots": " ".join(presence.seen(boots, status.boot)), "last_seen": now_ms}
-        if status.online:
-            news["status"] = codec.pack(to_map(status))
-        if status.epoch:
-            news["epoch"] = status.epoch
-        self._note(device, news)
+        said = codec.pack(to_map(status)) if status.online else known.status
+        boots = presence.seen(boots, status.boot)
+        self._write_device(
+            known._replace(boots=" ".join(boots), epoch=status.epoch or known.epoch, online=status.online, status=said), now_ms
+        )
         return True
 
     def quarantine(self, topic: str, reason: str, raw: bytes, now_ms: int) -> None:
@@ -158,7 +167,7 @@ class Store:
     def _stream(self, device: str, epoch: str) -> _Stream:
         row = self._db.execute_sql(_SELECT_STREAM, (device, epoch)).fetchone()
         if row is None:
-            self._run(StreamRow.insert(device=device, epoch=epoch))
+            self._db.execute_sql(_INSERT_STREAM, (device, epoch, 0, 0, 1, 0, 0, "", 0))
             row = self._db.execute_sql(_SELECT_STREAM, (device, epoch)).fetchone()
         return _Stream(*row)
 
@@ -216,17 +225,18 @@ class Store:
         for seq in decision.quarantined:
             self._run(RejectedRow.insert(stream=stream, seq=seq))
 
-    def _boots(self, device: str) -> tuple[str, ...]:
-        found = list(self._run(DeviceRow.select(DeviceRow.boots).where(DeviceRow.device == device).tuples()))
-        return tuple(found[0][0].split()) if found else ()
+    def _device(self, device: str) -> _Device:
+        row = self._db.execute_sql(_SELECT_DEVICE, (device,)).fetchone()
+        return _Device(*row) if row else _Device(device, "", None, False, 0, None)
+
+    def _write_device(self, device: _Device, now_ms: int) -> None:
+        self._db.execute_sql(_UPSERT_DEVICE, device._replace(last_seen=now_ms))
 
     def _see_boot(self, device: str, boot: str, epoch: str, now_ms: int) -> None:
-        boots = presence.seen(self._boots(device), boot)
+        known = self._device(device)
+        boots = presence.seen(tuple(known.boots.split()), boot)
         if boots[-1] == boot:
-            self._note(device, {"boots": " ".join(boots), "epoch": epoch, "last_seen": now_ms})
-
-    def _note(self, device: str, news: dict[str, Any]) -> None:
-        self._run(DeviceRow.insert(device=device, **news).on_conflict(conflict_target=[DeviceRow.device], update=news))
+            self._write_device(known._replace(boots=" ".join(boots), epoch=epoch), now_ms)
 
     def _quarantine(self, topic: str, reason: str, raw: bytes, now_ms: int, stream: int | None = None, seq: int | None = None) -> None:
         digest = hashlib.sha256(repr((topic, stream, seq)).encode() + raw).digest()
@@ -301,7 +311,7 @@ def _sql(query: Any) -> str:
     return sql
 
 
-# What runs for every batch, made once by peewee: making it anew costs more than running it. The values are in the order of
+# What runs for every batch or status, made once by peewee: making it anew costs more than running it. The values are in the order of
 # the columns here, which for INSERT and UPDATE is that of the table.
 _STREAM: Final = (
     StreamRow.id,
@@ -315,6 +325,16 @@ _STREAM: Final = (
 _SELECT_STREAM: Final = _sql(StreamRow.select(*_STREAM).where((StreamRow.device == "") & (StreamRow.epoch == "")))
 _UPDATE_STREAM: Final = _sql(
     StreamRow.update(watermark=0, head=0, oldest=0, gaps=0, quarantined=0, boot="", last_seen=0).where(StreamRow.id == 0)
+)
+_INSERT_STREAM: Final = _sql(
+    StreamRow.insert(device="", epoch="", watermark=0, head=0, oldest=0, gaps=0, quarantined=0, boot="", last_seen=0)
+)
+_DEVICE: Final = DeviceRow._meta.sorted_fields
+_SELECT_DEVICE: Final = _sql(DeviceRow.select(*_DEVICE).where(DeviceRow.device == ""))
+_UPSERT_DEVICE: Final = _sql(
+    DeviceRow.insert(dict.fromkeys(_DEVICE))
+    .on_conflict(conflict_target=[DeviceRow.device], preserve=_DEVICE[1:])
+    .bind(peewee.SqliteDatabase(None))
 )
 _SELECT_STORED: Final = _sql(
     EventRow.select(EventRow.seq, EventRow.timestamp, EventRow.identity_id, EventRow.score).where(
