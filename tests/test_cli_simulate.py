@@ -19,9 +19,9 @@ from facewire.errors import BrokerError
 from facewire.topics import Topics
 from facewire_broker import embedded
 from facewire_cli.simulate import is_healthy
-from facewire_device import fleet_net
-from facewire_device.fleet import Plan, Rhythm
-from facewire_device.fleet_net import Fleet
+from facewire_fleet import net
+from facewire_fleet.fleet import Plan, Rhythm
+from facewire_fleet.net import Fleet
 from facewire_mqtt.address import Address
 
 RUN = ("--devices", "50", "--rate", "2", "--for", "4s", "--outage", "1s", "--seed", "7")
@@ -145,7 +145,7 @@ def test_a_broker_that_is_not_there_is_an_error_at_once() -> None:
 
 @pytest.mark.network
 def test_a_broker_that_accepts_and_says_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_net, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(net, "CONNECT_TIMEOUT", 0.2)
     plan = Plan(rate=1.0, duration=30.0, people=(), rhythm=Rhythm())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -13,9 +13,9 @@ import click
 from facewire.topics import Topics, check_device
 from facewire_cli.options import SECONDS, connection_options, output_option
 from facewire_cli.output import Form, write_rows
-from facewire_device.fleet import Kept, Plan, Rhythm, compare, crowd, percentile
-from facewire_device.fleet_net import Fleet, State, allow_files
 from facewire_device.uploader import DEFAULT_PERIOD, LEAST_PERIOD
+from facewire_fleet.fleet import Kept, Plan, Rhythm, compare, crowd, percentile
+from facewire_fleet.net import Fleet, State, allow_files
 from facewire_mqtt.address import Address
 
 EXIT_UNHEALTHY: Final = 3

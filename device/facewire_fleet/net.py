@@ -4,7 +4,7 @@
                                              └─ in its middle an outage: every session ends as by a power cut,
                                                 none comes about for so long, then each comes back with its own jitter
 
-What one device does there is `fleet_member`'s.
+What one device does there is `member`'s.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from typing import Final
 
 from facewire.errors import BrokerError
 from facewire.topics import Topics
-from facewire_device.fleet import Device, Plan
-from facewire_device.fleet_member import KEEPALIVE, Member, Net, Tally
 from facewire_device.schema import new_id
+from facewire_fleet.fleet import Device, Plan
+from facewire_fleet.member import KEEPALIVE, Member, Net, Tally
 from facewire_mqtt.address import Address, tls_context
 from facewire_mqtt.connection import CONNECT_TIMEOUT, RECONNECT_WAIT
 

@@ -10,9 +10,9 @@ import pytest
 from facewire.errors import BrokerError
 from facewire.events import event_from_map
 from facewire.messages import MAX_BATCH_EVENTS, Ack, decode_batch, decode_match
-from facewire_device import fleet_net
-from facewire_device.fleet import OFFICE_DAY, REGULARS, Device, Kept, Memory, Plan, Rhythm, compare, crowd, percentile
 from facewire_device.uploader import Adopt, Fork
+from facewire_fleet import net
+from facewire_fleet.fleet import OFFICE_DAY, REGULARS, Device, Kept, Memory, Plan, Rhythm, compare, crowd, percentile
 
 NOW_MS = 1_764_054_000_000
 PLAN = Plan(rate=0.2, duration=1_000.0, people=crowd(500, random.Random(1).random), rhythm=Rhythm())
@@ -216,5 +216,5 @@ def test_a_limit_of_open_files_that_cannot_be_raised_names_both_numbers(monkeypa
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
     monkeypatch.setattr(resource, "setrlimit", refuse)
     with pytest.raises(BrokerError, match=r"10000 devices need 10064 open files, the limit here is 4096"):
-        fleet_net.allow_files(10_000)
-    fleet_net.allow_files(100)
+        net.allow_files(10_000)
+    net.allow_files(100)

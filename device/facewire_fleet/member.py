@@ -20,9 +20,9 @@ from facewire.errors import BrokerError, CredentialsRefused, DecodeError
 from facewire.messages import Status, decode_ack, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_device.agent import RESENDS_A_SESSION
-from facewire_device.fleet import Device
-from facewire_device.fleet_mqtt import Session, hello
 from facewire_device.uploader import Fork, Ignored, Refused
+from facewire_fleet.fleet import Device
+from facewire_fleet.mqtt import Session, hello
 from facewire_mqtt.address import Address
 from facewire_mqtt.connection import CONNECT_TIMEOUT, RECONNECT_WAIT
 

@@ -1,0 +1,1 @@
+"""Thousands of simulated devices in one process: real ring, uploader and contract over a network that is one event loop."""
