@@ -4,7 +4,7 @@ Mosquitto 2.0 differs from our broker, once given these files, in this:
     - it grants every SUBSCRIBE, and then delivers only what the ACL lets the user read;
     - the client id is the user name whatever the client says, so each credential has one connection at a time;
     - a socket without CONNECT lives 95 s;
-    - a message that two of a client's filters take in comes twice;
+    - a message that two of a client's filters take in comes at the QoS of either;
     - a shared subscription's group is common to all users: give workers groups that nobody guesses.
 """
 
