@@ -55,6 +55,9 @@ class Household:
             "0.5",
             "--catch-up",
             "100",
+            # All that is recorded is to be compared in the end, however many rounds.
+            "--capacity",
+            "10000000",
         ]
         self.commands = {
             "broker": ["broker", "run", "--listen", f"127.0.0.1:{self.port}"],
