@@ -152,16 +152,15 @@ class Demo:
             signal.pause()
 
     def _verdict(self, history: History, status: dict[str, int], name: str) -> Verdict:
-        stored = {
+        stored = [
             (row["epoch"], row["seq"], row["timestamp"], row["identity_id"], row["score"]) for row in history.events(Filter(device=name))
-        }
-        rows = sum(1 for _ in history.events(Filter(device=name)))
+        ]
         with open_store(self._folder / "stores" / f"{name}.db", create=False) as store:
             ring = store.ring()
             held = (codec.unpack(packed) for _, packed in store.above(0, float("-inf")))
             recorded = {(ring.epoch, e["seq"], e["timestamp"], e["identity_id"], e["score"]) for e in held}
-        matched = len(recorded & stored)
-        return Verdict(name, len(recorded), matched, rows - matched, status["gaps"], status["watermark"], ring.head)
+        matched = len(recorded.intersection(stored))
+        return Verdict(name, len(recorded), matched, len(stored) - matched, status["gaps"], status["watermark"], ring.head)
 
     def _start_worker(self) -> "subprocess.Popen[bytes]":
         worker = self._run(

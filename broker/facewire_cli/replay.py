@@ -1,7 +1,6 @@
 """`facewire replay`: send a recorded file through device stores, at real or given speed."""
 
 import contextlib
-import itertools
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -82,7 +81,7 @@ def _send(readings: list[Reading], recorders: Mapping[str, Recorder], speed: flo
 def _paced(readings: list[Reading], speed: float) -> Iterator[Reading]:
     """Each reading when it is due, by the time from the first to it."""
     started = time.monotonic()
-    for reading in itertools.chain(readings):
+    for reading in readings:
         due = started + (reading.timestamp - readings[0].timestamp) / 1000 / speed
         time.sleep(max(0.0, due - time.monotonic()))
         yield reading

@@ -11,10 +11,9 @@ import itertools
 import queue
 import secrets
 import select
-import signal
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import click
 
@@ -71,7 +70,8 @@ def tail(
     deadline = None if wait is None else time.monotonic() + wait
     out = standard_output()
     following = _fresh(address, topics, devices, out, deadline) if fresh else _all(address, topics, devices, kinds, out, deadline)
-    with _until_stopped(), following as rows:
+    # SIGINT and SIGTERM (see main.py) end it well: this command has no other end.
+    with contextlib.suppress(KeyboardInterrupt), following as rows:
         wanted = (narrowed for row in rows if (narrowed := render.narrow(row, person, min_score)) is not None)
         write(itertools.islice(wanted, count), output, out)
 
@@ -258,22 +258,6 @@ def _wait(deadline: float | None) -> float:
     if left <= 0:
         raise click.exceptions.Exit(EXIT_TIMED_OUT)
     return min(left, LOOK_EVERY)
-
-
-@contextlib.contextmanager
-def _until_stopped() -> Iterator[None]:
-    """End well on SIGINT and SIGTERM: this command has no other end."""
-
-    def stop(_signal: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _reader_is_gone(out: TextIO) -> bool:
