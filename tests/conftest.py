@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from mosquitto_server import ANONYMOUS, Mosquitto
+from postgresql_server import PostgreSQL
 
 from facewire_mqtt.connection import Address
 
@@ -26,3 +27,17 @@ def new_mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
 def mosquitto(new_mosquitto: Callable[..., Mosquitto]) -> Address:
     """A Mosquitto that admits everybody."""
     return new_mosquitto().address
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgreSQL]:
+    """One for all tests; whoever wants to kill it makes one of their own."""
+    server = PostgreSQL()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgresql(postgresql_server: PostgreSQL) -> str:
+    """The URL of a new, empty database."""
+    return postgresql_server.new_database()

@@ -1,7 +1,6 @@
 """`facewire events`, `status`, `gaps`: questions to the platform's store."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -10,7 +9,7 @@ from facewire.events import MAX_INT
 from facewire_cli.options import DEVICE, MOMENT, output_option
 from facewire_cli.output import Form, moment, write_rows
 from facewire_platform.queries import Filter, History
-from facewire_platform.schema import sqlite_path
+from facewire_platform.schema import locate
 
 EVENT_COLUMNS: Final = (
     "device",
@@ -31,7 +30,7 @@ MOMENTS: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(("timestamp", "l
 
 def _check_database(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     try:
-        sqlite_path(value)
+        locate(value)
     except ValueError as exc:
         raise click.BadParameter(str(exc)) from exc
     return value
@@ -44,13 +43,17 @@ def _check_text(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 
 database_option = click.option(
-    "--database", default="sqlite:///facewire.db", show_default=True, metavar="URL", callback=_check_database, help="sqlite:///FILE"
+    "--database",
+    default="sqlite:///facewire.db",
+    show_default=True,
+    metavar="URL",
+    callback=_check_database,
+    help="sqlite:///FILE or postgresql://USER@HOST/NAME",
 )
 
 
 def _history(database: str) -> History:
-    path: Path = sqlite_path(database)
-    return History(path)
+    return History(locate(database))
 
 
 @click.command()

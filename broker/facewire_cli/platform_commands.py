@@ -8,7 +8,7 @@ from facewire.topics import Topics
 from facewire_cli.history import database_option
 from facewire_cli.options import connection_options
 from facewire_mqtt.address import Address
-from facewire_platform.schema import sqlite_path
+from facewire_platform.schema import locate
 from facewire_platform.worker import Worker
 
 
@@ -26,7 +26,7 @@ def run(address: Address, topics: Topics, database: str) -> None:
     SQLite takes one worker at a time. SIGINT and SIGTERM end it after the
     messages at hand; it may be killed at any time without loss.
     """
-    worker = Worker(sqlite_path(database), address, topics)
+    worker = Worker(locate(database), address, topics)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
     worker.run()

@@ -28,10 +28,10 @@ MOST_PHOTO_BYTES: Final = 150_000
 
 def _check_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     if value is not None:
-        from facewire_platform.schema import sqlite_path
+        from facewire_platform.schema import locate
 
         try:
-            sqlite_path(value)
+            locate(value)
         except ValueError as exc:
             raise click.BadParameter(str(exc)) from exc
     return value
@@ -165,11 +165,11 @@ def _verdict(state: State) -> dict[str, Any]:
 def _stored(database: str, heads: dict[tuple[str, str], int], started_ms: int) -> Kept:
     """What the platform has of the run."""
     from facewire_platform.queries import Filter, History
-    from facewire_platform.schema import sqlite_path
+    from facewire_platform.schema import locate
 
     names = {device for device, _ in heads}
     stored: defaultdict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))
-    with History(sqlite_path(database)) as history:
+    with History(locate(database)) as history:
         for row in history.events(Filter(since=started_ms)):
             if row["device"] in names:
                 stored[row["device"], row["epoch"]].append(row["seq"])

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import peewee
 
 from facewire import codec
-from facewire_platform.schema import DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow, open_database, store_errors
+from facewire_platform.schema import DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow, Where, open_database, store_errors
 
 Row: TypeAlias = dict[str, Any]
 
@@ -45,9 +44,9 @@ class History:
         StoreError: there is none, or it is not a platform's.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._db = open_database(path, create=False)
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self._db = open_database(where, create=False)
 
     def close(self) -> None:
         self._db.close()
@@ -151,7 +150,7 @@ class History:
         return (EventRow.stream if few else EventRow.stream + 0).in_([stream for stream, _ in streams])
 
     def _rows(self, query: Any) -> list[Any]:
-        with store_errors(self._path):
+        with store_errors(self._where):
             return list(query.bind(self._db))
 
 

@@ -15,7 +15,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import peewee
 
@@ -154,19 +154,24 @@ class QuarantineRow(peewee.Model):
 TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, RejectedRow, QuarantineRow)
 
 
-def sqlite_path(url: str) -> Path:
-    """The file that `sqlite:///FILE` names (four slashes for an absolute path).
+#: Where a database is: the file of SQLite, or the postgresql:// URL.
+Where: TypeAlias = Path | str
+
+
+def locate(url: str) -> Where:
+    """What `sqlite:///FILE` (four slashes for an absolute path) or `postgresql://…` names.
 
     Raises:
-        ValueError: it names none.
+        ValueError: it names no database.
     """
-    found = re.fullmatch(r"sqlite:///(.+)", url)
-    if not found:
-        raise ValueError(f"database {url!r} is not sqlite:///FILE")
-    return Path(found[1])
+    if found := re.fullmatch(r"sqlite:///(.+)", url):
+        return Path(found[1])
+    if re.match(r"postgres(ql)?://", url):
+        return url
+    raise ValueError(f"database {url!r} is neither sqlite:///FILE nor postgresql://USER@HOST/NAME")
 
 
-def open_database(path: Path, *, create: bool) -> peewee.SqliteDatabase:
+def open_database(path: Where, *, create: bool) -> peewee.SqliteDatabase:
     """Open the database on the calling thread, which alone may use it.
 
     Args:
@@ -176,6 +181,8 @@ def open_database(path: Path, *, create: bool) -> peewee.SqliteDatabase:
     Raises:
         StoreError: missing, not ours, or of another schema.
     """
+    if isinstance(path, str):
+        raise StoreError("PostgreSQL is not supported yet")
     if path.is_dir():
         raise StoreError(f"{path}: is a directory")
     if not create and not path.exists():
@@ -194,7 +201,7 @@ def open_database(path: Path, *, create: bool) -> peewee.SqliteDatabase:
 
 
 @contextlib.contextmanager
-def store_errors(path: Path) -> Iterator[None]:
+def store_errors(path: Where) -> Iterator[None]:
     """What the database raises becomes a `StoreError`."""
     try:
         yield

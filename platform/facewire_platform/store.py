@@ -30,6 +30,7 @@ from facewire_platform.schema import (
     QuarantineRow,
     RejectedRow,
     StreamRow,
+    Where,
     create_tables,
     is_outage,
     open_database,
@@ -260,12 +261,14 @@ class Store:
         return query.bind(self._db).execute()
 
 
-def open_store(path: Path) -> Store:
+def open_store(path: Where) -> Store:
     """Open the store for writing, or make it. One process at a time writes to a SQLite store.
 
     Raises:
         StoreError: another worker has it, or it cannot be opened (see `open_database`).
     """
+    if isinstance(path, str):
+        raise StoreError("PostgreSQL is not supported yet")
     if path.is_dir():
         raise StoreError(f"{path}: is a directory")
     lock = _lock(path.resolve())

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Final
 
 from facewire.codec import Format
@@ -20,6 +19,7 @@ from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, Decod
 from facewire.messages import Ack, Batch, Match, Message, Status, decode, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Publication, Received, Refused
+from facewire_platform.schema import Where
 from facewire_platform.store import open_store
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Worker:
     """Runs the platform's side of the wire, on the calling thread.
 
     Args:
-        database: the SQLite file.
+        database: the SQLite file, or the postgresql:// URL.
         address: the broker.
         topics: where the devices publish.
 
@@ -109,7 +109,7 @@ class Worker:
         StoreError: the database cannot be opened, or another worker has it.
     """
 
-    def __init__(self, database: Path, address: Address, topics: Topics) -> None:
+    def __init__(self, database: Where, address: Address, topics: Topics) -> None:
         self._topics = topics
         self._database = database
         self._address = address
