@@ -11,8 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from facewire.moments import MAX_SECONDS, parse_moment
 from facewire.topics import Topics
-from facewire_cli.options import DEVICE, MAX_SECONDS, MOMENT, SECONDS, connection_options, moment_type, output_option, parse_moment
+from facewire_cli.options import DEVICE, ENDPOINT, MOMENT, SECONDS, Endpoint, connection_options, moment_type, output_option
 from facewire_mqtt.connection import Address
 
 NOW_MS = 1_764_000_000_000
@@ -198,3 +199,17 @@ def test_options_load_no_heavy_library() -> None:
     code = "import sys, facewire_cli.options, facewire_cli.output; print(sorted({'paho', 'rich', 'peewee', 'amqtt'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"), [("127.0.0.1:8080", "127.0.0.1", 8080), ("[::1]:0", "::1", 0), ("gate.example:65535", "gate.example", 65535)]
+)
+def test_an_endpoint_is_read_and_written_alike(text: str, host: str, port: int) -> None:
+    assert ENDPOINT.convert(text, None, None) == Endpoint(host, port)
+    assert str(Endpoint(host, port)) == text
+
+
+@pytest.mark.parametrize("text", ["", "8080", ":8080", "host:", "host:65536", "::1:80", "a b:80", "host:-1", "http://host:80"])
+def test_what_is_no_endpoint_is_named(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not HOST:PORT"):
+        ENDPOINT.convert(text, None, None)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facewire_cli.output import TABLE_ROWS, Form, Row, cell, moment, plain, to_json, visible, write_rows
+from facewire.plain import plain
+from facewire_cli.output import TABLE_ROWS, Form, Row, cell, moment, to_json, visible, write_rows
 
 ANYTHING = st.recursive(
     st.none()

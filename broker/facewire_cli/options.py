@@ -12,16 +12,15 @@
 import dataclasses
 import datetime as dt
 import functools
-import math
 import re
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
-from facewire.events import MAX_INT
+from facewire.moments import parse_moment, parse_seconds
 from facewire.topics import DEFAULT_ROOT, Topics, check_device
 
 if TYPE_CHECKING:
@@ -36,50 +35,22 @@ PORT, TLS_PORT = 1883, 8883
 #: Lengths are 16 bits on the wire (MQTT 3.1.1 section 1.5.3).
 MAX_MQTT_BYTES: Final = 65_535
 
-#: A duration beyond this is a slip of the finger, and would overflow what waits for it, s.
-MAX_SECONDS: Final = 10 * 366 * 86_400.0
 
-_UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd]?)")
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+class Endpoint(NamedTuple):
+    """Where to listen; port 0 for any that is free."""
 
+    host: str
+    port: int
 
-def parse_seconds(text: str) -> float:
-    """Read a duration such as `30`, `30s`, `5m`, `2h`, `7d`, `500ms`.
-
-    Raises:
-        ValueError: it is none, or longer than `MAX_SECONDS`.
-    """
-    found = _DURATION.fullmatch(text.strip())
-    seconds = float(found[1]) * _UNITS[found[2]] if found else math.inf
-    if not seconds <= MAX_SECONDS:
-        raise ValueError(f"{text!r} is not a duration up to {MAX_SECONDS / 86_400:.0f}d, such as 30, 30s, 5m, 2h, 7d")
-    return seconds
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_moment(text: str, now_ms: int) -> int:
-    """Read a moment as ms since 1970 UTC.
-
-    Args:
-        text: so long ago (`90s`, `10m`, `2h`, `7d`), an ISO date or datetime (local time unless it says otherwise), or
-            ms since 1970 UTC.
-        now_ms: what the relative form counts from.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    text = text.strip()
-    if re.fullmatch(r"-?[0-9]{1,19}", text) and abs(int(text)) <= MAX_INT:
-        return int(text)
-    if found := _DURATION.fullmatch(text):
-        if found[2]:
-            return now_ms - round(parse_seconds(text) * 1000)
-    else:
-        try:
-            return (dt.datetime.fromisoformat(text).astimezone() - _EPOCH) // dt.timedelta(milliseconds=1)
-        except (ValueError, OverflowError, OSError):
-            pass
-    raise ValueError(f"{text!r} is not a moment: 10m (ago), 2h, 7d, 2026-11-23, 2026-11-23T08:00, 2026-11-23T08:00Z or ms since 1970")
+def _endpoint(text: str) -> Endpoint:
+    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\s]+)):([0-9]{1,5})", text)
+    if not found or int(found[3]) > 65_535:
+        raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    return Endpoint(found[1] or found[2], int(found[3]))
 
 
 def _type(name: str, parse: Callable[[Any], T]) -> "click.ParamType[T]":
@@ -111,6 +82,8 @@ MOMENT: Final = moment_type()
 SECONDS: Final = _type("duration", lambda value: parse_seconds(str(value)))
 #: str that can name a device.
 DEVICE: Final = _type("device", lambda value: check_device(str(value)))
+#: `Endpoint`.
+ENDPOINT: Final = _type("endpoint", lambda value: _endpoint(str(value)))
 
 _FILE = click.Path(exists=True, dir_okay=False)
 

@@ -4,16 +4,16 @@ A name comes from a face box, and with it whatever somebody typed there. Nothing
 terminal or reverses a line is written as it came: made visible in what people read, `\u` escapes in JSON.
 """
 
-import base64
 import csv
 import datetime as dt
 import itertools
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, TypeAlias
+
+from facewire.plain import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,28 +37,6 @@ _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=
 def visible(text: str) -> str:
     r"""Make what drives a terminal visible: ESC becomes the four characters `\x1b`, and the result is one line."""
     return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_show, text)
-
-
-def plain(value: object) -> Any:
-    """Make any decoded value fit for JSON.
-
-    Bytes become base64 text; NaN and infinities null; keys, and types that JSON lacks, text; lone surrogates are escaped.
-    """
-    match value:
-        case None | bool() | int():
-            return value
-        case str():
-            return value if value.isascii() else value.encode(errors="backslashreplace").decode()
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {_key(key): plain(item) for key, item in value.items()}
-        case bytes():
-            return base64.b64encode(value).decode()
-    # Not `isinstance`: msgpack's ExtType is a tuple, and no list.
-    if type(value) in {list, tuple}:
-        return [plain(item) for item in value]  # type: ignore[attr-defined]  # mypy does not follow `type(value) in`
-    return plain(str(value))
 
 
 def to_json(value: object) -> str:
@@ -209,11 +187,6 @@ def _unaligned(rows: Iterable[Row], columns: Sequence[str], shown: Mapping[str, 
 
 def _shown(value: Any, how: Callable[[Any], str] | None) -> str:
     return visible(how(value) if how and value is not None else cell(value))
-
-
-def _key(key: object) -> str:
-    text = plain(key)
-    return text if isinstance(text, str) else _to_json(text)
 
 
 def _show(found: re.Match[str]) -> str:

@@ -1,5 +1,7 @@
 """Where a broker is, and as whom we come."""
 
+import ipaddress
+import socket
 import ssl
 from dataclasses import dataclass, field
 
@@ -23,6 +25,15 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address. A name counts if all that it stands for is loopback."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
 
 
 def tls_context(address: Address) -> ssl.SSLContext | None:
