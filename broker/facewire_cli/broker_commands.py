@@ -1,6 +1,7 @@
 """`facewire broker`: run the embedded broker, and say who may use it."""
 
 import asyncio
+import contextlib
 import dataclasses
 import difflib
 import gc
@@ -13,7 +14,7 @@ import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -26,8 +27,12 @@ from facewire_broker.limits import Limits
 from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
 from facewire_broker.tls import server_context
 from facewire_cli.broker_users import users as users_group
+from facewire_cli.systemd import Service
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: How often the event loop shows that it turns, s.
+BEAT: Final = 1.0
 
 
 @click.group()
@@ -159,20 +164,35 @@ async def serve(where: Listen, **options: Any) -> None:
     server = Broker(where, **options)
     await server.start()
     click.echo(f"listening address={server.address}", err=True)
-    await stopping.wait()
+    await _beat_until(stopping, Service())
     await server.shutdown()
 
 
 async def serve_mosquitto(where: Listen, users: UsersFile, topics: Topics, tls: Tls | None, limits: Limits) -> None:
     """Have Mosquitto serve until a signal."""
-    stopping = _stop_on_signals()
+    stopping, service = _stop_on_signals(), Service()
+    beating: list[asyncio.Task[None]] = []
     port = where.port or free_port(where.host)
+
+    def listening(_: Site) -> None:
+        click.echo(f"listening address={Listen(where.host, port)}", err=True)
+        beating.append(asyncio.create_task(_beat_until(stopping, service)))
+
     with tempfile.TemporaryDirectory(prefix="facewire-mosquitto-") as folder:
 
         def site(found: Users) -> Site:
             return Site(found, topics.prefix, where.host, port, folder, tls, run_as(), limits)
 
-        await Mosquitto(users, site).run(lambda _: click.echo(f"listening address={Listen(where.host, port)}", err=True), stopping)
+        await Mosquitto(users, site).run(listening, stopping)
+
+
+async def _beat_until(stopping: asyncio.Event, service: Service) -> None:
+    """Show systemd that this event loop serves, until it is to stop."""
+    while not stopping.is_set():
+        service.turn()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), BEAT)
+    service.stopping()
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -17,6 +17,7 @@ from facewire.topics import Topics
 from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
 from facewire_cli.output import Form, write_rows
 from facewire_cli.render import duration
+from facewire_cli.systemd import Service
 from facewire_device.agent import Agent, Settings
 from facewire_device.machine import machine_identity
 from facewire_device.recorder import Recorder
@@ -75,20 +76,28 @@ def run(
     that uses the library on the same store. A seq in a source is ignored: the
     store gives its own. A line that is no event is reported and skipped.
     """
-    with _ending_well(bounded=exit_when_acked), _agent(name, address=address, topics=topics, **given) as agent:
-        if source is not None:
-            with Recorder(agent.open_store, agent.wake) as recorder:
-                agent.wait_connected(SESSION_WAIT)
-                _record_source(source, recorder, agent)
-        if exit_when_acked:
-            agent.wait_acked()
-        else:
-            agent.wait()
+    service = Service()
+    with _ending_well(bounded=exit_when_acked), _agent(service, name, address=address, topics=topics, **given) as agent:
+        try:
+            _work(agent, source, exit_when_acked=exit_when_acked)
+        finally:
+            service.stopping()
 
 
-def _agent(*given: Any, **more: Any) -> Agent:
+def _work(agent: Agent, source: str | None, *, exit_when_acked: bool) -> None:
+    if source is not None:
+        with Recorder(agent.open_store, agent.wake) as recorder:
+            agent.wait_connected(SESSION_WAIT)
+            _record_source(source, recorder, agent)
+    if exit_when_acked:
+        agent.wait_acked()
+    else:
+        agent.wait()
+
+
+def _agent(service: Service, *given: Any, **more: Any) -> Agent:
     try:
-        return Agent(Settings(*given, **more))
+        return Agent(Settings(*given, **more), on_turn=service.turn)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
 

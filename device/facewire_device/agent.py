@@ -13,6 +13,7 @@ import queue
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -84,13 +85,19 @@ class Settings:
 class Agent:
     """Runs a device's side of the wire on a thread of its own.
 
+    Args:
+        settings: what the device is told.
+        on_turn: called on that thread whenever its loop went round, at least once a second, outages included: whoever
+            hears nothing any more knows that it hangs.
+
     Raises:
         StoreError: the store cannot be opened.
         ValueError: a setting is out of its limits.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_turn: Callable[[], None] = lambda: None) -> None:
         self.settings = settings
+        self._on_turn = on_turn
         self.boot = new_id()
         self._uploader = Uploader(self.boot, now=time.monotonic(), period=settings.period, catch_up=settings.catch_up, jitter=random.random)
         self._topic = {kind: settings.topics.of(settings.device, kind) for kind in QOS}
@@ -184,6 +191,7 @@ class Agent:
         try:
             while not self._stopping.is_set():
                 self._run_on_store()
+                self._on_turn()
         except BaseException as exc:
             log.exception("agent failed")
             self._failure = exc
@@ -195,6 +203,7 @@ class Agent:
                 store.name(self.settings.device)
                 while not self._stopping.is_set():
                     self._turn_safely(store)
+                    self._on_turn()
                 self._publish_matches(store)
         except StoreError as exc:
             self._wait_out(exc)

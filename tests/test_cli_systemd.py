@@ -1,0 +1,194 @@
+"""What systemd is told: a socket of ours plays systemd, the processes are the real ones."""
+
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from broker_engines import PARAMETERS, free_port
+from facewire_process import Running
+
+from facewire_broker import embedded
+from facewire_broker.access import Role
+from facewire_broker.credentials import UsersFile, add
+from facewire_cli.systemd import Service
+from facewire_device.agent import Agent, Settings
+from facewire_device.store import Store
+
+
+class Manager:
+    """The end of NOTIFY_SOCKET that systemd has."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
+        self.socket.settimeout(20)
+
+    def next(self) -> str:
+        return self.socket.recv(4096).decode()
+
+    def wait_for(self, state: str) -> list[str]:
+        """What came before it."""
+        before = []
+        while (came := self.next()) != state:
+            before.append(came)
+        return before
+
+    def heard(self) -> list[str]:
+        """What is there already."""
+        self.socket.setblocking(False)
+        found = []
+        try:
+            while True:
+                found.append(self.next())
+        except BlockingIOError:
+            self.socket.settimeout(20)
+        return found
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    # Not below pytest's own folder: the path of a socket ends at 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="fw-notify-") as folder:
+        manager = Manager(f"{folder}/notify")
+        yield manager
+        manager.socket.close()
+
+
+def service(manager: Manager, **more: str) -> Service:
+    return Service({"NOTIFY_SOCKET": manager.address, **more})
+
+
+def test_readiness_is_told_once_and_not_before_it_is_there(manager: Manager) -> None:
+    one = service(manager)
+    one.turn(ready=False)
+    assert manager.heard() == []
+    one.turn()
+    one.turn(ready=False)
+    one.turn()
+    one.stopping()
+    assert manager.heard() == ["READY=1", "STOPPING=1"]
+
+
+def test_the_watchdog_is_fed_by_turns_and_by_nothing_else(manager: Manager) -> None:
+    one = service(manager, WATCHDOG_USEC="1", WATCHDOG_PID=str(os.getpid()))
+    for _ in range(3):
+        one.turn()
+    assert manager.heard() == ["READY=1", *["WATCHDOG=1"] * 3]
+
+
+def test_many_turns_are_few_signs_of_life(manager: Manager) -> None:
+    one = service(manager, WATCHDOG_USEC="3600000000")
+    for _ in range(1000):
+        one.turn()
+    assert manager.heard() == ["READY=1", "WATCHDOG=1"]
+
+
+def test_the_watchdog_of_another_process_is_not_ours(manager: Manager) -> None:
+    service(manager, WATCHDOG_USEC="1", WATCHDOG_PID="1").turn()
+    assert manager.heard() == ["READY=1"]
+
+
+def test_an_abstract_address_is_one() -> None:
+    manager = Manager(f"@facewire-test-{os.getpid()}")
+    service(manager).turn()
+    assert manager.next() == "READY=1"
+    manager.socket.close()
+
+
+def test_without_systemd_nothing_is_sent() -> None:
+    one = Service({})
+    one.turn()
+    one.stopping()
+
+
+def test_a_manager_that_is_gone_costs_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Service({"NOTIFY_SOCKET": str(tmp_path / "gone")}).turn()
+    assert "systemd not told state=READY=1" in caplog.text
+
+
+def test_what_systemd_said_to_us_is_not_said_to_our_children() -> None:
+    environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
+    Service(environ)
+    assert environ == {"HOME": "/"}
+
+
+# -- the processes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Manager:
+    """Processes that are started are its services."""
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+    monkeypatch.setenv("WATCHDOG_USEC", "100000")
+    return manager
+
+
+def lives_and_ends_well(manager: Manager, running: Running) -> None:
+    """After READY."""
+    manager.wait_for("WATCHDOG=1")
+    manager.wait_for("WATCHDOG=1")
+    running.process.send_signal(signal.SIGTERM)
+    assert set(manager.wait_for("STOPPING=1")) <= {"WATCHDOG=1"}
+    assert running.wait() == 0
+
+
+@pytest.mark.network
+@pytest.mark.process
+@pytest.mark.parametrize("engine", PARAMETERS)
+def test_a_broker_is_ready_when_it_listens(watched: Manager, tmp_path: Path, engine: str) -> None:
+    port = free_port()
+    users = UsersFile(tmp_path / "users")
+    with users.editing() as edited:
+        add(edited, "d", Role.DEVICE, "secret")
+    name = "embedded" if engine == "ours" else engine
+    with Running("broker", "run", "--listen", f"127.0.0.1:{port}", "--users", users.path, "--engine", name) as running:
+        assert watched.wait_for("READY=1") == []
+        socket.create_connection(("127.0.0.1", port)).close()
+        lives_and_ends_well(watched, running)
+
+
+@pytest.mark.process
+def test_a_device_is_ready_when_its_store_is_open_whatever_the_broker_does(watched: Manager, tmp_path: Path) -> None:
+    store = tmp_path / "d.db"
+    with Running("device", "run", "--id", "d", "-p", free_port(), "--store", store) as running:
+        assert watched.wait_for("READY=1") == []
+        assert store.exists()
+        lives_and_ends_well(watched, running)
+
+
+@pytest.mark.process
+def test_a_device_that_cannot_open_its_store_is_never_ready(watched: Manager, tmp_path: Path) -> None:
+    store = tmp_path / "d.db"
+    store.write_bytes(b"no database, " * 1000)
+    with Running("device", "run", "--id", "d", "-p", free_port(), "--store", store) as running:
+        assert running.wait() == 1
+    assert watched.heard() == []
+
+
+@pytest.mark.network
+def test_an_agent_that_hangs_gives_no_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned, hang, hung, release = threading.Semaphore(0), threading.Event(), threading.Event(), threading.Event()
+    real = Store.version
+
+    def version(store: Store) -> int:
+        if threading.current_thread().name == "agent" and hang.is_set():
+            hung.set()
+            release.wait(20)
+        return real(store)
+
+    monkeypatch.setattr(Store, "version", version)
+    with embedded.running() as address, Agent(Settings("d", tmp_path / "d.db", address), on_turn=turned.release):
+        assert turned.acquire(timeout=10)
+        hang.set()
+        assert hung.wait(10)
+        while turned.acquire(blocking=False):
+            pass
+        assert not turned.acquire(timeout=0.3)
+        release.set()
+        assert turned.acquire(timeout=10)
