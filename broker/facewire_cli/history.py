@@ -1,4 +1,4 @@
-"""`facewire events`, `status`, `gaps`: questions to the platform's store."""
+"""`facewire events` and `gaps`: questions to the platform's store."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,9 +23,8 @@ EVENT_COLUMNS: Final = (
     "group_name",
     "ep_id",
 )
-STATUS_COLUMNS: Final = ("device", "online", "last_seen", "epoch", "head", "watermark", "lag", "gaps", "quarantined", "dropped")
 GAP_COLUMNS: Final = ("device", "epoch", "first", "last", "events", "declared_at")
-MOMENTS: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(("timestamp", "last_seen", "declared_at"), moment)
+MOMENTS: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(("timestamp", "declared_at"), moment)
 
 
 def _check_database(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -76,16 +75,6 @@ def events(database: str, limit: int | None, newest_first: bool, output: Form, *
     with _history(database) as history:
         rows = history.events(Filter(**wanted), limit=limit, newest_first=newest_first)
         write_rows(rows, output, EVENT_COLUMNS, shown=MOMENTS)
-
-
-@click.command()
-@database_option
-@click.option("--all-epochs", is_flag=True, help="Earlier epochs of each device too.")
-@output_option
-def status(database: str, all_epochs: bool, output: Form) -> None:  # click's
-    """How far each device is stored, and what is missing."""
-    with _history(database) as history:
-        write_rows(history.devices(all_epochs=all_epochs), output, STATUS_COLUMNS, shown=MOMENTS)
 
 
 @click.command()

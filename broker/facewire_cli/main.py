@@ -24,7 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
     "device": ("facewire_cli.device_commands:device", "Run a device: store, matches, history.", None),
     "platform": ("facewire_cli.platform_commands:platform", "Run the platform: ingest and acks.", "platform"),
     "tail": ("facewire_cli.tail:tail", "Follow the topics live, decoded.", None),
-    "status": ("facewire_cli.history:status", "Devices, how far they are stored, what is missing.", "platform"),
+    "status": ("facewire_cli.status:status", "How each device does, and whether all are well.", "platform"),
     "events": ("facewire_cli.history:events", "Query the stored events.", "platform"),
     "gaps": ("facewire_cli.history:gaps", "Events declared lost.", "platform"),
     "demo": ("facewire_cli.demo:demo", "The whole pipeline at once, with proof that nothing is lost.", "platform,broker"),
@@ -32,7 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
     "simulate": ("facewire_cli.simulate:simulate", "A fleet of devices under load, with a verdict.", None),
 }
 
-EXIT_FAILED, EXIT_USAGE, EXIT_CREDENTIALS, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 2, 5, 124, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_UNHEALTHY, EXIT_CREDENTIALS, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 2, 3, 5, 124, 130
 
 
 class LazyGroup(click.Group):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import peewee
 
@@ -15,6 +15,22 @@ Row: TypeAlias = dict[str, Any]
 PAGE: Final = 250
 #: A device with no more events than this has them sorted for each page.
 SORTED: Final = 10_000
+
+
+#: The rate of a device is that of so many of its last events.
+PACED: Final = 1_000
+
+
+class Pace(NamedTuple):
+    """From which event on, and to which, the rate of a stream is taken."""
+
+    first: int
+    first_at: int
+    last: int
+
+    def until(self, at_ms: int) -> float | None:
+        """Events a second until a moment of the device's clock; None where that says nothing."""
+        return (self.last - self.first + 1) * 1000 / (at_ms - self.first_at) if at_ms > self.first_at else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +95,15 @@ class History:
             left = None if left is None else left - page
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
-        """How far each device is stored: one row for its newest epoch, or for each epoch."""
+        """How far each device is stored, and what it says of itself: one row for its newest epoch, or for each epoch."""
         told: dict[str, Row] = {row["device"]: row for row in self._rows(DeviceRow.select().dicts())}
+        paces = {row[:2]: Pace(*row[2:]) for row in self._rows(_paces().tuples())}
         streams = {(row["device"], row["epoch"]): row for row in self._rows(StreamRow.select().order_by(StreamRow.id).dicts())}
         newest = dict(streams.keys()) | {device: row["epoch"] for device, row in told.items() if row["epoch"]}
         keys = set(newest.items()) | (streams.keys() if all_epochs else set())
         for device, epoch in sorted(keys):
-            yield _device(device, epoch, told.get(device), streams.get((device, epoch)), current=newest[device] == epoch)
+            key, current = (device, epoch), newest[device] == epoch
+            yield _device(device, epoch, told.get(device), streams.get(key), paces.get(key), current=current)
 
     def gaps(self, device: str | None = None) -> Iterator[Row]:
         """The ranges that are lost, by device, epoch (the oldest first) and seq."""
@@ -172,7 +190,19 @@ def _event(stream: tuple[str, str], row: tuple[Any, ...]) -> Row:
     return fields | {f"event.{name}" if name in fields else name: value for name, value in vendors.items()}
 
 
-def _device(device: str, epoch: str, told: Row | None, stream: Row | None, *, current: bool) -> Row:
+def _paces() -> Any:
+    """Device, epoch, and the `Pace` of each stream; two rows of each are read, by their key."""
+    newest, earlier = EventRow.alias(), EventRow.alias()
+    last = EventRow.select(peewee.fn.MAX(EventRow.seq)).where(EventRow.stream == StreamRow.id)
+    first = EventRow.select(peewee.fn.MIN(EventRow.seq)).where((EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.head - PACED))
+    return (
+        StreamRow.select(StreamRow.device, StreamRow.epoch, earlier.seq, earlier.timestamp, newest.seq)
+        .join(newest, on=((newest.stream == StreamRow.id) & (newest.seq == last)))
+        .join(earlier, on=((earlier.stream == StreamRow.id) & (earlier.seq == first)))
+    )
+
+
+def _device(device: str, epoch: str, told: Row | None, stream: Row | None, pace: Pace | None, *, current: bool) -> Row:
     said = codec.unpack(told["status"]) if told and told["status"] else {}
     if not current or said.get("epoch") != epoch:
         said = {}
@@ -190,4 +220,9 @@ def _device(device: str, epoch: str, told: Row | None, stream: Row | None, *, cu
         "online": bool(current and told and told["online"]),
         "last_seen": max(stored["last_seen"], told["last_seen"] if current and told else 0),
         "current": current,
+        "period": said.get("period"),
+        "capacity": said.get("capacity"),
+        "version": said.get("version"),
+        "clock_offset": (said["at"] - said["received_at"]) / 1000 if "received_at" in said else None,
+        "rate": pace.until(said["at"]) if pace and said else None,
     }

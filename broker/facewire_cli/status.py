@@ -1,0 +1,68 @@
+"""`facewire status`: how each device does, for people, for programs, and for a monitor that wants one exit code."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import click
+
+from facewire_cli.history import database_option
+from facewire_cli.main import EXIT_UNHEALTHY
+from facewire_cli.options import DEVICE, output_option
+from facewire_cli.output import Form, Row, write_rows
+from facewire_cli.render import duration
+from facewire_platform.health import Limits, assess, troubles
+from facewire_platform.queries import History
+from facewire_platform.schema import locate
+
+_NUMBERS: Final = ("head", "acked", "lag", "gaps", "quarantined", "dropped")
+COLUMNS: Final = ("device", "state", "last_seen", *_NUMBERS, "clock_offset", "outage_budget")
+
+
+@click.command()
+@database_option
+@click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="Only this device; may be repeated.")
+@click.option("--all-epochs", is_flag=True, help="Earlier epochs of each device too.")
+@click.option("--check", is_flag=True, help="Exit with 3 where one of these does not hold, and name it:")
+@click.option("--max-lag", type=click.IntRange(min=0), metavar="N", help="No device has more events waiting than this.")
+@click.option("--online", is_flag=True, help="Each is connected, and was heard of in the last three periods.")
+@click.option("--no-loss", is_flag=True, help="No event is a gap, in quarantine, or was dropped by its device.")
+@output_option
+def status(
+    database: str, devices: Sequence[str], all_epochs: bool, check: bool, max_lag: int | None, online: bool, no_loss: bool, output: Form
+) -> None:
+    """How each device does: state, what is acked, what is missing.
+
+    A device is silent when nothing came of it for three periods, though it
+    said no goodbye. The clock offset is its clock minus the platform's. The
+    outage budget is how long it can still be cut off before its ring
+    overwrites events that are not acked, at the rate of its last 1,000.
+    """
+    limits = Limits(max_lag, online=online, no_loss=no_loss)
+    if check != (limits != Limits()):
+        raise click.UsageError("--check goes with one or more of --max-lag, --online and --no-loss")
+    now_ms = time.time_ns() // 1_000_000
+    with History(locate(database)) as history:
+        rows = [assess(row, now_ms) for row in history.devices(all_epochs=all_epochs) if not devices or row["device"] in devices]
+    shown = {"last_seen": lambda at_ms: f"{duration(now_ms - at_ms)} ago", "clock_offset": _seconds, "outage_budget": _seconds}
+    epochs = ("epoch",) if all_epochs else ()
+    write_rows(rows, output, (*COLUMNS[:1], *epochs, *COLUMNS[1:]), shown=shown)
+    wrong = [*_unknown(rows, devices), *_unhealthy(rows, limits, now_ms)] if check else []
+    for line in wrong:
+        click.echo(line, err=True)
+    if wrong:
+        raise click.exceptions.Exit(EXIT_UNHEALTHY)
+
+
+def _seconds(value: Any) -> str:
+    return duration(round(value * 1000))
+
+
+def _unknown(rows: Sequence[Row], devices: Sequence[str]) -> Iterator[str]:
+    yield from (f"{device}: never heard of" for device in dict.fromkeys(devices) if device not in {row["device"] for row in rows})
+
+
+def _unhealthy(rows: Sequence[Row], limits: Limits, now_ms: int) -> Iterator[str]:
+    for row in rows:
+        if wrong := "; ".join(troubles(row, limits, now_ms)):
+            yield f"{row['device']}: {wrong}"

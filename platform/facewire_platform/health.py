@@ -1,0 +1,72 @@
+"""Whether a device is well, judged from what the platform knows of it. Pure.
+
+The rows are those of `queries.History.devices`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+State: TypeAlias = Literal["online", "silent", "offline"]
+
+STATES: Final[tuple[State, ...]] = get_args(State)
+
+#: A device gives its status, and a batch or a probe, once a period; one of whom nothing came for so many is silent, whatever
+#: the broker said last: it may have died with the broker, whose wills died with it.
+SILENT_AFTER: Final = 3.0
+#: Of a device that never said its period, s (CONTRACT.md, Device 3).
+PERIOD: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is healthy; each field that is given is one more thing to look at.
+
+    Attributes:
+        max_lag: events that may wait on a device.
+        online: a device must be connected, and be heard of.
+        no_loss: no event may be a gap, in quarantine, or overwritten before it was acked.
+    """
+
+    max_lag: int | None = None
+    online: bool = False
+    no_loss: bool = False
+
+
+def state(row: Mapping[str, Any], now_ms: int) -> State:
+    """Online, silent (it did not say goodbye), or offline (it did, or the broker did for it)."""
+    if not row["online"]:
+        return "offline"
+    return "silent" if silence(row, now_ms) > SILENT_AFTER * (row["period"] or PERIOD) else "online"
+
+
+def silence(row: Mapping[str, Any], now_ms: int) -> float:
+    """Seconds since a device was last heard of."""
+    return float(max(0, now_ms - row["last_seen"]) / 1000)
+
+
+def outage_budget(row: Mapping[str, Any]) -> float | None:
+    """Seconds for which a device can still be cut off before its ring overwrites what was not acked.
+
+    At the rate of its last events; None where its rate or capacity is not known.
+    """
+    if not row["rate"] or row["capacity"] is None:
+        return None
+    return float(max(0, row["capacity"] - row["lag"]) / row["rate"])
+
+
+def assess(row: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
+    """The row with `state`, `acked` and `outage_budget` (s); an earlier epoch has no state."""
+    if not row["current"]:
+        return {**row, "state": None, "acked": row["watermark"], "outage_budget": None}
+    return {**row, "state": state(row, now_ms), "acked": row["watermark"], "outage_budget": outage_budget(row)}
+
+
+def troubles(row: Mapping[str, Any], limits: Limits, now_ms: int) -> Iterator[str]:
+    """What is unhealthy about an assessed row, each naming the value and the limit."""
+    if limits.max_lag is not None and row["lag"] > limits.max_lag:
+        yield f"lag {row['lag']} is over {limits.max_lag}"
+    if limits.online and row["state"] not in {"online", None}:
+        yield f"{row['state']}, last heard of {silence(row, now_ms):.0f} s ago"
+    if limits.no_loss:
+        yield from (f"{name} {row[name]}" for name in ("gaps", "quarantined", "dropped") if row[name])

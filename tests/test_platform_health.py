@@ -1,0 +1,163 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from platform_model import BOOT, EPOCH, batch, event
+
+from facewire.messages import Status
+from facewire_cli.main import cli
+from facewire_platform.health import Limits, assess, outage_budget, silence, state, troubles
+from facewire_platform.queries import History
+from facewire_platform.store import Store, open_store
+
+ROW: dict[str, Any] = {
+    "device": "d",
+    "current": True,
+    "online": True,
+    "last_seen": 100_000,
+    "period": 20.0,
+    "head": 50,
+    "watermark": 40,
+    "lag": 10,
+    "gaps": 0,
+    "quarantined": 0,
+    "dropped": 0,
+    "capacity": 100,
+    "rate": 0.5,
+}
+
+
+def row(**changed: Any) -> dict[str, Any]:
+    return ROW | changed
+
+
+def test_a_device_is_silent_three_periods_after_it_was_last_heard_of() -> None:
+    assert state(row(), 160_000) == "online"
+    assert state(row(), 160_001) == "silent"
+    assert state(row(period=60.0), 280_000) == "online"
+    assert state(row(period=None), 160_001) == "silent"
+
+
+def test_a_device_that_said_goodbye_is_offline_however_recently() -> None:
+    assert state(row(online=False), 100_000) == "offline"
+
+
+def test_a_platform_clock_that_went_back_makes_nobody_silent() -> None:
+    assert state(row(), 5) == "online"
+    assert silence(row(), 5) == 0
+
+
+def test_the_outage_budget_is_what_the_ring_still_holds_at_the_rate_of_the_device() -> None:
+    assert outage_budget(row()) == 180.0
+    assert outage_budget(row(lag=100)) == outage_budget(row(lag=101)) == 0.0
+
+
+@pytest.mark.parametrize("unknown", [{"rate": None}, {"rate": 0.0}, {"capacity": None}])
+def test_a_budget_that_cannot_be_known_is_not_guessed(unknown: dict[str, Any]) -> None:
+    assert outage_budget(row(**unknown)) is None
+
+
+def test_an_earlier_epoch_has_neither_state_nor_budget() -> None:
+    old = assess(row(current=False), 100_000)
+    assert (old["state"], old["outage_budget"], old["acked"]) == (None, None, 40)
+    assert list(troubles(old, Limits(online=True), 100_000)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "limits", "said"),
+    [
+        ({}, Limits(max_lag=10, online=True, no_loss=True), []),
+        ({"lag": 11}, Limits(max_lag=10), ["lag 11 is over 10"]),
+        ({"lag": 11}, Limits(online=True, no_loss=True), []),
+        ({"lag": 1}, Limits(max_lag=0), ["lag 1 is over 0"]),
+        ({"online": False}, Limits(online=True), ["offline, last heard of 5 s ago"]),
+        ({"last_seen": 0}, Limits(online=True), ["silent, last heard of 105 s ago"]),
+        ({"gaps": 2, "dropped": 3}, Limits(no_loss=True), ["gaps 2", "dropped 3"]),
+        ({"quarantined": 1, "dropped": None}, Limits(no_loss=True), ["quarantined 1"]),
+    ],
+)
+def test_what_is_unhealthy_is_named_with_value_and_limit(changed: dict[str, Any], limits: Limits, said: list[str]) -> None:
+    assert list(troubles(assess(row(**changed), 105_000), limits, 105_000)) == said
+
+
+# What the platform knows of a device
+
+
+def fill(store: Store, device: str, times: list[int], now_ms: int) -> None:
+    events = [event(seq)._replace(timestamp=at) for seq, at in enumerate(times, 1)]
+    with store.transaction():
+        for first in range(0, len(events), 100):
+            some = events[first : first + 100]
+            store.take_batch(device, batch(some[0].seq - 1, some[-1].seq, *some), now_ms)
+
+
+def tell(store: Store, device: str, now_ms: int, *, at: int, online: bool = True, boot: str = BOOT) -> None:
+    said = Status(boot, online, at, EPOCH, head=1, oldest=1, cursor=0, period=30.0, capacity=200) if online else Status(boot, online, at)
+    with store.transaction():
+        store.take_status(device, said, now_ms)
+
+
+def device(path: Path) -> dict[str, Any]:
+    with History(path) as history:
+        (told,) = history.devices()
+    return told
+
+
+def test_the_rate_is_that_of_the_last_thousand_events_until_the_last_status(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        # 500 events at one a second, then 1,000 at ten a second, until a status 100 s after the last of them.
+        fill(store, "d", [*range(0, 500_000, 1000), *range(500_000, 600_000, 100)], 1)
+        tell(store, "d", 700_000, at=700_000)
+    assert device(tmp_path / "x.db")["rate"] == pytest.approx(1000 / 200)
+
+
+def test_without_events_or_with_a_clock_that_stands_still_there_is_no_rate(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        tell(store, "d", 10, at=5)
+        assert device(tmp_path / "x.db")["rate"] is None
+        fill(store, "d", [5, 5], 11)
+        assert device(tmp_path / "x.db")["rate"] is None
+
+
+# The command
+
+
+def run(path: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["status", "--database", f"sqlite:///{path}", *arguments])
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    with open_store(tmp_path / "x.db") as store:
+        fill(store, "lobby", [1, 2], 1)
+        with store.transaction():
+            store.take_batch("gate", batch(5, 5, head=9), 1)
+    return tmp_path / "x.db"
+
+
+def test_a_check_names_what_is_unhealthy_and_exits_3(site: Path) -> None:
+    done = run(site, "--check", "--max-lag", "5")
+    assert (done.exit_code, done.stderr) == (3, "gate: lag 9 is over 5\n")
+    done = run(site, "--check", "--online", "-d", "lobby", "-d", "attic")
+    assert done.exit_code == 3
+    assert done.stderr.startswith("attic: never heard of\nlobby: offline, last heard of ")
+
+
+def test_a_check_that_finds_all_well_exits_0(site: Path) -> None:
+    done = run(site, "--check", "--max-lag", "9", "--no-loss")
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["--check"], ["--max-lag", "5"], ["--check", "--max-lag", "-1"]])
+def test_a_check_of_nothing_and_a_limit_without_a_check_are_refused(site: Path, arguments: list[str]) -> None:
+    assert run(site, *arguments).exit_code == 2
+
+
+def test_the_table_shows_ages_and_durations_as_people_say_them(site: Path) -> None:
+    with open_store(site) as store:
+        tell(store, "lobby", 10_000, at=10_000)
+    head, *_, lobby = run(site, "-o", "pretty", "-d", "lobby").stdout.splitlines()
+    names = ["device", "state", "last_seen", "head", "acked", "lag", "gaps", "quarantined", "dropped", "clock_offset", "outage_budget"]
+    assert head.split() == names
+    assert " ago " in lobby

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+from platform_model import EPOCH, bad_event, batch
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from facewire.messages import Status
+from facewire_platform.metrics import registry
+from facewire_platform.store import open_store
+from facewire_platform.worker import Counters
+
+BOOT = "00000000000000b1"
+
+
+def scrape(path: Path, counters: Counters | None = None, now: float = 100.0) -> dict[tuple[str, str], float]:
+    """Each sample by its name and the values of its labels."""
+    text = generate_latest(registry(path, counters, now=lambda: now)).decode()
+    return {
+        (sample.name, ",".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store, store.transaction():
+        store.take_batch("d", batch(0, 5, 1, 2, bad=(bad_event(5),), head=9), 95_000)
+        store.take_status("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2), 95_000)
+    found = scrape(tmp_path / "x.db")
+    assert found["facewire_database_up", ""] == 1
+    assert [found["facewire_device_state", f"d,{state}"] for state in ("online", "silent", "offline")] == [1, 0, 0]
+    assert found["facewire_device_lag_events", "d"] == 4
+    assert found["facewire_device_dropped_events", "d"] == 2
+    assert found["facewire_device_last_seen_timestamp_seconds", "d"] == 95.0
+    assert found["facewire_stream_watermark", f"d,{EPOCH}"] == 5
+    assert found["facewire_stream_gap_events", f"d,{EPOCH}"] == 2
+    assert found["facewire_stream_quarantined_events", f"d,{EPOCH}"] == 1
+
+
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store, store.transaction():
+        store.take_batch("d", batch(0, 1, 1), 95_000)
+    assert ("facewire_device_clock_offset_seconds", "d") not in scrape(tmp_path / "x.db")
+
+
+def test_a_device_turns_silent_between_two_scrapes(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store, store.transaction():
+        store.take_status("d", Status(BOOT, True, 1, EPOCH), 95_000)
+    assert scrape(tmp_path / "x.db", now=155.0)["facewire_device_state", "d,online"] == 1
+    assert scrape(tmp_path / "x.db", now=156.0)["facewire_device_state", "d,silent"] == 1
+
+
+def test_a_database_that_cannot_be_read_is_a_value_and_no_failed_scrape(tmp_path: Path) -> None:
+    assert scrape(tmp_path / "x.db", Counters(batches=3)) == {
+        ("facewire_database_up", ""): 0.0,
+        **{key: value for key, value in scrape(tmp_path / "x.db", Counters(batches=3)).items() if key[0].startswith("facewire_worker")},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "value"),
+    [
+        ("facewire_worker_batches_total", "", 1),
+        ("facewire_worker_matches_total", "", 2),
+        ("facewire_worker_statuses_total", "", 3),
+        ("facewire_worker_quarantined_total", "", 4),
+        ("facewire_worker_refused_total", "contract", 5),
+        ("facewire_worker_conflicts_total", "", 6),
+        ("facewire_worker_commit_seconds_count", "", 7),
+        ("facewire_worker_refused_total", "earlier_boot", 8),
+    ],
+)
+def test_the_counters_of_the_worker_are_told(tmp_path: Path, name: str, label: str, value: float) -> None:
+    counters = Counters(batches=1, matches=2, statuses=3, quarantined=4, refused=5, conflicts=6, commits=7, stale_statuses=8)
+    assert scrape(tmp_path / "x.db", counters)[name, label] == value
