@@ -1,0 +1,75 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from broker_engines import PARAMETERS, anonymous, free_port, with_users
+
+import facewire_platform.sharing
+from facewire.errors import BrokerError, CredentialsRefused
+from facewire.topics import Topics
+from facewire_broker import credentials
+from facewire_broker.access import Role
+from facewire_broker.credentials import UsersFile
+from facewire_mqtt.address import Address
+from facewire_mqtt.connection import Connection
+from facewire_platform.sharing import shared_subscriptions_deliver
+
+pytestmark = pytest.mark.network
+
+
+@pytest.mark.parametrize("engine", PARAMETERS)
+def test_a_broker_that_shares_is_known_as_such(engine: str, tmp_path: Path) -> None:
+    with anonymous(engine, tmp_path) as address:
+        assert shared_subscriptions_deliver(address, Topics("a/site"))
+
+
+def known(folder: Path) -> tuple[UsersFile, str]:
+    """A file with one platform's credential, and its secret."""
+    file, secret = UsersFile(folder / "users"), credentials.generate_secret()
+    with file.editing() as users:
+        credentials.add(users, "worker", Role.PLATFORM, secret)
+    return file, secret
+
+
+@pytest.mark.parametrize("engine", PARAMETERS)
+def test_the_credential_of_a_platform_is_enough(engine: str, tmp_path: Path) -> None:
+    users, secret = known(tmp_path)
+    with with_users(engine, tmp_path, users) as address:
+        assert shared_subscriptions_deliver(dataclasses.replace(address, username="worker", password=secret), Topics())
+
+
+@pytest.fixture
+def publish_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], int]], None]:
+    """Has each message published as often as a function of its topic says, as if the broker lost or repeated it."""
+    monkeypatch.setattr(facewire_platform.sharing, "GRACE", 0.1)
+    monkeypatch.setattr(facewire_platform.sharing, "PATIENCE", 0.5)
+    real = Connection.publish
+
+    def make(times: Callable[[str], int]) -> None:
+        monkeypatch.setattr(Connection, "publish", lambda self, message: all(real(self, message) for _ in range(times(message.topic))))
+
+    return make
+
+
+@pytest.mark.parametrize(("shared", "plain", "deliver"), [(1, 1, True), (0, 1, False), (2, 1, False)])
+def test_it_is_judged_by_what_arrives(
+    publish_times: Callable[[Callable[[str], int]], None], tmp_path: Path, shared: int, plain: int, deliver: bool
+) -> None:
+    publish_times(lambda topic: shared if "shared" in topic else plain)
+    with anonymous("ours", tmp_path) as address:
+        assert shared_subscriptions_deliver(address, Topics()) is deliver
+
+
+def test_a_broker_that_delivers_nothing_at_all_is_no_answer(publish_times: Callable[[Callable[[str], int]], None], tmp_path: Path) -> None:
+    publish_times(lambda _: 0)
+    with anonymous("ours", tmp_path) as address, pytest.raises(BrokerError, match="did not come back within"):
+        shared_subscriptions_deliver(address, Topics())
+
+
+def test_who_is_not_known_and_who_is_not_there_are_told_apart(tmp_path: Path) -> None:
+    users, _ = known(tmp_path)
+    with with_users("ours", tmp_path, users) as address, pytest.raises(CredentialsRefused, match="refuses who we are"):
+        shared_subscriptions_deliver(dataclasses.replace(address, username="worker", password=credentials.generate_secret()), Topics())
+    with pytest.raises(BrokerError, match="refused"):
+        shared_subscriptions_deliver(Address(port=free_port()), Topics())
