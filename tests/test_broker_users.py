@@ -144,6 +144,19 @@ def test_a_generated_secret_is_shown_once_and_stored_as_a_hash(file: UsersFile) 
     assert {path.stat().st_mode & 0o777 for path in (file.path, file.roles_path)} == {0o600}
 
 
+def test_a_secret_goes_to_a_file_of_its_owner_and_is_not_shown(file: UsersFile, tmp_path: Path) -> None:
+    kept = tmp_path / "secret"
+    for command in (["add", "dev1", "--role", "device"], ["passwd", "dev1"]):
+        result = users(file, *command, "--secret-to", str(kept))
+        secret = kept.read_text().strip()
+        assert file.load()["dev1"].verify(secret)
+        assert secret not in result.output
+        assert kept.stat().st_mode & 0o777 == 0o600
+    lost = users(file, "add", "dev2", "--role", "device", "--secret-to", str(tmp_path / "nowhere" / "secret"))
+    assert (lost.exit_code, list(file.load())) == (2, ["dev1"])
+    assert "nowhere/secret: No such file" in lost.stderr
+
+
 def test_a_password_from_stdin_is_hashed_with_many_rounds_and_not_shown(file: UsersFile) -> None:
     result = users(file, "add", "boss", "--role", "operator", "--password-file", "-", stdin="correct horse battery\n")
     assert result.exit_code == 0

@@ -6,6 +6,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ class Manager:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
         self.socket.settimeout(20)
+
+    @classmethod
+    @contextmanager
+    def in_a_short_folder(cls) -> "Iterator[Manager]":
+        """Not below pytest's own folder: the path of a socket ends at 107 bytes."""
+        with tempfile.TemporaryDirectory(prefix="fw-notify-") as folder:
+            manager = cls(f"{folder}/notify")
+            yield manager
+            manager.socket.close()
 
     def next(self) -> str:
         return self.socket.recv(4096).decode()
@@ -53,11 +63,8 @@ class Manager:
 
 @pytest.fixture
 def manager() -> Iterator[Manager]:
-    # Not below pytest's own folder: the path of a socket ends at 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="fw-notify-") as folder:
-        manager = Manager(f"{folder}/notify")
+    with Manager.in_a_short_folder() as manager:
         yield manager
-        manager.socket.close()
 
 
 def service(manager: Manager, **more: str) -> Service:

@@ -1,6 +1,7 @@
 """`facewire broker users`: say who may use the broker, and as what."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,13 @@ _password_option = click.option(
     help="A password of your own, in its first line; - is stdin. Without it one is generated, and shown.",
 )
 
+_secret_to_option = click.option(
+    "--secret-to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the generated secret to this file, for its owner alone, in place of showing it.",
+)
+
 
 @contextlib.contextmanager
 def _editing(path: Path) -> Iterator[Users]:
@@ -46,8 +54,10 @@ def _editing(path: Path) -> Iterator[Users]:
             raise click.UsageError(str(exc)) from exc
 
 
-def _secret(password_file: Any) -> tuple[str, int]:
+def _secret(password_file: Any, secret_to: Path | None) -> tuple[str, int]:
     """A secret, and the rounds that it is hashed with."""
+    if password_file is not None and secret_to is not None:
+        raise click.UsageError("--secret-to is for a generated secret, --password-file gives one")
     if password_file is None:
         return credentials.generate_secret(), TOKEN_ROUNDS
     password = password_file.readline().rstrip("\r\n")
@@ -56,11 +66,23 @@ def _secret(password_file: Any) -> tuple[str, int]:
     return password, PASSWORD_ROUNDS
 
 
-def _show(name: str, role: Role, secret: str, rounds: int, output: Form) -> None:
-    """Show a generated secret, this once; one that was given is not shown."""
-    generated = rounds == TOKEN_ROUNDS
-    write_rows([{"user": name, "role": str(role), **({"secret": secret} if generated else {})}], output, ["user", "role", "secret"])
-    if generated:
+def _write_secret(secret_to: Path | None, secret: str) -> None:
+    """Before the users are written: a secret that could be kept nowhere is nobody's."""
+    if secret_to is None:
+        return
+    try:
+        secret_to.unlink(missing_ok=True)
+        with os.fdopen(os.open(secret_to, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secret + "\n")
+    except OSError as exc:
+        raise click.BadParameter(f"{secret_to}: {exc.strerror}", param_hint="'--secret-to'") from exc
+
+
+def _show(name: str, role: Role, secret: str, rounds: int, secret_to: Path | None, output: Form) -> None:
+    """Show a generated secret, this once; one that was given, or is in a file, is not shown."""
+    shown = rounds == TOKEN_ROUNDS and secret_to is None
+    write_rows([{"user": name, "role": str(role), **({"secret": secret} if shown else {})}], output, ["user", "role", "secret"])
+    if shown:
         click.echo("The secret is not stored and not shown again.", err=True)
 
 
@@ -69,14 +91,16 @@ def _show(name: str, role: Role, secret: str, rounds: int, output: Form) -> None
 @click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What it may do.")
 @click.option("--status", is_flag=True, help="A consumer may follow the devices' status too.")
 @_password_option
+@_secret_to_option
 @_users_option
 @output_option
-def users_add(name: str, role: str, status: bool, password_file: Any, path: Path, output: Form) -> None:
+def users_add(name: str, role: str, status: bool, password_file: Any, secret_to: Path | None, path: Path, output: Form) -> None:
     """Add a user. A device's NAME is the device's own."""
-    secret, rounds = _secret(password_file)
+    secret, rounds = _secret(password_file, secret_to)
     with _editing(path) as found:
         credentials.add(found, name, Role(role), secret, rounds=rounds, status=status)
-    _show(name, Role(role), secret, rounds, output)
+        _write_secret(secret_to, secret)
+    _show(name, Role(role), secret, rounds, secret_to, output)
 
 
 @users.command("list")
@@ -91,15 +115,17 @@ def users_list(path: Path, output: Form) -> None:
 @users.command("passwd")
 @click.argument("name")
 @_password_option
+@_secret_to_option
 @_users_option
 @output_option
-def users_passwd(name: str, password_file: Any, path: Path, output: Form) -> None:
+def users_passwd(name: str, password_file: Any, secret_to: Path | None, path: Path, output: Form) -> None:
     """Give a user another secret; its connections are closed."""
-    secret, rounds = _secret(password_file)
+    secret, rounds = _secret(password_file, secret_to)
     with _editing(path) as found:
         credentials.set_secret(found, name, secret, rounds=rounds)
         role = found[name].role
-    _show(name, role, secret, rounds, output)
+        _write_secret(secret_to, secret)
+    _show(name, role, secret, rounds, secret_to, output)
 
 
 @users.command("remove")

@@ -1,0 +1,143 @@
+"""docs/operating.md and docs/deploy: what is shown there is done here, as far as this machine can."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+from broker_engines import free_port
+from facewire_process import Running, ask
+from test_cli_systemd import Manager
+
+ROOT: Final = Path(__file__).parent.parent
+FACEWIRE: Final = Path(sys.executable).with_name("facewire")
+UNITS: Final = ("facewire-broker.service", "facewire-platform@1.service", "facewire-device.service")
+#: What `systemd-analyze security` may find, of 10; the same scale as in docs/operating.md.
+MOST_EXPOSED: Final = 1.3
+
+
+def blocks(section: str) -> str:
+    """The commands of one section of docs/operating.md."""
+    text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    found = re.findall(r"^```sh\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+    assert found, section
+    return "".join(found)
+
+
+def run(script: str, folder: Path, **environment: str) -> str:
+    path = f"{FACEWIRE.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", f"set -eu\n{script}"],
+        cwd=folder,
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class Machine:
+    """A root folder after docs/operating.md; its units are run as systemd would run them, without what systemd adds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder, folder / "root"
+        (folder / "docs").symlink_to(ROOT / "docs")
+        run(blocks("Certificates") + blocks("Users") + blocks("With systemd"), folder, ROOT=str(self.root))
+        self.units = self.root / "etc/systemd/system"
+        (self.root / "opt/facewire/bin").mkdir(parents=True)
+        (self.root / "opt/facewire/bin/facewire").symlink_to(FACEWIRE)
+        self.port = str(free_port())
+        for file in (self.root / "etc/facewire").glob("*.toml"):
+            file.write_text(self.at_home(file.read_text()).replace("8883", self.port).replace("0.0.0.0", "127.0.0.1"))  # noqa: S104  # is taken out
+
+    def at_home(self, text: str) -> str:
+        """Paths of a machine as paths below our root."""
+        return re.sub(r"(?<=[ \"/:=])/(etc|var|opt)/", rf"{self.root}/\1/", text)
+
+    def settings(self, unit: str, name: str) -> list[str]:
+        template = re.sub(r"@.*\.", "@.", unit)
+        return re.findall(rf"^{name}=(.*)$", self.at_home((self.units / template).read_text()), re.MULTILINE)
+
+    def command(self, unit: str) -> list[str]:
+        """ExecStart, with what it is promised: the state directory, the credentials."""
+        instance = unit.partition("@")[2].removesuffix(".service")
+        credentials = self.folder / f"credentials-{unit}"
+        credentials.mkdir()
+        for line in self.settings(unit, "LoadCredential"):
+            name, _, source = line.replace("%i", instance).partition(":")
+            shutil.copy(source, credentials / name)
+        for state in self.settings(unit, "StateDirectory"):
+            (self.root / "var/lib" / state).mkdir(parents=True, exist_ok=True)
+        (line,) = self.settings(unit, "ExecStart")
+        return line.replace("%i", instance).replace("%d", str(credentials)).split()[1:]
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    return Machine(tmp_path_factory.mktemp("machine"))
+
+
+@pytest.fixture
+def analyze() -> str:
+    found = shutil.which("systemd-analyze")
+    if found is None:
+        pytest.skip("systemd is not installed")
+    return found
+
+
+@pytest.mark.process
+def test_systemd_finds_no_fault_with_the_units(machine: Machine, analyze: str) -> None:
+    for unit in machine.units.glob("*.service"):  # the program must be where they say
+        unit.write_text(unit.read_text().replace("/opt/facewire/bin/facewire", str(FACEWIRE)))
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{machine.units}:"}
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", "--recursive-errors=no", *UNITS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_may_do_little_more_than_use_the_network(machine: Machine, analyze: str, unit: str) -> None:
+    threshold = f"--threshold={MOST_EXPOSED * 10:.0f}"
+    options = ["--offline=true", "--no-pager", threshold, f"--root={machine.root}"]
+    done = subprocess.run([analyze, "security", *options, unit], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    with Manager.in_a_short_folder() as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+        yield manager
+
+
+@pytest.mark.network
+@pytest.mark.process
+def test_the_commands_of_the_units_make_a_pipeline(machine: Machine, manager: Manager) -> None:
+    with ExitStack() as running:
+        for unit in UNITS:
+            started = running.enter_context(Running(*machine.command(unit)))
+            if unit == UNITS[1]:
+                started.wait_for("connected")
+            else:
+                manager.wait_for("READY=1")
+        record = ["device", "record", "--store", str(machine.root / "var/lib/facewire-device/store.db")]
+        event = '{"timestamp": 1764054000000, "score": 0.93, "identity_id": "7", "identity_name": "Ada", "person_type": 1}'
+        subprocess.run([FACEWIRE, *record, event], check=True, capture_output=True)
+        started.wait_for("connected")
+        database = f"sqlite:///{machine.root}/var/lib/facewire-platform/platform.db"
+        while not (stored := ask("events", "--database", database)):
+            pass
+        assert [(row["device"], row["identity_id"]) for row in stored] == [("lobby-1", "7")]
