@@ -9,7 +9,7 @@ from facewire.messages import Status
 from facewire_cli.main import cli
 from facewire_platform.health import Limits, assess, outage_budget, silence, state, troubles
 from facewire_platform.queries import History
-from facewire_platform.store import Store, open_store
+from facewire_platform.store import Store, Taken, open_store
 
 ROW: dict[str, Any] = {
     "device": "d",
@@ -86,16 +86,14 @@ def test_what_is_unhealthy_is_named_with_value_and_limit(changed: dict[str, Any]
 
 def fill(store: Store, device: str, times: list[int], now_ms: int) -> None:
     events = [event(seq)._replace(timestamp=at) for seq, at in enumerate(times, 1)]
-    with store.transaction():
-        for first in range(0, len(events), 100):
-            some = events[first : first + 100]
-            store.take_batch(device, batch(some[0].seq - 1, some[-1].seq, *some), now_ms)
+    for first in range(0, len(events), 100):
+        some = events[first : first + 100]
+        store.take([Taken(device, batch(some[0].seq - 1, some[-1].seq, *some), now_ms)])
 
 
 def tell(store: Store, device: str, now_ms: int, *, at: int, online: bool = True, boot: str = BOOT) -> None:
     said = Status(boot, online, at, EPOCH, head=1, oldest=1, cursor=0, period=30.0, capacity=200) if online else Status(boot, online, at)
-    with store.transaction():
-        store.take_status(device, said, now_ms)
+    store.take([Taken(device, said, now_ms)])
 
 
 def device(path: Path) -> dict[str, Any]:
@@ -131,8 +129,7 @@ def run(path: Path, *arguments: str) -> Result:
 def site(tmp_path: Path) -> Path:
     with open_store(tmp_path / "x.db") as store:
         fill(store, "lobby", [1, 2], 1)
-        with store.transaction():
-            store.take_batch("gate", batch(5, 5, head=9), 1)
+        store.take([Taken("gate", batch(5, 5, head=9), 1)])
     return tmp_path / "x.db"
 
 

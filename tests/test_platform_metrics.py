@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from facewire.messages import Status
 from facewire_platform.metrics import registry
-from facewire_platform.store import open_store
+from facewire_platform.store import Taken, open_store
 from facewire_platform.worker import Counters
 
 BOOT = "00000000000000b1"
@@ -24,9 +24,9 @@ def scrape(path: Path, counters: Counters | None = None, now: float = 100.0) -> 
 
 
 def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(tmp_path: Path) -> None:
-    with open_store(tmp_path / "x.db") as store, store.transaction():
-        store.take_batch("d", batch(0, 5, 1, 2, bad=(bad_event(5),), head=9), 95_000)
-        store.take_status("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2), 95_000)
+    with open_store(tmp_path / "x.db") as store:
+        store.take([Taken("d", batch(0, 5, 1, 2, bad=(bad_event(5),), head=9), 95_000)])
+        store.take([Taken("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2), 95_000)])
     found = scrape(tmp_path / "x.db")
     assert found["facewire_database_up", ""] == 1
     assert [found["facewire_device_state", f"d,{state}"] for state in ("online", "silent", "offline")] == [1, 0, 0]
@@ -39,14 +39,14 @@ def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(tmp_path: Path
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
-    with open_store(tmp_path / "x.db") as store, store.transaction():
-        store.take_batch("d", batch(0, 1, 1), 95_000)
+    with open_store(tmp_path / "x.db") as store:
+        store.take([Taken("d", batch(0, 1, 1), 95_000)])
     assert ("facewire_device_clock_offset_seconds", "d") not in scrape(tmp_path / "x.db")
 
 
 def test_a_device_turns_silent_between_two_scrapes(tmp_path: Path) -> None:
-    with open_store(tmp_path / "x.db") as store, store.transaction():
-        store.take_status("d", Status(BOOT, True, 1, EPOCH), 95_000)
+    with open_store(tmp_path / "x.db") as store:
+        store.take([Taken("d", Status(BOOT, True, 1, EPOCH), 95_000)])
     assert scrape(tmp_path / "x.db", now=155.0)["facewire_device_state", "d,online"] == 1
     assert scrape(tmp_path / "x.db", now=156.0)["facewire_device_state", "d,silent"] == 1
 

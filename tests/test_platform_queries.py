@@ -20,7 +20,7 @@ from facewire.events import MAX_INT, Event, event_from_map
 from facewire.messages import Status
 from facewire_cli.main import cli
 from facewire_platform.queries import Filter, History
-from facewire_platform.store import Store, open_store
+from facewire_platform.store import Store, Taken, Unreadable, open_store
 
 NAMES = ("a", "b", "c")
 VENDOR_EVENTS = Path(__file__).parent / "data" / "vendor-events.jsonl"
@@ -31,10 +31,9 @@ def made(seq: int, at: int, **changed: Any) -> Event:
 
 
 def fill(store: Store, device: str, *events: Event, epoch: str = EPOCH, now_ms: int = 1) -> None:
-    with store.transaction():
-        for first in range(0, len(events), 100):
-            some = events[first : first + 100]
-            store.take_batch(device, batch(some[0].seq - 1, some[-1].seq, *some, epoch=epoch), now_ms)
+    for first in range(0, len(events), 100):
+        some = events[first : first + 100]
+        store.take([Taken(device, batch(some[0].seq - 1, some[-1].seq, *some, epoch=epoch), now_ms)])
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +200,8 @@ def test_reads_go_on_while_the_worker_writes(tmp_path: Path) -> None:
 def test_devices_show_their_newest_epoch_and_all_of_them_on_demand(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         fill(store, "a", made(1, 1), made(9, 2), now_ms=50)
-        with store.transaction():
-            store.take_batch("a", batch(9, 10, bad=(bad_event(10),), boot=BOOT, head=15), 60)
-            store.take_status("b", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0, dropped=3), 70)
+        store.take([Taken("a", batch(9, 10, bad=(bad_event(10),), boot=BOOT, head=15), 60)])
+        store.take([Taken("b", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0, dropped=3), 70)])
         fill(store, "a", made(1, 1), epoch="00000000000000e2", now_ms=80)
     with History(tmp_path / "x.db") as history:
         rows = list(history.devices())
@@ -222,9 +220,7 @@ def test_gaps_and_quarantine_are_read_page_by_page(tmp_path: Path, monkeypatch: 
     with open_store(tmp_path / "x.db") as store:
         for device in ("b", "a"):
             fill(store, device, *(made(seq, seq) for seq in range(1, 12, 2)), now_ms=5)
-        with store.transaction():
-            for number in range(5):
-                store.quarantine("t", f"reason {number}", b"%d" % number, 1)
+        store.take([Taken("", Unreadable("t", f"reason {number}", b"%d" % number), 1) for number in range(5)])
     with History(tmp_path / "x.db") as history:
         assert [(row["device"], row["first"]) for row in history.gaps()] == [(name, seq) for name in "ab" for seq in (2, 4, 6, 8, 10)]
         assert len(list(history.gaps("a"))) == 5
@@ -294,8 +290,8 @@ def test_csv_has_the_columns_and_pretty_shows_times_as_people_write_them(vendor:
 
 def test_status_and_gaps_have_the_fields_that_others_rely_on(vendor: tuple[Path, list[dict[str, Any]]]) -> None:
     path, _ = vendor
-    with open_store(path) as store, store.transaction():
-        store.take_batch("box-1", batch(3, 9, 9), 1)
+    with open_store(path) as store:
+        store.take([Taken("box-1", batch(3, 9, 9), 1)])
     row = lines(run(path, "status", "-o", "json"))[0]
     assert {"device", "epoch", "head", "watermark", "lag", "gaps", "online", "last_seen"} <= row.keys()
     assert (row["head"], row["watermark"], row["lag"], row["gaps"], row["online"]) == (9, 9, 0, 5, False)

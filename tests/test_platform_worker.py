@@ -17,7 +17,8 @@ from facewire.topics import Topics
 from facewire_mqtt.connection import Address, Publication, Received
 from facewire_platform.queries import Filter, History
 from facewire_platform.store import Store
-from facewire_platform.worker import Inbox, Worker
+from facewire_platform.inbox import Inbox
+from facewire_platform.worker import Worker
 
 
 def received(device: str, kind: str, payload: bytes) -> Received:
@@ -116,14 +117,14 @@ def test_bad_messages_stop_none_of_the_others(desk: Desk) -> None:
 
 
 def test_a_message_that_we_fail_on_stops_none_of_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Store.take_batch
+    real = Store._take_batch
 
     def failing(self: Store, device: str, *rest: Any) -> Ack:
         if device == "poison":
             raise ZeroDivisionError("小明")
         return real(self, device, *rest)
 
-    monkeypatch.setattr(Store, "take_batch", failing)
+    monkeypatch.setattr(Store, "_take_batch", failing)
     acks = desk.turn(history("d1", 0, 1), history("poison", 0, 1), history("d2", 0, 1))
     assert [ack.cursor for ack in acks] == [1, 1]
     assert desk.stored() == {("d1", 1), ("d2", 1)}
@@ -154,7 +155,7 @@ def test_what_came_during_an_outage_is_stored_and_acked_after_it(desk: Desk, cap
 
 
 def test_an_outage_in_the_middle_of_storing_one_by_one_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = Store.take_batch, []
+    real, calls = Store._take_batch, []
 
     def failing(self: Store, device: str, *rest: Any) -> Ack:
         calls.append(device)
@@ -164,7 +165,7 @@ def test_an_outage_in_the_middle_of_storing_one_by_one_loses_nothing(desk: Desk,
             raise StoreError("full")
         return real(self, device, *rest)
 
-    monkeypatch.setattr(Store, "take_batch", failing)
+    monkeypatch.setattr(Store, "_take_batch", failing)
     assert [ack.cursor for ack in desk.turn(history("d1", 0, 1), history("poison", 0, 1), history("d2", 0, 1))] == [1]
     assert [ack.cursor for ack in desk.turn()] == [1]
     assert desk.stored() == {("d1", 1), ("d2", 1)}
@@ -195,7 +196,7 @@ def test_a_database_replaced_under_the_worker_is_opened_anew_before_the_next_ack
 
 
 def test_what_was_committed_into_a_file_that_is_gone_is_not_acked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Store.take_batch
+    real = Store._take_batch
 
     def wiped(self: Store, *rest: Any) -> Ack:
         monkeypatch.undo()
@@ -203,7 +204,7 @@ def test_what_was_committed_into_a_file_that_is_gone_is_not_acked(desk: Desk, mo
         return real(self, *rest)
 
     published = desk._publish
-    monkeypatch.setattr(Store, "take_batch", wiped)
+    monkeypatch.setattr(Store, "_take_batch", wiped)
     assert desk.turn(history("d1", 0, 1)) == []
     monkeypatch.setattr(desk.worker._connection, "publish", published)
     assert [ack.cursor for ack in desk.turn()] == [1]

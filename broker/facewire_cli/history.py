@@ -9,7 +9,7 @@ from facewire.events import MAX_INT
 from facewire_cli.options import DEVICE, MOMENT, output_option
 from facewire_cli.output import Form, moment, write_rows
 from facewire_platform.queries import Filter, History
-from facewire_platform.schema import locate
+from facewire_platform.database import locate
 
 EVENT_COLUMNS: Final = (
     "device",

@@ -28,7 +28,7 @@ MOST_PHOTO_BYTES: Final = 150_000
 
 def _check_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     if value is not None:
-        from facewire_platform.schema import locate
+        from facewire_platform.database import locate
 
         try:
             locate(value)
@@ -165,7 +165,7 @@ def _verdict(state: State) -> dict[str, Any]:
 def _stored(database: str, heads: dict[tuple[str, str], int], started_ms: int) -> Kept:
     """What the platform has of the run."""
     from facewire_platform.queries import Filter, History
-    from facewire_platform.schema import locate
+    from facewire_platform.database import locate
 
     names = {device for device, _ in heads}
     stored: defaultdict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))

@@ -1,5 +1,6 @@
 """Questions to the stored history. Reads go on while the worker writes (SQLite's WAL)."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -7,7 +8,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import peewee
 
 from facewire import codec
-from facewire_platform.schema import DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow, Where, open_database, store_errors
+from facewire_platform.database import Where, open_database, store_errors
+from facewire_platform.postgresql import escape, unescape
+from facewire_platform.schema import DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
 
 Row: TypeAlias = dict[str, Any]
 
@@ -31,6 +34,35 @@ class Pace(NamedTuple):
     def until(self, at_ms: int) -> float | None:
         """Events a second until a moment of the device's clock; None where that says nothing."""
         return (self.last - self.first + 1) * 1000 / (at_ms - self.first_at) if at_ms > self.first_at else None
+
+
+#: ms
+HOUR: Final = 3_600_000
+STRANGER: Final = 4
+
+
+class Place(NamedTuple):
+    """An event's place in the order of `History.events`; as text `timestamp:device:epoch:seq`."""
+
+    timestamp: int
+    device: str
+    epoch: str
+    seq: int
+
+    @classmethod
+    def of(cls, row: Row) -> "Place":
+        return cls(*(row[name] for name in cls._fields))
+
+    @classmethod
+    def parse(cls, text: str) -> "Place":
+        """Read it back. Raises `ValueError`."""
+        found = re.fullmatch(r"(-?[0-9]{1,18}):([A-Za-z0-9._-]{1,64}):([0-9A-Fa-f]{16}):([0-9]{1,18})", text)
+        if not found:
+            raise ValueError(f"{text[:120]!a} is not TIMESTAMP:DEVICE:EPOCH:SEQ of an event")
+        return cls(int(found[1]), found[2], found[3], int(found[4]))
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +94,9 @@ class History:
 
     def __init__(self, where: Where) -> None:
         self._where = where
-        self._db = open_database(where, create=False)
+        self._db = open_database(where, "read")
+        # PostgreSQL keeps some texts otherwise than they came.
+        self._kept, self._came = (escape, unescape) if isinstance(where, str) else (_same, _same)
 
     def close(self) -> None:
         self._db.close()
@@ -73,25 +107,25 @@ class History:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def events(self, wanted: Filter, *, limit: int | None = None, newest_first: bool = False) -> Iterator[Row]:
+    def events(self, wanted: Filter, *, after: Place | None = None, limit: int | None = None, newest_first: bool = False) -> Iterator[Row]:
         """Events by device time, then device and seq; read page by page, so any number of them.
 
         Each is a map of device, epoch, seq, then the event's fields as they came. A field of the vendor's that has one of
-        the first two names is given as `event.device` or `event.epoch`.
+        the first two names is given as `event.device` or `event.epoch`. With `after` they begin behind that place.
         """
         streams: dict[int, tuple[str, str]] = {}
-        after = None
+        key = None if after is None else self._key(after)
         left = limit
         while left is None or left > 0:
             page = PAGE if left is None else min(PAGE, left)
-            rows = self._rows(self._page(wanted, after, newest_first=newest_first).limit(page).tuples())
+            rows = self._rows(self._page(wanted, key, newest_first=newest_first).limit(page).tuples())
             if any(row[0] not in streams for row in rows):
                 told = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).tuples()
                 streams = {stream: (device, epoch) for stream, device, epoch in self._rows(told)}
-            yield from (_event(streams[row[0]], row) for row in rows)
+            yield from (_event(streams[row[0]], tuple(map(self._came, row))) for row in rows)
             if len(rows) < page:
                 return
-            after = (rows[-1][2], rows[-1][0], rows[-1][1])
+            key = (rows[-1][2], rows[-1][0], rows[-1][1])
             left = None if left is None else left - page
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
@@ -115,9 +149,34 @@ class History:
             for gap in self._paged(found.dicts(), GapRow.first):
                 yield {"device": name, "epoch": epoch, **gap, "events": gap["last"] - gap["first"] + 1}
 
-    def quarantine(self) -> Iterator[Row]:
-        """What broke the contract, oldest first."""
-        yield from self._paged(QuarantineRow.select().dicts(), QuarantineRow.id)
+    def hourly(self, wanted: Filter) -> Iterator[Row]:
+        """Counts of each hour (UTC) from `since` to `until`, both of which are given: events, of strangers, and distinct other people.
+
+        One hour at a time: nothing is sorted, and between two hours the database is free.
+        """
+        if wanted.since is None or wanted.until is None:
+            raise ValueError("since and until are not both given")
+        stranger = EventRow.person_type == STRANGER
+        counts = (
+            peewee.fn.COUNT(EventRow.seq).alias("events"),
+            peewee.fn.COUNT(peewee.Case(None, [(stranger, 1)])).alias("strangers"),
+            peewee.fn.COUNT(peewee.Case(None, [(~stranger, EventRow.identity_id)]).distinct()).alias("people"),
+        )
+        for hour in range(wanted.since - wanted.since % HOUR, wanted.until, HOUR):
+            query = EventRow.select(*counts)
+            for condition in self._conditions(replace(wanted, since=max(hour, wanted.since), until=min(hour + HOUR, wanted.until))):
+                query = query.where(condition)
+            yield {"hour": hour, **self._rows(query.dicts())[0]}
+
+    def quarantine(self, *, newest_first: bool = False) -> Iterator[Row]:
+        """What broke the contract, oldest first unless it is asked for otherwise."""
+        yield from self._paged(QuarantineRow.select().dicts(), QuarantineRow.id, newest_first=newest_first)
+
+    def _key(self, place: Place) -> tuple[int, int, int]:
+        """A place by the columns that the order is made of; a stream that is not there comes before any other."""
+        stream = StreamRow.select(StreamRow.id).where((StreamRow.device == place.device) & (StreamRow.epoch == place.epoch))
+        found = self._rows(stream.tuples())
+        return (place.timestamp, found[0][0] if found else 0, place.seq)
 
     def _page(self, wanted: Filter, after: tuple[int, int, int] | None, *, newest_first: bool) -> Any:
         event = EventRow
@@ -134,12 +193,14 @@ class History:
             query = query.where(here < there if newest_first else here > there)
         return query.order_by(*(column.desc() if newest_first else column for column in key))
 
-    def _paged(self, query: Any, key: Any) -> Iterator[Row]:
+    def _paged(self, query: Any, key: Any, *, newest_first: bool = False) -> Iterator[Row]:
         """All rows of a query by one column, which they give under its name."""
-        page = self._rows(query.order_by(key).limit(PAGE))
+        query = query.order_by(key.desc() if newest_first else key).limit(PAGE)
+        page = self._rows(query)
         while page:
             yield from page
-            page = self._rows(query.where(key > page[-1][key.name]).order_by(key).limit(PAGE))
+            last = page[-1][key.name]
+            page = self._rows(query.where(key < last if newest_first else key > last))
 
     def _conditions(self, wanted: Filter) -> Iterator[Any]:
         event = EventRow
@@ -150,11 +211,12 @@ class History:
         if wanted.device is not None:
             yield self._of_device(wanted.device)
         if wanted.person is not None:
-            yield (event.identity_id == wanted.person) | (event.identity_name == wanted.person)
+            person = self._kept(wanted.person)
+            yield (event.identity_id == person) | (event.identity_name == person)
         if wanted.person_type is not None:
             yield event.person_type == wanted.person_type
         if wanted.group is not None:
-            yield event.group_name == wanted.group
+            yield event.group_name == self._kept(wanted.group)
         if wanted.min_score is not None:
             yield event.score >= wanted.min_score
 
@@ -170,6 +232,10 @@ class History:
     def _rows(self, query: Any) -> list[Any]:
         with store_errors(self._where):
             return list(query.bind(self._db))
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _event(stream: tuple[str, str], row: tuple[Any, ...]) -> Row:

@@ -1,36 +1,25 @@
-"""The tables of the platform's store, and how its database is opened.
+"""The tables of the platform's store.
 
     device ──< stream ──< event          one stream for each epoch of a device; a small integer stands for it
                      ├──< gap            ranges that are lost
                      ├──< rejected       seqs that broke the contract
                      └──< quarantine     what broke it, as long as there is room
 
-Few indexes: each one costs a third of the speed of ingest. The primary key (stream, seq) is the identity of an event and
-serves acks and paging by device; the one index beside it serves time ranges.
+Few indexes, for each one costs ingest. The primary key (stream, seq) is the identity of an event and serves acks and paging
+by device; one index beside it serves time ranges, another persons. The latter begins with the hour, so that what is written
+now lies together: with the person first each event would change a page of its own (twenty times the WAL). The events are not partitioned by month: a
+key that holds no time could then not be unique over all of them, and it is what makes an event be there once.
+
+A change of these is a migration (`migrate`), and a new number here.
 """
 
-import contextlib
-import logging
-import re
-import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final
 
 import peewee
 
 from facewire.errors import StoreError
 
-# At DEBUG, peewee logs each statement with its values, names of people among them.
-logging.getLogger("peewee").setLevel(logging.INFO)
-
-SCHEMA: Final = 1
-_APPLICATION_ID: Final = 0x46575046  # "FWPF"
-#: Another process may be migrating, or deleting, s. A worker that waits cannot be told to stop.
-BUSY_TIMEOUT: Final = 5.0
-#: Primary result codes after which the same may work later: busy, locked, no memory, read-only, interrupted, I/O error,
-#: full, cannot open, locking protocol (https://www.sqlite.org/rescode.html).
-_OUTAGES: Final = frozenset((5, 6, 7, 8, 9, 10, 13, 14, 15))
+SCHEMA: Final = 2
 
 
 class StoreRow(peewee.Model):
@@ -61,7 +50,11 @@ class DeviceRow(peewee.Model):
 
 
 class StreamRow(peewee.Model):
-    """One epoch of a device. At any time watermark = events stored at or below it (or deleted since) + gaps + quarantined."""
+    """One epoch of a device.
+
+    At any time watermark = (stored - events above the watermark) + gaps + quarantined. Retention changes none of these: it
+    deletes at and below the watermark only, and what it deleted is not counted again when it comes again.
+    """
 
     id = peewee.AutoField()
     device = peewee.TextField()
@@ -69,6 +62,8 @@ class StreamRow(peewee.Model):
     watermark = peewee.BigIntegerField(default=0)
     head = peewee.BigIntegerField(default=0)
     oldest = peewee.BigIntegerField(default=1)
+    #: Events that were ever stored, above the watermark too.
+    stored = peewee.BigIntegerField(default=0)
     #: Events in gaps.
     gaps = peewee.BigIntegerField(default=0)
     #: Events at or below the watermark that broke the contract.
@@ -101,6 +96,18 @@ class EventRow(peewee.Model):
         table_name = "event"
         primary_key = peewee.CompositeKey("stream", "seq")
         indexes = ((("timestamp", "stream", "seq"), False),)
+
+
+#: Hour of an event by the device's clock. A literal, as an index on an expression is found by its text.
+HOUR: Final = EventRow.timestamp / peewee.SQL("3600000")
+
+
+def indexed(text: Any) -> Any:
+    """As much of a text as an index holds: PostgreSQL refuses rows whose entry is over 2,704 bytes."""
+    return peewee.fn.SUBSTR(text, peewee.SQL("1"), peewee.SQL("64"))
+
+
+EventRow.add_index(EventRow.index(HOUR, indexed(EventRow.identity_id), EventRow.timestamp, name="event_person"))
 
 
 class GapRow(peewee.Model):
@@ -153,89 +160,35 @@ class QuarantineRow(peewee.Model):
 
 TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, RejectedRow, QuarantineRow)
 
-
-#: Where a database is: the file of SQLite, or the postgresql:// URL.
-Where: TypeAlias = Path | str
-
-
-def locate(url: str) -> Where:
-    """What `sqlite:///FILE` (four slashes for an absolute path) or `postgresql://…` names.
-
-    Raises:
-        ValueError: it names no database.
-    """
-    if found := re.fullmatch(r"sqlite:///(.+)", url):
-        return Path(found[1])
-    if re.match(r"postgres(ql)?://", url):
-        return url
-    raise ValueError(f"database {url!r} is neither sqlite:///FILE nor postgresql://USER@HOST/NAME")
+#: What the store reads of a stream and a device, in this order.
+STREAM_COLUMNS: Final[tuple[Any, ...]] = StreamRow._meta.sorted_fields
+DEVICE_COLUMNS: Final[tuple[Any, ...]] = DeviceRow._meta.sorted_fields
+EVENT_COLUMNS: Final[tuple[Any, ...]] = EventRow._meta.sorted_fields
+#: A stream that was never seen: `STREAM_COLUMNS` after id, device and epoch.
+NEW_STREAM: Final = (0, 0, 1, 0, 0, 0, "", 0)
 
 
-def open_database(path: Where, *, create: bool) -> peewee.SqliteDatabase:
-    """Open the database on the calling thread, which alone may use it.
-
-    Args:
-        path: the file; SQLite keeps two more beside it (-wal, -shm).
-        create: for writing, and made if missing; without it nothing is written, not even to recover it after a crash.
+def check_schema(where: object, found: int) -> None:
+    """Refuse a database of another schema.
 
     Raises:
-        StoreError: missing, not ours, or of another schema.
+        StoreError: says whether the database or facewire is to be brought up to date.
     """
-    if isinstance(path, str):
-        raise StoreError("PostgreSQL is not supported yet")
-    if path.is_dir():
-        raise StoreError(f"{path}: is a directory")
-    if not create and not path.exists():
-        raise StoreError(f"{path}: there is no database")
-    # Without a WAL, SQLite makes one even for reading, and only a connection that may write removes it.
-    mode = "rwc" if create else "ro" if path.with_name(path.name + "-wal").exists() else "rw"
-    database = peewee.SqliteDatabase(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT, autoconnect=False)
-    try:
-        with store_errors(path):
-            database.connect()
-            _prepare(database, path, create=create)
-    except BaseException:
-        database.close()
-        raise
-    return database
+    if found > SCHEMA:
+        raise StoreError(f"{where}: has schema {found}, this facewire knows {SCHEMA}: it needs a newer facewire")
+    if found < SCHEMA:
+        raise StoreError(f"{where}: has schema {found}, this facewire needs {SCHEMA}: run `facewire platform migrate`")
 
 
-@contextlib.contextmanager
-def store_errors(path: Where) -> Iterator[None]:
-    """What the database raises becomes a `StoreError`."""
-    try:
-        yield
-    except (peewee.PeeweeException, sqlite3.Error) as exc:
-        raise StoreError(f"{path}: {exc}") from exc
+def __getattr__(name: str) -> Any:  # for the day, until all import it from database
+    if name in {"locate", "Where", "store_errors"}:
+        from facewire_platform import database
 
+        return getattr(database, name)
+    if name == "open_database":
+        from facewire_platform import database
 
-def is_outage(exc: BaseException | None) -> bool:
-    """Whether what the database raised is about its state, and not about what was asked of it."""
-    if exc is None:
-        return False
-    code = getattr(getattr(exc, "orig", exc), "sqlite_errorcode", 0)  # orig: peewee's
-    # A rollback fails where SQLite itself has rolled back, as when the disk is full: look at what it came after.
-    return code & 0xFF in _OUTAGES or is_outage(exc.__context__)
-
-
-def _prepare(database: peewee.SqliteDatabase, path: Path, *, create: bool) -> None:
-    application, schema = database.pragma("application_id"), database.pragma("user_version")
-    if create and not database.get_tables() and not application:
-        database.pragma("page_size", 16_384)  # before the first page is written
-    elif application != _APPLICATION_ID:
-        raise StoreError(f"{path}: is not the database of a facewire platform")
-    elif schema != SCHEMA:
-        raise StoreError(f"{path}: has schema {schema}, this facewire knows {SCHEMA}")
-    settings = (("journal_mode", "wal"), ("synchronous", "full"), ("cache_size", -65_536)) if create else (("query_only", 1),)
-    for name, value in settings:
-        database.pragma(name, value)
-
-
-def create_tables(database: peewee.SqliteDatabase, identity: str) -> None:
-    """Make the tables of a new database, all or none."""
-    with database.transaction("IMMEDIATE"), database.bind_ctx(TABLES):
-        if not database.get_tables():
-            database.create_tables(TABLES)
-            StoreRow.create(identity=identity)
-            database.pragma("application_id", _APPLICATION_ID)
-            database.pragma("user_version", SCHEMA)
+        return lambda where, *, create=False, write=False: database.open_database(
+            where, "create" if create else "write" if write else "read"
+        )
+    raise AttributeError(name)

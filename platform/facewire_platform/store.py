@@ -1,19 +1,20 @@
 """What the worker writes: batches, matches, statuses, quarantine. One thread, one transaction per group of messages.
 
+    read what the group's messages need ─▶ decide one message after the other ─▶ write what came of it ─▶ commit
+
 The rules are `ingest` and `presence`; this module reads what they need and writes what they decide. Nothing is kept in
-memory between messages: another worker could go on at any moment.
+memory between groups: another worker could go on at any moment.
 """
 
 import contextlib
-import fcntl
-import functools
 import hashlib
+import operator
 import os
 import secrets
-import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import peewee
 
@@ -22,66 +23,111 @@ from facewire.errors import BatchRefused, StoreError
 from facewire.events import Event
 from facewire.messages import Ack, Batch, Match, Status, to_map
 from facewire_platform import presence
+from facewire_platform.database import DATABASE_ERRORS, Where, is_outage, open_database, shown, store_errors
 from facewire_platform.ingest import Content, Decision, Range, answer, decide
-from facewire_platform.schema import (
-    DeviceRow,
-    EventRow,
-    GapRow,
-    QuarantineRow,
-    RejectedRow,
-    StreamRow,
-    Where,
-    create_tables,
-    is_outage,
-    open_database,
-    store_errors,
-)
+from facewire_platform.migrate import create_tables
+from facewire_platform.postgresql import PostgresqlStatements
+from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, GapRow, QuarantineRow, RejectedRow, StreamRow
+from facewire_platform.sqlite import SqliteStatements, lock
 
 #: Quarantine keeps this many entries, and this much of each.
 MOST_QUARANTINED: Final = 10_000
 MOST_RAW_BYTES: Final = 64 * 1024
 #: A batch over a wider range of seqs than this has events far apart: look them up one by one.
 DENSE: Final = 1_000
-#: A match moves its stream's last_seen at most this often, ms.
-SEEN_EVERY_MS: Final = 1_000
+#: Gaps in one INSERT.
+GAPS_AT_ONCE: Final = 1_000
 
 
-class _Stream(NamedTuple):
+class Unreadable(NamedTuple):
+    """A message that is kept for a human."""
+
+    topic: str
+    reason: str
+    raw: bytes
+
+
+class Taken(NamedTuple):
+    """A message as it is stored."""
+
+    device: str
+    message: Batch | Match | Status | BatchRefused | Unreadable
+    #: Platform clock, ms since 1970 UTC.
+    at_ms: int
+    #: The broker kept it, nobody knows for how long.
+    retained: bool = False
+
+
+#: The ack of a batch; of anything else, whether it counted: false for a will or status of an earlier boot.
+Outcome: TypeAlias = Ack | bool
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A row of the stream table, as it is and as it becomes."""
+
     id: int
+    device: str
+    epoch: str
     watermark: int
     head: int
+    oldest: int
+    stored: int
     gaps: int
     quarantined: int
     boot: str
     last_seen: int
 
 
-class _Device(NamedTuple):
+@dataclass(slots=True)
+class _Device:
+    """A row of the device table, as it is and as it becomes."""
+
     device: str
-    boots: str
-    epoch: str | None
-    online: bool
-    last_seen: int
-    status: bytes | None
+    boots: str = ""
+    epoch: str | None = None
+    online: bool = False
+    last_seen: int = 0
+    status: bytes | None = None
+
+
+_STREAM_ROW: Final = operator.attrgetter(*(column.name for column in STREAM_COLUMNS))
+_DEVICE_ROW: Final = operator.attrgetter(*(column.name for column in DEVICE_COLUMNS))
+
+
+@dataclass(slots=True)
+class _Group:
+    """What one transaction reads, and is to write."""
+
+    streams: dict[tuple[str, str], _Stream] = field(default_factory=dict)
+    devices: dict[str, _Device] = field(default_factory=dict)
+    #: Of each stream, what is stored of the seqs that the messages are about.
+    contents: dict[int, dict[int, Content]] = field(default_factory=dict)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+    #: By identity: the streams and devices that are to be written.
+    changed: dict[int, _Stream] = field(default_factory=dict)
+    told: dict[str, _Device] = field(default_factory=dict)
 
 
 class Store:
     """An open store for writing. Use `open_store`."""
 
-    def __init__(self, path: Path, database: peewee.SqliteDatabase, identity: str, lock: int) -> None:
-        self._path = path
+    def __init__(self, where: Where, database: Any, held: int | None) -> None:
+        self._where = where
         self._db = database
-        self._lock: int | None = lock
-        self._file = _file(path)
+        self._held = held
+        self._file = _file(where)
         self._pack = codec.packer()
-        self.identity = identity
+        self._sql = SqliteStatements(database) if isinstance(where, Path) else PostgresqlStatements(database)
+        #: Given with each ack.
+        self.identity: str = database.execute_sql("SELECT identity FROM store").fetchone()[0]
 
     def close(self) -> None:
         """May be called twice."""
         self._db.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def __enter__(self) -> "Store":
         return self
@@ -89,126 +135,167 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or none of what is taken inside; durable when it ends.
-
-        Raises:
-            StoreError: an outage (locked, full): none of it was written, and later all of it may be. Or `replaced`.
-        """
-        try:
-            with self._db.transaction("IMMEDIATE"):
-                yield
-        except (peewee.PeeweeException, sqlite3.Error) as exc:
-            if is_outage(exc):
-                raise StoreError(f"{self._path}: {exc}") from exc
-            raise
-        if self.replaced:
-            raise StoreError(f"{self._path}: was removed or replaced while in use")
-
     @property
     def replaced(self) -> bool:
-        """Whether the file is there no more: what is written now is written to nowhere."""
-        return _file(self._path) != self._file
+        """Whether the database is there no more: the file was removed or replaced, or the connection is lost."""
+        return _file(self._where) != self._file or not self._db.is_connection_usable()
 
-    def take_batch(self, device: str, batch: Batch, now_ms: int) -> Ack:
-        """Store a batch; the ack may be published once the transaction has ended."""
-        stream = self._stream(device, batch.epoch)
-        decision = decide(batch, stream.watermark, *self._stored(stream, batch))
-        self._insert(stream.id, decision.store)
-        gaps, quarantined = self._fill(stream.id, decision.late)
+    def take(self, messages: Sequence[Taken]) -> list[Outcome]:
+        """Store a group of messages in one transaction, durable when this returns; only then may its acks be published.
+
+        Returns:
+            What came of each message, in their order.
+
+        Raises:
+            StoreError: an outage (locked, full, no connection): none of it was written, and later all of it may be. After a
+                connection that was lost in the middle of a commit it may have been: taking it again does no harm.
+        """
+        try:
+            with self._sql.begin():
+                group = self._read(messages)
+                outcomes = [self._take(taken, group) for taken in messages]
+                self._write(group)
+        except DATABASE_ERRORS as exc:
+            if is_outage(exc):
+                raise StoreError(f"{shown(self._where)}: {str(exc).strip()}") from exc
+            raise
+        if _file(self._where) != self._file:
+            raise StoreError(f"{self._where}: was removed or replaced while in use")
+        return outcomes
+
+    def _read(self, messages: Sequence[Taken]) -> _Group:
+        group = _Group()
+        about = [(taken.device, taken.message) for taken in messages if isinstance(taken.message, Batch | Match)]
+        keys = dict.fromkeys((device, message.epoch) for device, message in about)
+        group.streams = {(row[1], row[2]): _Stream(*row) for row in self._sql.streams(list(keys))}
+        group.contents = {stream.id: {} for stream in group.streams.values()}
+        ranges = [span for device, message in about for span in _ranges(group.streams[device, message.epoch].id, message)]
+        for stream, seq, timestamp, identity_id, score in self._sql.contents(ranges):
+            group.contents[stream][seq] = Content(timestamp, identity_id, score)
+        names = {device for device, message in about if message.boot != group.streams[device, message.epoch].boot}
+        names |= {taken.device for taken in messages if isinstance(taken.message, Status)}
+        group.devices = {row[0]: _Device(*row) for row in self._sql.devices(sorted(names))}
+        return group
+
+    def _write(self, group: _Group) -> None:
+        self._insert_events(group)
+        if group.changed:
+            self._sql.update_streams(list(map(_STREAM_ROW, group.changed.values())))
+        if group.told:
+            self._sql.write_devices(list(map(_DEVICE_ROW, group.told.values())))
+
+    def _insert_events(self, group: _Group) -> None:
+        if group.events:
+            self._sql.insert_events(group.events)
+            group.events = []
+
+    def _take(self, taken: Taken, group: _Group) -> Outcome:
+        match taken.message:
+            case Batch() as batch:
+                return self._take_batch(taken.device, batch, taken.at_ms, group)
+            case Match() as match:
+                self._take_match(taken.device, match, taken.at_ms, group)
+                return True
+            case Status() as status:
+                return self._take_status(taken.device, status, None if taken.retained else taken.at_ms, group)
+            case BatchRefused() as refused:
+                return self._answer_refused(taken.device, refused)
+            case Unreadable(topic, reason, raw):
+                self._quarantine(topic, reason, raw, taken.at_ms)
+                return True
+
+    def _take_batch(self, device: str, batch: Batch, now_ms: int, group: _Group) -> Ack:
+        stream = group.streams[device, batch.epoch]
+        decision = decide(batch, stream.watermark, *self._stored(stream, batch, group))
+        self._add(stream, decision.store, group)
+        gaps, quarantined = self._fill(stream, decision.late)
+        stream.stored += len(decision.store) - len(decision.late) + gaps + quarantined
         self._declare(stream.id, decision.declared, now_ms)
         self._reject(device, stream.id, decision, now_ms)
-        if batch.boot != stream.boot:
-            self._see_boot(device, batch.boot, batch.epoch, now_ms)
-        gaps = stream.gaps - gaps + sum(span.size for span in decision.declared)
-        quarantined = stream.quarantined - quarantined + len(decision.quarantined)
-        self._db.execute_sql(
-            _UPDATE_STREAM, (decision.watermark, batch.head, batch.oldest, gaps, quarantined, batch.boot, now_ms, stream.id)
-        )
+        stream.gaps += sum(span.size for span in decision.declared) - gaps
+        stream.quarantined += len(decision.quarantined) - quarantined
+        stream.watermark, stream.head, stream.oldest = decision.watermark, batch.head, batch.oldest
+        self._see(stream, batch.boot, now_ms, group)
         return answer(batch, decision, self.identity)
 
-    def take_refused(self, device: str, refused: BatchRefused) -> Ack:
+    def _answer_refused(self, device: str, refused: BatchRefused) -> Ack:
         """The answer to a batch that breaks the contract as a whole; nothing of it counts."""
-        row = self._db.execute_sql(_SELECT_STREAM, (device, refused.epoch)).fetchone()
-        watermark = _Stream(*row).watermark if row else 0
+        query = StreamRow.select(StreamRow.watermark).where((StreamRow.device == device) & (StreamRow.epoch == refused.epoch))
+        watermark = next((row[0] for row in self._run(query.tuples())), 0)
         return Ack(refused.epoch, refused.boot, refused.key, watermark, self.identity, error=str(refused))
 
-    def take_match(self, device: str, match: Match, now_ms: int) -> None:
+    def _take_match(self, device: str, match: Match, now_ms: int, group: _Group) -> None:
         """Store the realtime copy of an event; a no-op where its history copy came first."""
-        stream, seq = self._stream(device, match.epoch), match.event.seq
-        if self._contents(stream.id, seq, seq):
+        stream, seq = group.streams[device, match.epoch], match.event.seq
+        if seq in group.contents[stream.id]:
             return
-        self._insert(stream.id, (match.event,))
-        gaps, quarantined = self._fill(stream.id, (seq,)) if seq <= stream.watermark else (0, 0)
-        if match.boot != stream.boot:
-            self._see_boot(device, match.boot, match.epoch, now_ms)
-        elif not gaps and not quarantined and seq <= stream.head and now_ms - stream.last_seen < SEEN_EVERY_MS:
-            return
-        counts = stream.gaps - gaps, stream.quarantined - quarantined
-        self._db.execute_sql(_UPDATE_BY_MATCH, (max(stream.head, seq), *counts, match.boot, now_ms, stream.id))
+        self._add(stream, (match.event,), group)
+        late = (seq,) if seq <= stream.watermark else ()
+        gaps, quarantined = self._fill(stream, late)
+        stream.stored += 1 - len(late) + gaps + quarantined
+        stream.gaps -= gaps
+        stream.quarantined -= quarantined
+        stream.head = max(stream.head, seq)
+        self._see(stream, match.boot, now_ms, group)
 
-    def take_status(self, device: str, status: Status, now_ms: int) -> bool:
-        """Note what a device says of itself; False for a will or status of an earlier boot, which is ignored."""
-        known = self._device(device)
+    def _take_status(self, device: str, status: Status, now_ms: int | None, group: _Group) -> bool:
+        """Note what a device says of itself; False for a will or status of an earlier boot, which is ignored.
+
+        One that the broker had kept, where `now_ms` is None, is no sign of life: its device may have died with its broker.
+        """
+        known = group.devices.setdefault(device, _Device(device))
         boots = tuple(known.boots.split())
         if not presence.counts(boots, status.boot, online=status.online):
             return False
-        said = codec.pack(to_map(status)) if status.online else known.status
-        boots = presence.seen(boots, status.boot)
-        self._write_device(
-            known._replace(boots=" ".join(boots), epoch=status.epoch or known.epoch, online=status.online, status=said), now_ms
-        )
+        known.boots = " ".join(presence.seen(boots, status.boot))
+        known.epoch = status.epoch or known.epoch
+        known.online = status.online
+        known.last_seen = known.last_seen if now_ms is None else now_ms
+        if status.online:
+            known.status = codec.pack(to_map(status) | ({} if now_ms is None else {"received_at": now_ms}))
+        group.told[device] = known
         return True
 
-    def quarantine(self, topic: str, reason: str, raw: bytes, now_ms: int) -> None:
-        """Keep a message that cannot be read, for a human."""
-        self._quarantine(topic, reason, raw, now_ms)
-
-    def _stream(self, device: str, epoch: str) -> _Stream:
-        row = self._db.execute_sql(_SELECT_STREAM, (device, epoch)).fetchone()
-        if row is None:
-            self._db.execute_sql(_INSERT_STREAM, (device, epoch, 0, 0, 1, 0, 0, "", 0))
-            row = self._db.execute_sql(_SELECT_STREAM, (device, epoch)).fetchone()
-        return _Stream(*row)
-
-    def _stored(self, stream: _Stream, batch: Batch) -> tuple[dict[int, Content], list[Range]]:
+    def _stored(self, stream: _Stream, batch: Batch, group: _Group) -> tuple[dict[int, Content], list[Range]]:
         """What `decide` must know: contents of the batch's own seqs, and where else there are events."""
-        if batch.cursor - batch.after <= DENSE:
-            return self._contents(stream.id, batch.after + 1, batch.cursor), []
-        stored: dict[int, Content] = {}
-        for seq in (*(event.seq for event in batch.events), *(bad.seq for bad in batch.bad if bad.seq is not None)):
-            stored |= self._contents(stream.id, seq, seq)
-        first = max(batch.after, stream.watermark) + 1
-        if batch.after > stream.watermark or first > batch.cursor:
+        known = group.contents[stream.id]
+        stored = {seq: content for seq, content in known.items() if batch.after < seq <= batch.cursor} if known else known
+        start = max(batch.after, stream.watermark)
+        if batch.cursor - batch.after <= DENSE or batch.after > stream.watermark or start >= batch.cursor:
             return stored, []
-        return stored, [Range(*row) for row in self._db.execute_sql(_SELECT_RUNS, (stream.id, first, batch.cursor)).fetchall()]
+        self._insert_events(group)
+        return stored, [Range(*row) for row in self._runs(stream.id, start + 1, batch.cursor)]
 
-    def _contents(self, stream: int, first: int, last: int) -> dict[int, Content]:
-        if first > last:  # which may be past the last integer
-            return {}
-        rows = self._db.execute_sql(_SELECT_STORED, (stream, first, last)).fetchall()
-        return {seq: Content(timestamp, identity_id, score) for seq, timestamp, identity_id, score in rows}
+    def _add(self, stream: _Stream, events: tuple[Event, ...], group: _Group) -> None:
+        contents, pack, number = group.contents[stream.id], self._pack, stream.id
+        for event in events:
+            contents[event.seq] = Content(event.timestamp, event.identity_id, event.score)
+            group.events.append((number, *event[:-1], pack(event.extra) if event.extra else None))
 
-    def _insert(self, stream: int, events: tuple[Event, ...]) -> None:
-        if events:
-            values: list[Any] = []
-            for event in events:
-                values += (stream, *event)
-                values[-1] = self._pack(event.extra) if event.extra else None
-            self._db.execute_sql(_insert_events(len(events)), values)
+    def _see(self, stream: _Stream, boot: str, now_ms: int, group: _Group) -> None:
+        if boot != stream.boot:
+            known = group.devices.setdefault(stream.device, _Device(stream.device))
+            boots = presence.seen(tuple(known.boots.split()), boot)
+            if boots[-1] == boot:
+                known.boots, known.epoch, known.last_seen = " ".join(boots), stream.epoch, now_ms
+                group.told[stream.device] = known
+        stream.boot, stream.last_seen = boot, now_ms
+        group.changed[stream.id] = stream
 
-    def _fill(self, stream: int, seqs: tuple[int, ...]) -> tuple[int, int]:
-        """Seqs came that were given up: take them out of gaps and quarantine; returns how many of each."""
+    def _fill(self, stream: _Stream, seqs: tuple[int, ...]) -> tuple[int, int]:
+        """Seqs came that were given up: take them out of gaps and quarantine; returns how many of each.
+
+        A seq that was neither is one that retention had deleted.
+        """
         gaps = quarantined = 0
-        for seq in seqs:
-            before = GapRow.select().where((GapRow.stream == stream) & (GapRow.first <= seq)).order_by(GapRow.first.desc()).limit(1)
+        for seq in seqs if stream.gaps or stream.quarantined else ():
+            before = GapRow.select().where((GapRow.stream == stream.id) & (GapRow.first <= seq)).order_by(GapRow.first.desc()).limit(1)
             gap = next(iter(self._run(before)), None)
             if gap is not None and seq <= gap.last:
                 gaps += 1
-                self._split_gap(stream, seq, gap)
-            quarantined += self._run(RejectedRow.delete().where((RejectedRow.stream == stream) & (RejectedRow.seq == seq)))
-            self._run(QuarantineRow.delete().where((QuarantineRow.stream == stream) & (QuarantineRow.seq == seq)))
+                self._split_gap(stream.id, seq, gap)
+            quarantined += self._run(RejectedRow.delete().where((RejectedRow.stream == stream.id) & (RejectedRow.seq == seq)))
+            self._run(QuarantineRow.delete().where((QuarantineRow.stream == stream.id) & (QuarantineRow.seq == seq)))
         return gaps, quarantined
 
     def _split_gap(self, stream: int, seq: int, gap: GapRow) -> None:
@@ -217,27 +304,25 @@ class Store:
         self._declare(stream, [part for part in parts if part.size], gap.declared_at)
 
     def _declare(self, stream: int, gaps: Sequence[Range], declared_at: int) -> None:
-        for gap in gaps:
-            self._db.execute_sql(_INSERT_GAP, (stream, *gap, declared_at))
+        for start in range(0, len(gaps), GAPS_AT_ONCE):
+            some = [
+                {"stream": stream, "first": gap.first, "last": gap.last, "declared_at": declared_at} for gap in gaps[start:][:GAPS_AT_ONCE]
+            ]
+            self._run(GapRow.insert_many(some))
+
+    def _runs(self, stream: int, first: int, last: int) -> Any:
+        """First and last of each run of seqs that are stored without a hole; as many rows as there are runs, not events."""
+        place = peewee.fn.ROW_NUMBER().over(order_by=[EventRow.seq])
+        numbered = EventRow.select(EventRow.seq, (EventRow.seq - place).alias("run"))
+        numbered = numbered.where((EventRow.stream == stream) & EventRow.seq.between(first, last))
+        runs = peewee.Select([numbered], [peewee.fn.MIN(numbered.c.seq), peewee.fn.MAX(numbered.c.seq)])
+        return self._run(runs.group_by(numbered.c.run).tuples())
 
     def _reject(self, device: str, stream: int, decision: Decision, now_ms: int) -> None:
         for bad in decision.rejected:
             self._quarantine(f"{device}/history", bad.reason, bad.raw, now_ms, stream, bad.seq)
         for seq in decision.quarantined:
             self._run(RejectedRow.insert(stream=stream, seq=seq))
-
-    def _device(self, device: str) -> _Device:
-        row = self._db.execute_sql(_SELECT_DEVICE, (device,)).fetchone()
-        return _Device(*row) if row else _Device(device, "", None, False, 0, None)
-
-    def _write_device(self, device: _Device, now_ms: int) -> None:
-        self._db.execute_sql(_UPSERT_DEVICE, device._replace(last_seen=now_ms))
-
-    def _see_boot(self, device: str, boot: str, epoch: str, now_ms: int) -> None:
-        known = self._device(device)
-        boots = presence.seen(tuple(known.boots.split()), boot)
-        if boots[-1] == boot:
-            self._write_device(known._replace(boots=" ".join(boots), epoch=epoch), now_ms)
 
     def _quarantine(self, topic: str, reason: str, raw: bytes, now_ms: int, stream: int | None = None, seq: int | None = None) -> None:
         digest = hashlib.sha256(repr((topic, stream, seq)).encode() + raw).digest()
@@ -261,106 +346,49 @@ class Store:
         return query.bind(self._db).execute()
 
 
-def open_store(path: Where) -> Store:
-    """Open the store for writing, or make it. One process at a time writes to a SQLite store.
+def open_store(where: Where, *, alone: bool = True) -> Store:
+    """Open the store for writing.
+
+    Args:
+        where: made if it is not there.
+        alone: as a worker. One process at a time is that of a SQLite store, any number of a PostgreSQL one. Otherwise for a
+            command that writes a little beside a worker: the store must be there.
 
     Raises:
         StoreError: another worker has it, or it cannot be opened (see `open_database`).
     """
-    if isinstance(path, str):
-        raise StoreError("PostgreSQL is not supported yet")
-    if path.is_dir():
-        raise StoreError(f"{path}: is a directory")
-    lock = _lock(path.resolve())
-    try:
-        database = open_database(path, create=True)
-        try:
-            with store_errors(path):
+    if isinstance(where, Path) and where.is_dir():
+        raise StoreError(f"{where}: is a directory")
+    held = lock(where) if alone and isinstance(where, Path) else None
+    with contextlib.ExitStack() as undo:
+        if held is not None:
+            undo.callback(os.close, held)
+        database = open_database(where, "create" if alone else "write")
+        undo.callback(database.close)
+        with store_errors(where):
+            if alone:
                 create_tables(database, secrets.token_hex(8))
-                identity = database.execute_sql("SELECT identity FROM store").fetchone()[0]
-        except BaseException:
-            database.close()
-            raise
-    except BaseException:
-        os.close(lock)
-        raise
-    return Store(path, database, identity, lock)
+            store = Store(where, database, held)
+        undo.pop_all()
+    return store
 
 
-def _file(path: Path) -> tuple[int, int] | None:
+def _ranges(stream: int, message: Batch | Match) -> Iterator[tuple[int, int, int]]:
+    """The seqs that a message is about, as ranges (stream, first, last)."""
+    if isinstance(message, Match):
+        yield stream, message.event.seq, message.event.seq
+    elif message.cursor - message.after > DENSE:
+        seqs = (*(event.seq for event in message.events), *(bad.seq for bad in message.bad if bad.seq is not None))
+        yield from ((stream, seq, seq) for seq in seqs)
+    elif message.after < message.cursor:
+        yield stream, message.after + 1, message.cursor
+
+
+def _file(where: Where) -> tuple[int, int] | None:
+    if isinstance(where, str):
+        return None
     try:
-        found = path.stat()
+        found = where.stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _lock(path: Path) -> int:
-    """Hold the file beside the database that says a worker has it; the system lets go when the process ends, however."""
-    try:
-        lock = os.open(path.with_name(path.name + "-worker"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    except OSError as exc:
-        raise StoreError(f"{path}: {exc.strerror}") from exc
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(lock)
-        raise StoreError(f"{path}: another worker has this database; SQLite takes one at a time") from exc
-    return lock
-
-
-def _sql(query: Any) -> str:
-    sql: str = query.sql()[0]
-    return sql
-
-
-# What runs for every batch or status, made once by peewee: making it anew costs more than running it. The values are in the order of
-# the columns here, which for INSERT and UPDATE is that of the table.
-_STREAM: Final = (
-    StreamRow.id,
-    StreamRow.watermark,
-    StreamRow.head,
-    StreamRow.gaps,
-    StreamRow.quarantined,
-    StreamRow.boot,
-    StreamRow.last_seen,
-)
-_SELECT_STREAM: Final = _sql(StreamRow.select(*_STREAM).where((StreamRow.device == "") & (StreamRow.epoch == "")))
-_UPDATE_STREAM: Final = _sql(
-    StreamRow.update(watermark=0, head=0, oldest=0, gaps=0, quarantined=0, boot="", last_seen=0).where(StreamRow.id == 0)
-)
-_INSERT_STREAM: Final = _sql(
-    StreamRow.insert(device="", epoch="", watermark=0, head=0, oldest=0, gaps=0, quarantined=0, boot="", last_seen=0)
-)
-_DEVICE: Final = DeviceRow._meta.sorted_fields
-_SELECT_DEVICE: Final = _sql(DeviceRow.select(*_DEVICE).where(DeviceRow.device == ""))
-_UPSERT_DEVICE: Final = _sql(
-    DeviceRow.insert(dict.fromkeys(_DEVICE))
-    .on_conflict(conflict_target=[DeviceRow.device], preserve=_DEVICE[1:])
-    .bind(peewee.SqliteDatabase(None))
-)
-_SELECT_STORED: Final = _sql(
-    EventRow.select(EventRow.seq, EventRow.timestamp, EventRow.identity_id, EventRow.score).where(
-        (EventRow.stream == 0) & EventRow.seq.between(0, 0)
-    )
-)
-_INSERT_GAP: Final = _sql(GapRow.insert(stream=0, first=0, last=0, declared_at=0))
-_UPDATE_BY_MATCH: Final = _sql(StreamRow.update(head=0, gaps=0, quarantined=0, boot="", last_seen=0).where(StreamRow.id == 0))
-
-
-def _select_runs() -> str:
-    """First and last of each run of seqs that are stored without a hole; as many rows as there are runs, not events."""
-    place = peewee.fn.ROW_NUMBER().over(order_by=[EventRow.seq])
-    numbered = EventRow.select(EventRow.seq, (EventRow.seq - place).alias("run"))
-    numbered = numbered.where((EventRow.stream == 0) & EventRow.seq.between(0, 0))
-    runs = peewee.Select([numbered], [peewee.fn.MIN(numbered.c.seq), peewee.fn.MAX(numbered.c.seq)])
-    return _sql(runs.group_by(numbered.c.run).bind(peewee.SqliteDatabase(None)))
-
-
-_SELECT_RUNS: Final = _select_runs()
-
-
-@functools.cache
-def _insert_events(count: int) -> str:
-    """One statement for many rows takes two thirds of the time of many for one."""
-    return _sql(EventRow.insert_many([dict.fromkeys(EventRow._meta.sorted_fields)] * count))

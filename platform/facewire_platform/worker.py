@@ -5,67 +5,38 @@
 What does not fit the inbox is dropped and counted: a device sends its history again.
 """
 
+import dataclasses
 import logging
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final, NamedTuple
 
 from facewire.codec import Format
 from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, DecodeError, ProtocolError, StoreError
-from facewire.messages import Ack, Batch, Match, Message, Status, decode, encode
+from facewire.messages import Ack, Batch, Match, Status, decode, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Publication, Received, Refused
-from facewire_platform.schema import Where
-from facewire_platform.store import open_store
+from facewire_platform.database import Where
+from facewire_platform.inbox import Inbox
+from facewire_platform.store import Outcome, Taken, Unreadable, open_store
 
 log = logging.getLogger(__name__)
 
-#: What may wait for the database: messages, and their bytes.
-INBOX_MESSAGES: Final = 50_000
-INBOX_BYTES: Final = 256 * 1024 * 1024
 #: Messages stored in one commit at most; fewer if no more are waiting.
 GROUP: Final = 200
 #: The wait after a failure of the database, s.
 STORE_RETRY: Final = 1.0
 #: A worker that has nothing to do looks this often whether it should stop, s.
 LOOK_EVERY: Final = 0.5
+#: With an inbox that is fuller than this, acks ask for patience, up to this long, ms.
+PATIENCE_FROM: Final = 0.25
+PATIENCE_MS: Final = 60_000
 SUBSCRIBED: Final[tuple[Kind, ...]] = ("match", "history", "status")
-
-
-class Inbox:
-    """A queue between paho's thread and ours, bounded in messages and bytes."""
-
-    def __init__(self, most_messages: int = INBOX_MESSAGES, most_bytes: int = INBOX_BYTES) -> None:
-        self._waiting: deque[Received] = deque()
-        self._size_bytes = 0
-        self._most_messages, self._most_bytes = most_messages, most_bytes
-        self._changed = threading.Condition()
-        self.dropped = 0
-
-    def put(self, message: Received) -> bool:
-        """Add a message; False if it does not fit, which is counted."""
-        size_bytes = len(message.payload)
-        with self._changed:
-            if len(self._waiting) >= self._most_messages or self._size_bytes + size_bytes > self._most_bytes:
-                self.dropped += 1
-                return False
-            self._waiting.append(message)
-            self._size_bytes += size_bytes
-            self._changed.notify()
-        return True
-
-    def take(self, most: int, timeout: float) -> list[Received]:
-        """Up to `most` messages, oldest first; waits for one, no longer than `timeout` seconds."""
-        with self._changed:
-            if not self._waiting:
-                self._changed.wait(timeout)
-            taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-            self._size_bytes -= sum(len(message.payload) for message in taken)
-        return taken
+#: What a group of workers shares. Each of them hears every status: a shared subscription is not given what is retained.
+SHARED: Final = frozenset(("match", "history"))
 
 
 @dataclass(slots=True)
@@ -75,26 +46,25 @@ class Counters:
     batches: int = 0
     matches: int = 0
     statuses: int = 0
+    #: Messages, and single events of batches.
     quarantined: int = 0
     refused: int = 0
     conflicts: int = 0
-    commits: int = 0
     stale_statuses: int = 0
+    #: Events of batches, stored or not.
+    events: int = 0
+    commits: int = 0
+    #: Spent in transactions, s.
+    commit_seconds: float = 0.0
+    #: Messages that did not fit the inbox.
+    dropped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    topic: str
-    ack: Ack
-    format: Format
+class _Held(NamedTuple):
+    """A message out of the inbox that is not stored yet; a batch that is refused is two of them."""
 
-
-@dataclass(slots=True)
-class _Group:
-    """What came of the messages of one transaction, to be done once it is durable."""
-
-    answers: list[_Answer] = field(default_factory=list)
-    counters: Counters = field(default_factory=Counters)
+    received: Received
+    taken: Taken
 
 
 class Worker:
@@ -104,26 +74,36 @@ class Worker:
         database: the SQLite file, or the postgresql:// URL.
         address: the broker.
         topics: where the devices publish.
+        share: the group of workers that shares the work, on a broker that has shared subscriptions; alone without one.
+        on_turn: called after each turn of the loop, at least every few seconds, with whether the database is open and a session
+            subscribed. It must not raise.
 
     Raises:
         StoreError: the database cannot be opened, or another worker has it.
     """
 
-    def __init__(self, database: Where, address: Address, topics: Topics) -> None:
+    def __init__(
+        self,
+        database: Where,
+        address: Address,
+        topics: Topics,
+        *,
+        share: str | None = None,
+        on_turn: Callable[[bool], None] = lambda _: None,
+    ) -> None:
         self._topics = topics
         self._database = database
         self._address = address
+        self._on_turn = on_turn
         self._inbox = Inbox()
-        self._told_dropped = 0
-        #: Taken from the inbox and not stored yet.
-        self._held: list[Received] = []
+        self._held: list[_Held] = []
         self._outage = ""
         self._stopping = threading.Event()
         self.counters = Counters()
         self._refused: Refused | None = None
-        self._was_connected = False
+        self._connected = self._was_connected = False
         self._store = open_store(database)
-        subscriptions = [(topics.all(kind), QOS[kind]) for kind in SUBSCRIBED]
+        subscriptions = [(_filter(topics, kind, share), QOS[kind]) for kind in SUBSCRIBED]
         self._connection = Connection(address, f"facewire-platform-{secrets.token_hex(4)}", subscriptions, self._tell)
 
     def run(self) -> None:
@@ -137,10 +117,11 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 self._turn()
+                self._on_turn(self._connected)
         finally:
             self._connection.close()
             self._store.close()
-            log.info("worker stopped %s dropped=%d", " ".join(f"{k}={v}" for k, v in asdict(self.counters).items()), self._inbox.dropped)
+            log.info("worker stopped %s", " ".join(f"{name}={count}" for name, count in asdict(self.counters).items()))
         if self._refused is not None:
             raise (CredentialsRefused if self._refused.credentials else BrokerError)(f"{self._address}: {self._refused.reason}")
 
@@ -154,10 +135,12 @@ class Worker:
             case Received():
                 self._inbox.put(happening)
             case Connected():
-                self._was_connected = True
+                self._connected = self._was_connected = True
                 log.info("connected broker=%s store=%s", self._address, self._store.identity)
-            case Disconnected(reason) if not self._stopping.is_set():
-                log.warning("no connection broker=%s reason=%s", self._address, reason)
+            case Disconnected(reason):
+                self._connected = False
+                if not self._stopping.is_set():
+                    log.warning("no connection broker=%s reason=%s", self._address, reason)
             case Refused(reason):
                 log.error("broker refuses reason=%s", reason)
                 if not self._was_connected:
@@ -165,10 +148,10 @@ class Worker:
                     self.stop()
 
     def _turn(self) -> None:
-        self._held = self._held or self._inbox.take(GROUP, LOOK_EVERY)
-        if self._inbox.dropped > self._told_dropped:
-            log.warning("inbox full, dropped=%d", self._inbox.dropped - self._told_dropped)
-            self._told_dropped = self._inbox.dropped
+        self._held = self._held or [held for received in self._inbox.take(GROUP, LOOK_EVERY) for held in self._read(received)]
+        if self._inbox.dropped > self.counters.dropped:
+            log.warning("inbox full, dropped=%d", self._inbox.dropped - self.counters.dropped)
+            self.counters.dropped = self._inbox.dropped
         if not self._held:
             return
         try:
@@ -183,23 +166,105 @@ class Worker:
             self._tell_outage("")
 
     def _reopen(self) -> None:
-        """The database was wiped or restored under us. Devices find out by our acks what they have to send again."""
-        log.warning("database was replaced, opening it again")
+        """The database was wiped or restored under us, or its server is gone. Devices find out by our acks what to send again."""
+        log.warning("database is gone, opening it again")
         self._store.close()
         self._store = open_store(self._database)
         log.info("database open store=%s", self._store.identity)
 
+    def _read(self, received: Received) -> list[_Held]:
+        now_ms = time.time_ns() // 1_000_000
+        device = ""
+        try:
+            device, kind = self._topics.parse(received.topic)
+            message = decode(kind, received.payload)
+            if not isinstance(message, Ack):
+                return [_Held(received, Taken(device, message, now_ms, received.retain))]
+            reason = "an ack is not for us"
+        except BatchRefused as exc:
+            kept = Unreadable(received.topic, str(exc), received.payload)
+            return [_Held(received, Taken(device, message, now_ms)) for message in (kept, exc)]
+        except (DecodeError, ProtocolError) as exc:
+            reason = str(exc)
+        except Exception as exc:
+            log.exception("message cannot be read topic=%r", received.topic)
+            reason = f"internal error: {type(exc).__name__}"
+        return [_Held(received, Taken(device, Unreadable(received.topic, reason, received.payload), now_ms))]
+
     def _store_held(self) -> None:
         try:
-            self._store_group(self._held)
+            self._take(self._held)
             self._held = []
         except StoreError:
             raise
         except Exception:
             log.exception("group failed, storing its messages one by one messages=%d", len(self._held))
             while self._held:
-                self._store_alone(self._held[0])
+                self._take_alone(self._held[0])
                 del self._held[0]
+
+    def _take_alone(self, held: _Held) -> None:
+        """One message that we fail on, which is our fault, must not keep the others from being stored.
+
+        Raises:
+            StoreError: an outage, no fault of the message.
+        """
+        try:
+            self._take([held])
+        except StoreError:
+            raise
+        except Exception as exc:
+            log.exception("message failed topic=%r", held.received.topic)
+            kept = Unreadable(held.received.topic, f"internal error: {type(exc).__name__}", held.received.payload)
+            try:
+                self._take([_Held(held.received, held.taken._replace(message=kept))])
+            except StoreError:
+                raise
+            except Exception:  # a damaged database: what it still can store, it stores
+                log.exception("message lost topic=%r", held.received.topic)
+
+    def _take(self, some: Sequence[_Held]) -> None:
+        started = time.perf_counter()
+        outcomes = self._store.take([held.taken for held in some])
+        self.counters.commits += 1
+        self.counters.commit_seconds += time.perf_counter() - started
+        for held, outcome in zip(some, outcomes, strict=True):
+            self._count(held.taken, outcome)
+            if isinstance(outcome, Ack):
+                self._answer(held, outcome)
+
+    def _answer(self, held: _Held, ack: Ack) -> None:
+        if (fill := self._inbox.fill) > PATIENCE_FROM:
+            ack = dataclasses.replace(ack, retry_after=round(fill * PATIENCE_MS))
+        fmt = Format.JSON if held.received.payload[:1] == b"{" else Format.MSGPACK
+        self._connection.publish(Publication(self._topics.of(held.taken.device, "ack"), encode(ack, fmt), QOS["ack"]))
+
+    def _count(self, taken: Taken, outcome: Outcome) -> None:
+        counters = self.counters
+        match taken.message:
+            case Batch() as batch:
+                counters.batches += 1
+                counters.events += len(batch.events)
+                self._tell_ack(taken.device, batch.epoch, outcome)
+            case Match():
+                counters.matches += 1
+            case Status():
+                counters.statuses += 1
+                counters.stale_statuses += not outcome
+            case BatchRefused():
+                counters.refused += 1
+            case Unreadable(topic, reason):
+                counters.quarantined += 1
+                log.warning("quarantined topic=%r error=%s", topic, reason)
+
+    def _tell_ack(self, device: str, epoch: str, ack: Outcome) -> None:
+        assert isinstance(ack, Ack)  # noqa: S101  # what a batch comes to
+        for rejected in ack.rejected:
+            self.counters.quarantined += 1
+            log.warning("quarantined device=%s epoch=%s seq=%s reason=%s", device, epoch, rejected.seq, rejected.reason)
+        if ack.conflict is not None:
+            self.counters.conflicts += 1
+            log.warning("conflict device=%s epoch=%s seq=%d", device, epoch, ack.conflict)
 
     def _tell_outage(self, reason: str) -> None:
         if reason and reason != self._outage:
@@ -208,88 +273,6 @@ class Worker:
             log.warning("database works again")
         self._outage = reason
 
-    def _store_group(self, messages: Sequence[Received]) -> None:
-        group = _Group()
-        with self._store.transaction():
-            for message in messages:
-                self._take(message, group)
-        self._count(group.counters)
-        for answer in group.answers:
-            self._connection.publish(Publication(answer.topic, encode(answer.ack, answer.format), QOS["ack"]))
 
-    def _store_alone(self, message: Received) -> None:
-        """One message that we fail on, which is our fault, must not keep the others from being stored.
-
-        Raises:
-            StoreError: an outage, no fault of the message.
-        """
-        try:
-            self._store_group([message])
-        except StoreError:
-            raise
-        except Exception as exc:
-            log.exception("message failed topic=%r", message.topic)
-            self._quarantine_failed(message, type(exc).__name__)
-
-    def _quarantine_failed(self, message: Received, error: str) -> None:
-        try:
-            with self._store.transaction():
-                self._store.quarantine(message.topic, f"internal error: {error}", message.payload, _now_ms())
-        except StoreError:
-            raise
-        except Exception:  # a damaged database: what it still can store, it stores
-            log.exception("message lost topic=%r", message.topic)
-
-    def _take(self, message: Received, group: _Group) -> None:
-        now_ms = _now_ms()
-        try:
-            device, kind = self._topics.parse(message.topic)
-        except ProtocolError as exc:
-            self._quarantine(message, str(exc), now_ms, group)
-            return
-        try:
-            self._take_decoded(device, decode(kind, message.payload), message, now_ms, group)
-        except BatchRefused as exc:
-            self._quarantine(message, str(exc), now_ms, group)
-            group.counters.refused += 1
-            self._answer(device, self._store.take_refused(device, exc), message, group)
-        except DecodeError as exc:
-            self._quarantine(message, str(exc), now_ms, group)
-
-    def _take_decoded(self, device: str, decoded: Message, message: Received, now_ms: int, group: _Group) -> None:
-        match decoded:
-            case Batch():
-                ack = self._store.take_batch(device, decoded, now_ms)
-                group.counters.batches += 1
-                group.counters.quarantined += len(ack.rejected)
-                if ack.conflict is not None:
-                    group.counters.conflicts += 1
-                    log.warning("conflict device=%s epoch=%s seq=%d", device, decoded.epoch, ack.conflict)
-                for rejected in ack.rejected:
-                    log.warning("quarantined device=%s epoch=%s seq=%s reason=%s", device, decoded.epoch, rejected.seq, rejected.reason)
-                self._answer(device, ack, message, group)
-            case Match():
-                self._store.take_match(device, decoded, now_ms)
-                group.counters.matches += 1
-            case Status():
-                counts = self._store.take_status(device, decoded, now_ms)
-                group.counters.statuses += 1
-                group.counters.stale_statuses += not counts
-
-    def _answer(self, device: str, ack: Ack, message: Received, group: _Group) -> None:
-        fmt = Format.JSON if message.payload[:1] == b"{" else Format.MSGPACK
-        group.answers.append(_Answer(self._topics.of(device, "ack"), ack, fmt))
-
-    def _quarantine(self, message: Received, reason: str, now_ms: int, group: _Group) -> None:
-        log.warning("quarantined topic=%r error=%s", message.topic, reason)
-        self._store.quarantine(message.topic, reason, message.payload, now_ms)
-        group.counters.quarantined += 1
-
-    def _count(self, news: Counters) -> None:
-        news.commits += 1
-        for name, more in asdict(news).items():
-            setattr(self.counters, name, getattr(self.counters, name) + more)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _filter(topics: Topics, kind: Kind, share: str | None) -> str:
+    return f"$share/{share}/{topics.all(kind)}" if share and kind in SHARED else topics.all(kind)

@@ -1,7 +1,7 @@
 """Ingest beside raw sqlite3, in one run: `make bench-ingest`, or `python tests/bench/bench_ingest.py`.
 
     raw        sqlite3 alone, the same rows, tables, index and commits, multi-row VALUES: what the database itself takes
-    store      `Store.take_batch`, groups as the worker makes them, synchronous=FULL
+    store      `Store.take`, groups as the worker makes them, synchronous=FULL
     decode     `decode` of the batches' bytes
     worker     both, one after the other, and the acks written: all of the worker but its sockets
 
@@ -20,9 +20,9 @@ import click
 
 from facewire import codec
 from facewire.events import Event
-from facewire.messages import Batch, decode, encode
-from facewire_platform.schema import open_database
-from facewire_platform.store import open_store
+from facewire.messages import Ack, Batch, decode, encode
+from facewire_platform.database import open_database
+from facewire_platform.store import Taken, open_store
 
 BATCH, DEVICES, GROUP = 100, 50, 50
 _CHANCE = random.Random(1)
@@ -47,7 +47,7 @@ def payloads(groups: int) -> list[list[tuple[str, bytes]]]:
 def raw(folder: Path, rows: list[list[list[Any]]]) -> float:
     """The store's own file, without the store."""
     open_store(folder / "raw.db").close()
-    db = open_database(folder / "raw.db", create=True)
+    db = open_database(folder / "raw.db", "write")
     cursor = db.cursor()
     place = "(?,?,?,?,?,?,?,?,?,?)"
     statement = "INSERT INTO event VALUES " + ",".join([place] * BATCH)
@@ -66,9 +66,7 @@ def stored(folder: Path, groups: list[list[tuple[str, Batch]]]) -> float:
     with open_store(folder / "store.db") as store:
         started = time.perf_counter()
         for group in groups:
-            with store.transaction():
-                for device, batch in group:
-                    store.take_batch(device, batch, 1)
+            store.take([Taken(device, batch, 1) for device, batch in group])
         return time.perf_counter() - started
 
 
@@ -76,9 +74,8 @@ def worked(folder: Path, groups: list[list[tuple[str, bytes]]]) -> float:
     with open_store(folder / "worker.db") as store:
         started = time.perf_counter()
         for group in groups:
-            with store.transaction():
-                acks = [store.take_batch(device, _batch(payload), 1) for device, payload in group]
-            for ack in acks:
+            for ack in store.take([Taken(device, _batch(payload), 1) for device, payload in group]):
+                assert isinstance(ack, Ack)
                 encode(ack)
         return time.perf_counter() - started
 

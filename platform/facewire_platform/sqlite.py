@@ -1,0 +1,148 @@
+"""The store on SQLite: how its file is opened and locked, and what runs for every batch."""
+
+import fcntl
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import peewee
+
+from facewire.errors import StoreError
+from facewire_platform.database import Mode, store_errors
+from facewire_platform.schema import DEVICE_COLUMNS, EVENT_COLUMNS, NEW_STREAM, STREAM_COLUMNS, DeviceRow, EventRow, StreamRow, check_schema
+
+APPLICATION_ID: Final = 0x46575046  # "FWPF"
+#: Another process may be migrating, or deleting, s. A worker that waits cannot be told to stop.
+BUSY_TIMEOUT: Final = 5.0
+#: Events in one INSERT: one statement for many rows takes two thirds of the time of many for one.
+INSERTED_AT_ONCE: Final = 100
+
+
+def open_sqlite(path: Path, mode: Mode) -> peewee.SqliteDatabase:
+    """Open the file; SQLite keeps two more beside it (-wal, -shm). See `open_database`."""
+    if path.is_dir():
+        raise StoreError(f"{path}: is a directory")
+    if mode != "create" and not path.exists():
+        raise StoreError(f"{path}: there is no database")
+    database = peewee.SqliteDatabase(
+        f"{path.absolute().as_uri()}?mode={_sqlite_mode(path, mode)}", uri=True, timeout=BUSY_TIMEOUT, autoconnect=False
+    )
+    try:
+        with store_errors(path):
+            database.connect()
+            _prepare(database, path, mode)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _sqlite_mode(path: Path, mode: Mode) -> str:
+    if mode != "read":
+        return "rwc" if mode == "create" else "rw"
+    # Without a WAL, SQLite makes one even for reading, and only a connection that may write removes it.
+    return "ro" if path.with_name(path.name + "-wal").exists() else "rw"
+
+
+def _prepare(database: peewee.SqliteDatabase, path: Path, mode: Mode) -> None:
+    application = database.pragma("application_id")
+    if mode == "create" and not application and not database.get_tables():
+        database.pragma("page_size", 16_384)  # before the first page is written
+    elif application != APPLICATION_ID:
+        raise StoreError(f"{path}: is not the database of a facewire platform")
+    elif mode != "migrate":
+        check_schema(path, database.pragma("user_version"))
+    settings = (("query_only", 1),) if mode == "read" else (("journal_mode", "wal"), ("synchronous", "full"), ("cache_size", -65_536))
+    for name, value in settings:
+        database.pragma(name, value)
+
+
+def lock(path: Path) -> int:
+    """Hold the file beside the database that says a worker has it.
+
+    Returns:
+        A file descriptor; the system lets go when it is closed, or when the process ends, however.
+
+    Raises:
+        StoreError: another process holds it.
+    """
+    path = path.resolve()
+    try:
+        held = os.open(path.with_name(path.name + "-worker"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    except OSError as exc:
+        raise StoreError(f"{path}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(held)
+        raise StoreError(f"{path}: another worker has this database; SQLite takes one at a time, PostgreSQL any number") from exc
+    return held
+
+
+class SqliteStatements:
+    """What runs for every group of messages. A transaction of SQLite's has the whole database to itself."""
+
+    def __init__(self, database: peewee.SqliteDatabase) -> None:
+        self._db = database
+        self.begin: Callable[[], Any] = functools.partial(database.transaction, "IMMEDIATE")
+
+    def streams(self, keys: Sequence[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
+        """The streams of (device, epoch) as `STREAM_COLUMNS`, made where they are missing."""
+        for key in keys:
+            row = self._db.execute_sql(_SELECT_STREAM, key).fetchone()
+            if row is None:
+                self._db.execute_sql(_INSERT_STREAM, (*key, *NEW_STREAM))
+                row = self._db.execute_sql(_SELECT_STREAM, key).fetchone()
+            yield row
+
+    def devices(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """The devices as `DEVICE_COLUMNS`; those that are missing are left out."""
+        for name in names:
+            yield from self._db.execute_sql(_SELECT_DEVICE, (name,)).fetchall()
+
+    def contents(self, ranges: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int, int, str, float]]:
+        """What is stored in ranges (stream, first, last): (stream, seq, timestamp, identity_id, score)."""
+        for span in ranges:
+            yield from self._db.execute_sql(_SELECT_CONTENTS, span).fetchall()
+
+    def insert_events(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows of the event table, none of which is there."""
+        for start in range(0, len(rows), INSERTED_AT_ONCE):
+            some = rows[start : start + INSERTED_AT_ONCE]
+            self._db.execute_sql(_insert_events(len(some)), list(itertools.chain.from_iterable(some)))
+
+    def update_streams(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write streams, as `STREAM_COLUMNS`."""
+        self._db.cursor().executemany(_UPDATE_STREAM, [(*row[3:], row[0]) for row in rows])
+
+    def write_devices(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write devices, as `DEVICE_COLUMNS`, new or not."""
+        self._db.cursor().executemany(_UPSERT_DEVICE, rows)
+
+
+def _sql(query: Any) -> str:
+    sql: str = query.bind(peewee.SqliteDatabase(None)).sql()[0]
+    return sql
+
+
+# Made once by peewee: making it anew costs more than running it.
+_SELECT_STREAM: Final = _sql(StreamRow.select(*STREAM_COLUMNS).where((StreamRow.device == "") & (StreamRow.epoch == "")))
+_INSERT_STREAM: Final = _sql(StreamRow.insert(dict.fromkeys(STREAM_COLUMNS[1:])))
+_UPDATE_STREAM: Final = _sql(StreamRow.update(dict.fromkeys(STREAM_COLUMNS[3:])).where(StreamRow.id == 0))
+_SELECT_DEVICE: Final = _sql(DeviceRow.select(*DEVICE_COLUMNS).where(DeviceRow.device == ""))
+_UPSERT_DEVICE: Final = _sql(
+    DeviceRow.insert(dict.fromkeys(DEVICE_COLUMNS)).on_conflict(conflict_target=[DeviceRow.device], preserve=DEVICE_COLUMNS[1:])
+)
+_SELECT_CONTENTS: Final = _sql(
+    EventRow.select(EventRow.stream, EventRow.seq, EventRow.timestamp, EventRow.identity_id, EventRow.score).where(
+        (EventRow.stream == 0) & EventRow.seq.between(0, 0)
+    )
+)
+
+
+@functools.cache
+def _insert_events(count: int) -> str:
+    return _sql(EventRow.insert_many([dict.fromkeys(EVENT_COLUMNS)] * count))

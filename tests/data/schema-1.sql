@@ -1,0 +1,25 @@
+-- What facewire 0.1 (e63d750) wrote, by sqlite3's iterdump.
+BEGIN TRANSACTION;
+CREATE TABLE "device" ("device" TEXT NOT NULL PRIMARY KEY, "boots" TEXT NOT NULL, "epoch" TEXT, "online" INTEGER NOT NULL, "last_seen" INTEGER NOT NULL, "status" BLOB);
+INSERT INTO "device" VALUES('lobby','00000000000000b1','00000000000000e1',0,5,NULL);
+CREATE TABLE "event" ("stream" INTEGER NOT NULL, "seq" INTEGER NOT NULL, "timestamp" INTEGER NOT NULL, "score" REAL NOT NULL, "identity_id" TEXT NOT NULL, "identity_name" TEXT NOT NULL, "person_type" INTEGER NOT NULL, "group_name" TEXT, "ep_id" TEXT, "extra" BLOB, PRIMARY KEY ("stream", "seq"));
+INSERT INTO "event" VALUES(1,1,1700000000000,0.5,'p','name',1,NULL,NULL,NULL);
+INSERT INTO "event" VALUES(1,4,1700000000000,0.5,'p','name',1,NULL,NULL,NULL);
+INSERT INTO "event" VALUES(1,6,1700000000000,0.5,'p','name',1,NULL,NULL,NULL);
+CREATE TABLE "gap" ("stream" INTEGER NOT NULL, "first" INTEGER NOT NULL, "last" INTEGER NOT NULL, "declared_at" INTEGER NOT NULL, PRIMARY KEY ("stream", "first"));
+INSERT INTO "gap" VALUES(1,2,2,5);
+CREATE TABLE "quarantine" ("id" INTEGER NOT NULL PRIMARY KEY, "digest" BLOB NOT NULL, "topic" TEXT NOT NULL, "reason" TEXT NOT NULL, "payload" BLOB NOT NULL, "size_bytes" INTEGER NOT NULL, "first_at" INTEGER NOT NULL, "last_at" INTEGER NOT NULL, "times" INTEGER NOT NULL, "stream" INTEGER, "seq" INTEGER);
+INSERT INTO "quarantine" VALUES(1,X'4317029B893B574CDB0007A7DFA9C82A1EF257BE03DF2A639899A3D1B9D48B51','lobby/history','score is missing: a finite number',X'7261772033',5,5,5,1,1,3);
+CREATE TABLE "rejected" ("stream" INTEGER NOT NULL, "seq" INTEGER NOT NULL, PRIMARY KEY ("stream", "seq"));
+INSERT INTO "rejected" VALUES(1,3);
+CREATE TABLE "store" ("id" INTEGER NOT NULL PRIMARY KEY, "identity" TEXT NOT NULL);
+INSERT INTO "store" VALUES(1,'9b466f55b001aefd');
+CREATE TABLE "stream" ("id" INTEGER NOT NULL PRIMARY KEY, "device" TEXT NOT NULL, "epoch" TEXT NOT NULL, "watermark" INTEGER NOT NULL, "head" INTEGER NOT NULL, "oldest" INTEGER NOT NULL, "gaps" INTEGER NOT NULL, "quarantined" INTEGER NOT NULL, "boot" TEXT NOT NULL, "last_seen" INTEGER NOT NULL);
+INSERT INTO "stream" VALUES(1,'lobby','00000000000000e1',4,6,1,1,1,'00000000000000b1',6);
+CREATE INDEX "eventrow_timestamp_stream_seq" ON "event" ("timestamp", "stream", "seq");
+CREATE UNIQUE INDEX "quarantinerow_digest" ON "quarantine" ("digest");
+CREATE INDEX "quarantinerow_stream_seq" ON "quarantine" ("stream", "seq");
+CREATE UNIQUE INDEX "streamrow_device_epoch" ON "stream" ("device", "epoch");
+COMMIT;
+PRAGMA application_id = 1180127302;
+PRAGMA user_version = 1;

@@ -1,0 +1,117 @@
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from platform_model import batch
+from platform_store import check_conserved, rows, run, take
+
+from facewire.errors import StoreError
+from facewire_platform.migrate import migrate
+from facewire_platform.queries import Filter, History
+from facewire_platform.store import open_store
+
+#: A store of facewire 0.1: two events, a gap of one, one in quarantine, one above the watermark.
+SCHEMA_1 = Path(__file__).parent / "data" / "schema-1.sql"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(SCHEMA_1.read_text())
+    return path
+
+
+def schema(path: Path) -> list[tuple[Any, ...]]:
+    """Tables with their columns, and indexes; a column that was added later stands last."""
+    with closing(sqlite3.connect(path)) as db:
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        columns = [(table, *sorted(column[1:] for column in db.execute(f"PRAGMA table_info({table})"))) for table in tables]
+        indexes = db.execute("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name, name").fetchall()
+        return [*columns, *indexes, db.execute("PRAGMA user_version").fetchone(), db.execute("PRAGMA application_id").fetchone()]
+
+
+@pytest.mark.parametrize("opener", [open_store, History])
+def test_a_database_of_an_older_facewire_is_refused_with_what_to_do(old: Path, opener: Any) -> None:
+    with pytest.raises(StoreError, match="has schema 1, this facewire needs 2: run `facewire platform migrate`"):
+        opener(old)
+
+
+def test_migrating_the_first_schema_keeps_all_and_takes_a_copy_before(old: Path) -> None:
+    before = rows(old, "SELECT * FROM event")
+    told: list[str] = []
+    assert migrate(old, told.append) == ["0002_counts_and_persons"]
+    copy = old.with_name("old.db.before-2-1")
+    assert told == [f"copied to {copy}"]
+    assert rows(copy, "PRAGMA user_version") == [(1,)]
+    assert rows(old, "SELECT * FROM event") == rows(copy, "SELECT * FROM event") == before
+    assert rows(old, "SELECT watermark, stored, gaps, quarantined FROM stream") == [(4, 3, 1, 1)]
+    with open_store(old) as store:
+        assert take(store, batch(4, 6, 5, 6), device="lobby").cursor == 6
+    check_conserved(old)
+    with History(old) as history:
+        assert [row["seq"] for row in history.events(Filter())] == [1, 4, 5, 6]
+
+
+def test_a_migrated_database_is_as_a_new_one(old: Path, tmp_path: Path) -> None:
+    migrate(old)
+    open_store(tmp_path / "new.db").close()
+    assert schema(old) == schema(tmp_path / "new.db")
+
+
+def test_migrating_twice_does_nothing(old: Path) -> None:
+    migrate(old)
+    assert migrate(old) == []
+    assert not old.with_name("old.db.before-2-2").exists()
+
+
+def test_a_migration_that_fails_leaves_all_as_it_was(old: Path) -> None:
+    run(old, "CREATE TABLE event_person (a)")  # its name is taken
+    with pytest.raises(StoreError, match="event_person"):
+        migrate(old)
+    assert rows(old, "PRAGMA user_version") == [(1,)]
+    assert "stored" not in {row[1] for row in rows(old, "PRAGMA table_info(stream)")}
+    run(old, "DROP TABLE event_person")
+    assert migrate(old)
+
+
+def test_a_worker_keeps_the_migration_out(old: Path, tmp_path: Path) -> None:
+    shutil.copy(old, tmp_path / "kept.db")
+    migrate(old)
+    with open_store(old), pytest.raises(StoreError, match="another worker"):
+        migrate(old)
+
+
+def test_what_is_no_database_of_ours_is_not_migrated(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no database"):
+        migrate(tmp_path / "none.db")
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as db:
+        db.execute("CREATE TABLE theirs (a)")
+    with pytest.raises(StoreError, match="is not the database"):
+        migrate(tmp_path / "theirs.db")
+    assert [path.name for path in tmp_path.iterdir() if "before" in path.name] == []
+
+
+@pytest.mark.postgresql
+def test_postgresql_is_migrated_from_its_first_schema(postgresql: str) -> None:
+    """There was no facewire with schema 1 on PostgreSQL; the way from it is the same."""
+    open_store(postgresql).close()
+    with psycopg.connect(postgresql, autocommit=True) as db:
+        db.execute("ALTER TABLE stream DROP COLUMN stored")
+        db.execute("DROP INDEX event_person")
+        db.execute("UPDATE schema_migration SET name = '0001_first'")
+        db.execute(
+            "INSERT INTO stream (device, epoch, watermark, head, oldest, gaps, quarantined, boot, last_seen)"
+            " VALUES ('d', %s, 2, 2, 1, 1, 0, '', 0)",
+            ("0" * 16,),
+        )
+    with pytest.raises(StoreError, match="has schema 1, this facewire needs 2"):
+        open_store(postgresql)
+    assert migrate(postgresql) == ["0002_counts_and_persons"]
+    assert rows(postgresql, "SELECT watermark, stored, gaps FROM stream") == [(2, 1, 1)]
+    with open_store(postgresql) as store:
+        assert take(store, batch(0, 1, 1)).cursor == 1

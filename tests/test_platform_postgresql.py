@@ -1,0 +1,187 @@
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from platform_model import BOOT, EPOCH, batch, event
+from platform_store import check_conserved, counts, rows, run, take
+from postgresql_server import PostgreSQL
+
+from facewire.errors import StoreError
+from facewire.messages import Ack, Status
+from facewire_platform.database import locate, open_database, shown
+from facewire_platform.postgresql import escape, unescape
+from facewire_platform.queries import Filter, History
+from facewire_platform.store import Store, Taken, open_store
+
+pytestmark = pytest.mark.postgresql
+
+
+@pytest.fixture
+def store(postgresql: str) -> Iterator[Store]:
+    with open_store(postgresql) as opened:
+        yield opened
+
+
+def disconnect(url: str) -> None:
+    """End all sessions but this one, as a server that is restarted does."""
+    run(url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+
+
+def test_a_lost_connection_is_an_outage_after_which_the_store_is_to_be_opened_anew(store: Store, postgresql: str) -> None:
+    take(store, batch(0, 1, 1))
+    disconnect(postgresql)
+    with pytest.raises(StoreError):
+        take(store, batch(1, 2, 2))
+    assert store.replaced
+    with open_store(postgresql) as again:
+        assert again.identity == store.identity
+        assert take(again, batch(1, 2, 2)).cursor == 2
+
+
+def test_a_group_whose_commit_was_not_heard_of_may_be_taken_again(store: Store, postgresql: str) -> None:
+    group = [Taken("d", batch(0, 3, 1, 3), 1), Taken("d", batch(3, 4, 4), 1)]
+    first = store.take(group)
+    assert [ack.cursor for ack in first if isinstance(ack, Ack)] == [3, 4]
+    assert [ack.cursor for ack in store.take(group) if isinstance(ack, Ack)] == [4, 4]
+    check_conserved(postgresql)
+
+
+def test_what_was_acked_is_there_after_the_server_lost_its_power() -> None:
+    server = PostgreSQL(settings=())
+    try:
+        url = server.new_database()
+        with open_store(url) as store:
+            assert take(store, batch(0, 100, *range(1, 101))).cursor == 100
+            server.stop("immediate")
+            with pytest.raises(StoreError):
+                take(store, batch(100, 101, 101))
+        server.start()
+        with open_store(url) as store:
+            assert take(store, batch(100, 101, 101)).cursor == 101
+        with History(url) as history:
+            assert len(list(history.events(Filter()))) == 101
+    finally:
+        server.close()
+
+
+def test_an_ack_is_durable_where_the_server_would_not_wait_for_its_disk(postgresql: str) -> None:
+    run(postgresql, "ALTER DATABASE " + postgresql.partition("@/")[2].partition("?")[0] + " SET synchronous_commit = off")
+    with open_store(postgresql) as store:
+        assert store._db.execute_sql("SHOW synchronous_commit").fetchone() == ("on",)
+
+
+def test_workers_that_take_the_same_devices_at_once_store_each_event_once(postgresql: str) -> None:
+    """Each group takes the devices in an order of its own; none deadlocks, none fails."""
+    names = [f"d{number}" for number in range(8)]
+    failures: list[Exception] = []
+    start = threading.Barrier(3)
+
+    def work(number: int) -> None:
+        try:
+            with open_store(postgresql) as store:
+                start.wait()
+                for after in range(0, 200, 10):
+                    order = names[number:] + names[:number] if number else names[::-1]
+                    group = [Taken(name, batch(after, after + 10, *range(after + 1, after + 11)), 1) for name in order]
+                    boot = f"{after:016x}"
+                    store.take([*group, *(Taken(name, Status(boot, True, 1, EPOCH), 1) for name in order)])
+        except Exception as exc:  # noqa: BLE001  # told by the test's thread
+            failures.append(exc)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+    assert set(rows(postgresql, "SELECT watermark, stored, gaps FROM stream")) == {(200, 200, 0)}
+    assert rows(postgresql, "SELECT count(*) FROM event") == [(8 * 200,)]
+
+
+def test_a_text_with_nul_comes_back_and_is_no_conflict_with_itself(store: Store, postgresql: str) -> None:
+    odd = event(1)._replace(identity_id="a\x00b", identity_name="\x01", group_name="\x010", ep_id="\x00", extra={"x": "\x00"})
+    for _ in range(2):
+        ack = take(store, batch(0, 1, odd))
+        assert (ack.cursor, ack.conflict) == (1, None)
+    with History(postgresql) as history:
+        [row] = history.events(Filter())
+        assert [row[name] for name in ("identity_id", "identity_name", "group_name", "ep_id", "x")] == [
+            "a\x00b",
+            "\x01",
+            "\x010",
+            "\x00",
+            "\x00",
+        ]
+        assert len(list(history.events(Filter(person="a\x00b")))) == 1
+
+
+@pytest.mark.parametrize("text", ["", "plain", "\x00", "\x01", "\x010", "\x011", "a\x00\x01b"])
+def test_an_escaped_text_has_no_nul_and_comes_back(text: str) -> None:
+    assert "\x00" not in escape(text)
+    assert unescape(escape(text)) == text
+
+
+def test_a_database_of_another_program_is_refused(postgresql: str) -> None:
+    with pytest.raises(StoreError, match="is not the database of a facewire platform"):
+        History(postgresql)
+    run(postgresql, "CREATE TABLE theirs (id int)")
+    with pytest.raises(StoreError, match="needs one of its own"):
+        open_store(postgresql)
+    assert rows(postgresql, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [("theirs",)]
+
+
+def test_a_newer_schema_is_refused_with_both_numbers(postgresql: str) -> None:
+    open_store(postgresql).close()
+    run(postgresql, "INSERT INTO schema_migration (name, applied) VALUES ('0099_later', now())")
+    with pytest.raises(StoreError, match="schema 99, this facewire knows 2"):
+        open_store(postgresql)
+
+
+def test_a_query_cannot_write(store: Store, postgresql: str) -> None:
+    take(store, batch(0, 1, 1))
+    with History(postgresql) as history, pytest.raises(Exception, match="read-only"):
+        history._db.execute_sql("DELETE FROM event")
+    assert counts(postgresql) == (1, 1, 0, 0)
+
+
+def test_a_server_that_is_not_there_is_one_line_without_the_password(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"^postgresql://me:\*\*\*@/x\?host=") as caught:
+        open_store(f"postgresql://me:secret@/x?host={tmp_path}")
+    assert "secret" not in str(caught.value)
+    assert shown("postgresql://me@h/x?password=secret&a=b") == "postgresql://me@h/x?password=***&a=b"
+
+
+def test_workers_that_open_a_new_database_at_once_make_one_store(postgresql: str) -> None:
+    identities: list[str] = []
+
+    def work() -> None:
+        with open_store(postgresql) as store:
+            identities.append(store.identity)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(identities) == 4
+    assert len(set(identities)) == 1
+
+
+def test_the_database_that_a_url_names_may_be_in_a_schema_of_its_own(postgresql: str) -> None:
+    run(postgresql, "CREATE TABLE theirs (id int)")
+    run(postgresql, "CREATE SCHEMA ours")
+    url = f"{postgresql}&options=-csearch_path%3Dours"
+    with open_store(url) as store:
+        assert take(store, batch(0, 1, 1)).cursor == 1
+    with psycopg.connect(postgresql) as server:
+        assert server.execute("SELECT count(*) FROM ours.event").fetchone() == (1,)
+    assert open_database(locate(url), "read").close() in {True, None}
+
+
+def test_the_boot_seen_by_two_workers_at_once_is_kept(postgresql: str) -> None:
+    with open_store(postgresql) as one, open_store(postgresql) as other:
+        one.take([Taken("d", Status(BOOT, True, 1, EPOCH), 1)])
+        other.take([Taken("d", Status("0000000000000002", True, 2, EPOCH), 2)])
+        assert one.take([Taken("d", Status(BOOT, False, 1), 3)]) == [False]
