@@ -163,7 +163,7 @@ def test_a_broker_is_ready_when_it_listens(watched: Manager, tmp_path: Path, eng
 @pytest.mark.process
 def test_a_device_is_ready_when_its_store_is_open_whatever_the_broker_does(watched: Manager, tmp_path: Path) -> None:
     store = tmp_path / "d.db"
-    with Running("device", "run", "--id", "d", "-p", free_port(), "--store", store) as running:
+    with Running("device", "run", "--id", "d", "-p", str(free_port()), "--store", store) as running:
         assert watched.wait_for("READY=1") == []
         assert store.exists()
         lives_and_ends_well(watched, running)
@@ -173,7 +173,7 @@ def test_a_device_is_ready_when_its_store_is_open_whatever_the_broker_does(watch
 def test_a_device_that_cannot_open_its_store_is_never_ready(watched: Manager, tmp_path: Path) -> None:
     store = tmp_path / "d.db"
     store.write_bytes(b"no database, " * 1000)
-    with Running("device", "run", "--id", "d", "-p", free_port(), "--store", store) as running:
+    with Running("device", "run", "--id", "d", "-p", str(free_port()), "--store", store) as running:
         assert running.wait() == 1
     assert watched.heard() == []
 

@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
     "demo": ("facewire_cli.demo:demo", "The whole pipeline at once, with proof that nothing is lost.", "platform,broker"),
     "replay": ("facewire_cli.replay:replay", "Send a recorded file through a device.", None),
     "simulate": ("facewire_cli.simulate:simulate", "A fleet of devices under load, with a verdict.", None),
+    "asyncapi": ("facewire_cli.asyncapi:asyncapi", "The topics and messages as an AsyncAPI 3 document.", None),
 }
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNHEALTHY, EXIT_CREDENTIALS, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 2, 3, 5, 124, 130
