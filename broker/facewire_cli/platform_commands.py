@@ -1,15 +1,30 @@
 """`facewire platform`: run the worker that stores and acks."""
 
+import logging
+import re
 import signal
+from typing import Any
 
 import click
 
+from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import Topics
 from facewire_cli.history import database_option
-from facewire_cli.options import connection_options
+from facewire_cli.options import Endpoint, connection_options
+from facewire_cli.systemd import Service
+from facewire_cli.web import beside, web_options
+from facewire_cli.web import web as web_command
 from facewire_mqtt.address import Address
-from facewire_platform.schema import locate
+from facewire_platform.database import locate
 from facewire_platform.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+def _check_group(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        raise click.BadParameter(f"{value[:80]!a} is not 1 to 64 of A-Z a-z 0-9 . _ -")
+    return value
 
 
 @click.group()
@@ -20,13 +35,56 @@ def platform() -> None:
 @platform.command()
 @connection_options
 @database_option
-def run(address: Address, topics: Topics, database: str) -> None:
+@click.option("--share", metavar="GROUP", callback=_check_group, help="One of several workers that share the work; PostgreSQL only.")
+@web_options
+def run(address: Address, topics: Topics, database: str, share: str | None, web: Endpoint | None, web_token_file: Any) -> None:
     """Store what devices publish, and ack what is durable.
 
     SQLite takes one worker at a time. SIGINT and SIGTERM end it after the
     messages at hand; it may be killed at any time without loss.
     """
-    worker = Worker(locate(database), address, topics)
+    service = Service()
+    if share:
+        _check_sharing(address, topics)
+    worker = Worker(locate(database), address, topics, share=share, on_turn=service.turn)
+
+    def stop(*_: object) -> None:
+        service.stopping()
+        worker.stop()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: worker.stop())
-    worker.run()
+        signal.signal(number, stop)
+    with beside(locate(database), address, topics, web, web_token_file):
+        worker.run()
+
+
+@platform.command()
+@database_option
+def migrate(database: str) -> None:
+    """Bring the database of an older facewire up to date.
+
+    Stop the workers before. A SQLite file is copied first, beside it; of
+    PostgreSQL take a pg_dump. A migration that fails changes nothing.
+    """
+    from facewire_platform.migrate import migrate as migrate_database
+
+    applied = migrate_database(locate(database), lambda text: click.echo(text, err=True))
+    click.echo(f"migrated: {', '.join(applied)}" if applied else "up to date", err=True)
+
+
+platform.add_command(web_command)
+
+
+def _check_sharing(address: Address, topics: Topics) -> None:
+    """Some brokers grant shared subscriptions and deliver nothing."""
+    from facewire_platform.sharing import shared_subscriptions_deliver
+
+    try:
+        delivers = shared_subscriptions_deliver(address, topics)
+    except CredentialsRefused:
+        raise
+    except BrokerError as exc:
+        log.warning("shared subscriptions not checked error=%s", exc)
+        return
+    if not delivers:
+        raise BrokerError(f"{address}: grants shared subscriptions and delivers nothing to them; run one worker, without --share")

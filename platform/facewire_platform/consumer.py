@@ -107,6 +107,7 @@ class _Matches:
         limits: what counts as fresh.
         inbox: messages that may wait for the consumer.
         told: is told of the connection's comings and goings, on the iterating thread.
+        not_fresh: is shown each match that is refused, with its device and the reason, on the iterating thread.
     """
 
     def __init__(
@@ -118,12 +119,14 @@ class _Matches:
         limits: Limits | None = None,
         inbox: int = INBOX_MESSAGES,
         told: Callable[[Connected | Disconnected], None] | None = None,
+        not_fresh: Callable[[str, Match, Unfit], None] | None = None,
     ) -> None:
         self._address = address
         self._topics = topics or Topics()
         self._devices = tuple(dict.fromkeys(devices))
         self._freshness = Freshness(limits)
         self._told = told
+        self._not_fresh = not_fresh
         self._unreadable = 0
         self._inbox = Inbox(inbox, self._wake)
         self._stopping = False
@@ -191,6 +194,8 @@ class _Matches:
         reason, age = self._freshness.match(device, message, retained=received.retain, arrived=arrived, now=_now())
         if reason is not None or age is None:
             log.debug("refused device=%s epoch=%s seq=%d reason=%s", device, message.epoch, message.event.seq, reason)
+            if self._not_fresh is not None:
+                self._not_fresh(device, message, reason or "unproven")
             return None
         return FreshMatch(device, message, age, received, arrived.wall_ms)
 

@@ -1,0 +1,87 @@
+"""`facewire platform web`, and the options by which `platform run` starts the same in a process of its own."""
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from facewire.topics import Topics
+from facewire_cli.history import database_option
+from facewire_cli.options import ENDPOINT, Endpoint, connection_options
+from facewire_mqtt.address import Address
+from facewire_platform.database import Where, locate
+
+if TYPE_CHECKING:
+    # FastAPI is behind it, and `platform run` does without.
+    import socket
+
+    from facewire_platform.web_server import Web
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: A token file may have a line end.
+_MOST_BYTES: Final = 1_100
+_TOKEN_HELP: Final = "Token that clients must show, in its first line; beyond loopback there must be one."  # noqa: S105
+
+
+def web_options(command: F) -> F:
+    """Add `--web` and `--web-token-file`."""
+    token = click.option("--web-token-file", type=click.File("rb"), help=_TOKEN_HELP)
+    listen = click.option(
+        "--web", type=ENDPOINT, metavar="HOST:PORT", help="Serve the page and the HTTP API there, in a process of its own."
+    )
+    return listen(token(command))
+
+
+@click.command()
+@connection_options
+@database_option
+@click.option(
+    "--listen", type=ENDPOINT, default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where; port 0 for any that is free."
+)
+@click.option("--token-file", type=click.File("rb"), help=_TOKEN_HELP)
+def web(address: Address, topics: Topics, database: str, listen: Endpoint, token_file: Any) -> None:
+    """Serve the page and the HTTP API, for a platform that runs.
+
+    The database is read, never written. Matches come from the broker, with a
+    credential of the role `consumer`. SIGINT and SIGTERM end it.
+    """
+    from facewire_platform.web_server import serve
+
+    serve(*_web(locate(database), address, topics, listen, token_file, "--token-file"))
+
+
+def beside(
+    database: Where, address: Address, topics: Topics, listen: Endpoint | None, token_file: Any
+) -> contextlib.AbstractContextManager[object]:
+    """The web server as a process beside ours, as long as the context lasts; without an address there is none."""
+    if listen is None:
+        if token_file is not None:
+            raise click.UsageError("--web-token-file needs --web")
+        return contextlib.nullcontext()
+    try:
+        from facewire_platform.web_server import WebProcess
+    except ModuleNotFoundError as exc:
+        raise click.ClickException(f"--web needs {exc.name}: pip install 'facewire[platform]'") from exc
+    return WebProcess(*_web(database, address, topics, listen, token_file, "--web-token-file"))
+
+
+def _web(where: Where, address: Address, topics: Topics, endpoint: Endpoint, token_file: Any, option: str) -> "tuple[Web, socket.socket]":
+    from facewire_platform.web_server import Web, listen
+
+    token = None if token_file is None else _read_token(token_file, option)
+    try:
+        return Web(where, address, topics, token), listen(endpoint.host, endpoint.port, token)
+    except ValueError as exc:
+        raise click.UsageError(f"{exc}: {option}") from exc
+    except OSError as exc:
+        raise click.ClickException(f"cannot listen on {endpoint}: {exc.strerror or exc}") from exc
+
+
+def _read_token(file: Any, option: str) -> str:
+    try:
+        token: str = file.readline(_MOST_BYTES).rstrip(b"\r\n").decode("ascii")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise click.BadParameter(f"{file.name}: its first line cannot be read as ASCII", param_hint=f"'{option}'") from exc
+    return token

@@ -1,0 +1,225 @@
+"""The live wall: each match as it comes, fresh or refused, for any number of streams.
+
+    fresh_matches_async ──▶ Wall ── every 100 ms one chunk of bytes, made once ──▶ Reader (bounded) ──▶ a stream
+
+A stream is server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), three kinds of them:
+
+    hello     what the wall shows now                        ┐ {now, broker: {up, reason}, accepted, refused: {reason: n},
+    wall      what has come since, or a sign of life         ┘  skipped, matches: [...]}, oldest first
+    skipped   {matches}: so many that this reader was too slow for
+
+All of it belongs to one event loop.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from facewire.errors import BrokerError
+from facewire.messages import Match
+from facewire.plain import plain
+from facewire.topics import Topics
+from facewire_mqtt.connection import Address, Connected, Disconnected
+from facewire_platform.consumer import fresh_matches_async
+from facewire_platform.freshness import Reason
+
+log = logging.getLogger(__name__)
+
+#: Between two chunks, s: soon enough for eyes, and a tenth of the writes of one for each match.
+TICK: Final = 0.1
+#: Without anything to show a chunk goes out all the same, s: whoever reads can tell a quiet wall from a dead one.
+BEAT: Final = 5.0
+#: Matches in a chunk; of more than 200 a second nobody sees each, and the rest is counted.
+MOST_SHOWN: Final = 20
+#: What a new reader is shown of the past.
+RECENT: Final = 24
+#: Chunks that may wait for a reader: 3 s of a busy wall.
+MOST_WAITING: Final = 30
+#: Streams at a time.
+MOST_READERS: Final = 256
+#: The wait after the broker has refused us, s: somebody has to do something about it first.
+REFUSED_WAIT: Final = 30.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What became of the streams since the start."""
+
+    streams: int = 0
+    refused: int = 0
+    #: Matches that slow readers were not sent.
+    skipped: int = 0
+    #: Readers that took nothing for too long.
+    stuck: int = 0
+
+
+class Reader:
+    """One stream's chunks, bounded: who is slow skips the oldest."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._waiting: deque[tuple[bytes, int]] = deque()
+        self._skipped = 0
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def offer(self, chunk: bytes, matches: int) -> None:
+        """Add a chunk that holds so many matches."""
+        if len(self._waiting) >= MOST_WAITING:
+            _, lost = self._waiting.popleft()
+            self._skipped += lost
+            self._counters.skipped += lost
+        self._waiting.append((chunk, matches))
+        self._changed.set()
+
+    def close(self) -> None:
+        self._closed = True
+        self._changed.set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """What to send, until the stream is closed."""
+        while not self._closed:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._waiting and not self._closed:
+                if self._skipped:
+                    skipped, self._skipped = self._skipped, 0
+                    yield event("skipped", {"matches": skipped})
+                yield self._waiting.popleft()[0]
+
+
+class Wall:
+    """What is shown live, and to whom."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self._readers: set[Reader] = set()
+        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self._new: deque[dict[str, Any]] = deque(maxlen=MOST_SHOWN)
+        self._came = 0
+        self._accepted = 0
+        self._refused: dict[Reason, int] = {}
+        self._broker: dict[str, Any] = {"up": False, "reason": "not connected yet"}
+        self._news = False
+        self._flushed_at = -BEAT
+        self._closed = False
+
+    @property
+    def up(self) -> bool:
+        """Whether the broker is there."""
+        return bool(self._broker["up"])
+
+    @property
+    def readers(self) -> int:
+        """Streams that are open."""
+        return len(self._readers)
+
+    def show(self, device: str, match: Match, reason: Reason | None, age: float | None, at_ms: int) -> None:
+        """Take in a match; with a reason it is refused, with none fresh."""
+        if reason is None:
+            self._accepted += 1
+        else:
+            self._refused[reason] = self._refused.get(reason, 0) + 1
+        self._came += 1
+        shown = _shown(device, match, reason, age, at_ms)
+        self._new.append(shown)
+        self._recent.append(shown)
+
+    def tell(self, *, up: bool, reason: str = "") -> None:
+        """Take in what has become of the broker."""
+        self._broker, self._news = {"up": up, "reason": plain(reason)}, True
+
+    def flush(self, now: float, now_ms: int) -> None:
+        """Give the readers what is new, or a sign of life; to be called every `TICK`, with monotonic s and ms since 1970 UTC."""
+        if not (self._came or self._news or now - self._flushed_at >= BEAT):
+            return
+        chunk = event("wall", self._state(list(self._new), self._came - len(self._new), now_ms))
+        for reader in self._readers:
+            reader.offer(chunk, len(self._new))
+        self._new.clear()
+        self._came, self._news, self._flushed_at = 0, False, now
+
+    def open(self, now_ms: int) -> Reader | None:
+        """A new reader; None where there are `MOST_READERS`, or the wall is closed."""
+        if self._closed or len(self._readers) >= MOST_READERS:
+            self.counters.refused += 1
+            return None
+        reader = Reader(self.counters)
+        # What has not been flushed comes with the next chunk.
+        past = list(self._recent)[: len(self._recent) - len(self._new)]
+        reader.offer(event("hello", self._state(past, 0, now_ms)), 0)
+        self._readers.add(reader)
+        self.counters.streams += 1
+        return reader
+
+    def leave(self, reader: Reader) -> None:
+        self._readers.discard(reader)
+
+    def close(self) -> None:
+        """End every stream; from the event loop's thread."""
+        self._closed = True
+        for reader in self._readers:
+            reader.close()
+
+    def _state(self, matches: list[dict[str, Any]], skipped: int, now_ms: int) -> dict[str, Any]:
+        counts = {"accepted": self._accepted, "refused": self._refused, "skipped": skipped}
+        return {"now": now_ms, "broker": self._broker, **counts, "matches": matches}
+
+
+async def run_wall(wall: Wall, address: Address, topics: Topics) -> None:
+    """Keep the wall fed and its readers served, until cancelled."""
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_follow(wall, address, topics))
+        both.create_task(_flush(wall))
+
+
+async def _follow(wall: Wall, address: Address, topics: Topics) -> None:
+    def told(happening: Connected | Disconnected) -> None:
+        match happening:
+            case Connected():
+                wall.tell(up=True)
+            case Disconnected(reason):
+                wall.tell(up=False, reason=reason)
+
+    def not_fresh(device: str, match: Match, reason: Reason) -> None:
+        wall.show(device, match, reason, None, _now_ms())
+
+    while True:
+        try:
+            async with fresh_matches_async(address, topics=topics, told=told, not_fresh=not_fresh) as matches:
+                async for fresh in matches:
+                    wall.show(fresh.device, fresh.match, None, fresh.age, fresh.received_at)
+                    # While matches are waiting the iteration never gives way by itself.
+                    await asyncio.sleep(0)
+        except BrokerError as exc:
+            log.error("live wall refused, trying again in %d s: error=%s", REFUSED_WAIT, exc)  # noqa: TRY400  # no fault of ours
+            wall.tell(up=False, reason=str(exc))
+            await asyncio.sleep(REFUSED_WAIT)
+
+
+async def _flush(wall: Wall) -> None:
+    while True:
+        wall.flush(time.monotonic(), _now_ms())
+        await asyncio.sleep(TICK)
+
+
+def event(name: str, data: object) -> bytes:
+    """One server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data, allow_nan=False, separators=(',', ':'))}\n\n".encode()
+
+
+def _shown(device: str, match: Match, reason: Reason | None, age: float | None, at_ms: int) -> dict[str, Any]:
+    """What a card shows of a match: none of the vendor's fields, as photographs are among them."""
+    fields = match.event._asdict()
+    del fields["extra"]
+    told = {"device": device, "epoch": match.epoch, "sent_at": match.sent_at, "received_at": at_ms, "reason": reason}
+    return plain(told | {"age": None if age is None else round(age, 3)} | fields)  # type: ignore[no-any-return]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

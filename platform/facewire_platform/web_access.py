@@ -1,0 +1,111 @@
+"""Who may see the page and ask the API, pure.
+
+Without a token only this machine is served, and only under a name of its own: a web site whose name is pointed at 127.0.0.1
+(DNS rebinding) sends its own name as Host. With a token the Host says nothing that counts: a cookie is given to no other name.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from typing import Final, NamedTuple
+
+COOKIE: Final = "facewire"
+#: A token can be guessed online for ever, so it is no word.
+TOKEN_LENGTHS: Final = range(16, 1_025)
+
+#: What is served to anybody: the page asks for the token itself, and holds nothing before it has been given.
+_OPEN: Final = frozenset(("/", "/healthz", "/api/login"))
+_OPEN_FOLDER: Final = "/page/"
+
+#: Nothing inline, nothing from elsewhere; `data:` for the icon.
+HEADERS: Final = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Refusal(NamedTuple):
+    """Why a request is not answered."""
+
+    status: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The rules of one server.
+
+    Attributes:
+        token: what a client must show; None serves whoever is on this machine.
+
+    Raises:
+        ValueError: the token is too short, too long, or cannot stand in a header.
+    """
+
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.token is None:
+            return
+        if len(self.token) not in TOKEN_LENGTHS:
+            raise ValueError(f"a token of {len(self.token)} characters is not {TOKEN_LENGTHS[0]} to {TOKEN_LENGTHS[-1]}")
+        if not all("!" <= letter <= "~" for letter in self.token):
+            raise ValueError("the token is not printable ASCII without spaces")
+
+    def refusal(self, path: str, headers: Mapping[str, str]) -> Refusal | None:
+        """Why a request is refused, if it is.
+
+        Args:
+            path: of the request.
+            headers: of the request, by lower-case name.
+        """
+        if self.token is None:
+            host = headers.get("host", "")
+            return (
+                None
+                if is_own_name(host)
+                else Refusal(421, f"host {host[:80]!a} is no name of this machine; --web-token-file serves others")
+            )
+        if path in _OPEN or path.startswith(_OPEN_FOLDER) or self._shows_token(headers):
+            return None
+        return Refusal(401, "a token is needed: 'Authorization: Bearer TOKEN', or the page's form")
+
+    def admits(self, token: str) -> bool:
+        """Whether this is the token; takes as long whatever is wrong with it."""
+        return self.token is not None and hmac.compare_digest(token.encode(), self.token.encode())
+
+    @property
+    def cookie(self) -> str:
+        """What the browser keeps in place of the token, from which the token cannot be told."""
+        return hmac.new((self.token or "").encode(), b"facewire page", hashlib.sha256).hexdigest()
+
+    def _shows_token(self, headers: Mapping[str, str]) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.admits(token.strip()):
+            return True
+        return hmac.compare_digest(_cookie(headers.get("cookie", "")).encode(), self.cookie.encode())
+
+
+def is_own_name(host: str) -> bool:
+    """Whether a Host header names the machine itself: localhost, 127.0.0.1 or [::1], with any port."""
+    name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _cookie(header: str) -> str:
+    try:
+        found = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""

@@ -1,0 +1,239 @@
+"""What the HTTP API is asked, and what it answers: the shapes of both, for validation and OpenAPI."""
+
+import time
+from typing import Annotated, Any, Final, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from facewire.events import MAX_INT
+from facewire.moments import parse_moment
+from facewire.topics import check_device
+from facewire_platform.queries import HOUR, Filter, Place
+
+#: Rows of an answer, at most.
+MOST_ROWS: Final = 1_000
+#: Hours of an answer, at most: a month.
+MOST_HOURS: Final = 31 * 24
+#: What an item of quarantine is told by; the bytes stay where they are.
+QUARANTINE: Final = ("id", "topic", "reason", "size_bytes", "first_at", "last_at", "times", "seq")
+
+
+def _moment(value: object) -> int:
+    return parse_moment(str(value), time.time_ns() // 1_000_000)
+
+
+def _text(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("NUL is in no text of the store")
+    return value
+
+
+def _schema(description: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "description": description, "examples": [example]})
+
+
+Moment = Annotated[int, BeforeValidator(_moment), _schema("10m (ago), an ISO date or time, or ms since 1970 UTC.", "2h")]
+After = Annotated[str, AfterValidator(lambda text: str(Place.parse(text))), Field(description="`next` of the page before.")]
+Device = Annotated[str, AfterValidator(check_device)]
+Text = Annotated[str, AfterValidator(_text), Field(max_length=1_000)]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ListForm(_Form):
+    """How much of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
+
+
+class DevicesForm(ListForm):
+    """Which devices."""
+
+    after: Device | None = None
+
+
+class GapsForm(ListForm):
+    """Which gaps."""
+
+    device: Device | None = None
+
+
+class _Filtered(_Form):
+    """Which events; the filters of `facewire events`."""
+
+    since: Moment | None = None
+    until: Moment | None = None
+    device: Device | None = None
+    person: Text | None = None
+    person_type: Annotated[int, Field(ge=-MAX_INT, le=MAX_INT)] | None = None
+    group: Text | None = None
+    min_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    @property
+    def filter(self) -> Filter:
+        return Filter(self.since, self.until, self.device, self.person, self.person_type, self.group, self.min_score)
+
+
+class EventsForm(_Filtered, ListForm):
+    """Which events, from where on."""
+
+    newest_first: bool = False
+    after: After | None = None
+
+    @property
+    def place(self) -> Place | None:
+        return None if self.after is None else Place.parse(self.after)
+
+
+class HourlyForm(_Filtered):
+    """Which events of which hours: the last day unless it is said."""
+
+    @property
+    def filter(self) -> Filter:
+        """With both ends given."""
+        until = self.until if self.until is not None else _moment("0s") + 1
+        since = self.since if self.since is not None else until - 24 * HOUR
+        return Filter(since, until, self.device, self.person, self.person_type, self.group, self.min_score)
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> Self:
+        asked = self.filter
+        hours = ((asked.until or 0) - (asked.since or 0)) / HOUR
+        if not 0 <= hours <= MOST_HOURS:
+            raise ValueError(f"from since to until are {hours:.1f} hours, not 0 to {MOST_HOURS}")
+        return self
+
+
+class Error(BaseModel):
+    """What went wrong, in a sentence."""
+
+    error: str
+
+
+class Event(BaseModel):
+    """An event; every other field that its vendor gave it is there too."""
+
+    model_config = ConfigDict(extra="allow")
+
+    device: str
+    epoch: str
+    seq: int
+    timestamp: int = Field(description="Device clock, ms since 1970 UTC.")
+    score: float
+    identity_id: str
+    identity_name: str
+    person_type: int = Field(description="1 employee, 2 visitor, 3 blocklisted, 4 stranger, 5 VIP.")
+    group_name: str | None = None
+    ep_id: str | None = None
+
+
+class Events(BaseModel):
+    """A page of events."""
+
+    events: list[Event]
+    next: str | None = Field(description="`after` of the next page; null at the end.")
+
+
+class Hour(BaseModel):
+    """What was compared in an hour."""
+
+    hour: int = Field(description="Its beginning, device clock, ms since 1970 UTC.")
+    events: int
+    strangers: int = Field(description="Events of strangers.")
+    people: int = Field(description="Distinct others.")
+
+
+class Hours(BaseModel):
+    """Every hour from `since` to `until`, in order."""
+
+    hours: list[Hour]
+
+
+class DeviceRow(BaseModel):
+    """The newest epoch of a device."""
+
+    model_config = ConfigDict(extra="allow")
+
+    device: str
+    epoch: str
+    state: str = Field(description="online, silent or offline.")
+    last_seen: int = Field(description="Platform clock, ms since 1970 UTC.")
+    head: int
+    watermark: int
+    lag: int
+    gaps: int
+    quarantined: int
+    dropped: int | None
+
+
+class Devices(BaseModel):
+    """Devices by name, and sums over all there are."""
+
+    now: int
+    summary: dict[str, int]
+    devices: list[DeviceRow]
+    more: bool
+
+
+class Gap(BaseModel):
+    """Seqs `first` to `last`, lost."""
+
+    device: str
+    epoch: str
+    first: int
+    last: int
+    events: int
+    declared_at: int = Field(description="Platform clock, ms since 1970 UTC.")
+
+
+class Gaps(BaseModel):
+    """By device, epoch and seq."""
+
+    gaps: list[Gap]
+    more: bool
+
+
+class Item(BaseModel):
+    """A message, or an event of one, that broke the contract."""
+
+    id: int
+    topic: str
+    reason: str
+    size_bytes: int
+    first_at: int
+    last_at: int
+    times: int
+    seq: int | None
+
+
+class Quarantine(BaseModel):
+    """The newest first."""
+
+    quarantine: list[Item]
+    more: bool
+
+
+class Health(BaseModel):
+    """What the server can reach."""
+
+    database: bool
+    broker: bool
+
+
+def answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of a question's answers."""
+    return {200: {"model": model}, **{status: {"model": Error} for status in (401, 422, 503)}}
+
+
+def sentence(error: Any) -> str:
+    """One of pydantic's errors, naming the parameter, the value and what is wrong with it."""
+    name = ".".join(str(part) for part in error["loc"][1:])
+    if error["type"] == "extra_forbidden":
+        return f"there is no parameter {name[:80]!r}"
+    text: str = error["msg"].removeprefix("Value error, ")
+    if not name:
+        return text
+    shown = ascii(str(error["input"])[:80])
+    return f"{name}: {text}" if shown in text else f"{name} {shown}: {text[:1].lower()}{text[1:]}"

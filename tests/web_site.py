@@ -1,0 +1,93 @@
+"""A broker, a worker and its web server as processes, and devices that a test speaks for."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from facewire_process import Running
+from wire import Wire
+
+from facewire.events import event_from_map
+from facewire.messages import Match, Status, encode
+
+EPOCH, BOOT = "00000000000000e1", "00000000000000b1"
+WITHIN = 20.0
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def event_map(seq: int, **fields: Any) -> dict[str, Any]:
+    usual = {"timestamp": now_ms(), "score": 0.91, "identity_id": f"p{seq}", "identity_name": f"Person {seq}", "person_type": 1}
+    return {"seq": seq, **usual, **fields}
+
+
+class Site:
+    """Everything from the broker to the page's URL; a context manager.
+
+    Args:
+        folder: for the database.
+        options: of `facewire platform run`.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.database = folder / "platform.db"
+        self._broker = Running("broker", "run", "--listen", "127.0.0.1:0")
+        self.port = int(self._said(self._broker, r"listening address=127\.0\.0\.1:(\d+)")[1])
+        self.platform = self.start_platform(*options)
+        self.url = self._said(self.platform, r"web page at (http://\S+/)")[1]
+        self.wire = Wire(self.where, "site")
+        self.seqs: dict[str, int] = {}
+
+    @property
+    def where(self) -> Any:
+        from facewire_mqtt.address import Address
+
+        return Address(port=self.port)
+
+    def start_platform(self, *options: str) -> Running:
+        database = f"sqlite:///{self.database}"
+        web = () if "--web" in options else ("--web", "127.0.0.1:0")
+        return Running("platform", "run", "-p", str(self.port), "--database", database, *web, *options)
+
+    def match(self, device: str, **fields: Any) -> Mapping[str, Any]:
+        """A device publishes a match, compared now unless the fields say otherwise; gives its event."""
+        self.seqs[device] = seq = self.seqs.get(device, 0) + 1
+        event = event_map(seq, **fields)
+        self.wire.publish(f"facewire/v1/{device}/match", encode(Match(EPOCH, BOOT, now_ms(), event_from_map(event))), qos=0)
+        return event
+
+    def history(self, device: str, *events: Mapping[str, Any], after: int = 0) -> None:
+        """A device sends a batch."""
+        cursor = max(event["seq"] for event in events)
+        batch = {"epoch": EPOCH, "boot": BOOT, "after": after, "cursor": cursor, "head": cursor, "oldest": 1, "events": list(events)}
+        self.wire.publish(f"facewire/v1/{device}/history", json.dumps(batch).encode(), qos=1)
+
+    def status(self, device: str, **fields: Any) -> None:
+        told = Status(**{"boot": BOOT, "online": True, "at": now_ms(), **fields})
+        self.wire.publish(f"facewire/v1/{device}/status", encode(told), qos=1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wire.close()
+        for process in (self.platform, self._broker):
+            process.end()
+
+    def stop_broker(self) -> None:
+        self._broker.end()
+
+    @staticmethod
+    def _said(process: Running, pattern: str) -> re.Match[str]:
+        deadline = time.monotonic() + WITHIN
+        while not (found := re.search(pattern, process.text)):
+            assert process.process.poll() is None, process.text
+            assert time.monotonic() < deadline, process.text
+            threading.Event().wait(0.02)
+        return found
