@@ -179,6 +179,19 @@ def test_a_device_that_cannot_open_its_store_is_never_ready(watched: Manager, tm
 
 
 @pytest.mark.network
+@pytest.mark.process
+def test_a_worker_is_ready_when_it_has_subscribed_and_not_while_the_broker_is_down(watched: Manager, tmp_path: Path) -> None:
+    port = free_port()
+    with Running("platform", "run", "-p", str(port), "--database", f"sqlite:///{tmp_path / 'x.db'}") as running:
+        # It turns, so it lives, and is not ready.
+        assert [watched.next() for _ in range(3)] == ["WATCHDOG=1"] * 3
+        with embedded.running(port=port):
+            assert set(watched.wait_for("READY=1")) <= {"WATCHDOG=1"}
+            running.wait_for("connected")
+            lives_and_ends_well(watched, running)
+
+
+@pytest.mark.network
 def test_an_agent_that_hangs_gives_no_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turned, hang, hung, release = threading.Semaphore(0), threading.Event(), threading.Event(), threading.Event()
     real = Store.version
