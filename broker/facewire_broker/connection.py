@@ -21,8 +21,6 @@ from facewire_broker.stream import Stream, Streams
 
 log = logging.getLogger(__name__)
 
-#: Topics that a connection remembers the rights to. A device has three.
-_KNOWN_TOPICS: Final = 1000
 #: Why a door sends somebody away, by CONNACK's code.
 _REASONS: Final = {BAD_CLIENT_ID: "client_id", NOT_AUTHORIZED: "credentials", UNAVAILABLE: "busy"}
 
@@ -176,7 +174,9 @@ class Connection(Stream):
         if not self.identity.rights.may_publish(topic):
             self._hub.refuse("publish", f"client={self.name} user={self.identity.user!a} topic={topic!a}")
             return None
-        if len(self._topics) >= _KNOWN_TOPICS:
+        if len(self._topics) >= limits.sessions:
+            # A device has three; the platform, which acks to every device, as many as there are sessions. With room for
+            # fewer it would forget and learn them all again and again, a sixth of all that a round trip costs.
             self._topics.clear()
         self._topics[raw] = topic
         return topic
