@@ -59,6 +59,7 @@ class Hub:
         self.limits = limits
         self.counters: Counter[str] = Counter()
         self.sessions: dict[tuple[str | None, str], Session] = {}
+        self._owned: Counter[str | None] = Counter()
         self.index: Index[Session] = Index()
         self.store = Retained(limits.retained, limits.retained_bytes)
         self._warned: set[Session] = set()
@@ -77,8 +78,7 @@ class Hub:
             return NOT_AUTHORIZED, False
         key = identity.user, connect.client_id
         session = self.sessions.get(key)
-        if session is None and len(self.sessions) >= self.limits.sessions:
-            self.refuse("sessions", f"client={connect.client_id!a} limit={self.limits.sessions}")
+        if session is None and not self._has_room(*key):
             return UNAVAILABLE, False
         if session is not None and session.link is not None:
             # The will of the old connection, where it has one, comes before all that the new one says.
@@ -90,6 +90,7 @@ class Hub:
         present = session is not None
         if session is None:
             session = self.sessions[key] = Session(connect.client_id, identity.user, identity.scope, self)
+            self._owned[identity.user] += 1
         session.clean = connect.clean
         client.session = session
         client.will, client.will_retain = connect.will, connect.will_retain
@@ -184,6 +185,17 @@ class Hub:
             self._warned.add(session)
             log.warning("dropping messages client=%a reason=queue held=%d", session.client_id, session.held)
 
+    def _has_room(self, user: str | None, client_id: str) -> bool:
+        """Whether there may be one more session, of a user at that; without credentials all are nobody's."""
+        limits = self.limits
+        if len(self.sessions) >= limits.sessions:
+            self.refuse("sessions", f"client={client_id!a} limit={limits.sessions}")
+        elif user is not None and self._owned[user] >= limits.user_sessions:
+            self.refuse("user_sessions", f"client={client_id!a} user={user!a} limit={limits.user_sessions}")
+        else:
+            return True
+        return False
+
     def _subscribe(self, client: Client, text: str, qos: int) -> int:
         session = client.session
         group, topic_filter = split_share(text)
@@ -226,7 +238,8 @@ class Hub:
         self.lost(client, now)
 
     def _forget(self, session: Session) -> None:
-        self.sessions.pop((session.owner, session.client_id), None)
+        if self.sessions.pop((session.owner, session.client_id), None) is not None:
+            self._owned[session.owner] -= 1
         for text in session.subscriptions:
             self._unindex(session, text)
         session.subscriptions.clear()

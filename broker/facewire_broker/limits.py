@@ -11,6 +11,8 @@ class Limits:
     connections: int = 20_000
     #: Sessions, with those kept for clients that are away.
     sessions: int = 20_000
+    #: Of these, what one user may have: a device has one, a worker or a gate one each.
+    user_sessions: int = 100
     #: Largest packet before and after authentication. A history batch of 100 events without photographs has 13 KB.
     connect_bytes: int = 16 * 1024
     packet_bytes: int = 256 * 1024
