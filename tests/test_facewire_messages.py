@@ -344,7 +344,7 @@ def nested(levels: int) -> Any:
         (nested(900), None, "event list is not a map"),
         (msgpack.ExtType(5, b"x"), None, "is not a map"),
         ({}, None, "seq None is not"),
-        (event("8"), None, "seq '8' is not"),
+        (event("8"), None, "seq str is not"),
         (event(True), None, "seq True is not"),
         (event(-1), None, "seq -1 is not"),
         (event(2**63), None, "seq 9223372036854775808 is not"),

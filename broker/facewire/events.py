@@ -151,13 +151,11 @@ def _check_rest(event: Event, *, clean: bool) -> None:
 
 
 def _bad(fields: Mapping[str, Any], name: str, wanted: str, seq: int) -> EventError:
-    # What stands in place of a text may be a name, and this goes into logs: say only what type it is.
-    shown = type(fields.get(name)).__name__ if wanted == "text" else _show(fields.get(name))
-    state = f"{shown} is not" if name in fields else "is missing:"
+    state = f"{_show(fields.get(name))} is not" if name in fields else "is missing:"
     return EventError(f"{name} {state} {wanted}", seq or None)
 
 
 def _show(value: object) -> str:
-    # A container's repr may be huge, or nested too deep for Python to write.
-    text = type(value).__name__ if isinstance(value, dict | list | tuple) else ascii(value)
+    # A text may be a name, bytes a face, and this goes into logs; a container may be huge: say only what type it is.
+    text = ascii(value) if isinstance(value, int | float | None) else type(value).__name__
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -27,6 +27,7 @@ from facewire_broker.limits import Limits
 from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
 from facewire_broker.tls import server_context
 from facewire_cli.broker_users import users as users_group
+from facewire_cli.logs import say
 from facewire_cli.systemd import Service
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -143,7 +144,8 @@ def run(
             f"--listen {where}: without --users anyone could publish, so only a loopback address such as 127.0.0.1 is served"
         )
     if exposed and tls is None and not insecure:
-        click.echo(f"WARNING: {where} without TLS: everyone on the network can read secrets and faces. Use --cert and --key.", err=True)
+        notice = "WARNING: %s without TLS: everyone on the network can read secrets and faces. Use --cert and --key."
+        say(notice, where, level=logging.WARNING)
     allow_many_files()
     if engine == "mosquitto":
         if users is None:
@@ -163,7 +165,7 @@ async def serve(where: Listen, **options: Any) -> None:
     gc.set_threshold(50_000, 20, 50)
     server = Broker(where, **options)
     await server.start()
-    click.echo(f"listening address={server.address}", err=True)
+    say("listening address=%s", server.address)
     await _beat_until(stopping, Service())
     await server.shutdown()
 
@@ -175,7 +177,7 @@ async def serve_mosquitto(where: Listen, users: UsersFile, topics: Topics, tls: 
     port = where.port or free_port(where.host)
 
     def listening(_: Site) -> None:
-        click.echo(f"listening address={Listen(where.host, port)}", err=True)
+        say("listening address=%s", Listen(where.host, port))
         beating.append(asyncio.create_task(_beat_until(stopping, service)))
 
     with tempfile.TemporaryDirectory(prefix="facewire-mosquitto-") as folder:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ import click
 from facewire.errors import DecodeError, StoreError
 from facewire.events import Event
 from facewire.topics import Topics
+from facewire_cli.logs import say
 from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
 from facewire_cli.output import Form, write_rows
 from facewire_cli.render import duration
@@ -141,7 +143,7 @@ def _record_source(source: str, recorder: Recorder, agent: Agent) -> None:
                 recorded, skipped = recorded + len(events), skipped + len(bad)
     except OSError as exc:
         raise click.ClickException(f"{source}: {exc.strerror}") from exc
-    click.echo(f"source ended: {recorded} events recorded, {skipped} lines skipped", err=True)
+    say("source ended: %d events recorded, %d lines skipped", recorded, skipped)
 
 
 def _record_patiently(events: list[Event], recorder: Recorder, agent: Agent) -> None:
@@ -151,7 +153,7 @@ def _record_patiently(events: list[Event], recorder: Recorder, agent: Agent) -> 
             recorder.record_all(events)
         except StoreError as exc:
             if failures == 0:
-                click.echo(f"source waits: {exc}", err=True)
+                say("source waits: %s", exc, level=logging.WARNING)
             agent.wait(RETRY_WAIT)
         else:
             return
@@ -159,7 +161,7 @@ def _record_patiently(events: list[Event], recorder: Recorder, agent: Agent) -> 
 
 def _report(bad: Iterable[BadLine]) -> None:
     for line in bad:
-        click.echo(f"line {line.number} skipped: {line.reason}", err=True)
+        say("line %d skipped: %s", line.number, line.reason, level=logging.WARNING)
 
 
 @device.command()

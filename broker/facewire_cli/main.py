@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from facewire.errors import CredentialsRefused, FacewireError
+from facewire_cli.logs import LogFormat, say, set_up
 
 #: name -> (where it lives, one line of help, the extra that it needs)
 COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
@@ -31,6 +33,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
     "replay": ("facewire_cli.replay:replay", "Send a recorded file through a device.", None),
     "simulate": ("facewire_cli.simulate:simulate", "A fleet of devices under load, with a verdict.", None),
     "asyncapi": ("facewire_cli.asyncapi:asyncapi", "The topics and messages as an AsyncAPI 3 document.", None),
+    "config": ("facewire_cli.config:config", "Show which settings hold, and check them.", None),
+    "completion": ("facewire_cli.completion:completion", "What makes a shell complete commands and options.", None),
 }
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNHEALTHY, EXIT_CREDENTIALS, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 2, 3, 5, 124, 130
@@ -62,27 +66,40 @@ class LazyGroup(click.Group):
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             raise click.UsageError(exc.message.rstrip(".") + (f". Did you mean {near[0]!r}?" if near else "."), ctx) from exc
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """By name alone too, also where the extra of a command is not installed."""
+        names = [CompletionItem(name, help=text) for name, (_, text, _) in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text, _) in COMMANDS.items()])
 
 
+def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and not ctx.resilient_parsing:
+        ctx.default_map = read_settings(path, cli, ctx)
+    return path
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["--help"], "auto_envvar_prefix": "FACEWIRE", "max_content_width": 80})
 @click.version_option(package_name="facewire", message="%(prog)s %(version)s")
 @click.option(
-    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TOML file of settings; a table for each command."
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_read_config,
+    is_eager=True,  # so that it holds the settings below, too
+    help="TOML file of settings; a table for each command.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
-@click.pass_context
-def cli(ctx: click.Context, config: Path | None, log_level: str) -> None:
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="json is one object a line.")
+def cli(config: Path | None, log_level: str, log_format: LogFormat) -> None:
     """Face-recognition events from devices to a platform, over MQTT.
 
     Settings come from defaults, then the --config file, then FACEWIRE_…
     variables (FACEWIRE_DEVICE_RUN_PERIOD=30), then flags.
     """
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    if config is not None:
-        ctx.default_map = read_settings(config, cli, ctx)
+    set_up(log_level, log_format)
 
 
 def read_settings(path: Path, command: click.Command, ctx: click.Context) -> dict[str, Any]:
@@ -130,10 +147,10 @@ def _run() -> int:
         exc.show()
         return exc.exit_code
     except CredentialsRefused as exc:
-        click.echo(f"Error: {exc}", err=True)
+        say("Error: %s", exc, level=logging.ERROR)
         return EXIT_CREDENTIALS
     except FacewireError as exc:
-        click.echo(f"Error: {exc}", err=True)
+        say("Error: %s", exc, level=logging.ERROR)
         return EXIT_FAILED
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED

@@ -1,0 +1,103 @@
+"""What a log line looks like: text for people, or one JSON object a line for what collects logs.
+
+log.warning("quarantined topic=%r error=%s", topic, exc)
+
+2026-11-23 08:00:00,123 WARNING facewire_platform.worker quarantined topic='…' error=…
+{"ts":"2026-11-23T08:00:00.123Z","level":"warning","logger":"facewire_platform.worker","message":"quarantined","topic":"…","error":"…"}
+"""
+
+import datetime as dt
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final, Literal, TypeAlias
+
+import click
+
+from facewire_cli.output import to_json, visible
+
+log = logging.getLogger(__name__)
+
+LogFormat: TypeAlias = Literal["text", "json"]
+
+#: A field of a message before its values are filled in, a value without a name, or a percent sign.
+_PLACE: Final = re.compile(r"(?:(?<!\S)([A-Za-z_]\w*)=)?(%[-#0 +]*[\d*]*(?:\.[\d*]+)?[diouxXeEfFgGcrsa]|%%)")
+
+_ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+def set_up(level: str, form: LogFormat) -> None:
+    """Log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def say(notice: str, *args: object, level: int = logging.INFO) -> None:
+    """Tell whoever watches, on standard error: a line as it is, or a log line where the log is JSON, and nothing else is to be there.
+
+    Args:
+        notice: as for a logger, `key=%s` and all.
+        args: its values.
+        level: of the log line.
+    """
+    if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers):
+        log.log(level, notice, *args)
+    else:
+        click.echo(visible(notice % args if args else notice), err=True)
+
+
+class TextFormatter(logging.Formatter):
+    """Text, in which an exception is told by its type and place: its words may hold what was being worked on, such as a name."""
+
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802  # logging's
+        return "\nwhile handling\n".join(_places(ei[1]))
+
+
+class JsonFormatter(TextFormatter):
+    """One JSON object a line; what a message says as `key=%s` are fields, and its message is what remains."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = dt.datetime.fromtimestamp(record.created, dt.UTC)
+        line: dict[str, Any] = {
+            "ts": at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        message, fields = split(record)
+        line["message"] = message
+        line |= {f"{name}_" if name in line else name: value for name, value in fields.items()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return to_json(line)
+
+
+def split(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    """The message of a record without its fields, and these: numbers and truth as they are, all else as text."""
+    template, args = str(record.msg), record.args
+    if not args or isinstance(args, Mapping):
+        return record.getMessage(), {}
+    left, fields, words, end = iter(args), dict[str, Any](), list[str](), 0
+    for found in _PLACE.finditer(template):
+        words.append(template[end : found.start()])
+        end = found.end()
+        name, place = found.groups()
+        if place == "%%":
+            words.append(found[0].replace("%%", "%"))
+            continue
+        value = next(left, None)
+        if name:
+            fields[name] = value if isinstance(value, int | float) else str(value)
+        else:
+            words.append(place % (value,))
+    words.append(template[end:])
+    return " ".join("".join(words).split()), fields
+
+
+def _places(exc: BaseException | None) -> Iterator[str]:
+    while exc is not None:
+        yield "".join(traceback.format_tb(exc.__traceback__)) + f"{type(exc).__module__}.{type(exc).__qualname__}"
+        exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)

@@ -1,0 +1,136 @@
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broker_engines import free_port
+from facewire_process import Running
+
+from facewire_cli.logs import JsonFormatter, TextFormatter, split
+
+NAME = "Zaphod Ünderwood"
+
+
+def record(message: object, *args: object, **more: Any) -> logging.LogRecord:
+    return logging.LogRecord("facewire.x", logging.WARNING, "", 1, message, args, more.get("exc_info"))
+
+
+def as_json(message: object, *args: object, **more: Any) -> dict[str, Any]:
+    line: dict[str, Any] = json.loads(JsonFormatter().format(record(message, *args, **more)))
+    return line
+
+
+def test_a_line_is_one_object_with_its_fields_apart() -> None:
+    line = as_json("quarantined topic=%r seq=%d error=%s", "a b", 7, "is missing: a number")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("ts"))
+    assert line == {
+        "level": "warning",
+        "logger": "facewire.x",
+        "message": "quarantined",
+        "topic": "a b",
+        "seq": 7,
+        "error": "is missing: a number",
+    }
+
+
+@pytest.mark.parametrize(
+    ("template", "args", "message", "fields"),
+    [
+        ("inbox full, dropped=%d", (3,), "inbox full,", {"dropped": 3}),
+        ("stopped %s dropped=%d", ("batches=1", 2), "stopped batches=1", {"dropped": 2}),
+        ("%s went up by %d%%", ("lag", 5), "lag went up by 5%", {}),
+        ("rate=%.1f on=%s none=%s", (0.25, True, None), "", {"rate": 0.25, "on": True, "none": "None"}),
+        ("no fields, 100%", (), "no fields, 100%", {}),
+        ("%(name)s here", ({"name": "x"},), "x here", {}),
+        ("url=http://h/?a=%s", ("b",), "url=http://h/?a=b", {}),
+        (ValueError("not text"), (), "not text", {}),
+    ],
+)
+def test_fields_are_what_the_template_names_and_nothing_that_a_value_says(
+    template: object, args: tuple[object, ...], message: str, fields: dict[str, Any]
+) -> None:
+    assert split(record(template, *args)) == (message, fields)
+
+
+def test_a_value_cannot_forge_a_field_or_a_line() -> None:
+    text = JsonFormatter().format(record("quarantined error=%s", 'x" level=error\n{"level": "error"}'))
+    assert len(text.splitlines()) == 1
+    assert json.loads(text)["level"] == "warning"
+    assert as_json("refused level=%s", "odd")["level_"] == "odd"
+
+
+@contextlib.contextmanager
+def wrapped() -> Iterator[None]:
+    try:
+        yield
+    except KeyError as exc:
+        raise sqlite3.OperationalError(NAME) from exc
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_an_exception_is_told_by_type_and_place_without_its_words(formatter: logging.Formatter) -> None:
+    try:
+        with wrapped():
+            os.environ[NAME]
+    except sqlite3.OperationalError as exc:
+        text = formatter.format(record("failed", exc_info=(type(exc), exc, exc.__traceback__)))
+    assert "sqlite3.OperationalError" in text
+    assert "builtins.KeyError" in text
+    assert "test_cli_logs.py" in text
+    assert NAME not in text
+
+
+@pytest.mark.network
+@pytest.mark.process
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_whole_run_logs_no_name_face_or_secret(form: str, tmp_path: Path) -> None:
+    port, logs = str(free_port()), ["--log-level", "debug", "--log-format", form]
+    fields = {"timestamp": 1, "score": 0.9, "identity_id": NAME, "identity_name": NAME, "person_type": 1, "face": NAME}
+    users = tmp_path / "users"
+    secrets: dict[str, Path] = {}
+    for user, role in (("box", "device"), ("worker", "platform")):
+        secrets[user] = tmp_path / user
+        secrets[user].write_text(f"{user}-s3cret-s3cret")
+        add: list[str | Path] = ["broker", "users", "add", user, "--role", role, "--password-file", secrets[user], "--users", users]
+        with Running(*add) as adding:
+            assert adding.wait() == 0, adding.text
+    at = ["-h", "127.0.0.1", "-p", port]
+    with (
+        Running(*logs, "broker", "run", "--listen", f"127.0.0.1:{port}", "--users", users) as broker,
+        Running(
+            *logs, "platform", "run", *at, "-u", "worker", "--password-file", secrets["worker"], "--database", f"sqlite:///{tmp_path}/x.db"
+        ) as platform,
+    ):
+        platform.wait_for("connected")
+        run: list[str | Path] = [
+            "device",
+            "run",
+            "--id",
+            "box",
+            *at,
+            "-u",
+            "box",
+            "--password-file",
+            secrets["box"],
+            "--store",
+            tmp_path / "box.db",
+        ]
+        with Running(*logs, *run, "--threshold", "0.5", "--source", "-", "--exit-when-acked", stdin=True) as device:
+            device.write(fields, fields | {"timestamp": 2}, fields | {"score": NAME}, [NAME], NAME)
+            assert device.process.stdin is not None
+            device.process.stdin.close()
+            device.wait(60)
+        codes = [running.end(signal.SIGTERM) for running in (platform, broker)]
+    assert codes == [0, 0]
+    for running in (broker, platform, device):
+        assert running.log
+        assert [line for line in running.log if "Zaphod" in line or "s3cret" in line] == []
+        if form == "json":
+            assert all({"ts", "level", "logger", "message"} <= json.loads(line).keys() for line in running.log), running.text
