@@ -9,6 +9,7 @@ import click
 
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import Topics
+from facewire_cli.backup import backup, restore
 from facewire_cli.history import database_option
 from facewire_cli.options import Endpoint, connection_options
 from facewire_cli.systemd import Service
@@ -72,6 +73,8 @@ def migrate(database: str) -> None:
     click.echo(f"migrated: {', '.join(applied)}" if applied else "up to date", err=True)
 
 
+platform.add_command(backup)
+platform.add_command(restore)
 platform.add_command(web_command)
 
 

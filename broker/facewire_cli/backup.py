@@ -1,0 +1,48 @@
+"""`facewire platform backup` and `restore`."""
+
+import time
+from pathlib import Path
+
+import click
+
+from facewire_cli.history import database_option
+from facewire_platform.backup import backup as backup_database
+from facewire_platform.backup import restore as restore_database
+from facewire_platform.database import locate
+
+
+@click.command()
+@database_option
+@click.option("--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", required=True, help="The copy; must not exist.")
+def backup(database: str, to: Path) -> None:
+    """Copy a SQLite database while the worker goes on.
+
+    The copy is one file, of one moment, and was read through once; it is there
+    whole or not at all. Of PostgreSQL take a pg_dump, see docs/operating.md.
+    """
+    started = time.monotonic()
+    size_bytes = backup_database(_file(database), to)
+    click.echo(f"{to}: {size_bytes / 1e6:.1f} MB in {time.monotonic() - started:.1f} s", err=True)
+
+
+@click.command()
+@database_option
+@click.option(
+    "--from", "copy", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", required=True, help="What backup made."
+)
+def restore(database: str, copy: Path) -> None:
+    """Put a backup in the place of a SQLite database.
+
+    Stop the worker before. What was there is kept beside it. Devices find out
+    by themselves, and send again what they still hold; what they do not is
+    listed by `facewire gaps`.
+    """
+    before = restore_database(_file(database), copy)
+    click.echo(f"restored; what was there is {before}" if before else "restored", err=True)
+
+
+def _file(database: str) -> Path:
+    where = locate(database)
+    if isinstance(where, str):
+        raise click.UsageError("PostgreSQL is backed up by pg_dump and restored by pg_restore, see docs/operating.md")
+    return where
