@@ -72,7 +72,8 @@ def test_an_earlier_epoch_has_neither_state_nor_budget() -> None:
         ({"lag": 11}, Limits(online=True, no_loss=True), []),
         ({"lag": 1}, Limits(max_lag=0), ["lag 1 is over 0"]),
         ({"online": False}, Limits(online=True), ["offline, last heard of 5 s ago"]),
-        ({"last_seen": 0}, Limits(online=True), ["silent, last heard of 105 s ago"]),
+        ({"last_seen": 5_000}, Limits(online=True), ["silent, last heard of 100 s ago"]),
+        ({"last_seen": 0}, Limits(online=True), ["silent, not heard of yet"]),
         ({"gaps": 2, "dropped": 3}, Limits(no_loss=True), ["gaps 2", "dropped 3"]),
         ({"quarantined": 1, "dropped": None}, Limits(no_loss=True), ["quarantined 1"]),
     ],
@@ -118,6 +119,24 @@ def test_without_events_or_with_a_clock_that_stands_still_there_is_no_rate(tmp_p
         assert device(tmp_path / "x.db")["rate"] is None
 
 
+def test_the_clock_offset_is_that_of_the_last_status_and_nothing_else_moves_it(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        tell(store, "d", 10_000, at=8_500)
+        assert device(tmp_path / "x.db")["clock_offset"] == -1.5
+        fill(store, "d", [1], 60_000)
+        store.take([Taken("d", batch(1, 1, boot="00000000000000b2"), 70_000)])
+        assert device(tmp_path / "x.db")["clock_offset"] == -1.5
+        tell(store, "d", 99_000, at=8_000, online=False)
+        assert device(tmp_path / "x.db")["clock_offset"] == -1.5
+
+
+def test_what_the_broker_had_kept_says_nothing_about_the_clock(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        store.take([Taken("d", Status(BOOT, True, 5, EPOCH), 90_000, retained=True)])
+    told = device(tmp_path / "x.db")
+    assert (told["clock_offset"], told["last_seen"]) == (None, 0)
+
+
 # The command
 
 
@@ -153,8 +172,9 @@ def test_a_check_of_nothing_and_a_limit_without_a_check_are_refused(site: Path, 
 
 def test_the_table_shows_ages_and_durations_as_people_say_them(site: Path) -> None:
     with open_store(site) as store:
-        tell(store, "lobby", 10_000, at=10_000)
+        tell(store, "lobby", 10_000, at=8_500)
     head, *_, lobby = run(site, "-o", "pretty", "-d", "lobby").stdout.splitlines()
     names = ["device", "state", "last_seen", "head", "acked", "lag", "gaps", "quarantined", "dropped", "clock_offset", "outage_budget"]
     assert head.split() == names
     assert " ago " in lobby
+    assert "-1.5 s" in lobby

@@ -1,11 +1,16 @@
+import urllib.request
 from pathlib import Path
 
 import pytest
+from broker_engines import free_port
+from facewire_process import Running
 from platform_model import EPOCH, bad_event, batch
+from platform_store import run, take_match
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from facewire.messages import Status
+from facewire_platform.database import Where
 from facewire_platform.metrics import registry
 from facewire_platform.store import Taken, open_store
 from facewire_platform.worker import Counters
@@ -13,9 +18,15 @@ from facewire_platform.worker import Counters
 BOOT = "00000000000000b1"
 
 
-def scrape(path: Path, counters: Counters | None = None, now: float = 100.0) -> dict[tuple[str, str], float]:
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
+    made: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+    return made
+
+
+def scrape(where: Where, counters: Counters | None = None, now: float = 100.0) -> dict[tuple[str, str], float]:
     """Each sample by its name and the values of its labels."""
-    text = generate_latest(registry(path, counters, now=lambda: now)).decode()
+    text = generate_latest(registry(where, counters, now=lambda: now)).decode()
     return {
         (sample.name, ",".join(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -23,11 +34,11 @@ def scrape(path: Path, counters: Counters | None = None, now: float = 100.0) -> 
     }
 
 
-def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(tmp_path: Path) -> None:
-    with open_store(tmp_path / "x.db") as store:
+def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(where: Where) -> None:
+    with open_store(where) as store:
         store.take([Taken("d", batch(0, 5, 1, 2, bad=(bad_event(5),), head=9), 95_000)])
         store.take([Taken("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2), 95_000)])
-    found = scrape(tmp_path / "x.db")
+    found = scrape(where)
     assert found["facewire_database_up", ""] == 1
     assert [found["facewire_device_state", f"d,{state}"] for state in ("online", "silent", "offline")] == [1, 0, 0]
     assert found["facewire_device_lag_events", "d"] == 4
@@ -36,6 +47,27 @@ def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(tmp_path: Path
     assert found["facewire_stream_watermark", f"d,{EPOCH}"] == 5
     assert found["facewire_stream_gap_events", f"d,{EPOCH}"] == 2
     assert found["facewire_stream_quarantined_events", f"d,{EPOCH}"] == 1
+    assert found["facewire_stream_stored_events", f"d,{EPOCH}"] == 2
+    assert found["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 0
+    assert found["facewire_device_clock_offset_seconds", "d"] == 1.0
+
+
+def test_what_is_above_the_watermark_is_not_taken_for_stored_below_it(where: Where) -> None:
+    with open_store(where) as store:
+        store.take([Taken("d", batch(0, 5, 1, 2), 1), Taken("d", batch(7, 9, 8, 9), 1)])
+        take_match(store, 12)
+    found = scrape(where)
+    assert found["facewire_stream_stored_events", f"d,{EPOCH}"] == 2
+    assert found["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 0
+
+
+def test_an_event_that_vanished_is_seen_and_one_that_retention_deleted_is_not_missed(where: Where) -> None:
+    with open_store(where) as store:
+        store.take([Taken("d", batch(0, 5, 1, 2, 3, 4, 5), 1)])
+    run(where, "DELETE FROM event WHERE seq = 1")  # as retention does
+    assert scrape(where)["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 0
+    run(where, "UPDATE stream SET stored = stored - 1")
+    assert scrape(where)["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 1
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
@@ -61,6 +93,9 @@ def test_a_database_that_cannot_be_read_is_a_value_and_no_failed_scrape(tmp_path
 @pytest.mark.parametrize(
     ("name", "label", "value"),
     [
+        ("facewire_worker_refused_total", "inbox_full", 9),
+        ("facewire_worker_commit_seconds_sum", "", 0.5),
+        ("facewire_worker_events_total", "", 10),
         ("facewire_worker_batches_total", "", 1),
         ("facewire_worker_matches_total", "", 2),
         ("facewire_worker_statuses_total", "", 3),
@@ -72,5 +107,21 @@ def test_a_database_that_cannot_be_read_is_a_value_and_no_failed_scrape(tmp_path
     ],
 )
 def test_the_counters_of_the_worker_are_told(tmp_path: Path, name: str, label: str, value: float) -> None:
-    counters = Counters(batches=1, matches=2, statuses=3, quarantined=4, refused=5, conflicts=6, commits=7, stale_statuses=8)
+    counters = Counters(batches=1, matches=2, statuses=3, quarantined=4, refused=5, conflicts=6, commits=7, stale_statuses=8, dropped=9)
+    counters.commit_seconds, counters.events = 0.5, 10
     assert scrape(tmp_path / "x.db", counters)[name, label] == value
+
+
+@pytest.mark.network
+@pytest.mark.process
+def test_the_worker_answers_prometheus_and_an_address_that_is_taken_is_a_usage_error(tmp_path: Path) -> None:
+    arguments = ["platform", "run", "-p", str(free_port()), "--database", f"sqlite:///{tmp_path}/x.db", "--metrics"]
+    with Running(*arguments, "127.0.0.1:0") as worker:
+        worker.wait_for("metrics address=")
+        address = next(line.rpartition("=")[2].strip() for line in worker.log if "metrics address=" in line)
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            assert "facewire_worker_commit_seconds_count 0.0" in answer.read().decode()
+        with Running(*arguments[:-3], "--database", f"sqlite:///{tmp_path}/y.db", "--metrics", address) as other:
+            assert other.wait() == 2
+            assert f"{address}: Address already in use" in other.text
+        assert worker.end() == 0

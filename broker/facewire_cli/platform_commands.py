@@ -11,12 +11,12 @@ from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import Topics
 from facewire_cli.backup import backup, restore
 from facewire_cli.history import database_option
-from facewire_cli.options import Endpoint, connection_options
+from facewire_cli.options import ENDPOINT, Endpoint, connection_options
 from facewire_cli.systemd import Service
 from facewire_cli.web import beside, web_options
 from facewire_cli.web import web as web_command
 from facewire_mqtt.address import Address
-from facewire_platform.database import locate
+from facewire_platform.database import Where, locate
 from facewire_platform.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,17 @@ def platform() -> None:
 @connection_options
 @database_option
 @click.option("--share", metavar="GROUP", callback=_check_group, help="One of several workers that share the work; PostgreSQL only.")
+@click.option("--metrics", type=ENDPOINT, metavar="HOST:PORT", help="Answer Prometheus there (docs/health.md).")
 @web_options
-def run(address: Address, topics: Topics, database: str, share: str | None, web: Endpoint | None, web_token_file: Any) -> None:
+def run(
+    address: Address,
+    topics: Topics,
+    database: str,
+    share: str | None,
+    metrics: Endpoint | None,
+    web: Endpoint | None,
+    web_token_file: Any,
+) -> None:
     """Store what devices publish, and ack what is durable.
 
     SQLite takes one worker at a time. SIGINT and SIGTERM end it after the
@@ -48,6 +57,8 @@ def run(address: Address, topics: Topics, database: str, share: str | None, web:
     if share:
         _check_sharing(address, topics)
     worker = Worker(locate(database), address, topics, share=share, on_turn=service.turn)
+    if metrics:
+        _serve_metrics(metrics, worker, locate(database))
 
     def stop(*_: object) -> None:
         service.stopping()
@@ -76,6 +87,16 @@ def migrate(database: str) -> None:
 platform.add_command(backup)
 platform.add_command(restore)
 platform.add_command(web_command)
+
+
+def _serve_metrics(at: Endpoint, worker: Worker, where: Where) -> None:
+    from facewire_platform.metrics import serve
+
+    try:
+        port = serve(at.host, at.port, where, worker.counters)
+    except OSError as exc:
+        raise click.BadParameter(f"{at}: {exc.strerror or exc}", param_hint="'--metrics'") from exc
+    log.info("metrics address=%s", at._replace(port=port))
 
 
 def _check_sharing(address: Address, topics: Topics) -> None:

@@ -11,9 +11,9 @@ from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, Row, write_rows
 from facewire_cli.render import duration
+from facewire_platform.database import locate
 from facewire_platform.health import Limits, assess, troubles
 from facewire_platform.queries import History
-from facewire_platform.schema import locate
 
 _NUMBERS: Final = ("head", "acked", "lag", "gaps", "quarantined", "dropped")
 COLUMNS: Final = ("device", "state", "last_seen", *_NUMBERS, "clock_offset", "outage_budget")
@@ -44,7 +44,11 @@ def status(
     now_ms = time.time_ns() // 1_000_000
     with History(locate(database)) as history:
         rows = [assess(row, now_ms) for row in history.devices(all_epochs=all_epochs) if not devices or row["device"] in devices]
-    shown = {"last_seen": lambda at_ms: f"{duration(now_ms - at_ms)} ago", "clock_offset": _seconds, "outage_budget": _seconds}
+    shown = {
+        "last_seen": lambda at_ms: f"{duration(now_ms - at_ms)} ago" if at_ms else "never",
+        "clock_offset": _seconds,
+        "outage_budget": _seconds,
+    }
     epochs = ("epoch",) if all_epochs else ()
     write_rows(rows, output, (*COLUMNS[:1], *epochs, *COLUMNS[1:]), shown=shown)
     wrong = [*_unknown(rows, devices), *_unhealthy(rows, limits, now_ms)] if check else []

@@ -67,6 +67,7 @@ def troubles(row: Mapping[str, Any], limits: Limits, now_ms: int) -> Iterator[st
     if limits.max_lag is not None and row["lag"] > limits.max_lag:
         yield f"lag {row['lag']} is over {limits.max_lag}"
     if limits.online and row["state"] not in {"online", None}:
-        yield f"{row['state']}, last heard of {silence(row, now_ms):.0f} s ago"
+        heard = f"last heard of {silence(row, now_ms):.0f} s ago" if row["last_seen"] else "not heard of yet"
+        yield f"{row['state']}, {heard}"
     if limits.no_loss:
         yield from (f"{name} {row[name]}" for name in ("gaps", "quarantined", "dropped") if row[name])

@@ -1,14 +1,14 @@
 """What Prometheus scrapes: each scrape asks the database, and the worker's counters where there is a worker.
 
 facewire_device_*   the newest epoch of each device
-facewire_stream_*   every epoch
+facewire_stream_*   every epoch: watermark = stored + gaps + quarantined, or events were lost in silence
 facewire_worker_*   this worker since it started
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
@@ -16,9 +16,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from facewire.errors import StoreError
+from facewire_platform.database import Where
 from facewire_platform.health import STATES, assess
 from facewire_platform.queries import History, Row
-from facewire_platform.schema import Where
+
+if TYPE_CHECKING:
+    from facewire_platform.worker import Counters  # the page serves these, too, and has no worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,13 @@ _STREAM: Final = (
     _column("watermark", "Seq at and below which every event is stored, or recorded as lost.", "watermark"),
     _column("gap_events", "Events declared lost.", "gaps"),
     _column("quarantined_events", "Events at or below the watermark that broke the contract.", "quarantined"),
+    _column("stored_events", "Events stored at or below the watermark, those deleted since included.", "stored"),
+    _column("unaccounted_events", "watermark - stored - gap - quarantined events: but 0, and events were lost in silence.", "unaccounted"),
 )
 #: Attributes of `worker.Counters`.
 _WORKER: Final = (
     ("batches", "Batches taken."),
+    ("events", "Events of batches taken, stored before or not."),
     ("matches", "Matches taken."),
     ("statuses", "Statuses taken."),
     ("quarantined", "Messages and events put in quarantine."),
@@ -60,7 +66,7 @@ _REFUSED: Final = (("refused", "contract"), ("stale_statuses", "earlier_boot"), 
 class _Health(Collector):
     """Asks anew at each scrape, on the thread of the scrape."""
 
-    def __init__(self, where: Where, counters: object | None, now: Callable[[], float]) -> None:
+    def __init__(self, where: Where, counters: "Counters | None", now: Callable[[], float]) -> None:
         self._where, self._counters, self._now = where, counters, now
 
     def describe(self) -> Iterable[Metric]:
@@ -78,7 +84,7 @@ class _Health(Collector):
             yield from _of_worker(self._counters)
 
 
-def registry(where: Where, counters: object | None = None, *, now: Callable[[], float] = time.time) -> CollectorRegistry:
+def registry(where: Where, counters: "Counters | None" = None, *, now: Callable[[], float] = time.time) -> CollectorRegistry:
     """A registry of its own for one database.
 
     Args:
@@ -91,7 +97,7 @@ def registry(where: Where, counters: object | None = None, *, now: Callable[[], 
     return made
 
 
-def serve(host: str, port: int, where: Where, counters: object | None = None) -> int:
+def serve(host: str, port: int, where: Where, counters: "Counters | None" = None) -> int:
     """Answer `/metrics` on threads of its own until the process ends; returns the port.
 
     Raises:
@@ -104,7 +110,7 @@ def serve(host: str, port: int, where: Where, counters: object | None = None) ->
 def _of_database(where: Where, now_ms: int) -> list[Metric]:
     with History(where) as history:
         devices = [assess(row, now_ms) for row in history.devices()]
-        streams = list(history.devices(all_epochs=True))
+        streams = list(history.conservation())
     states = GaugeMetricFamily("facewire_device_state", "1 for the state that the device is in.", labels=("device", "state"))
     for row in devices:
         for state in STATES:
@@ -125,14 +131,12 @@ def _gauges(prefix: str, columns: Iterable[_Column], rows: list[Row], labels: tu
         yield gauge
 
 
-def _of_worker(counters: Any) -> Iterator[Metric]:
+def _of_worker(counters: "Counters") -> Iterator[Metric]:
     for name, text in _WORKER:
         yield CounterMetricFamily(f"facewire_worker_{name}", text, value=getattr(counters, name))
     refused = CounterMetricFamily("facewire_worker_refused", "Messages that were not stored, by reason.", labels=("reason",))
     for name, reason in _REFUSED:
-        refused.add_metric((reason,), getattr(counters, name, 0))
+        refused.add_metric((reason,), getattr(counters, name))
     yield refused
     text = "Transactions, and the seconds that they took."
-    yield SummaryMetricFamily(
-        "facewire_worker_commit_seconds", text, count_value=counters.commits, sum_value=getattr(counters, "commit_seconds", 0.0)
-    )
+    yield SummaryMetricFamily("facewire_worker_commit_seconds", text, count_value=counters.commits, sum_value=counters.commit_seconds)

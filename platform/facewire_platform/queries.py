@@ -139,6 +139,21 @@ class History:
             key, current = (device, epoch), newest[device] == epoch
             yield _device(device, epoch, told.get(device), streams.get(key), paces.get(key), current=current)
 
+    def conservation(self) -> Iterator[Row]:
+        """For each epoch of each device, whether watermark = stored + gaps + quarantined.
+
+        `stored` counts the events at or below the watermark, those deleted since included; `unaccounted` is what the equation
+        lacks, and anything but 0 is an error of ours. One statement, so that all of it is of one moment.
+        """
+        above = EventRow.select(peewee.fn.COUNT(EventRow.seq)).where(
+            (EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.watermark)
+        )
+        keys = ("device", "epoch", "watermark", "gaps", "quarantined")
+        for row in self._rows(StreamRow.select(StreamRow, above.alias("above")).order_by(StreamRow.id).dicts()):
+            stored = row["stored"] - row["above"]
+            unaccounted = row["watermark"] - stored - row["gaps"] - row["quarantined"]
+            yield {key: row[key] for key in keys} | {"stored": stored, "unaccounted": unaccounted}
+
     def gaps(self, device: str | None = None) -> Iterator[Row]:
         """The ranges that are lost, by device, epoch (the oldest first) and seq."""
         with_gaps = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).where(StreamRow.gaps > 0)
