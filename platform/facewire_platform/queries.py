@@ -1,6 +1,8 @@
 """Questions to the stored history. Reads go on while the worker writes (SQLite's WAL)."""
 
+import itertools
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -8,11 +10,15 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import peewee
 
 from facewire import codec
+from facewire_platform import persons
 from facewire_platform.database import Where, open_database, store_errors
 from facewire_platform.postgresql import escape, unescape
 from facewire_platform.schema import DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
 
 Row: TypeAlias = dict[str, Any]
+#: Where an event is in the order of all: (timestamp, stream, seq).
+Key: TypeAlias = tuple[int, int, int]
+KEY: Final = (EventRow.timestamp, EventRow.stream, EventRow.seq)
 
 #: Events read at a time, photographs and all; between two pages the database is free.
 PAGE: Final = 250
@@ -72,7 +78,7 @@ class Filter:
     Attributes:
         since, until: device clock, ms since 1970 UTC; `since` included, `until` not.
         device, group: exactly.
-        person: exactly, an identity id or an identity name.
+        person: exactly, an identity id; where nobody has it in that time, an identity name. By name, all of that time is read.
         min_score: included.
     """
 
@@ -96,7 +102,7 @@ class History:
         self._where = where
         self._db = open_database(where, "read")
         # PostgreSQL keeps some texts otherwise than they came.
-        self._kept, self._came = (escape, unescape) if isinstance(where, str) else (_same, _same)
+        self._kept, self.came = (escape, unescape) if isinstance(where, str) else (_same, _same)
 
     def close(self) -> None:
         self._db.close()
@@ -115,24 +121,19 @@ class History:
         """
         streams: dict[int, tuple[str, str]] = {}
         key = None if after is None else self._key(after)
-        left = limit
-        while left is None or left > 0:
-            page = PAGE if left is None else min(PAGE, left)
-            rows = self._rows(self._page(wanted, key, newest_first=newest_first).limit(page).tuples())
-            if any(row[0] not in streams for row in rows):
+        page = PAGE if limit is None else min(PAGE, limit)
+        rows = self._stored(wanted, key, page, newest_first=newest_first)
+        for row in itertools.islice(rows, None if limit is None else min(limit, sys.maxsize)):
+            if row[0] not in streams:
                 told = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).tuples()
-                streams = {stream: (device, epoch) for stream, device, epoch in self._rows(told)}
-            yield from (_event(streams[row[0]], tuple(map(self._came, row))) for row in rows)
-            if len(rows) < page:
-                return
-            key = (rows[-1][2], rows[-1][0], rows[-1][1])
-            left = None if left is None else left - page
+                streams = {stream: (device, epoch) for stream, device, epoch in self.rows(told)}
+            yield _event(streams[row[0]], tuple(map(self.came, row)))
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
         """How far each device is stored, and what it says of itself: one row for its newest epoch, or for each epoch."""
-        told: dict[str, Row] = {row["device"]: row for row in self._rows(DeviceRow.select().dicts())}
-        paces = {row[:2]: Pace(*row[2:]) for row in self._rows(_paces().tuples())}
-        streams = {(row["device"], row["epoch"]): row for row in self._rows(StreamRow.select().order_by(StreamRow.id).dicts())}
+        told: dict[str, Row] = {row["device"]: row for row in self.rows(DeviceRow.select().dicts())}
+        paces = {row[:2]: Pace(*row[2:]) for row in self.rows(_paces().tuples())}
+        streams = {(row["device"], row["epoch"]): row for row in self.rows(StreamRow.select().order_by(StreamRow.id).dicts())}
         newest = dict(streams.keys()) | {device: row["epoch"] for device, row in told.items() if row["epoch"]}
         keys = set(newest.items()) | (streams.keys() if all_epochs else set())
         for device, epoch in sorted(keys):
@@ -159,29 +160,34 @@ class History:
         with_gaps = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).where(StreamRow.gaps > 0)
         if device is not None:
             with_gaps = with_gaps.where(StreamRow.device == device)
-        for stream, name, epoch in self._rows(with_gaps.order_by(StreamRow.device, StreamRow.id).tuples()):
+        for stream, name, epoch in self.rows(with_gaps.order_by(StreamRow.device, StreamRow.id).tuples()):
             found = GapRow.select(GapRow.first, GapRow.last, GapRow.declared_at).where(GapRow.stream == stream)
             for gap in self._paged(found.dicts(), GapRow.first):
                 yield {"device": name, "epoch": epoch, **gap, "events": gap["last"] - gap["first"] + 1}
 
     def hourly(self, wanted: Filter) -> Iterator[Row]:
-        """Counts of each hour (UTC) from `since` to `until`, both of which are given: events, of strangers, and distinct other people.
-
-        One hour at a time: nothing is sorted, and between two hours the database is free.
-        """
+        """Counts of each hour (UTC) from `since` to `until`, both of which are given: as `counts`, and `hour`, when it begins."""
         if wanted.since is None or wanted.until is None:
             raise ValueError("since and until are not both given")
+        for hour in range(wanted.since - wanted.since % HOUR, wanted.until, HOUR):
+            within = replace(wanted, since=max(hour, wanted.since), until=min(hour + HOUR, wanted.until))
+            yield {"hour": hour, **self.counts(within)}
+
+    def counts(self, wanted: Filter) -> Row:
+        """How many `events` there are, how many of them are of `strangers`, and how many distinct other `people` are in them."""
         stranger = EventRow.person_type == STRANGER
-        counts = (
+        query = EventRow.select(
             peewee.fn.COUNT(EventRow.seq).alias("events"),
             peewee.fn.COUNT(peewee.Case(None, [(stranger, 1)])).alias("strangers"),
             peewee.fn.COUNT(peewee.Case(None, [(~stranger, EventRow.identity_id)]).distinct()).alias("people"),
         )
-        for hour in range(wanted.since - wanted.since % HOUR, wanted.until, HOUR):
-            query = EventRow.select(*counts)
-            for condition in self._conditions(replace(wanted, since=max(hour, wanted.since), until=min(hour + HOUR, wanted.until))):
-                query = query.where(condition)
-            yield {"hour": hour, **self._rows(query.dicts())[0]}
+        for condition in self.conditions(wanted):
+            query = query.where(condition)
+        if wanted.person is not None:
+            column = EventRow.identity_id if self._is_id(wanted) else EventRow.identity_name
+            query = query.where(column == self._kept(wanted.person))
+        counted: Row = self.rows(query.dicts())[0]
+        return counted
 
     def quarantine(self, *, newest_first: bool = False) -> Iterator[Row]:
         """What broke the contract, oldest first unless it is asked for otherwise."""
@@ -190,18 +196,46 @@ class History:
     def _key(self, place: Place) -> tuple[int, int, int]:
         """A place by the columns that the order is made of; a stream that is not there comes before any other."""
         stream = StreamRow.select(StreamRow.id).where((StreamRow.device == place.device) & (StreamRow.epoch == place.epoch))
-        found = self._rows(stream.tuples())
+        found = self.rows(stream.tuples())
         return (place.timestamp, found[0][0] if found else 0, place.seq)
 
-    def _page(self, wanted: Filter, after: tuple[int, int, int] | None, *, newest_first: bool) -> Any:
-        event = EventRow
+    def _stored(self, wanted: Filter, after: Key | None, page: int, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
+        for part in self._parts(wanted, after, newest_first=newest_first):
+            full = True
+            while full:
+                rows = self.rows(self._page(wanted, after, newest_first=newest_first, part=part).limit(page).tuples())
+                yield from rows
+                full = len(rows) == page
+                if rows:
+                    after = (rows[-1][2], rows[-1][0], rows[-1][1])
+
+    def _parts(self, wanted: Filter, after: Key | None, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
+        """Conditions that together give the person asked for, one after the other; a single one without any for nobody."""
+        if wanted.person is None:
+            yield ()
+            return
+        person = self._kept(wanted.person)
+        if not self._is_id(wanted):
+            yield (EventRow.identity_name == person,)
+            return
+        since, until = wanted.since, wanted.until
+        if after is not None:
+            since, until = (since, after[0] + 1) if newest_first else (after[0], until)
+        for hours in persons.hours_of(self.rows, person, since, until, newest_first=newest_first):
+            yield persons.of_person(person, hours)
+
+    def _is_id(self, wanted: Filter) -> bool:
+        """Whether the person asked for has an event in the time asked for, by id."""
+        return persons.is_known(self.rows, self._kept(wanted.person), wanted.since, wanted.until)
+
+    def _page(self, wanted: Filter, after: Key | None, *, newest_first: bool, part: tuple[Any, ...] = ()) -> Any:
         if after is not None:
             # SQLite would rather begin each page at this bound than where the last one ended.
             wanted = replace(wanted, until=None) if newest_first else replace(wanted, since=None)
-        query = event.select(*event._meta.sorted_fields)
-        for condition in self._conditions(wanted):
+        key = persons.SORTED if len(part) > 1 else KEY
+        query = EventRow.select(*EventRow._meta.sorted_fields)
+        for condition in (*self.conditions(wanted), *part):
             query = query.where(condition)
-        key = (event.timestamp, event.stream, event.seq)
         if after is not None:
             # A row value comparison, which SQLite and PostgreSQL answer from the index.
             here, there = peewee.Tuple(*key), peewee.Tuple(*after)
@@ -211,13 +245,14 @@ class History:
     def _paged(self, query: Any, key: Any, *, newest_first: bool = False) -> Iterator[Row]:
         """All rows of a query by one column, which they give under its name."""
         query = query.order_by(key.desc() if newest_first else key).limit(PAGE)
-        page = self._rows(query)
+        page = self.rows(query)
         while page:
             yield from page
             last = page[-1][key.name]
-            page = self._rows(query.where(key < last if newest_first else key > last))
+            page = self.rows(query.where(key < last if newest_first else key > last))
 
-    def _conditions(self, wanted: Filter) -> Iterator[Any]:
+    def conditions(self, wanted: Filter) -> Iterator[Any]:
+        """What each of its events meets, but for the person."""
         event = EventRow
         if wanted.since is not None:
             yield event.timestamp >= wanted.since
@@ -225,9 +260,6 @@ class History:
             yield event.timestamp < wanted.until
         if wanted.device is not None:
             yield self._of_device(wanted.device)
-        if wanted.person is not None:
-            person = self._kept(wanted.person)
-            yield (event.identity_id == person) | (event.identity_name == person)
         if wanted.person_type is not None:
             yield event.person_type == wanted.person_type
         if wanted.group is not None:
@@ -240,11 +272,12 @@ class History:
 
         SQLite would always sort. A sum is no column, so it keeps to the index by time, which holds the stream too.
         """
-        streams = self._rows(StreamRow.select(StreamRow.id, StreamRow.head).where(StreamRow.device == device).tuples())
+        streams = self.rows(StreamRow.select(StreamRow.id, StreamRow.head).where(StreamRow.device == device).tuples())
         few = sum(head for _, head in streams) <= SORTED
         return (EventRow.stream if few else EventRow.stream + 0).in_([stream for stream, _ in streams])
 
-    def _rows(self, query: Any) -> list[Any]:
+    def rows(self, query: Any) -> list[Any]:
+        """All rows of a query, texts as the database keeps them (see `came`)."""
         with store_errors(self._where):
             return list(query.bind(self._db))
 
