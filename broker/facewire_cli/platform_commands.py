@@ -12,6 +12,7 @@ from facewire.topics import Topics
 from facewire_cli.backup import backup, restore
 from facewire_cli.history import database_option
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
+from facewire_cli.purge import purge
 from facewire_cli.systemd import Service
 from facewire_cli.web import beside, web_options
 from facewire_cli.web import web as web_command
@@ -54,6 +55,7 @@ def run(
     messages at hand; it may be killed at any time without loss.
     """
     service = Service()
+    serving = beside(locate(database), address, topics, web, web_token_file)
     if share:
         _check_sharing(address, topics)
     worker = Worker(locate(database), address, topics, share=share, on_turn=service.turn)
@@ -66,7 +68,7 @@ def run(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with beside(locate(database), address, topics, web, web_token_file):
+    with serving:
         worker.run()
 
 
@@ -86,6 +88,7 @@ def migrate(database: str) -> None:
 
 platform.add_command(backup)
 platform.add_command(restore)
+platform.add_command(purge)
 platform.add_command(web_command)
 
 

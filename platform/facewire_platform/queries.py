@@ -129,6 +129,12 @@ class History:
                 streams = {stream: (device, epoch) for stream, device, epoch in self.rows(told)}
             yield _event(streams[row[0]], tuple(map(self.came, row)))
 
+    def span(self, since: int | None, until: int | None) -> tuple[int, int] | None:
+        """Device times of the first and the last event in a time; None where there is none."""
+        within = Filter(since=since, until=until)
+        ends = [self.rows(self._page(within, None, newest_first=newest).limit(1).tuples()) for newest in (False, True)]
+        return (ends[0][0][2], ends[1][0][2]) if all(ends) else None
+
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
         """How far each device is stored, and what it says of itself: one row for its newest epoch, or for each epoch."""
         told: dict[str, Row] = {row["device"]: row for row in self.rows(DeviceRow.select().dicts())}
@@ -150,7 +156,7 @@ class History:
             (EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.watermark)
         )
         keys = ("device", "epoch", "watermark", "gaps", "quarantined")
-        for row in self._rows(StreamRow.select(StreamRow, above.alias("above")).order_by(StreamRow.id).dicts()):
+        for row in self.rows(StreamRow.select(StreamRow, above.alias("above")).order_by(StreamRow.id).dicts()):
             stored = row["stored"] - row["above"]
             unaccounted = row["watermark"] - stored - row["gaps"] - row["quarantined"]
             yield {key: row[key] for key in keys} | {"stored": stored, "unaccounted": unaccounted}

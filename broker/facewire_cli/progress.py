@@ -1,0 +1,35 @@
+"""How far something is that runs long, for somebody who watches: a bar on standard error, where that is a terminal."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+#: Takes the device time that was reached, ms since 1970 UTC, and how many events there were so far.
+Reach = Callable[[int | None, int], None]
+
+
+@contextlib.contextmanager
+def progress(span: tuple[int, int] | None) -> Iterator[Reach]:
+    """Show a bar while inside.
+
+    To count the events first would read them all; the bar shows how far their time has come instead.
+
+    Args:
+        span: device times of the first and the last event, ms since 1970 UTC; None where that is not known.
+    """
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda _reached, _events: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        first, last = span or (0, 0)
+        task = bar.add_task("0 events", total=last - first + 1 if span else None)
+
+        def reach(reached: int | None, events: int) -> None:
+            done = None if reached is None or span is None else reached - first + 1
+            bar.update(task, completed=done, description=f"{events:,} events")
+
+        yield reach

@@ -1,0 +1,54 @@
+"""`facewire platform purge`: delete what is old, or all of one person."""
+
+import time
+
+import click
+
+from facewire_cli.history import check_text, database_option
+from facewire_cli.options import SECONDS, output_option
+from facewire_cli.output import Form, write_rows
+from facewire_cli.progress import progress
+from facewire_platform.database import Where, locate
+from facewire_platform.queries import History
+from facewire_platform.retention import Purged, Retention
+
+COLUMNS = ("events", "kept", "quarantined", "dry_run")
+
+
+@click.command()
+@database_option
+@click.option("--older-than", type=SECONDS, help="Events, and quarantine, older than this: 180d.")
+@click.option("--person", metavar="ID", callback=check_text, help="All events of this identity_id, and what is in quarantine.")
+@click.option("--dry-run", is_flag=True, help="Delete nothing, say what would be deleted.")
+@output_option
+def purge(database: str, older_than: float | None, person: str | None, dry_run: bool, output: Form) -> None:
+    """Delete old events, or all of one person, while workers go on.
+
+    Age is by the devices' clocks. Events whose history copy has not come yet
+    are kept and counted: purge again a minute later. It may be interrupted and
+    started again. docs/operating.md says what is left on the disk.
+    """
+    if (older_than is None) == (person is None):
+        raise click.UsageError("give either --older-than or --person")
+    if older_than == 0 or person == "":
+        raise click.BadParameter("'' is nobody's" if person == "" else "0 would delete everything", param_hint="--person / --older-than")
+    before_ms = None if older_than is None else int((time.time() - older_than) * 1000)
+    purged = _purge(locate(database), before_ms, person, dry_run=dry_run)
+    write_rows([{"events": purged.events, "kept": purged.kept, "quarantined": purged.quarantined, "dry_run": dry_run}], output, COLUMNS)
+    if person is not None and purged == Purged():
+        click.echo("nobody has this identity_id; a name is not one", err=True)
+
+
+def _purge(where: Where, before_ms: int | None, person: str | None, *, dry_run: bool) -> Purged:
+    with History(where) as history:
+        span = None if before_ms is None else history.span(None, before_ms)
+    purged = Purged()
+    try:
+        with Retention(where, dry_run=dry_run) as retention, progress(span) as reach:
+            for purged in retention.older_than(before_ms) if before_ms is not None else retention.person(person or ""):
+                reach(purged.reached, purged.events)
+    except KeyboardInterrupt:
+        if not dry_run:
+            click.echo(f"interrupted: {purged.events} events are deleted; the same command deletes the rest", err=True)
+        raise
+    return purged
