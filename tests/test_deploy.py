@@ -1,5 +1,8 @@
 """docs/operating.md and docs/deploy: what is shown there is done here, as far as this machine can."""
 
+import getpass
+import gzip
+import json
 import os
 import re
 import shutil
@@ -8,10 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import jsonschema
 import pytest
-from broker_engines import free_port
+import yaml
+from broker_engines import MOSQUITTO, free_port, wait_for_port
 from facewire_process import Running, ask
 from test_cli_systemd import Manager
 
@@ -138,3 +143,80 @@ def test_the_commands_of_the_units_make_a_pipeline(machine: Machine, manager: Ma
         while not (stored := ask("events", "--database", database)):
             pass
         assert [(row["device"], row["identity_id"]) for row in stored] == [("lobby-1", "7")]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder after docs/operating.md, With containers."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    run(blocks("Certificates") + blocks("Users") + blocks("With containers"), tmp_path)
+    return tmp_path
+
+
+def composed(site: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((site / "compose.yaml").read_text())
+    return found
+
+
+@pytest.mark.process
+def test_the_compose_file_is_one_and_all_that_it_mounts_is_made_by_the_commands(site: Path) -> None:
+    schema = json.loads(gzip.decompress((ROOT / "tests" / "data" / "compose.schema.json.gz").read_bytes()))
+    compose = composed(site)
+    assert [f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(schema).iter_errors(compose)] == []
+    services = compose["services"].values()
+    assert {secret for service in services for secret in service.get("secrets", ())} == set(compose["secrets"])
+    assert {network for service in services for network in service["networks"]} == set(compose["networks"])
+    files = {secret["file"] for secret in compose["secrets"].values()} | {"./mosquitto/mosquitto.conf", "./mosquitto/passwd"}
+    assert {file for file in files if not (site / file).is_file()} == set()
+    assert {path.stat().st_mode & 0o777 for path in (site / "secrets").iterdir()} == {0o600}
+    password = (site / "secrets/postgresql.password").read_text().strip()
+    assert (site / "secrets/pgpass").read_text().split(":") == ["postgresql", "5432", "facewire", "facewire", f"{password}\n"]
+
+
+@pytest.mark.network
+@pytest.mark.process
+@pytest.mark.mosquitto
+@pytest.mark.postgresql
+def test_what_the_compose_file_starts_is_a_pipeline(site: Path, postgresql: str) -> None:
+    if MOSQUITTO is None:
+        pytest.skip("Mosquitto is not installed")
+    compose, port = composed(site), free_port()
+    config = (site / "mosquitto/mosquitto.conf").read_text()
+    assert "listener 8883 0.0.0.0\n" in config
+    for file in (site / "mosquitto").iterdir():  # as the container sees them, and as we do
+        file.write_text(file.read_text().replace("/mosquitto/config", str(site / "mosquitto")))
+    config = (site / "mosquitto/mosquitto.conf").read_text().replace("listener 8883 0.0.0.0", f"listener {port} 127.0.0.1")
+    # Started by root it would become a user who may not read our files.
+    (site / "mosquitto/mosquitto.conf").write_text(f"{config}user {getpass.getuser()}\n")
+    with ExitStack() as running:
+        mosquitto = subprocess.Popen([MOSQUITTO, "-c", site / "mosquitto/mosquitto.conf"], stderr=subprocess.DEVNULL)
+        running.callback(mosquitto.wait)
+        running.callback(mosquitto.kill)
+        wait_for_port(port)
+        for name in ("worker-1", "worker-2"):
+            worker = running.enter_context(Running(*worker_command(compose, name, site, port, postgresql)))
+            worker.wait_for("connected")
+        event = '{"timestamp": 1764054000000, "score": 0.93, "identity_id": "7", "identity_name": "Ada", "person_type": 1}\n'
+        (site / "events.jsonl").write_text(event * 3)
+        where = f"-h localhost -p {port} --cafile ca.pem -u lobby-1 --password-file device.password"
+        run(f"facewire device run --id lobby-1 --store d.db {where} --source events.jsonl --exit-when-acked", site)
+        assert [row["seq"] for row in ask("events", "--database", postgresql)] == [1, 2, 3]
+
+
+def worker_command(compose: dict[str, Any], name: str, site: Path, port: int, database: str) -> list[str]:
+    """A worker's command, with what a container would find under these names."""
+    service = compose["services"][name]
+    found = []
+    for argument in service["command"]:
+        option, _, value = argument.partition("=")
+        if value.startswith("/run/secrets/"):
+            secret = value.removeprefix("/run/secrets/")
+            assert secret in service["secrets"]
+            value = str(site / compose["secrets"][secret]["file"])
+        if option == "--database":
+            assert value == "postgresql://facewire@postgresql/facewire"
+            value = database
+        found.append(f"{option}={'localhost' if option == '--host' else value}" if value else option)
+    return [*found, f"--port={port}"]

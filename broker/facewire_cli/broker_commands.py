@@ -215,17 +215,31 @@ def allow_many_files() -> None:
 @broker.command()
 @click.argument("engine", type=click.Choice(["mosquitto", "emqx"]))
 @click.option("--to", "folder", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the files.")
+@click.option(
+    "--at", type=click.Path(path_type=Path), metavar="FOLDER", help="What the broker, in a container, sees that folder as.  [default: --to]"
+)
 @_listen_option
 @click.option("--users", type=_users_file, default="facewire.users", show_default=True, help="Credentials, see `facewire broker users`.")
 @_root_option
 @_tls_options
 def render(
-    engine: str, folder: Path, listen: str, users: Path, root: str, cert: str | None, key: str | None, client_ca: str | None
+    engine: str,
+    folder: Path,
+    at: Path | None,
+    listen: str,
+    users: Path,
+    root: str,
+    cert: str | None,
+    key: str | None,
+    client_ca: str | None,
 ) -> None:
     """Write configuration, rules and credentials for another broker."""
     where = parse_listen(listen)
     site = Site(UsersFile(users).load(), _topics(root).prefix, where.host, where.port, str(folder.resolve()), _tls(cert, key, client_ca))
     rendered = render_mosquitto(site) if engine == "mosquitto" else render_emqx(site)
+    if at is not None:  # certificates that lie in it move with it
+        files = {name: text.replace(str(folder.resolve()), str(at)) for name, text in rendered.files.items()}
+        rendered = dataclasses.replace(rendered, files=files)
     write_files(rendered, folder)
     for note in rendered.notes:
         click.echo(f"WARNING: {note}", err=True)
