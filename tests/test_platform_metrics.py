@@ -40,7 +40,8 @@ def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(where: Where) 
         store.take([Taken("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2), 95_000)])
     found = scrape(where)
     assert found["facewire_database_up", ""] == 1
-    assert [found["facewire_device_state", f"d,{state}"] for state in ("online", "silent", "offline")] == [1, 0, 0]
+    assert found["facewire_device_online", "d"] == 1
+    assert [found["facewire_devices", state] for state in ("online", "silent", "offline")] == [1, 0, 0]
     assert found["facewire_device_lag_events", "d"] == 4
     assert found["facewire_device_dropped_events", "d"] == 2
     assert found["facewire_device_last_seen_timestamp_seconds", "d"] == 95.0
@@ -79,8 +80,8 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
 def test_a_device_turns_silent_between_two_scrapes(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         store.take([Taken("d", Status(BOOT, True, 1, EPOCH), 95_000)])
-    assert scrape(tmp_path / "x.db", now=155.0)["facewire_device_state", "d,online"] == 1
-    assert scrape(tmp_path / "x.db", now=156.0)["facewire_device_state", "d,silent"] == 1
+    assert scrape(tmp_path / "x.db", now=155.0)["facewire_device_online", "d"] == 1
+    assert scrape(tmp_path / "x.db", now=156.0)["facewire_devices", "silent"] == 1
 
 
 def test_a_database_that_cannot_be_read_is_a_value_and_no_failed_scrape(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ facewire_worker_*   this worker since it started
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -38,6 +39,7 @@ def _column(name: str, text: str, key: str) -> _Column:
 
 
 _DEVICE: Final = (
+    _Column("online", "1 if it is connected, and was heard of in its last three periods.", lambda row: row["state"] == "online"),
     _column("lag_events", "Events recorded on the device and not acked.", "lag"),
     _column("dropped_events", "Events that the device overwrote before they were acked, in its epoch.", "dropped"),
     _column("clock_offset_seconds", "The device's clock minus the platform's, at its last status.", "clock_offset"),
@@ -111,10 +113,10 @@ def _of_database(where: Where, now_ms: int) -> list[Metric]:
     with History(where) as history:
         devices = [assess(row, now_ms) for row in history.devices()]
         streams = list(history.conservation())
-    states = GaugeMetricFamily("facewire_device_state", "1 for the state that the device is in.", labels=("device", "state"))
-    for row in devices:
-        for state in STATES:
-            states.add_metric((row["device"], state), row["state"] == state)
+    counts = Counter(row["state"] for row in devices)
+    states = GaugeMetricFamily("facewire_devices", "Devices by state: online, silent or offline.", labels=("state",))
+    for state in STATES:
+        states.add_metric((state,), counts[state])
     return [
         states,
         *_gauges("facewire_device_", _DEVICE, devices, ("device",)),

@@ -1,0 +1,107 @@
+"""`facewire quarantine`: what broke the contract, and what becomes of it."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from facewire import codec
+from facewire.errors import DecodeError
+from facewire.topics import DEFAULT_ROOT, Topics
+from facewire_cli.history import database_option
+from facewire_cli.main import EXIT_UNHEALTHY
+from facewire_cli.options import DEVICE, output_option
+from facewire_cli.output import Form, moment, to_json, write_rows
+from facewire_platform import quarantine as held
+from facewire_platform.database import locate
+
+COLUMNS: Final = ("id", "last_at", "times", "topic", "seq", "reason", "size_bytes")
+_SHOWN: Final = {"first_at": moment, "last_at": moment}
+
+_which = click.argument("ids", nargs=-1, type=click.IntRange(min=1), metavar="[ID]...")
+_all = click.option("--all", "every", is_flag=True, help="All entries there are.")
+
+
+@click.group()
+def quarantine() -> None:
+    """What broke the contract: look at it, try it again, drop it."""
+
+
+@quarantine.command("list")
+@database_option
+@click.option("-d", "--device", type=DEVICE, help="Only bad events of this device.")
+@output_option
+def list_entries(database: str, device: str | None, output: Form) -> None:
+    """List what broke the contract, oldest first.
+
+    An entry with a seq is one event of a batch, whose other events are
+    stored; one without is a whole message. TIMES says how often it came.
+    """
+    write_rows(held.entries(locate(database), device), output, COLUMNS, shown=_SHOWN)
+
+
+@quarantine.command()
+@database_option
+@click.argument("number", type=click.IntRange(min=1), metavar="ID")
+@output_option
+def show(database: str, number: int, output: Form) -> None:
+    """Show one entry with what came, decoded where it can be.
+
+    Bytes that cannot be decoded are shown in base64.
+    """
+    row = held.entry(locate(database), number)
+    row["payload"] = _decoded(row["payload"])
+    if output == "pretty":
+        for name, value in row.items():
+            click.echo(f"{name:<10}  {_SHOWN[name](value) if name in _SHOWN else to_json(value)}")
+    else:
+        write_rows([row], output, tuple(row))
+
+
+@quarantine.command()
+@database_option
+@click.option("--root", default=DEFAULT_ROOT, show_default=True, help="What the topics start with.")
+@_which
+@_all
+@output_option
+def retry(database: str, root: str, ids: Sequence[int], every: bool, output: Form) -> None:
+    """Read entries again, and store what is good now.
+
+    For after an upgrade of facewire, or where the worker failed. Works beside
+    a running worker. Exits with 3 where an entry stays in quarantine.
+    """
+    try:
+        topics = Topics(root)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="'--root'") from exc
+    tried = [result._asdict() for result in held.retry(locate(database), topics, _chosen(ids, every))]
+    write_rows(tried, output, ("id", "outcome", "reason"))
+    if any(result["outcome"] == "kept" for result in tried):
+        raise click.exceptions.Exit(EXIT_UNHEALTHY)
+
+
+@quarantine.command()
+@database_option
+@_which
+@_all
+def drop(database: str, ids: Sequence[int], every: bool) -> None:
+    """Delete entries, and the names and faces that they hold.
+
+    The seqs of dropped events stay counted as quarantined: they are not
+    stored, and nobody should think so. Works beside a running worker.
+    """
+    dropped = held.drop(locate(database), _chosen(ids, every))
+    click.echo(f"dropped: {dropped}", err=True)
+
+
+def _chosen(ids: Sequence[int], every: bool) -> Sequence[int] | None:
+    if bool(ids) == every:
+        raise click.UsageError("give the IDs of entries, or --all")
+    return None if every else ids
+
+
+def _decoded(payload: bytes) -> Any:
+    try:
+        return codec.decode(payload).map
+    except DecodeError:
+        return payload

@@ -1,0 +1,60 @@
+"""What docs/health.md shows works, and names what there is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+from broker_engines import anonymous
+from platform_model import BOOT, EPOCH, batch
+from prometheus_client import generate_latest
+
+from facewire.codec import pack
+from facewire.messages import BadEvent, Status
+from facewire_platform.metrics import registry
+from facewire_platform.store import Taken, open_store
+from facewire_platform.worker import Counters
+
+PAGE: Final = (Path(__file__).parent.parent / "docs" / "health.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """That of a platform with one device, which has one bad event in quarantine."""
+    bad = BadEvent(2, "odd", pack({"seq": 2, "timestamp": 1, "score": 0.5, "identity_id": "", "identity_name": "", "person_type": 1}))
+    with open_store(tmp_path / "platform.db") as store:
+        store.take([Taken("lobby-1", batch(0, 2, 1, bad=(bad,)), 1)])
+        said = Status(BOOT, True, 2_000, EPOCH, head=2, oldest=1, cursor=2, period=20.0, capacity=100, dropped=0)
+        store.take([Taken("lobby-1", said, 1)])
+    return tmp_path / "platform.db"
+
+
+@pytest.mark.network
+@pytest.mark.process
+def test_the_commands_of_the_page_work_one_after_the_other(database: Path, tmp_path: Path) -> None:
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+    # The bad event is found; it does not end the script.
+    script = script.replace("--no-loss\n", "--no-loss || test $? = 3\n")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
+    with anonymous("ours", tmp_path) as address:
+        script = f"set -eu\n{script}".replace("1883", str(address.port))
+        done = subprocess.run(["bash", "-c", script], cwd=database.parent, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "lobby-1: quarantined 1" in done.stderr
+    assert '"outcome":"stored"' in done.stdout.replace(" ", "")
+
+
+def test_every_metric_of_the_page_exists_and_every_metric_is_on_the_page(database: Path) -> None:
+    text = generate_latest(registry(database, Counters())).decode()
+    families = set(re.findall(r"^# TYPE (facewire_\w+)", text, re.MULTILINE))
+    samples = set(re.findall(r"^(facewire_\w+)", text, re.MULTILINE))
+    alerts = set(re.findall(r"\bfacewire_[a-z_]+[a-z]\b", PAGE.partition("```yaml")[2].partition("```")[0]))
+    assert alerts <= samples
+    for family in families:
+        group, _, rest = family.removeprefix("facewire_").partition("_")
+        assert f"_{rest}" in PAGE if rest else family in PAGE, family
+        assert f"facewire_{group}" in PAGE
