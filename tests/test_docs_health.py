@@ -27,7 +27,7 @@ def database(tmp_path: Path) -> Path:
     bad = BadEvent(2, "odd", pack({"seq": 2, "timestamp": 1, "score": 0.5, "identity_id": "", "identity_name": "", "person_type": 1}))
     with open_store(tmp_path / "platform.db") as store:
         store.take([Taken("lobby-1", batch(0, 2, 1, bad=(bad,)), 1)])
-        said = Status(BOOT, True, 2_000, EPOCH, head=2, oldest=1, cursor=2, period=20.0, capacity=100, dropped=0)
+        said = Status(BOOT, True, 1_700_000_010_000, EPOCH, head=2, oldest=1, cursor=2, period=20.0, capacity=100, dropped=0)
         store.take([Taken("lobby-1", said, 1)])
     return tmp_path / "platform.db"
 
