@@ -5,20 +5,25 @@
     round trips   a batch of 13 KB at QoS 1 to the platform, its ack at QoS 1 back: six packets through the broker
     matches       300 bytes at QoS 0 from a hundred devices to one consumer
 
-The load comes from this process alone, by epoll: it takes a core, the broker the other.
+Each broker with each number of sessions has a process of its own that makes its load (`broker_load`), which takes a core, the
+broker the other. All of them stand ready at once and are measured in turn, a second each, round after round, as what else
+the machine does changes by the minute. Told are medians; a ratio is the median of the rounds' ratios. Beside the rates
+stands the CPU time of a round trip, the broker's and the load's: a rate says how fast both are together.
 """
 
 import contextlib
+import itertools
+import multiprocessing
 import os
 import re
 import resource
-import select
-import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,194 +31,27 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import click
 from broker_engines import MOSQUITTO, free_port, wait_for_port
-from mqtt_probe import connect, publish, subscribe
+from broker_load import WINDOW, Load, Matches, RoundTrips
 
-BATCH, MATCH = bytes(13_000), bytes(300)
-#: Devices that wait for an ack at a time.
-WINDOW = 200
-#: Matches on their way at a time.
-AHEAD = 2_000
-SECONDS = 5.0
+ROUNDS = 9
+#: Seconds that are measured, and those before that are not.
+SECONDS, WARM = 1.0, 0.3
 
 
-class Figures(NamedTuple):
+class Standing(NamedTuple):
+    """What so many sessions cost before they say anything."""
+
     connect: float
     memory: float
-    round_trips: float
-    #: The broker's own CPU for one of them, µs: a figure that other work on the machine disturbs less.
+
+
+class Speed(NamedTuple):
+    """How fast something was in one turn."""
+
+    rate: float
+    #: CPU time of the broker, and of the load, for one of them, µs.
     cpu: float
-    matches: float
-
-
-class Sender:
-    """A socket that sends without waiting, and a poll that wakes it when it can go on."""
-
-    def __init__(self, port: int, poll: select.epoll, received: Callable[["Sender", bytes], None]) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), 60)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock.setblocking(False)
-        self.received, self._poll, self._rest = received, poll, b""
-        self.buffer = b""
-        poll.register(self.sock, select.EPOLLIN)
-
-    def send(self, data: bytes) -> None:
-        if self._rest:
-            self._rest += data
-            return
-        try:
-            sent = self.sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(data):
-            self._rest = data[sent:]
-            self._poll.modify(self.sock, select.EPOLLIN | select.EPOLLOUT)
-
-    def happened(self, event: int) -> None:
-        if event & select.EPOLLOUT:
-            rest, self._rest = self._rest, b""
-            self.send(rest)
-            if not self._rest:
-                self._poll.modify(self.sock, select.EPOLLIN)
-        if event & select.EPOLLIN:
-            data = self.sock.recv(1 << 18)
-            assert data, "the broker closed a connection"
-            self.received(self, data)
-
-    def packets(self, data: bytes) -> Iterator[bytes]:
-        """Whole packets, header and all."""
-        data, at, size = self.buffer + data, 0, 0
-        while len(data) - at >= 5 or (len(data) - at >= 2 and data[at + 1] < 128):
-            size, end, shift = data[at + 1] & 127, at + 2, 7
-            while data[end - 1] > 127:
-                size |= (data[end] & 127) << shift
-                end, shift = end + 1, shift + 7
-            if end + size > len(data):
-                break
-            yield data[at : end + size]
-            at = end + size
-        self.buffer = data[at:]
-
-
-class Load:
-    """So many devices, one platform and one consumer."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.poll = select.epoll()
-        self.senders: dict[int, Sender] = {}
-        self.answers = 0
-
-    def add(self, packets: bytes, received: Callable[[Sender, bytes], None] | None = None) -> Sender:
-        sender = Sender(self.port, self.poll, received or self._answered)
-        self.senders[sender.sock.fileno()] = sender
-        sender.send(packets)
-        return sender
-
-    def _answered(self, _sender: Sender, data: bytes) -> None:
-        self.answers += len(data)
-
-    def run(self, until: Callable[[], bool]) -> float:
-        started = time.perf_counter()
-        while not until():
-            for number, event in self.poll.poll(1.0, 512):
-                self.senders[number].happened(event)
-        return time.perf_counter() - started
-
-    def close(self) -> None:
-        for sender in self.senders.values():
-            sender.sock.close()
-        self.poll.close()
-
-
-def connect_all(load: Load, count: int) -> tuple[list[Sender], float]:
-    """Connect the devices, a few hundred at a time, and wait until each has its SUBACK."""
-    started, devices = time.perf_counter(), []
-    size = len(b"\x20\x02\0\0" + b"\x90\x03\0\1\1")
-    for n in range(count):
-        devices.append(load.add(connect(f"d{n}") + subscribe((f"facewire/v1/d{n}/ack", 1))))
-        if n % 200 == 199:
-            load.run(lambda wanted=(n + 1) * size: load.answers >= wanted)  # type: ignore[misc]  # no types for defaults
-    load.run(lambda: load.answers >= count * size)
-    return devices, time.perf_counter() - started
-
-
-def round_trips(load: Load, devices: list[Sender], pid: int) -> tuple[float, float]:
-    """Batches to the platform and acks back, a window of devices at a time."""
-    batches = [publish(f"facewire/v1/d{n}/history", BATCH, 1) for n in range(len(devices))]
-    done, turn, ready = 0, 0, False
-
-    def next_batch() -> None:
-        nonlocal turn
-        devices[turn % len(devices)].send(batches[turn % len(devices)])
-        turn += 1
-
-    def on_device(device: Sender, data: bytes) -> None:
-        nonlocal done
-        for packet in device.packets(data):
-            if packet[0] & 0xF0 == 0x30:
-                end = 4 + packet[3]
-                device.send(b"\x40\x02" + packet[end : end + 2])
-                done += 1
-                next_batch()
-
-    def on_platform(platform: Sender, data: bytes) -> None:
-        nonlocal ready
-        ready, out = True, []
-        for packet in platform.packets(data):
-            if packet[0] & 0xF0 == 0x30:
-                at = 3 if packet[2] < 128 else 4
-                end = at + 2 + packet[at + 1]
-                topic = packet[at + 2 : end - len("history")].decode() + "ack"
-                out += [b"\x40\x02", packet[end : end + 2], publish(topic, b"a" * 80, 1)]
-        if out:
-            platform.send(b"".join(out))
-
-    for device in devices:
-        device.received = on_device
-    load.add(connect("platform") + subscribe(("facewire/v1/+/history", 1)), on_platform)
-    load.run(lambda: ready)
-    for _ in range(min(WINDOW, len(devices))):
-        next_batch()
-    warm = time.perf_counter() + 1
-    load.run(lambda: time.perf_counter() > warm)
-    before, cpu, end = done, cpu_seconds(pid), time.perf_counter() + SECONDS
-    took = load.run(lambda: time.perf_counter() > end)
-    trips, cpu = done - before, cpu_seconds(pid) - cpu
-    turn_off(devices)
-    return trips / took, cpu / trips * 1e6
-
-
-def turn_off(devices: list[Sender]) -> None:
-    for device in devices:
-        device.received = lambda _sender, _data: None
-
-
-def matches(load: Load, devices: list[Sender]) -> float:
-    """Matches to one consumer, as many ahead as no broker drops."""
-    senders = devices[:100]
-    match = publish("facewire/v1/dddd/match", MATCH, 0)
-    came = sent = turn = 0
-
-    def on_consumer(_sender: Sender, data: bytes) -> None:
-        nonlocal came
-        came += len(data)
-        go_on()
-
-    def go_on() -> None:
-        nonlocal sent, turn
-        while sent - came / len(match) < AHEAD:
-            senders[turn % len(senders)].send(match * 20)
-            turn, sent = turn + 1, sent + 20
-
-    load.add(connect("consumer") + subscribe(("facewire/v1/+/match", 0)), on_consumer)
-    load.run(lambda: came >= 9)
-    came = 0
-    go_on()
-    warm = time.perf_counter() + 0.5
-    load.run(lambda: time.perf_counter() > warm)
-    before, end = came, time.perf_counter() + SECONDS
-    took = load.run(lambda: time.perf_counter() > end)
-    return (came - before) / len(match) / took
+    load_cpu: float
 
 
 def resident(pid: int) -> int:
@@ -222,19 +60,8 @@ def resident(pid: int) -> int:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def measure(pid: int, port: int, sessions: int) -> Figures:
-    load = Load(port)
-    before = resident(pid)
-    devices, took = connect_all(load, sessions)
-    memory = (resident(pid) - before) / sessions
-    trips, cpu = round_trips(load, devices, pid)
-    rate = matches(load, devices)
-    load.close()
-    return Figures(took, memory, trips, cpu, rate)
+    """Seconds that all threads of a process have run, to the nanosecond."""
+    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
 @contextlib.contextmanager
@@ -268,32 +95,106 @@ def running(arguments: list[str], port: int) -> Iterator[int]:
             process.kill()
 
 
-@click.command()
-@click.argument("sessions", nargs=-1, type=int)
-def main(sessions: tuple[int, ...]) -> None:
-    """Measure, and print ratios."""
+ENGINES = {"ours": ours, **({"mosquitto": mosquitto} if MOSQUITTO else {})}
+
+
+def contend(engine: str, sessions: int, orders: Connection) -> None:
+    """One broker and its load, in a process of their own: says what its sessions cost, then measures when told to."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    engines = {"ours": ours, **({"mosquitto": mosquitto} if MOSQUITTO else {})}
-    found: dict[tuple[str, int], Figures] = {}
-    click.echo(f"{'sessions':>8}  {'':10} {'connect s':>9} {'KB/session':>10} {'round trips/s':>13} {'CPU us/trip':>11} {'matches/s':>10}")
-    for count in sessions or (100, 1_000, 10_000):
-        for name, start in engines.items():
-            with start() as (pid, port):
-                figures = found[name, count] = measure(pid, port, count)
-            click.echo(
-                f"{count:>8}  {name:10} {figures.connect:9.2f} {figures.memory / 1024:10.1f} {figures.round_trips:13,.0f} {figures.cpu:11.0f} {figures.matches:10,.0f}"
-            )
-        if MOSQUITTO:
-            a, b = found["ours", count], found["mosquitto", count]
-            click.echo(
-                f"{count:>8}  {'ratio':10} {a.connect / b.connect:9.2f} {a.memory / max(b.memory, 1):10.1f} {a.round_trips / b.round_trips:13.2f} {a.cpu / b.cpu:11.2f} {a.matches / b.matches:10.2f}"
-            )
-    counts = sorted(count for name, count in found if name == "ours")
-    first, last = found["ours", counts[0]], found["ours", counts[-1]]
-    click.echo(
-        f"ours at {counts[-1]:,} sessions against {counts[0]:,}: round trips {last.round_trips / first.round_trips:.2f}, matches {last.matches / first.matches:.2f}"
-    )
+    with ENGINES[engine]() as (pid, port), contextlib.suppress(EOFError, KeyboardInterrupt):
+        load, before, started = Load(port), resident(pid), time.perf_counter()
+        devices = load.devices(sessions)
+        orders.send(Standing(time.perf_counter() - started, (resident(pid) - before) / sessions))
+        works = RoundTrips(load, devices), Matches(load, devices)
+        while orders.recv():
+            orders.send([measure(work, pid) for work in works])
+
+
+def measure(work: RoundTrips | Matches, pid: int) -> Speed:
+    """One turn."""
+    work.go(WARM)
+    done, cpu, load_cpu = work.done, cpu_seconds(pid), cpu_seconds(os.getpid())
+    took = work.go(SECONDS)
+    done = work.done - done
+    found = Speed(done / took, (cpu_seconds(pid) - cpu) / done * 1e6, (cpu_seconds(os.getpid()) - load_cpu) / done * 1e6)
+    work.settle()
+    return found
+
+
+class Contender:
+    """A broker with so many sessions, and what was found of it: round trips and matches, a speed of each by the round."""
+
+    def __init__(self, engine: str, sessions: int) -> None:
+        self.engine, self.sessions = engine, sessions
+        context = multiprocessing.get_context("spawn")
+        self._orders, theirs = context.Pipe()
+        self._process = context.Process(target=contend, args=(engine, sessions, theirs))
+        self._process.start()
+        theirs.close()
+        self.standing: Standing = self._orders.recv()
+        self.trips: list[Speed] = []
+        self.matches: list[Speed] = []
+
+    def turn(self) -> None:
+        self._orders.send(True)
+        trips, matches = self._orders.recv()
+        self.trips.append(trips)
+        self.matches.append(matches)
+
+    def close(self) -> None:
+        self._orders.send(False)
+        self._process.join()
+
+    def line(self) -> str:
+        trips, matches = middle(self.trips), middle(self.matches)
+        return (
+            f"{self.sessions:>8}  {self.engine:9} {self.standing.connect:9.2f} {self.standing.memory / 1024:10.1f}"
+            f" {trips.rate:13,.0f} {trips.cpu:10.1f} {trips.load_cpu:8.1f} {matches.rate:10,.0f} {matches.cpu:11.2f} {matches.load_cpu:8.2f}"
+        )
+
+
+HEAD = (
+    f"{'sessions':>8}  {'':9} {'connect s':>9} {'KB/session':>10}"
+    f" {'round trips/s':>13} {'broker µs':>10} {'load µs':>8} {'matches/s':>10} {'broker µs':>11} {'load µs':>8}"
+)
+
+
+def middle(speeds: list[Speed]) -> Speed:
+    return Speed(*(statistics.median(column) for column in zip(*speeds, strict=True)))
+
+
+def beside(one: list[Speed], other: list[Speed]) -> Speed:
+    """The one's speed as a part of the other's, each round by itself."""
+    return middle([Speed(*(a / b for a, b in zip(*pair, strict=True))) for pair in zip(one, other, strict=True)])
+
+
+def compare(name: str, one: Contender, other: Contender) -> str:
+    trips, matches = beside(one.trips, other.trips), beside(one.matches, other.matches)
+    return f"{name}: round trips {trips.rate:.2f}, their CPU {trips.cpu:.2f}; matches {matches.rate:.2f}, their CPU {matches.cpu:.2f}"
+
+
+@click.command()
+@click.argument("sessions", nargs=-1, type=click.IntRange(WINDOW + 1))
+def main(sessions: tuple[int, ...]) -> None:
+    """Measure, and print ratios."""
+    counts = sorted(sessions or (100, 1_000, 10_000))
+    with contextlib.ExitStack() as stack:
+        found: dict[tuple[str, int], Contender] = {}
+        for engine, count in itertools.product(ENGINES, counts):
+            found[engine, count] = stack.enter_context(contextlib.closing(Contender(engine, count)))
+        for _ in range(ROUNDS):
+            for contender in found.values():
+                contender.turn()
+    click.echo(HEAD)
+    for contender in sorted(found.values(), key=lambda it: it.sessions):
+        click.echo(contender.line())
+    if MOSQUITTO:
+        for count in counts:
+            click.echo(compare(f"ours beside Mosquitto at {count:,} sessions", found["ours", count], found["mosquitto", count]))
+    for engine in ENGINES if len(counts) > 1 else ():
+        first, last = found[engine, counts[0]], found[engine, counts[-1]]
+        click.echo(compare(f"{engine} at {counts[-1]:,} sessions beside itself at {counts[0]:,}", last, first))
 
 
 if __name__ == "__main__":
