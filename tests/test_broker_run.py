@@ -1,5 +1,6 @@
 """`facewire broker run`, as a process."""
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -42,6 +43,10 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Where]]:
                 raise AssertionError("it ended without listening")
             yield running, Where(found[1], int(found[2]), tuple(said))
         finally:
+            # Not killed at once: a Mosquitto that it started would live on.
+            running.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(6)
             running.kill()
 
 
