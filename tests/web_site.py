@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 from facewire_process import Running
 from wire import Wire
 
@@ -41,6 +42,7 @@ class Site:
         self.port = int(self._said(self._broker, r"listening address=127\.0\.0\.1:(\d+)")[1])
         self.platform = self.start_platform(*options)
         self.url = self._said(self.platform, r"web page at (http://\S+/)")[1]
+        self.wait_until_live()
         self.wire = Wire(self.where, "site")
         self.seqs: dict[str, int] = {}
 
@@ -54,6 +56,13 @@ class Site:
         database = f"sqlite:///{self.database}"
         web = () if "--web" in options else ("--web", "127.0.0.1:0")
         return Running("platform", "run", "-p", str(self.port), "--database", database, *web, *options)
+
+    def wait_until_live(self) -> None:
+        """The web server hears the broker: a match that comes before is not shown."""
+        deadline = time.monotonic() + WITHIN
+        while not httpx.get(f"{self.url}healthz", timeout=WITHIN).json()["broker"]:
+            assert time.monotonic() < deadline, self.platform.text
+            threading.Event().wait(0.02)
 
     def match(self, device: str, **fields: Any) -> Mapping[str, Any]:
         """A device publishes a match, compared now unless the fields say otherwise; gives its event."""

@@ -50,17 +50,16 @@ MOST_LOGIN_BYTES: Final = 4_096
 STUCK: Final = 30.0
 
 
-def create_app(database: Where, wall: Wall, access: Access) -> FastAPI:
+def create_app(database: Where, wall: Wall, access: Access) -> ASGIApp:
     """The application, of which nothing runs but its answers: whoever serves it also runs the wall (`web_server`)."""
     app = FastAPI(
         title="facewire", version=version("facewire"), docs_url=None, redoc_url=None, summary="Face-recognition events of a platform."
     )
-    app.add_middleware(_Guard, access=access)
     _add_errors(app)
     _add_questions(app, database)
     _add_live(app, database, wall)
     _add_page(app, access)
-    return app
+    return _Guard(app, access)
 
 
 def _add_errors(app: FastAPI) -> None:

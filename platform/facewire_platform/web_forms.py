@@ -24,7 +24,7 @@ def _moment(value: object) -> int:
 
 def _text(value: str) -> str:
     if "\x00" in value:
-        raise ValueError("NUL is in no text of the store")
+        raise ValueError("holds NUL, which no text of the store does")
     return value
 
 

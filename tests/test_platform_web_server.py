@@ -1,0 +1,194 @@
+"""The web server as the processes that it is: how it begins, and how it ends."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from facewire_process import Running
+from web_site import Site
+
+from facewire_cli.main import cli
+from facewire_platform.store import open_store
+from facewire_platform.web_server import listen
+
+pytestmark = [pytest.mark.network, pytest.mark.process]
+
+TOKEN = "correct-horse-battery"  # noqa: S105  # of a test
+WITHIN = 20.0
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@contextlib.contextmanager
+def streaming(url: str) -> Iterator[Iterator[str]]:
+    """The lines of a stream, from the one on that says that it is open."""
+    with httpx.stream("GET", f"{url}api/stream", timeout=WITHIN) as answer:
+        assert answer.headers["content-type"] == "text/event-stream"
+        lines = in_time(answer.iter_lines())
+        assert next(lines) == "event: hello"
+        yield lines
+
+
+def in_time(lines: Iterator[str]) -> Iterator[str]:
+    """Signs of life come for ever: whoever waits for a line that does not come waits no longer than this."""
+    deadline = time.monotonic() + WITHIN
+    for line in lines:
+        assert time.monotonic() < deadline
+        yield line
+
+
+def until(condition: Any) -> Any:
+    deadline = time.monotonic() + WITHIN
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """The web server among a process's children; multiprocessing has a helper of its own."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    tasks = {task.name for task in Path(f"/proc/{pid}/task").iterdir()}
+    found += [child for task in tasks - {str(pid)} for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+    return [int(child) for child in found if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_match_comes_through_the_stream_with_its_verdict(site: Site) -> None:
+    with streaming(site.url) as lines:
+        event = site.match("gate-1", identity_name="Ada")
+        line = next(line for line in lines if event["identity_name"] in line)
+        assert '"reason":null' in line
+        site.match("gate-1", identity_name="Charles", timestamp=1)
+        line = next(line for line in lines if "Charles" in line)
+        assert '"reason":"late"' in line
+
+
+def test_what_is_streamed_is_stored_and_asked_for(site: Site) -> None:
+    event = site.match("gate-2", identity_id="g2")
+    (row,) = until(lambda: httpx.get(f"{site.url}api/events", params={"person": "g2"}).json()["events"])
+    assert (row["device"], row["timestamp"]) == ("gate-2", event["timestamp"])
+
+
+def test_a_web_server_that_is_killed_is_started_again_at_the_same_address(site: Site) -> None:
+    (before,) = children(site.platform.process.pid)
+    os.kill(before, signal.SIGKILL)
+    site.platform.wait_for("web server died, starting it again in 1 s: exit code -9")
+    assert httpx.get(f"{site.url}healthz", timeout=WITHIN).status_code == 200
+    assert children(site.platform.process.pid) != [before]
+    site.wait_until_live()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_within_seconds_with_a_stream_open(tmp_path: Path, number: int) -> None:
+    with Site(tmp_path) as site, streaming(site.url) as lines:
+        (web,) = children(site.platform.process.pid)
+        began = time.monotonic()
+        assert site.platform.end(number) == 0
+        assert time.monotonic() - began < 5.0
+        assert list(lines)[-1] == ""
+        assert not is_alive(web)
+        assert "Traceback" not in site.platform.text
+        assert "died" not in site.platform.text
+
+
+def test_it_ends_with_a_platform_that_is_killed(tmp_path: Path) -> None:
+    with Site(tmp_path) as site:
+        (web,) = until(lambda: children(site.platform.process.pid))
+        assert httpx.get(f"{site.url}healthz", timeout=WITHIN).status_code == 200
+        site.platform.process.kill()
+        until(lambda: not is_alive(web))
+
+
+def test_alone_it_serves_a_platform_that_runs_elsewhere(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    options = ("--database", f"sqlite:///{site.database}", "--listen", "0.0.0.0:0", "--token-file", tmp_path / "token")
+    with Running("platform", "web", "-p", str(site.port), *options) as web:
+        url = Site._said(web, r"web page at http://0\.0\.0\.0:(\d+)/")[1]
+        asked = httpx.get(f"http://127.0.0.1:{url}/api/devices", timeout=WITHIN)
+        assert asked.status_code == 401
+        asked = httpx.get(f"http://127.0.0.1:{url}/api/devices", headers={"authorization": f"Bearer {TOKEN}"}, timeout=WITHIN)
+        assert asked.status_code == 200
+        assert web.end() == 0
+        assert TOKEN not in web.text
+
+
+def refused(*arguments: str | Path) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, ["platform", *map(str, arguments)])
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize("command", [("run", "--web"), ("web", "--listen")])
+def test_an_address_that_others_reach_needs_a_token(tmp_path: Path, command: tuple[str, str]) -> None:
+    code, text = refused(*command, "0.0.0.0:0", "--database", f"sqlite:///{tmp_path}/x.db")
+    assert code == 2
+    assert "0.0.0.0 can be reached by others, who need a token" in text
+    assert "token-file" in text
+
+
+@pytest.mark.parametrize("token", ["", "short\n", "\xff" * 20])
+def test_a_token_that_is_none_is_refused(tmp_path: Path, token: str) -> None:
+    (tmp_path / "token").write_text(token)
+    code, text = refused("web", "--listen", "127.0.0.1:0", "--token-file", tmp_path / "token")
+    assert code == 2
+    assert "token" in text
+
+
+def test_a_token_without_a_page_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    code, text = refused("run", "--database", f"sqlite:///{tmp_path}/x.db", "--web-token-file", tmp_path / "token")
+    assert (code, "--web-token-file needs --web" in text) == (2, True)
+
+
+def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, text = refused("web", "--listen", where, "--database", f"sqlite:///{tmp_path}/x.db")
+    assert (code, f"cannot listen on {where}: Address already in use" in text) == (1, True)
+
+
+def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    open_store(tmp_path / "x.db").close()
+    with Running("platform", "web", "-p", "1", "--listen", "127.0.0.1:0", "--database", f"sqlite:///{tmp_path}/x.db") as web:
+        url = Site._said(web, r"web page at (http://\S+/)")[1]
+        with streaming(url) as lines:
+            line = next(line for line in lines if line.startswith("data:") and "refused" in line.lower() and '"up":false' in line)
+            assert "reason" in line
+        assert httpx.get(f"{url}healthz").json() == {"database": True, "broker": False}
+
+
+def test_a_stream_that_nobody_reads_holds_nobody_up(site: Site) -> None:
+    with contextlib.closing(socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2].strip("/"))))) as stuck:
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stuck.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for number in range(300):
+            site.match("gate-3", identity_name="x" * 2_000, identity_id=str(number))
+        with streaming(site.url) as lines:
+            site.match("gate-3", identity_name="the last one")
+            assert next(line for line in lines if "the last one" in line)
+
+
+def test_the_socket_is_bound_at_once(tmp_path: Path) -> None:
+    with contextlib.closing(listen("::1", 0, None)) as bound:
+        assert bound.family == socket.AF_INET6
+        with contextlib.closing(socket.create_connection(bound.getsockname()[:2], 5)):
+            pass
