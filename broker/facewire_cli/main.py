@@ -29,6 +29,8 @@ COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
     "status": ("facewire_cli.status:status", "How each device does, and whether all are well.", "platform"),
     "events": ("facewire_cli.history:events", "Query the stored events.", "platform"),
     "gaps": ("facewire_cli.history:gaps", "Events declared lost.", "platform"),
+    "report": ("facewire_cli.report:report", "Attendance and traffic, and how complete they are.", "platform"),
+    "export": ("facewire_cli.export:export", "All events, to a file or a pipe.", "platform"),
     "quarantine": ("facewire_cli.quarantine:quarantine", "What broke the contract: list, show, retry, drop.", "platform"),
     "demo": ("facewire_cli.demo:demo", "The whole pipeline at once, with proof that nothing is lost.", "platform,broker"),
     "replay": ("facewire_cli.replay:replay", "Send a recorded file through a device.", None),

@@ -102,7 +102,7 @@ class History:
         self._where = where
         self._db = open_database(where, "read")
         # PostgreSQL keeps some texts otherwise than they came.
-        self._kept, self.came = (escape, unescape) if isinstance(where, str) else (_same, _same)
+        self.kept, self.came = (escape, unescape) if isinstance(where, str) else (_same, _same)
 
     def close(self) -> None:
         self._db.close()
@@ -191,7 +191,7 @@ class History:
             query = query.where(condition)
         if wanted.person is not None:
             column = EventRow.identity_id if self._is_id(wanted) else EventRow.identity_name
-            query = query.where(column == self._kept(wanted.person))
+            query = query.where(column == self.kept(wanted.person))
         counted: Row = self.rows(query.dicts())[0]
         return counted
 
@@ -220,7 +220,7 @@ class History:
         if wanted.person is None:
             yield ()
             return
-        person = self._kept(wanted.person)
+        person = self.kept(wanted.person)
         if not self._is_id(wanted):
             yield (EventRow.identity_name == person,)
             return
@@ -232,7 +232,7 @@ class History:
 
     def _is_id(self, wanted: Filter) -> bool:
         """Whether the person asked for has an event in the time asked for, by id."""
-        return persons.is_known(self.rows, self._kept(wanted.person), wanted.since, wanted.until)
+        return persons.is_known(self.rows, self.kept(wanted.person), wanted.since, wanted.until)
 
     def _page(self, wanted: Filter, after: Key | None, *, newest_first: bool, part: tuple[Any, ...] = ()) -> Any:
         if after is not None:
@@ -269,7 +269,7 @@ class History:
         if wanted.person_type is not None:
             yield event.person_type == wanted.person_type
         if wanted.group is not None:
-            yield event.group_name == self._kept(wanted.group)
+            yield event.group_name == self.kept(wanted.group)
         if wanted.min_score is not None:
             yield event.score >= wanted.min_score
 

@@ -1,0 +1,64 @@
+"""`facewire export`: any number of events, to a file or a pipe."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TextIO
+
+import click
+
+from facewire_cli.history import EVENT_COLUMNS, database_option, filter_options
+from facewire_cli.output import Form, standard_output, write_rows
+from facewire_cli.progress import Reach, progress
+from facewire_platform.database import locate
+from facewire_platform.queries import Filter, History, Row
+
+#: Events between two movements of the progress bar.
+STEP: Final = 1_000
+
+
+@click.command()
+@database_option
+@click.option(
+    "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="There whole, or not at all.  [default: stdout]"
+)
+@filter_options
+@click.option("-o", "--output", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="csv has not every field.")
+def export(database: str, to: Path | None, wanted: Filter, output: str) -> None:
+    """Write all events, by device time.
+
+    In bounded memory, while workers go on. JSON Lines have every field of an
+    event as its device sent it, photographs in base64.
+    """
+    form: Form = "csv" if output == "csv" else "json"
+    with History(locate(database)) as history, contextlib.ExitStack() as stack:
+        # A bar among the rows on a terminal would be seen by nobody.
+        span = history.span(wanted.since, wanted.until)
+        reach = stack.enter_context(progress(span)) if to is not None or not sys.stdout.isatty() else None
+        out = standard_output() if to is None else stack.enter_context(_whole_file(to))
+        write_rows(_watched(history.events(wanted), reach), form, EVENT_COLUMNS, out=out)
+
+
+def _watched(rows: Iterator[Row], reach: Reach | None) -> Iterator[Row]:
+    for count, row in enumerate(rows, 1):
+        yield row
+        if reach is not None and count % STEP == 0:
+            reach(row["timestamp"], count)
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[TextIO]:
+    """A file that takes its name, and the place of what had it, only when it is whole and on the disk."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("x", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as exc:
+        raise click.ClickException(f"{path}: {exc.strerror}") from exc
+    finally:
+        part.unlink(missing_ok=True)

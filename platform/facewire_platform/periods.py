@@ -1,0 +1,62 @@
+"""Days and hours of a time zone as moments. Pure.
+
+A day is 23 or 25 hours long when clocks change; an hour that the clocks go through twice is two hours.
+
+    Europe/Berlin, 2026-10-25    … 01:00+02:00 | 02:00+02:00 | 02:00+01:00 | 03:00+01:00 …
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MS: Final = dt.timedelta(milliseconds=1)
+_HOUR: Final = dt.timedelta(hours=1)
+#: Days that lie within the calendar whatever the zone.
+_FIRST: Final = dt.date.min + dt.timedelta(days=1)
+_LAST: Final = dt.date.max - dt.timedelta(days=2)
+
+
+class Period(NamedTuple):
+    """From `since` to before `until`, ms since 1970 UTC."""
+
+    since: int
+    until: int
+
+
+def day(date: dt.date, zone: dt.tzinfo) -> Period:
+    """A day of a zone; empty where the zone left it out, as Samoa did with 30 December 2011.
+
+    Raises:
+        ValueError: a day at the end of the calendar.
+    """
+    if not _FIRST <= date <= _LAST:
+        raise ValueError(f"{date} is not from {_FIRST} to {_LAST}")
+    return Period(_midnight(date, zone), _midnight(date + dt.timedelta(days=1), zone))
+
+
+def hours(within: Period, zone: dt.tzinfo) -> Iterator[Period]:
+    """The hours by the zone's clocks of a period that begins with one; the last one ends with the period."""
+    since = within.since
+    while since < within.until:
+        # Where clocks change by half an hour, the next full hour is not 60 minutes away.
+        following = local(since, zone).astimezone(dt.UTC) + _HOUR
+        past = following.astimezone(zone)
+        following -= dt.timedelta(minutes=past.minute, seconds=past.second)
+        until = min((following - _EPOCH) // _MS, within.until)
+        yield Period(since, until)
+        since = until
+
+
+def local(at_ms: int, zone: dt.tzinfo) -> dt.datetime:
+    """A moment by the clocks of a zone.
+
+    Raises:
+        OverflowError: a year that datetime does not reach.
+    """
+    return (_EPOCH + at_ms * _MS).astimezone(zone)
+
+
+def _midnight(date: dt.date, zone: dt.tzinfo) -> int:
+    # Where clocks skip midnight, this is the moment at which they do (PEP 495, fold=0).
+    return (dt.datetime.combine(date, dt.time(), zone) - _EPOCH) // _MS

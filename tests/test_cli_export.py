@@ -1,0 +1,90 @@
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from facewire_process import FACEWIRE
+from platform_model import batch, event
+from platform_store import take
+
+from facewire.errors import StoreError
+from facewire_cli.main import cli
+from facewire_platform.queries import History
+from facewire_platform.store import open_store
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with open_store(tmp_path / "x.db") as store:
+        for after in range(0, 1_000, 100):
+            take(store, batch(after, after + 100, *(event(seq, seq, card_id="A7") for seq in range(after + 1, after + 101))))
+    return tmp_path / "x.db"
+
+
+def run(path: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["export", "--database", f"sqlite:///{path}", *arguments])
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(found.name for found in folder.iterdir() if not found.name.startswith("x.db"))
+
+
+def test_all_events_go_to_a_pipe_or_a_file_and_the_filters_hold(path: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in run(path).stdout.splitlines()]
+    assert [row["seq"] for row in rows] == list(range(1, 1_001))
+    assert rows[0]["card_id"] == "A7"
+    assert run(path, "--to", str(tmp_path / "out.jsonl")).exit_code == 0
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == rows
+    since = str(event(1, 999).timestamp)
+    some = list(csv.DictReader(io.StringIO(run(path, "-o", "csv", "--since", since).stdout)))
+    assert [row["seq"] for row in some] == ["999", "1000"]
+    assert left(tmp_path) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("end", [StoreError("the disk is gone"), KeyboardInterrupt()])
+def test_an_export_that_is_cut_short_leaves_what_was_there_and_nothing_else(
+    path: Path, tmp_path: Path, end: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.jsonl").write_text("before")
+
+    def fails(*_: object, **__: object) -> Any:
+        yield {"seq": 1, "timestamp": 1}
+        assert len(left(tmp_path)) == 2
+        raise end
+
+    monkeypatch.setattr(History, "events", fails)
+    assert run(path, "--to", str(tmp_path / "out.jsonl")).exit_code == 1
+    assert (tmp_path / "out.jsonl").read_text() == "before"
+    assert left(tmp_path) == ["out.jsonl"]
+
+
+def test_a_folder_that_is_not_there_is_an_error(path: Path, tmp_path: Path) -> None:
+    done = run(path, "--to", str(tmp_path / "nowhere" / "out.csv"))
+    assert done.exit_code == 1
+    assert "No such file or directory" in done.stderr
+
+
+@pytest.mark.process
+def test_a_terminal_shows_a_bar_of_the_time_that_was_reached(path: Path, tmp_path: Path) -> None:
+    watching, terminal = pty.openpty()
+    command = [*FACEWIRE, "export", "--database", f"sqlite:///{path}", "--to", str(tmp_path / "out.jsonl")]
+    process = subprocess.Popen(command, stderr=terminal, stdout=terminal, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"})
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            some = os.read(watching, 4096)
+        except OSError:  # Linux says so where the other end is closed
+            break
+        shown += some
+    os.close(watching)
+    assert process.wait(20) == 0
+    assert b"1,000 events" in shown
+    assert b"100%" in shown
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1_000

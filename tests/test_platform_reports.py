@@ -1,0 +1,233 @@
+"""Attendance and traffic on either database, and what is said of how complete they are."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from platform_model import EPOCH, batch, event
+from platform_store import take, take_match
+
+import facewire_platform.reports
+from facewire.events import Event
+from facewire.messages import Status
+from facewire_cli.main import cli
+from facewire_platform.database import Where
+from facewire_platform.periods import Period
+from facewire_platform.queries import Filter, History
+from facewire_platform.reports import Completeness, Standing, attendance, traffic
+from facewire_platform.retention import Retention
+from facewire_platform.store import Store, Taken, open_store
+
+HOUR = 3_600_000
+DAY = Period(0, 24 * HOUR)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
+    found: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+    return found
+
+
+@pytest.fixture
+def store(where: Where) -> Iterator[Store]:
+    with open_store(where) as opened:
+        yield opened
+
+
+def seen(seq: int, hour: float, who: str = "7", kind: int = 1, ep: str | None = None, **more: Any) -> Event:
+    return event(seq)._replace(timestamp=int(hour * HOUR), identity_id=who, identity_name=f"name {who}", person_type=kind, ep_id=ep, **more)
+
+
+def told(where: Where, *, device: str | None = None, period: Period = DAY) -> list[Standing]:
+    with History(where) as history:
+        return list(Completeness(history, device).of(period))
+
+
+@pytest.mark.parametrize("page", [1, 10_000])
+def test_attendance_is_first_and_last_seen_and_passes_of_everybody_but_strangers(
+    store: Store, where: Where, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facewire_platform.reports, "PEOPLE", page)
+    events = (
+        seen(1, -0.1),
+        seen(2, 0, "8"),
+        seen(3, 8, ep="in"),
+        seen(4, 7, ep="side"),
+        seen(5, 12, ep="out"),
+        seen(6, 13, ep="in"),
+        seen(7, 18, ep="side"),
+        seen(8, 9, "s1", 4),
+        seen(9, 24, "8"),
+        seen(10, 10, "nul\0"),
+    )
+    take(store, batch(0, 10, *events))
+    with History(where) as history:
+        rows = list(attendance(history, Filter(), DAY))
+        directed = list(attendance(history, Filter(), DAY, entrances=["in", "door"], exits=["out"]))
+        scored = list(attendance(history, Filter(min_score=0.9), DAY))
+    assert rows == [
+        {"identity_id": "7", "identity_name": "name 7", "first_seen": 7 * HOUR, "last_seen": 18 * HOUR, "passes": 5},
+        {"identity_id": "8", "identity_name": "name 8", "first_seen": 0, "last_seen": 0, "passes": 1},
+        {"identity_id": "nul\0", "identity_name": "name nul\0", "first_seen": 10 * HOUR, "last_seen": 10 * HOUR, "passes": 1},
+    ]
+    assert directed[0] == rows[0] | {"first_in": 8 * HOUR, "last_out": 12 * HOUR}
+    assert directed[1] == rows[1] | {"first_in": None, "last_out": None}
+    assert scored == []
+
+
+def test_traffic_counts_events_people_and_strangers_of_each_period(store: Store, where: Where) -> None:
+    events = (seen(1, 0), seen(2, 0.5), seen(3, 0.9, "8"), seen(4, 0.9, "s1", 4), seen(5, 1, "s2", 4), seen(6, 3, "8"))
+    take(store, batch(0, 6, *events))
+    with History(where) as history:
+        rows = list(traffic(history, Filter(), [Period(hour * HOUR, (hour + 1) * HOUR) for hour in range(4)]))
+    assert [(row["events"], row["people"], row["strangers"]) for row in rows] == [(4, 2, 1), (1, 0, 1), (0, 0, 0), (1, 1, 0)]
+
+
+def test_a_device_without_lag_is_complete_up_to_when_it_was_last_heard(store: Store, where: Where) -> None:
+    take(store, batch(0, 1, seen(1, 8)), now_ms=9 * HOUR)
+    assert told(where) == [Standing("d", 9 * HOUR, 8 * HOUR, 0)]
+    with History(where) as history:
+        complete = Completeness(history)
+        assert complete.holds(Period(0, 9 * HOUR))
+        assert not complete.holds(Period(0, 9 * HOUR + 1))
+
+
+def test_a_device_with_lag_is_complete_up_to_its_watermark(store: Store, where: Where) -> None:
+    take(store, batch(0, 1, seen(1, 8), head=5), now_ms=9 * HOUR)
+    store.take([Taken("late", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0), 9 * HOUR)])
+    assert told(where) == [Standing("d", 8 * HOUR, 8 * HOUR, 4), Standing("late", None, None, 7)]
+    assert told(where, device="late") == [Standing("late", None, None, 7)]
+    with History(where) as history:
+        assert not Completeness(history).holds(Period(0, HOUR))
+        assert Completeness(history, "d").holds(Period(0, HOUR))
+
+
+def test_a_match_ahead_of_the_history_is_lag(store: Store, where: Where) -> None:
+    take(store, batch(0, 1, seen(1, 8)), now_ms=9 * HOUR)
+    take_match(store, 4, now_ms=10 * HOUR)
+    assert told(where) == [Standing("d", 8 * HOUR, 8 * HOUR, 3)]
+
+
+def test_a_gap_counts_in_the_periods_that_it_may_reach_into(store: Store, where: Where) -> None:
+    take(store, batch(0, 6, seen(1, 8), seen(5, 10), seen(6, 11)), now_ms=30 * HOUR)
+    for since, until, gaps in ((0, 8, 0), (0, 8.1, 1), (9, 9.5, 1), (10, 24, 1), (10.1, 24, 0)):
+        period = Period(int(since * HOUR), int(until * HOUR))
+        [found] = told(where, period=period)
+        assert (found.gaps, found.lost) == (gaps, 3 * gaps), period
+        with History(where) as history:
+            assert Completeness(history).holds(period) == (not gaps)
+
+
+def test_a_gap_at_the_end_was_lost_before_it_was_declared_and_one_whose_past_is_purged_at_any_time(store: Store, where: Where) -> None:
+    take(store, batch(0, 3, seen(1, 8)), now_ms=12 * HOUR)
+    assert [told(where, period=Period(since * HOUR, 24 * HOUR))[0].lost for since in (9, 12, 13)] == [2, 2, 0]
+    assert told(where, period=Period(0, 8 * HOUR))[0].lost == 0
+    with Retention(where, rest=lambda _: None) as retention:
+        list(retention.older_than(20 * HOUR))
+    assert told(where, period=Period(0, 8 * HOUR))[0].lost == 2
+
+
+def test_the_gaps_of_an_earlier_epoch_are_the_devices_too_and_its_lag_is_not(store: Store, where: Where) -> None:
+    take(store, batch(0, 3, seen(1, 8), seen(3, 10), head=9), now_ms=11 * HOUR)
+    take(store, batch(0, 1, seen(1, 10), epoch="00000000000000e2"), now_ms=24 * HOUR)
+    assert told(where) == [Standing("d", 24 * HOUR, 10 * HOUR, 0, gaps=1, lost=1)]
+
+
+# The commands
+
+
+def run(path: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["report", *arguments, "--database", f"sqlite:///{path}"])
+
+
+@pytest.fixture
+def berlin(tmp_path: Path) -> Path:
+    """The day in 2026 that has 25 hours in Berlin: from 2026-10-24T22:00Z on."""
+    midnight = 1_792_879_200_000 / HOUR
+    with open_store(tmp_path / "x.db") as store:
+        events = (seen(1, midnight - 1), seen(2, midnight + 2.5), seen(3, midnight + 3.5, ep="gate"), seen(4, midnight + 24.5, "s", 4))
+        take(store, batch(0, 4, *events), now_ms=int((midnight + 24) * HOUR))
+    return tmp_path / "x.db"
+
+
+def test_traffic_of_a_day_of_25_hours(berlin: Path) -> None:
+    done = run(berlin, "traffic", "--day", "2026-10-25", "--tz", "Europe/Berlin", "-o", "json")
+    *rows, device = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 25
+    assert [(row["since"][11:], row["events"]) for row in rows if row["events"]] == [
+        ("02:00:00.000+02:00", 1),
+        ("02:00:00.000+01:00", 1),
+        ("23:00:00.000+01:00", 1),
+    ]
+    assert [row["complete"] for row in rows] == [True] * 24 + [False]
+    assert device["record"] == "device"
+    assert (device["complete"], device["lag"], device["complete_until"]) == (False, 0, "2026-10-25T23:00:00.000+01:00")
+    assert done.stderr == "incomplete: 1 of 1 devices\n  d: complete until 2026-10-25 23:00\n"
+
+
+def test_days_end_with_the_one_asked_for(berlin: Path) -> None:
+    done = run(berlin, "traffic", "--by", "day", "--day", "2026-10-25", "--days", "3", "--tz", "Europe/Berlin", "-o", "csv")
+    assert done.stdout.splitlines() == [
+        "since,until,events,people,strangers,complete",
+        "2026-10-23T00:00:00.000+02:00,2026-10-24T00:00:00.000+02:00,0,0,0,true",
+        "2026-10-24T00:00:00.000+02:00,2026-10-25T00:00:00.000+02:00,1,1,0,true",
+        "2026-10-25T00:00:00.000+02:00,2026-10-26T00:00:00.000+01:00,3,1,1,false",
+    ]
+
+
+def test_attendance_with_directions_from_the_settings(berlin: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text('[report.attendance]\ntz = "Europe/Berlin"\nday = 2026-10-25\nentrances = ["gate"]\n')
+    arguments = ["--config", str(tmp_path / "settings.toml"), "report", "attendance", "--database", f"sqlite:///{berlin}", "-o", "json"]
+    [person, device] = [json.loads(line) for line in CliRunner().invoke(cli, arguments).stdout.splitlines()]
+    assert person == {
+        "record": "attendance",
+        "day": "2026-10-25",
+        "identity_id": "7",
+        "identity_name": "name 7",
+        "first_seen": "2026-10-25T02:30:00.000+02:00",
+        "last_seen": "2026-10-25T02:30:00.000+01:00",
+        "passes": 2,
+        "first_in": "2026-10-25T02:30:00.000+01:00",
+        "complete": False,
+    }
+    assert device["device"] == "d"
+
+
+def test_the_notice_says_when_all_is_there_and_names_no_more_than_ten_devices(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        for number in range(12):
+            take(store, batch(0, 1, seen(1, 1)), device=f"d{number}", now_ms=2**50)
+        assert run(tmp_path / "x.db", "traffic", "--day", "1970-01-02", "--tz", "UTC").stderr == "complete: all that 12 devices recorded\n"
+        for number in range(12):
+            take(store, batch(1, 1, head=3), device=f"d{number}", now_ms=2**50)
+    told_lines = run(tmp_path / "x.db", "attendance", "--day", "1970-01-02", "--tz", "UTC").stderr.splitlines()
+    assert told_lines[:2] == ["incomplete: 12 of 12 devices", "  d0: complete until 1970-01-01 01:00, 2 events behind"]
+    assert told_lines[-1] == "  and 2 more"
+    assert len(told_lines) == 12
+
+
+def test_nobody_yet(tmp_path: Path) -> None:
+    open_store(tmp_path / "x.db").close()
+    done = run(tmp_path / "x.db", "attendance")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no device has reported yet\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--tz", "Mars/Olympus"], "'Mars/Olympus' is not a time zone"),
+        (["--tz", "../../etc/passwd"], "is not a time zone"),
+        (["--day", "someday"], "'someday' is not a day"),
+        (["--day", "9999-12-31"], "is not from 0001-01-02 to 9999-12-29"),
+        (["--day", "0001-01-05", "--days", "30"], "0001-01-05: date value out of range"),
+        (["--days", "0"], "0 is not in the range"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_a_usage_error(tmp_path: Path, arguments: list[str], reason: str) -> None:
+    open_store(tmp_path / "x.db").close()
+    done = run(tmp_path / "x.db", "traffic", *arguments)
+    assert done.exit_code == 2
+    assert reason in " ".join(done.stderr.replace("│", " ").split())
