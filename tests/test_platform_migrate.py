@@ -12,6 +12,7 @@ from platform_store import check_conserved, rows, run, take
 from facewire.errors import StoreError
 from facewire_platform.migrate import migrate
 from facewire_platform.queries import Filter, History
+from facewire_platform.schema import key
 from facewire_platform.store import open_store
 
 #: A store of facewire 0.1: two events, a gap of one, one in quarantine, one above the watermark.
@@ -44,11 +45,12 @@ def test_a_database_of_an_older_facewire_is_refused_with_what_to_do(old: Path, o
 def test_migrating_the_first_schema_keeps_all_and_takes_a_copy_before(old: Path) -> None:
     before = rows(old, "SELECT * FROM event")
     told: list[str] = []
-    assert migrate(old, told.append) == ["0002_counts_and_persons"]
+    assert migrate(old, told.append) == ["0002_counts_and_keys"]
     copy = old.with_name("old.db.before-2-1")
     assert told == [f"copied to {copy}"]
     assert rows(copy, "PRAGMA user_version") == [(1,)]
-    assert rows(old, "SELECT * FROM event") == rows(copy, "SELECT * FROM event") == before
+    assert [row[:10] for row in rows(old, "SELECT * FROM event")] == rows(copy, "SELECT * FROM event") == before
+    assert set(rows(old, "SELECT id_key, name_key FROM event")) == {(key("p"), key("name"))}
     assert rows(old, "SELECT watermark, stored, gaps, quarantined FROM stream") == [(4, 3, 1, 1)]
     with open_store(old) as store:
         assert take(store, batch(4, 6, 5, 6), device="lobby").cursor == 6
@@ -70,12 +72,13 @@ def test_migrating_twice_does_nothing(old: Path) -> None:
 
 
 def test_a_migration_that_fails_leaves_all_as_it_was(old: Path) -> None:
-    run(old, "CREATE TABLE event_person (a)")  # its name is taken
-    with pytest.raises(StoreError, match="event_person"):
+    index = "eventrow_timestamp_stream_seq_id_key_name_key"
+    run(old, f"CREATE TABLE {index} (a)")  # its name is taken
+    with pytest.raises(StoreError, match=index):
         migrate(old)
     assert rows(old, "PRAGMA user_version") == [(1,)]
     assert "stored" not in {row[1] for row in rows(old, "PRAGMA table_info(stream)")}
-    run(old, "DROP TABLE event_person")
+    run(old, f"DROP TABLE {index}")
     assert migrate(old)
 
 
@@ -102,7 +105,8 @@ def test_postgresql_is_migrated_from_its_first_schema(postgresql: str) -> None:
     open_store(postgresql).close()
     with psycopg.connect(postgresql, autocommit=True) as db:
         db.execute("ALTER TABLE stream DROP COLUMN stored")
-        db.execute("DROP INDEX event_person")
+        db.execute("ALTER TABLE event DROP COLUMN id_key, DROP COLUMN name_key")
+        db.execute('CREATE INDEX "eventrow_timestamp_stream_seq" ON event (timestamp, stream, seq)')
         db.execute("UPDATE schema_migration SET name = '0001_first'")
         db.execute(
             "INSERT INTO stream (device, epoch, watermark, head, oldest, gaps, quarantined, boot, last_seen)"
@@ -111,7 +115,7 @@ def test_postgresql_is_migrated_from_its_first_schema(postgresql: str) -> None:
         )
     with pytest.raises(StoreError, match="has schema 1, this facewire needs 2"):
         open_store(postgresql)
-    assert migrate(postgresql) == ["0002_counts_and_persons"]
+    assert migrate(postgresql) == ["0002_counts_and_keys"]
     assert rows(postgresql, "SELECT watermark, stored, gaps FROM stream") == [(2, 1, 1)]
     with open_store(postgresql) as store:
         assert take(store, batch(0, 1, 1)).cursor == 1

@@ -334,8 +334,8 @@ def test_a_score_or_limit_beyond_reason_finds_nothing_and_everything(vendor: tup
     assert len(lines(run(path, "events", "--limit", str(2**70)))) == len(events)
 
 
-def test_the_events_have_two_btrees_beside_their_key(tmp_path: Path) -> None:
+def test_the_events_have_one_btree_beside_their_key(tmp_path: Path) -> None:
     open_store(tmp_path / "x.db").close()
     with closing(sqlite3.connect(tmp_path / "x.db")) as db:
         indexes = db.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'event'").fetchall()
-    assert len(indexes) == 3
+    assert len(indexes) == 2

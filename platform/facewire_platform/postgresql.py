@@ -164,5 +164,5 @@ _SELECT_CONTENTS: Final = (
     "SELECT e.stream, e.seq, e.timestamp, e.identity_id, e.score FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) AS span(stream, first, last) "
     "JOIN event e ON e.stream = span.stream AND e.seq BETWEEN span.first AND span.last"
 )
-_EVENT_TYPES: Final = ("int4", "int8", "int8", "float8", "text", "text", "int8", "text", "text", "bytea")
+_EVENT_TYPES: Final = ("int4", "int8", "int8", "float8", "text", "text", "int8", "text", "text", "bytea", "int4", "int4")
 _COPY_EVENTS: Final = f"COPY event ({', '.join(column.column_name for column in EVENT_COLUMNS)}) FROM STDIN (FORMAT BINARY)"

@@ -13,7 +13,7 @@ from facewire import codec
 from facewire_platform import persons
 from facewire_platform.database import Where, open_database, store_errors
 from facewire_platform.postgresql import escape, unescape
-from facewire_platform.schema import DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
+from facewire_platform.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
 
 Row: TypeAlias = dict[str, Any]
 #: Where an event is in the order of all: (timestamp, stream, seq).
@@ -239,7 +239,7 @@ class History:
             # SQLite would rather begin each page at this bound than where the last one ended.
             wanted = replace(wanted, until=None) if newest_first else replace(wanted, since=None)
         key = persons.SORTED if len(part) > 1 else KEY
-        query = EventRow.select(*EventRow._meta.sorted_fields)
+        query = EventRow.select(*EVENT_FIELDS)
         for condition in (*self.conditions(wanted), *part):
             query = query.where(condition)
         if after is not None:

@@ -13,6 +13,8 @@ key that holds no time could then not be unique over all of them, and it is what
 A change of these is a migration (`migrate`), and a new number here.
 """
 
+import functools
+import zlib
 from typing import Any, Final
 
 import peewee
@@ -91,11 +93,20 @@ class EventRow(peewee.Model):
     ep_id = peewee.TextField(null=True)
     #: Every other field, packed; null for none.
     extra = peewee.BlobField(null=True)
+    #: `key` of identity_id and of identity_name.
+    id_key = peewee.IntegerField()
+    name_key = peewee.IntegerField()
 
     class Meta:  # noqa: D106  # peewee's
         table_name = "event"
         primary_key = peewee.CompositeKey("stream", "seq")
-        indexes = ((("timestamp", "stream", "seq"), False),)
+        indexes = ((("timestamp", "stream", "seq", "id_key", "name_key"), False),)
+
+
+@functools.lru_cache(100_000)
+def key(text: str) -> int:
+    """What an index holds in place of a text of any length: its CRC-32, as a signed integer. Texts may share one."""
+    return zlib.crc32(text.encode()) - 2**31
 
 
 #: Hour of an event by the device's clock. A literal, as an index on an expression is found by its text.
@@ -105,9 +116,6 @@ HOUR: Final = EventRow.timestamp / peewee.SQL("3600000")
 def indexed(text: Any) -> Any:
     """As much of a text as an index holds: PostgreSQL refuses rows whose entry is over 2,704 bytes."""
     return peewee.fn.SUBSTR(text, peewee.SQL("1"), peewee.SQL("64"))
-
-
-EventRow.add_index(EventRow.index(HOUR, indexed(EventRow.identity_id), EventRow.timestamp, name="event_person"))
 
 
 class GapRow(peewee.Model):
@@ -164,6 +172,8 @@ TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, RejectedRow, 
 STREAM_COLUMNS: Final[tuple[Any, ...]] = StreamRow._meta.sorted_fields
 DEVICE_COLUMNS: Final[tuple[Any, ...]] = DeviceRow._meta.sorted_fields
 EVENT_COLUMNS: Final[tuple[Any, ...]] = EventRow._meta.sorted_fields
+#: Of those, what is an event's own, in the order of `facewire.events.Event`.
+EVENT_FIELDS: Final = tuple(column for column in EVENT_COLUMNS if column.name not in {"id_key", "name_key"})
 #: A stream that was never seen: `STREAM_COLUMNS` after id, device and epoch.
 NEW_STREAM: Final = (0, 0, 1, 0, 0, 0, "", 0)
 

@@ -27,7 +27,7 @@ from facewire_platform.database import DATABASE_ERRORS, Where, is_outage, open_d
 from facewire_platform.ingest import Content, Decision, Range, answer, decide
 from facewire_platform.migrate import create_tables
 from facewire_platform.postgresql import PostgresqlStatements
-from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, GapRow, QuarantineRow, RejectedRow, StreamRow
+from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, GapRow, QuarantineRow, RejectedRow, StreamRow, key
 from facewire_platform.sqlite import SqliteStatements, lock
 
 #: Quarantine keeps this many entries, and this much of each.
@@ -270,7 +270,8 @@ class Store:
         contents, pack, number = group.contents[stream.id], self._pack, stream.id
         for event in events:
             contents[event.seq] = Content(event.timestamp, event.identity_id, event.score)
-            group.events.append((number, *event[:-1], pack(event.extra) if event.extra else None))
+            extra = pack(event.extra) if event.extra else None
+            group.events.append((number, *event[:-1], extra, key(event.identity_id), key(event.identity_name)))
 
     def _see(self, stream: _Stream, boot: str, now_ms: int, group: _Group) -> None:
         if boot != stream.boot:

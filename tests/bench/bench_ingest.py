@@ -1,121 +1,155 @@
-"""Ingest beside raw sqlite3, in one run: `make bench-ingest`, or `python tests/bench/bench_ingest.py`.
+"""Ingest end to end beside what bounds it and what most would write, in one run: `make bench-ingest`.
 
-    raw        sqlite3 alone, the same rows, tables, index and commits, multi-row VALUES: what the database itself takes
-    store      `Store.take`, groups as the worker makes them, synchronous=FULL
-    decode     `decode` of the batches' bytes
-    worker     both, one after the other, and the acks written: all of the worker but its sockets
+    raw         sqlite3 alone: the same rows, table, indexes and commits, `synchronous=FULL`
+    worker      `facewire platform run`: published -> committed -> acked, through Mosquitto, the load from another process
+    obvious     a script with peewee `insert_many` in paho's callback (ingest_scripts.py), the same load
+    each        the same, each event committed by itself in the default journal
+    copy        PostgreSQL: COPY alone into the same table, in the worker's groups
+    postgresql  the worker on it
 
-Typical events, 100 a batch, 50 devices in turn. Each round does all four; the medians are told.
+Without Mosquitto or PostgreSQL on the machine what needs them is left out. Each round does all; the medians are told.
 """
 
-import random
+import itertools
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from facewire_process import Running
+from ingest_load import EVENTS, batch
+from mosquitto_server import ANONYMOUS, Mosquitto
+from postgresql_server import PROGRAMS, PostgreSQL
+
 from facewire import codec
-from facewire.events import Event
-from facewire.messages import Ack, Batch, decode, encode
 from facewire_platform.database import open_database
-from facewire_platform.store import Taken, open_store
+from facewire_platform.postgresql import PostgresqlStatements
+from facewire_platform.schema import key
+from facewire_platform.sqlite import SqliteStatements
+from facewire_platform.store import open_store
 
-BATCH, DEVICES, GROUP = 100, 50, 50
-_CHANCE = random.Random(1)
-
-
-def event(seq: int) -> Event:
-    extra = {"want_action": "0", "device_ip": "192.168.1.243", "out_timestamp": 1_700_000_000_000 + seq}
-    person, name = f"{_CHANCE.randrange(10**6)}", f"name {_CHANCE.randrange(1000)}"
-    return Event(seq, 1_700_000_000_000 + seq * 200, _CHANCE.random() * 100, person, name, 1, "default", "0xe0__192.168.1.96", extra)
-
-
-def payloads(groups: int) -> list[list[tuple[str, bytes]]]:
-    made = []
-    for group in range(groups):
-        after = group * BATCH
-        events = [tuple(event(after + place) for place in range(1, BATCH + 1)) for _ in range(DEVICES)]
-        batches = [Batch(f"{n:016x}", "b" * 16, after, after + BATCH, after + BATCH, 1, some) for n, some in enumerate(events)]
-        made.append([(f"dev{n}", encode(batch)) for n, batch in enumerate(batches)])
-    return made
+DEVICES: Final = 100
+#: Batches in one commit of the ways that have no worker to choose it.
+GROUP: Final = 50
+BROKER: Final = f"{ANONYMOUS}\nmax_inflight_messages 0\nmax_queued_messages 0\nlog_type error"
+#: What a script that is so much slower is given of the load.
+SHARE: Final = {"obvious": 0.1, "each": 0.01}
 
 
-def raw(folder: Path, rows: list[list[list[Any]]]) -> float:
-    """The store's own file, without the store."""
-    open_store(folder / "raw.db").close()
-    db = open_database(folder / "raw.db", "write")
-    cursor = db.cursor()
-    place = "(?,?,?,?,?,?,?,?,?,?)"
-    statement = "INSERT INTO event VALUES " + ",".join([place] * BATCH)
-    started = time.perf_counter()
-    for group in rows:
-        cursor.execute("BEGIN IMMEDIATE")
-        for values in group:
-            cursor.execute(statement, values)
-        cursor.execute("COMMIT")
-    took = time.perf_counter() - started
-    db.close()
-    return took
+def groups(batches: int) -> list[list[tuple[Any, ...]]]:
+    """The rows that the load comes to, by commit."""
+    pack = codec.packer()
+    made = [
+        [(device + 1, *event[:-1], pack(event.extra), key(event.identity_id), key(event.identity_name)) for event in batch(device, number).events]
+        for number in range(batches)
+        for device in range(DEVICES)
+    ]
+    return [list(itertools.chain.from_iterable(made[start : start + GROUP])) for start in range(0, len(made), GROUP)]
 
 
-def stored(folder: Path, groups: list[list[tuple[str, Batch]]]) -> float:
-    with open_store(folder / "store.db") as store:
+def inserted(where: Path | str, rows: list[list[tuple[Any, ...]]]) -> float:
+    """Put the rows into the store's own table, without the store."""
+    open_store(where).close()
+    with closing(open_database(where, "write")) as database:
+        statements = SqliteStatements(database) if isinstance(where, Path) else PostgresqlStatements(database)
         started = time.perf_counter()
-        for group in groups:
-            store.take([Taken(device, batch, 1) for device, batch in group])
+        for group in rows:
+            with statements.begin():
+                statements.insert_events(group)
         return time.perf_counter() - started
 
 
-def worked(folder: Path, groups: list[list[tuple[str, bytes]]]) -> float:
-    with open_store(folder / "worker.db") as store:
-        started = time.perf_counter()
-        for group in groups:
-            for ack in store.take([Taken(device, _batch(payload), 1) for device, payload in group]):
-                assert isinstance(ack, Ack)
-                encode(ack)
-        return time.perf_counter() - started
+@contextmanager
+def script(port: int, how: str, path: Path) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("ingest_scripts.py")), str(port), how, str(path)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        process.stderr.readline()
+        yield
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def _batch(payload: bytes) -> Batch:
-    batch = decode("history", payload)
-    assert isinstance(batch, Batch)
-    return batch
+@contextmanager
+def worker(port: int, database: str) -> Iterator[None]:
+    with Running("platform", "run", "-p", str(port), "--database", database) as running:
+        running.wait_for("connected")
+        yield
 
 
-def timed(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
+def loaded(port: int, batches: int) -> float:
+    """Seconds for so many batches of each device."""
+    load = [sys.executable, str(Path(__file__).with_name("ingest_load.py")), str(port), str(DEVICES), str(batches)]
+    return float(subprocess.run(load, check=True, capture_output=True, text=True).stdout)
+
+
+class Bench:
+    """One way after the other; remembers events per second."""
+
+    def __init__(self, batches: int) -> None:
+        self._batches = batches
+        self.rates: dict[str, list[float]] = {}
+
+    def note(self, name: str, run: Callable[[int], float]) -> None:
+        batches = max(1, round(self._batches * SHARE.get(name, 1.0)))
+        self.rates.setdefault(name, []).append(batches * DEVICES * EVENTS / run(batches))
+
+    def round(self, folder: Path, rows: list[list[tuple[Any, ...]]], server: PostgreSQL | None) -> None:
+        broker = Mosquitto(folder, BROKER)
+        broker.start()
+        try:
+            port = broker.port
+            self.note("raw", lambda _: inserted(folder / "raw.db", rows))
+            with worker(port, f"sqlite:///{folder}/worker.db"):
+                self.note("worker", lambda batches: loaded(port, batches))
+            for how in ("obvious", "each"):
+                with script(port, how, folder / f"{how}.db"):
+                    self.note(how, lambda batches: loaded(port, batches))
+            if server is not None:
+                self.note("copy", lambda _: inserted(server.new_database(), rows))
+                with worker(port, server.new_database()):
+                    self.note("postgresql", lambda batches: loaded(port, batches))
+        finally:
+            broker.kill()
+
+    def tell(self) -> None:
+        middle = {name: statistics.median(rates) for name, rates in self.rates.items()}
+        for name, rate in middle.items():
+            base = "copy" if name in {"copy", "postgresql"} else "raw"
+            ratios = f"{rate / middle[base]:8.2f} of {base}"
+            if name in SHARE:
+                ratios += f"; the worker is {middle['worker'] / rate:,.0f} times as fast"
+            click.echo(f"{name:<11}{rate:>10,.0f} events/s{ratios}")
 
 
 @click.command()
-@click.option("--groups", default=20, show_default=True, help="Commits a round.")
-@click.option("--rounds", default=5, show_default=True)
-def main(groups: int, rounds: int) -> None:
+@click.option("--batches", default=100, show_default=True, help="Batches of each of 100 devices a round.")
+@click.option("--rounds", default=3, show_default=True)
+def main(batches: int, rounds: int) -> None:
     """Measure."""
-    given = payloads(groups)
-    decoded = [[(device, _batch(payload)) for device, payload in group] for group in given]
-    rows = [
-        [[value for e in batch.events for value in (n, *e[:-1], codec.pack(e.extra))] for n, (_, batch) in enumerate(group)]
-        for group in decoded
-    ]
-    events = groups * DEVICES * BATCH
-    took: dict[str, list[float]] = {"raw": [], "store": [], "decode": [], "worker": []}
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            took["raw"].append(raw(folder, rows))
-            took["store"].append(stored(folder, decoded))
-            took["decode"].append(timed(lambda: [_batch(payload) for group in given for _, payload in group]))
-            took["worker"].append(worked(folder, given))
-    base = statistics.median(took["raw"])
-    for name, seconds in took.items():
-        middle = statistics.median(seconds)
-        click.echo(f"{name:<8}{events / middle:>10,.0f} events/s{base / middle:>8.2f} of raw")
+    rows = groups(batches)
+    server = PostgreSQL(settings=("shared_buffers=1GB", "max_wal_size=4GB")) if PROGRAMS else None
+    bench = Bench(batches)
+    try:
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+                bench.round(Path(name), rows, server)
+    finally:
+        if server is not None:
+            server.close()
+    bench.tell()
 
 
 if __name__ == "__main__":
