@@ -7,7 +7,8 @@
     │   └── BatchRefused    a whole history batch; carries the key under which to answer
     ├── StoreError          a database that cannot be used as it is; says what to do
     └── BrokerError         the broker cannot be reached, or refuses
-        └── CredentialsRefused
+        ├── CredentialsRefused
+        └── SubscriptionRefused
 
 A call with bad arguments is a `ValueError`. An outage is not an error: it is a state with a backoff.
 """
@@ -59,3 +60,7 @@ class BrokerError(FacewireError):
 
 class CredentialsRefused(BrokerError):
     """The broker refused the user name, password or certificate."""
+
+
+class SubscriptionRefused(BrokerError):
+    """The broker knows us, and does not let us subscribe."""

@@ -54,7 +54,7 @@ def check(ctx: click.Context) -> None:
     refuse. Exits with 2 where there is one.
     """
     root = ctx.find_root()
-    wrong = [*_strangers(root), *_refused(root)]
+    wrong = [*strangers(root), *refused(root)]
     for line in wrong:
         click.echo(line, err=True)
     if wrong:
@@ -116,7 +116,8 @@ def _shown(param: click.Parameter, value: object) -> Any:
     return value if isinstance(value, bool | int | float) else str(value)
 
 
-def _strangers(root: click.Context) -> Iterator[str]:
+def strangers(root: click.Context) -> Iterator[str]:
+    """The FACEWIRE_… variables that no command has, each with the near miss."""
     known = {f"{ctx.auto_envvar_prefix}_{param.name}".upper() for ctx in _contexts(root) for param in _options(ctx)}
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
@@ -124,7 +125,8 @@ def _strangers(root: click.Context) -> Iterator[str]:
             yield f"{name}: no command has such a setting" + (f". Did you mean {near[0]}?" if near else "")
 
 
-def _refused(root: click.Context) -> Iterator[str]:
+def refused(root: click.Context) -> Iterator[str]:
+    """The values in the file and the environment that their commands would refuse, and why."""
     for ctx in _contexts(root):
         for param in _options(ctx):
             source = ctx.get_parameter_source(str(param.name))

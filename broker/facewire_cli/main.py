@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
     "platform": ("facewire_cli.platform_commands:platform", "Run the platform: ingest and acks.", "platform"),
     "tail": ("facewire_cli.tail:tail", "Follow the topics live, decoded.", None),
     "status": ("facewire_cli.status:status", "How each device does, and whether all are well.", "platform"),
+    "doctor": ("facewire_cli.doctor:doctor", "Check broker, credential, database, disk and clocks.", "platform"),
     "events": ("facewire_cli.history:events", "Query the stored events.", "platform"),
     "gaps": ("facewire_cli.history:gaps", "Events declared lost.", "platform"),
     "report": ("facewire_cli.report:report", "Attendance and traffic, and how complete they are.", "platform"),

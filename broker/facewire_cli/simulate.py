@@ -164,8 +164,8 @@ def _verdict(state: State) -> dict[str, Any]:
 
 def _stored(database: str, heads: dict[tuple[str, str], int], started_ms: int) -> Kept:
     """What the platform has of the run."""
-    from facewire_platform.queries import Filter, History
     from facewire_platform.database import locate
+    from facewire_platform.queries import Filter, History
 
     names = {device for device, _ in heads}
     stored: defaultdict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from facewire.errors import BrokerError, CredentialsRefused
+from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
 from facewire_mqtt.address import Address
 from facewire_mqtt.connection import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
 
@@ -28,7 +28,8 @@ class Visit:
 
     Raises:
         CredentialsRefused: the broker does not know us.
-        BrokerError: it cannot be reached, or refuses a subscription.
+        SubscriptionRefused: it refuses one of these.
+        BrokerError: it cannot be reached.
     """
 
     def __init__(self, address: Address, name: str, subscriptions: Sequence[tuple[str, int]]) -> None:
@@ -80,7 +81,9 @@ class Visit:
                 return
             case Refused(reason, credentials=True):
                 raise CredentialsRefused(f"{self._address} refuses who we are: {reason}")
-            case Refused(reason) | Disconnected(reason):
+            case Refused(reason):
+                raise SubscriptionRefused(f"{self._address}: {reason}")
+            case Disconnected(reason):
                 raise BrokerError(f"{self._address}: {reason}")
             case _:
                 raise BrokerError(f"{self._address}: no answer within {PATIENCE:g} s")

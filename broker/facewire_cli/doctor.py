@@ -1,0 +1,90 @@
+"""`facewire doctor`: is everything that the platform needs there, and what to do where it is not."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import click
+
+from facewire.topics import Topics
+from facewire_cli.config import refused, strangers
+from facewire_cli.history import database_option
+from facewire_cli.main import EXIT_UNHEALTHY
+from facewire_cli.options import SECONDS, connection_options, output_option
+from facewire_cli.output import Form, standard_output, visible, write_rows
+from facewire_mqtt.address import Address
+from facewire_platform.database import Where, locate
+from facewire_platform.doctor import Finding, check_clock, check_database, check_disk
+from facewire_platform.doctor_broker import RoleName, check_broker
+
+COLUMNS: Final = ("check", "verdict", "message", "remedy")
+
+
+class _AsWorker(click.Command):
+    """Has the settings of `platform run`, as it is what they are for that is looked at; `[doctor]` in the file may differ."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+        if parent is not None:
+            file = parent.default_map or {}
+            extra["default_map"] = {**file.get("platform", {}).get("run", {}), **file.get("doctor", {})}
+            extra["auto_envvar_prefix"] = f"{parent.auto_envvar_prefix}_PLATFORM_RUN"
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(cls=_AsWorker)
+@connection_options
+@database_option
+@click.option("--role", type=click.Choice(["platform", "consumer", "operator"]), default="platform", show_default=True, help="Whose it is.")
+@click.option(
+    "-W", "--wait", type=SECONDS, default="21s", show_default=True, help="Listen so long for what a consumer's credential should not hear."
+)
+@output_option
+@click.pass_context
+def doctor(ctx: click.Context, address: Address, topics: Topics, database: str, role: RoleName, wait: float, output: Form) -> None:
+    """Check all that the platform needs, and say what to do.
+
+    Settings, broker, TLS, what the credential may do and may not, whether
+    shared subscriptions deliver, database, disk, clocks. The settings of
+    `facewire platform run` are used. For another role's credential only the
+    broker is asked. Exits with 3 where something fails.
+    """
+    found: list[Finding] = []
+
+    def findings() -> Iterator[Finding]:
+        for finding in _findings(ctx.find_root(), address, topics, role, wait, locate(database)):
+            found.append(finding)
+            yield finding
+
+    # As they are found: some checks take seconds.
+    if output == "pretty":
+        _write(findings())
+    else:
+        write_rows(map(asdict, findings()), output, COLUMNS, follow=True)
+    if any(finding.verdict == "FAIL" for finding in found):
+        raise click.exceptions.Exit(EXIT_UNHEALTHY)
+
+
+def _findings(root: click.Context, address: Address, topics: Topics, role: RoleName, wait: float, where: Where) -> Iterator[Finding]:
+    yield _settings(root)
+    yield from check_broker(address, topics, role, wait)
+    if role == "platform":
+        yield from check_database(where)
+        yield from check_disk(where)
+    yield check_clock()
+
+
+def _settings(root: click.Context) -> Finding:
+    wrong: Sequence[str] = [*strangers(root), *refused(root)]
+    if wrong:
+        return Finding("settings", "FAIL", "; ".join(wrong), "facewire config check")
+    file = root.params.get("config")
+    return Finding("settings", "ok", f"{file or 'no file'}, and the environment, name settings that there are")
+
+
+def _write(findings: Iterator[Finding]) -> None:
+    out = standard_output()
+    for finding in findings:
+        out.write(visible(f"{finding.verdict:<4}  {finding.check:<20}  {finding.message}") + "\n")
+        if finding.remedy:
+            out.write(visible(f"{'':<28}{finding.remedy}") + "\n")
+        out.flush()

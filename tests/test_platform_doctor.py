@@ -1,0 +1,311 @@
+import dataclasses
+import json
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from broker_engines import PARAMETERS, anonymous, free_port, with_users
+from click.testing import CliRunner, Result
+from mqtt_probe import Probe
+from platform_model import EPOCH, batch
+from platform_store import run as run_sql
+from platform_store import take
+
+import facewire_platform.doctor
+import facewire_platform.doctor_broker
+import facewire_platform.sqlite
+from facewire.messages import Status
+from facewire.topics import Topics
+from facewire_broker import credentials, embedded
+from facewire_broker.access import Role
+from facewire_broker.credentials import UsersFile
+from facewire_broker.render import Tls
+from facewire_broker.tls import server_context
+from facewire_cli.main import cli
+from facewire_mqtt.address import Address
+from facewire_platform.database import Where
+from facewire_platform.doctor import Finding, check_clock, check_database, check_disk
+from facewire_platform.doctor_broker import PROBED, RoleName, check_broker
+from facewire_platform.store import Store, Taken, open_store
+
+
+def verdicts(found: Iterator[Finding]) -> dict[str, str]:
+    told = list(found)
+    assert all(finding.remedy for finding in told if finding.verdict != "ok")
+    return {finding.check: finding.verdict for finding in told}
+
+
+# The broker
+
+
+class Site(NamedTuple):
+    address: Address
+    secrets: dict[str, str]
+
+    def as_user(self, name: str) -> Address:
+        return dataclasses.replace(self.address, username=name, password=self.secrets[name])
+
+
+@pytest.fixture(params=PARAMETERS)
+def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A broker with one user of each role, named after it."""
+    monkeypatch.setattr(facewire_platform.doctor_broker, "GRACE", 0.3)
+    file, secrets = UsersFile(tmp_path / "users"), {role.value: credentials.generate_secret() for role in Role}
+    with file.editing() as users:
+        for role in Role:
+            credentials.add(users, role.value, role, secrets[role.value])
+    with with_users(request.param, tmp_path, file) as address:
+        yield Site(address, secrets)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("role", "checks"),
+    [
+        ("platform", {"broker", "credential", "shared subscriptions"}),
+        ("consumer", {"broker", "credential", "privacy"}),
+        ("operator", {"broker", "credential"}),
+    ],
+)
+def test_the_credential_of_a_role_is_found_to_be_right(site: Site, role: RoleName, checks: set[str]) -> None:
+    assert verdicts(check_broker(site.as_user(role), Topics(), role, 0.3)) == dict.fromkeys(checks, "ok")
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("user", "role"), [("device", "platform"), ("consumer", "platform"), ("operator", "platform"), ("platform", "operator")]
+)
+def test_the_credential_of_another_role_is_found_out(site: Site, user: str, role: RoleName) -> None:
+    assert verdicts(check_broker(site.as_user(user), Topics(), role, 0.3))["credential"] == "FAIL"
+
+
+@pytest.mark.network
+def test_a_consumer_that_may_hear_acks_is_found_out_where_no_device_is(site: Site) -> None:
+    assert verdicts(check_broker(site.as_user("platform"), Topics(), "consumer", 1.0))["privacy"] == "FAIL"
+
+
+@pytest.mark.network
+def test_a_wrong_secret_is_the_credentials_fault_and_not_the_brokers(site: Site) -> None:
+    wrong = dataclasses.replace(site.as_user("platform"), password=site.secrets["device"])
+    assert verdicts(check_broker(wrong, Topics(), "platform", 0.3)) == {"broker": "ok", "credential": "FAIL"}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("engine", PARAMETERS)
+@pytest.mark.parametrize("role", ["platform", "consumer", "operator"])
+def test_a_credential_that_may_do_everything_is_found_out_and_nothing_of_it_stays(
+    engine: str, role: RoleName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facewire_platform.doctor_broker, "GRACE", 0.3)
+    with anonymous(engine, tmp_path) as address:
+        known = dataclasses.replace(address, username="x", password="x")  # noqa: S106
+        told = {finding.check: finding for finding in check_broker(known, Topics(), role, 1.0)}
+        assert told["credential"].verdict == "FAIL"
+        assert "may publish" in told["credential"].message
+        assert "match" in told["credential"].message
+        assert role != "consumer" or told["privacy"].verdict == "FAIL"
+        with Probe(address, "late") as late:
+            late.subscribe((f"facewire/v1/{PROBED}/#", 1))
+            assert late.nothing_came()
+
+
+@pytest.mark.network
+def test_a_broker_without_credentials_is_a_warning_and_one_that_is_not_there_a_failure(tmp_path: Path) -> None:
+    with anonymous("ours", tmp_path) as address:
+        found = verdicts(check_broker(address, Topics(), "platform", 0.3))
+    assert found == {"broker": "ok", "credential": "warn", "shared subscriptions": "ok"}
+    assert verdicts(check_broker(Address(port=free_port()), Topics(), "platform", 0.3)) == {"broker": "FAIL"}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(("delivers", "verdict"), [(True, "ok"), (False, "warn")])
+def test_shared_subscriptions_that_do_not_deliver_are_a_warning(
+    delivers: bool, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facewire_platform.doctor_broker, "shared_subscriptions_deliver", lambda *_: delivers)
+    with anonymous("ours", tmp_path) as address:
+        assert verdicts(check_broker(address, Topics(), "platform", 0.3))["shared subscriptions"] == verdict
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Callable[[int], Path]:
+    """Makes a certificate for localhost, with its key beside it, that holds for so many days."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+
+    def make(days: int) -> Path:
+        path = tmp_path / f"{days}.pem"
+        usage = "keyUsage=critical,digitalSignature,keyCertSign,cRLSign"
+        extensions = ["-addext", usage, "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{path}.key"]
+        command = ["openssl", "req", "-x509", *key, "-subj", "/CN=localhost", *extensions, "-days", str(days), "-out", str(path)]
+        subprocess.run(command, check=True, capture_output=True)
+        return path
+
+    return make
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(("days", "verdict"), [(90, "ok"), (20, "warn"), (3, "FAIL")])
+def test_the_days_that_are_left_of_a_certificate_are_told(days: int, verdict: str, certificate: Callable[[int], Path]) -> None:
+    path = certificate(days)
+    with embedded.running(tls=server_context(Tls(str(path), f"{path}.key"))) as address:
+        told = {found.check: found for found in check_broker(dataclasses.replace(address, cafile=str(path)), Topics(), "platform", 0.3)}
+        assert (told["tls"].verdict, told["broker"].verdict) == (verdict, "ok")
+        assert f"for {days} more days" in told["tls"].message
+        other = str(certificate(days + 1))
+        assert verdicts(check_broker(dataclasses.replace(address, cafile=other), Topics(), "platform", 0.3)) == {
+            "tls": "FAIL",
+            "broker": "FAIL",
+        }
+
+
+def test_an_address_that_others_can_read_along_wants_tls() -> None:
+    (found,) = facewire_platform.doctor_broker._check_tls(Address("broker.lan"))
+    assert (found.check, found.verdict) == ("tls", "warn")
+
+
+# The database and the machine
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
+    made: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+    return made
+
+
+@pytest.fixture
+def worker(where: Where) -> Iterator[Store]:
+    with open_store(where) as store:
+        take(store, batch(0, 3, 1, 3))
+        yield store
+
+
+def tell(store: Store, device: str, offset: float) -> None:
+    now_ms = facewire_platform.doctor._now_ms()
+    store.take([Taken(device, Status("00000000000000b1", True, now_ms + round(offset * 1000), EPOCH, period=20.0), now_ms)])
+
+
+def test_a_database_that_a_worker_has_is_found_well_and_nothing_is_written(where: Where, worker: Store) -> None:
+    tell(worker, "d", 1.0)
+    assert verdicts(check_database(where)) == {"database": "ok", "conservation": "ok", "device clocks": "ok"}
+    take(worker, batch(3, 4, 4))
+
+
+def test_events_that_vanished_are_a_failure_that_names_their_stream(where: Where, worker: Store) -> None:
+    run_sql(where, "UPDATE stream SET stored = stored - 1")
+    told = {found.check: found for found in check_database(where)}
+    assert told["conservation"].verdict == "FAIL"
+    assert f"d {EPOCH} (1)" in told["conservation"].message
+
+
+@pytest.mark.parametrize(
+    ("offsets", "verdict", "said"),
+    [
+        ({"a": 1.0, "b": -4.0}, "ok", "2 devices"),
+        ({"a": 1.0, "b": 1.0, "c": -90.0}, "warn", "1 of 3 are over 5 s off: c (-90 s)"),
+        ({"a": 61.0, "b": 60.0, "c": 0.0}, "warn", "it may be ours"),
+        ({"a": 61.0, "b": 60.0}, "warn", "2 of 2 are over"),
+    ],
+)
+def test_clocks_that_are_off_are_named_and_ours_is_suspected_where_most_agree(
+    offsets: dict[str, float], verdict: str, said: str, tmp_path: Path
+) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        for device, offset in offsets.items():
+            tell(store, device, offset)
+        told = {found.check: found for found in check_database(tmp_path / "x.db")}
+    assert told["device clocks"].verdict == verdict
+    assert said in told["device clocks"].message
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    assert verdicts(check_database(tmp_path / "x.db")) == {"database": "warn"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_cannot_be_written_or_is_not_ours_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_store(tmp_path / "x.db").close()
+    monkeypatch.setattr(facewire_platform.sqlite, "BUSY_TIMEOUT", 0.01)
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert verdicts(check_database(tmp_path / "x.db")) == {"database": "FAIL"}
+        other.execute("ROLLBACK")
+        other.execute("PRAGMA user_version = 1")
+    (found,) = check_database(tmp_path / "x.db")
+    assert (found.verdict, found.remedy) == ("FAIL", f"facewire platform migrate --database sqlite:///{tmp_path}/x.db")
+    (tmp_path / "y.db").write_bytes(b"no database" * 1000)
+    assert verdicts(check_database(tmp_path / "y.db")) == {"database": "FAIL"}
+
+
+def test_a_server_that_is_not_there_is_a_failure_that_shows_no_password() -> None:
+    (found,) = check_database(f"postgresql://me:hush@127.0.0.1:{free_port()}/x")
+    assert found.verdict == "FAIL"
+    assert "hush" not in str(found)
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(60, "ok"), (4, "warn"), (0.4, "FAIL")])
+def test_a_disk_that_fills_is_told_before_it_is_full(free: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gib = 2**30
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (100 * gib, 0, round(free * gib)))
+    assert verdicts(check_disk(tmp_path / "x.db")) == {"disk": verdict}
+    monkeypatch.undo()
+    assert verdicts(check_disk(tmp_path / "nowhere" / "x.db")) == {"disk": "FAIL"}
+    assert verdicts(check_disk("postgresql:///x")) == {}
+
+
+@pytest.mark.parametrize(("told", "verdict"), [(0, "ok"), (5, "warn"), (-1, "warn")])
+def test_a_clock_that_nobody_keeps_right_is_a_warning(told: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        def adjtimex(self, _: object) -> int:
+            return told
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Kernel())
+    assert check_clock().verdict == verdict
+
+
+# The command
+
+
+def run(*words: str | Path, **environment: str) -> Result:
+    return CliRunner(env=environment).invoke(cli, [*map(str, words)], auto_envvar_prefix="FACEWIRE")
+
+
+def rows(result: Result) -> dict[str, dict[str, Any]]:
+    return {row["check"]: row for row in map(json.loads, result.stdout.splitlines())}
+
+
+@pytest.mark.network
+def test_the_doctor_has_the_settings_of_the_worker(tmp_path: Path) -> None:
+    open_store(tmp_path / "x.db").close()
+    with anonymous("ours", tmp_path) as address:
+        file = tmp_path / "site.toml"
+        file.write_text(f'[platform.run]\nport = {address.port}\nshare = "group"\n[doctor]\noutput = "json"\n')
+        done = run("--config", file, "doctor", FACEWIRE_PLATFORM_RUN_DATABASE=f"sqlite:///{tmp_path}/x.db")
+    assert done.exit_code == 0, done.output
+    assert str(file) in rows(done)["settings"]["message"]
+    assert rows(done)["database"]["verdict"] == "ok"
+
+
+@pytest.mark.network
+def test_a_failure_exits_3_and_people_are_told_what_to_do(tmp_path: Path) -> None:
+    arguments = ["doctor", "-p", str(free_port()), "--database", f"sqlite:///{tmp_path}/x.db"]
+    done = run(*arguments, "-o", "pretty", FACEWIRE_TAIL_HOTS="x")
+    assert done.exit_code == 3
+    assert "FAIL  settings              FACEWIRE_TAIL_HOTS: no command has such a setting. Did you mean" in done.stdout
+    assert "FAIL  broker" in done.stdout
+    assert "does it run" in done.stdout
+    assert len(run(*arguments, "-o", "csv").stdout.splitlines()) == 1 + len(rows(run(*arguments, "-o", "json")))
+
+
+@pytest.mark.network
+def test_another_roles_machine_needs_no_database(tmp_path: Path) -> None:
+    with anonymous("ours", tmp_path) as address:
+        done = run("doctor", "-p", str(address.port), "--role", "consumer", "-o", "json")
+    assert done.exit_code == 0, done.output
+    assert rows(done).keys() == {"settings", "broker", "credential", "clock"}
