@@ -123,7 +123,7 @@ def test_alone_it_serves_a_platform_that_runs_elsewhere(site: Site, tmp_path: Pa
     (tmp_path / "token").write_text(TOKEN + "\n")
     options = ("--database", f"sqlite:///{site.database}", "--listen", "0.0.0.0:0", "--token-file", tmp_path / "token")
     with Running("platform", "web", "-p", str(site.port), *options) as web:
-        url = Site._said(web, r"web page at http://0\.0\.0\.0:(\d+)/")[1]
+        url = Site.said(web, r"web page at http://0\.0\.0\.0:(\d+)/")[1]
         asked = httpx.get(f"http://127.0.0.1:{url}/api/devices", timeout=WITHIN)
         assert asked.status_code == 401
         asked = httpx.get(f"http://127.0.0.1:{url}/api/devices", headers={"authorization": f"Bearer {TOKEN}"}, timeout=WITHIN)
@@ -169,7 +169,7 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
 def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
     open_store(tmp_path / "x.db").close()
     with Running("platform", "web", "-p", "1", "--listen", "127.0.0.1:0", "--database", f"sqlite:///{tmp_path}/x.db") as web:
-        url = Site._said(web, r"web page at (http://\S+/)")[1]
+        url = Site.said(web, r"web page at (http://\S+/)")[1]
         with streaming(url) as lines:
             line = next(line for line in lines if line.startswith("data:") and "refused" in line.lower() and '"up":false' in line)
             assert "reason" in line

@@ -1,6 +1,8 @@
 """A day at a small office, for the screenshot in the README: people, rhythm, a device that is away, a gap, a broken message."""
 
+import datetime as dt
 import random
+import threading
 from typing import Any, Final
 
 from web_site import EPOCH, Site, event_map, now_ms
@@ -18,8 +20,14 @@ DEVICES: Final = {
     "floor-3": "Door east",
     "canteen": "Greeter",
 }
-#: Passes in each hour before now, the latest first.
-RHYTHM: Final = [38, 44, 61, 97, 52, 33, 40, 118, 171, 92, 24, 6, 2, 1, 0, 0, 1, 3, 9, 21, 48, 66, 40, 35]
+#: Passes in each hour before now, the latest first; it is about five in the afternoon.
+RHYTHM: Final = [74, 58, 49, 62, 118, 96, 51, 77, 171, 92, 24, 6, 2, 1, 0, 0, 1, 3, 4, 9, 21, 48, 66, 81]
+
+
+def time_zone() -> str:
+    """Where it is five in the afternoon now."""
+    ahead = (17 - dt.datetime.now(dt.UTC).hour + 11) % 24 - 11
+    return f"Etc/GMT{-ahead:+d}"  # whose signs are the other way round
 
 
 def someone(chance: random.Random) -> dict[str, Any]:
@@ -62,7 +70,8 @@ def play(site: Site) -> None:
     site.status("floor-3", online=False)
     site.wire.publish("facewire/v1/canteen/history", b"\xc1 not msgpack", qos=1)
     site.match("garage", timestamp=now - 4 * HOUR, ep_id="Barrier", **someone(chance))
-    for number in range(11):
+    for number in range(14):
+        threading.Event().wait(1.4)  # so that some are fresh and some are not
         device = chance.choice([name for name in DEVICES if name != "floor-3"])
         site.match(device, timestamp=now_ms() - 200, ep_id=DEVICES[device], **someone(chance))
         if number == 4:

@@ -39,9 +39,9 @@ class Site:
     def __init__(self, folder: Path, *options: str) -> None:
         self.database = folder / "platform.db"
         self._broker = Running("broker", "run", "--listen", "127.0.0.1:0")
-        self.port = int(self._said(self._broker, r"listening address=127\.0\.0\.1:(\d+)")[1])
+        self.port = int(self.said(self._broker, r"listening address=127\.0\.0\.1:(\d+)")[1])
         self.platform = self.start_platform(*options)
-        self.url = self._said(self.platform, r"web page at (http://\S+/)")[1]
+        self.url = self.said(self.platform, r"web page at (http://\S+/)")[1]
         self.wait_until_live()
         self.wire = Wire(self.where, "site")
         self.seqs: dict[str, int] = {}
@@ -93,7 +93,7 @@ class Site:
         self._broker.end()
 
     @staticmethod
-    def _said(process: Running, pattern: str) -> re.Match[str]:
+    def said(process: Running, pattern: str) -> re.Match[str]:
         deadline = time.monotonic() + WITHIN
         while not (found := re.search(pattern, process.text)):
             assert process.process.poll() is None, process.text
