@@ -8,17 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import jsonschema
 import pytest
 import yaml
 from broker_engines import MOSQUITTO, free_port, wait_for_port
 from facewire_process import Running, ask
 from test_cli_systemd import Manager
+
+from facewire_broker import embedded
+from facewire_cli.main import cli
 
 ROOT: Final = Path(__file__).parent.parent
 FACEWIRE: Final = Path(sys.executable).with_name("facewire")
@@ -48,6 +53,42 @@ def run(script: str, folder: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.process
+@pytest.mark.network
+def test_upgrade_alarms_and_deletion_are_done_by_the_commands_that_stand_there(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text(
+        '{"timestamp": 1764054000000, "score": 0.93, "identity_id": "666666", "identity_name": "Ada", "person_type": 1}\n'
+        f'{{"timestamp": {time.time_ns() // 1_000_000}, "score": 0.93, "identity_id": "7", "identity_name": "Alan", "person_type": 1}}\n'
+    )
+    database = f"sqlite:///{tmp_path}/platform.db"
+    with embedded.running() as broker:
+        worker = Running("platform", "run", "-p", str(broker.port), "--database", database)
+        with worker:
+            worker.wait_for("connected")
+            run(f"facewire device run --id d -p {broker.port} --store d.db --source events.jsonl --exit-when-acked", tmp_path)
+            assert worker.end() == 0
+    run(blocks("Upgrade") + blocks("Alarms"), tmp_path)
+    assert len(ask("events", "--database", database)) == 2
+    run(blocks("Privacy"), tmp_path)
+    assert [row["identity_id"] for row in ask("events", "--database", database)] == ["7"]
+
+
+def test_every_command_and_option_that_operating_names_is_one() -> None:
+    text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    named = re.findall(r"(?:^|`|sudo -u \S+ )facewire((?: [a-z][a-z-]*)+)((?: [^`\n|&]*)?)", re.sub(r"\\\n +", "", text), re.MULTILINE)
+    assert len(named) > 20
+    for words, rest in named:
+        command: click.Command = cli
+        with click.Context(cli) as ctx:
+            for word in words.split():
+                found = command.get_command(ctx, word) if isinstance(command, click.Group) else None
+                if isinstance(command, click.Group):
+                    assert found is not None, f"facewire{words}"
+                    command = found
+        options = {option for param in command.params for option in param.opts}
+        assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", rest)) <= options, f"facewire{words}{rest}"
 
 
 class Machine:

@@ -1,0 +1,83 @@
+"""Disk that an event takes in the platform's database: bytes, with its indexes, on SQLite and PostgreSQL.
+
+python tests/bench/bench_size.py [EVENTS]
+"""
+
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from postgresql_server import PROGRAMS, PostgreSQL
+
+from facewire.events import event_from_map
+from facewire.messages import Batch
+from facewire_platform.backup import backup
+from facewire_platform.database import Where, open_database
+from facewire_platform.store import Taken, open_store
+
+DEVICES: Final = 200
+ID: Final = "ab" * 8
+VENDORS: Final = Path(__file__).parent.parent / "data" / "vendor-events.jsonl"
+
+
+def kinds() -> dict[str, dict[str, Any]]:
+    """What an event has beside seq, time and person."""
+    required = {"score": 0.623, "person_type": 1}
+    vendors = json.loads(VENDORS.read_text(encoding="utf-8").splitlines()[0])
+    return {
+        "required fields": required,
+        "vendor's form": vendors | required,
+        "with 10 KB photo": required | {"photo": random.Random(7).randbytes(10_000)},
+    }
+
+
+def fill(where: Where, fields: dict[str, Any], rounds: int) -> None:
+    """Store a batch of 100 events of each device, so many times."""
+    with open_store(where) as store:
+        for start in range(0, rounds * 100, 100):
+            store.take([Taken(f"lobby-{device}", _batch(fields, device, start), 1) for device in range(DEVICES)])
+
+
+def _batch(fields: dict[str, Any], device: int, after: int) -> Batch:
+    def event(seq: int) -> dict[str, Any]:
+        person = f"{(seq * 13 + device) % 5_000:06d}"
+        return fields | {"seq": seq, "timestamp": 1_764_000_000_000 + seq * 3_000 + device, "identity_id": person, "identity_name": "小明"}
+
+    events = tuple(event_from_map(event(seq)) for seq in range(after + 1, after + 101))
+    return Batch(ID, ID, after, after + 100, after + 100, 1, events)
+
+
+def size_bytes(where: Where, folder: Path) -> int:
+    """Of a SQLite database as a backup has it, without its log."""
+    if isinstance(where, Path):
+        return backup(where, folder / "copy.db")
+    database = open_database(where, "read")
+    size: int = database.execute_sql("SELECT pg_database_size(current_database())").fetchone()[0]
+    database.close()
+    return size
+
+
+def main() -> None:
+    """Print a table."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
+    server = PostgreSQL() if PROGRAMS else None
+    print(f"{count} events of {DEVICES} devices; bytes an event")
+    try:
+        for name, fields in kinds().items():
+            rounds = 1 if "photo" in name else max(1, count // (DEVICES * 100))
+            for engine in ("SQLite", *(("PostgreSQL",) if server else ())):
+                with tempfile.TemporaryDirectory() as folder:
+                    where = server.new_database() if server and engine == "PostgreSQL" else Path(folder) / "x.db"
+                    fill(where, fields, rounds)
+                    print(f"{name:<20} {engine:<12} {size_bytes(where, Path(folder)) / (rounds * DEVICES * 100):>8.0f}")
+    finally:
+        if server:
+            server.close()
+
+
+if __name__ == "__main__":
+    main()
