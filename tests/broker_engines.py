@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from facewire.topics import Topics
 from facewire_broker import embedded
 from facewire_broker.credentials import UsersFile
 from facewire_broker.door import UsersDoor
+from facewire_broker.engine import free_port as free_port
 from facewire_broker.engine import run_as, write_files
 from facewire_broker.render import Site, render_mosquitto
 from facewire_mqtt.address import Address
@@ -31,12 +32,6 @@ MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/s
 
 _NEEDS_MOSQUITTO = [pytest.mark.mosquitto, pytest.mark.skipif(MOSQUITTO is None, reason="Mosquitto is not installed")]
 PARAMETERS = [pytest.param(name, marks=_NEEDS_MOSQUITTO if name == "mosquitto" else []) for name in ENGINES]
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def wait_for_port(port: int, timeout: float = 10.0) -> None:

@@ -107,7 +107,7 @@ class Connection(Stream):
             connect = dataclasses.replace(connect, client_id=f"auto-{secrets.token_hex(8)}")
         code, present = self._hub.connect(self, connect, self._loop.time())
         if code or self.session is None:
-            self._refuse(code, "", "")
+            self._send_away(code)
             return
         self._keepalive = float(connect.keepalive or self._limits.keepalive)
         self._framer.limit = self._limits.packet_bytes
@@ -117,8 +117,10 @@ class Connection(Stream):
         self.session.attach(self)
 
     def _refuse(self, code: int, reason: str, details: str) -> None:
-        if reason:
-            self._hub.refuse(reason, f"peer={self._peer} {details}")
+        self._hub.refuse(reason, f"peer={self._peer} {details}")
+        self._send_away(code)
+
+    def _send_away(self, code: int) -> None:
         self.send(packets.connack(code))
         self.close("refused")
 

@@ -48,7 +48,7 @@ def find_mosquitto() -> str:
     return found
 
 
-def free_port(host: str) -> int:
+def free_port(host: str = "127.0.0.1") -> int:
     """A port that is free at the moment, as Mosquitto takes none for 0."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.closing(socket.create_server((host, 0), family=family)) as taken:

@@ -53,6 +53,8 @@ class Hub:
     Attributes:
         counters: what happened, by name; `dropped/…` and `refused/…` by reason.
         sessions: by user and client id, so that no credential reaches another's.
+        index: who subscribed what.
+        store: what is retained.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -70,7 +72,7 @@ class Hub:
         """Begin a session, or resume one, for a client that has proved its identity.
 
         Returns:
-            CONNACK's return code, and whether an earlier session goes on. The caller sends it, then calls `welcome`.
+            CONNACK's return code, and whether an earlier session goes on. The caller sends both, then attaches the session.
         """
         identity = client.identity
         if connect.will is not None and not identity.rights.may_publish(connect.will.topic):

@@ -37,11 +37,6 @@ def split_share(text: str) -> tuple[str | None, str]:
     return (group, rest) if group and not {"+", "#"} & set(group) else (group, "")
 
 
-def matches(topic: str, topic_filter: str) -> bool:
-    """Whether a filter takes in a topic."""
-    return contains(topic_filter, topic)
-
-
 def contains(outer: str, inner: str) -> bool:
     """Whether every topic that `inner` takes in, `outer` takes in too. A topic is a filter of one."""
     if inner.startswith("$") != outer.startswith("$"):
@@ -120,11 +115,6 @@ class Index(Generic[S]):
         if self._tree.children:
             self._walk(self._tree, topic.split("/"), 0, found)
         return found
-
-    def group(self, topic_filter: str, group: str) -> Group[S] | None:
-        """A shared subscription."""
-        entry = self._find(topic_filter)
-        return entry.groups.get(group) if entry else None
 
     def _walk(self, node: _Node[S], levels: list[str], at: int, found: list[Entry[S]]) -> None:
         children = node.children
@@ -208,7 +198,7 @@ class Retained:
                 yield topic_filter
             return
         for topic in self._messages:
-            if matches(topic, topic_filter):
+            if contains(topic_filter, topic):
                 yield topic
 
 
