@@ -19,6 +19,8 @@ ROOT: Final = Path(__file__).parent.parent
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 #: The README's broker listens here; the test gives it a free port.
 PORT: Final = "1883"
+#: The same of its page.
+WEB: Final = "8080"
 
 
 def blocks(language: str) -> list[str]:
@@ -49,7 +51,7 @@ def environment() -> dict[str, str]:
 @pytest.mark.process
 def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path) -> None:
     port = str(free_port())
-    script = "set -eu\n" + "\n".join(blocks("sh")).replace(PORT, port)
+    script = "set -eu\n" + "\n".join(blocks("sh")).replace(PORT, port).replace(WEB, str(free_port()))
     python = (block.replace("threshold=0.8)", f"threshold=0.8, address=Address(port={port}))") for block in blocks("python"))
     script += "\n" + "".join(f"python - <<'PYTHON'\nfrom facewire_mqtt.address import Address\n{block}PYTHON\n" for block in python)
     # Broker and platform are jobs that end well when asked; the tail has ended by itself.

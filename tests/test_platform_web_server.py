@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from broker_engines import free_port
 from click.testing import CliRunner
 from facewire_process import Running
 from web_site import Site
@@ -164,6 +168,29 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         code, text = refused("web", "--listen", where, "--database", f"sqlite:///{tmp_path}/x.db")
     assert (code, f"cannot listen on {where}: Address already in use" in text) == (1, True)
+
+
+def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "web.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for port in ("1883", "8080", "8081"):
+        script = script.replace(port, str(free_port()))
+    script = f"set -eu\n{script}\nkill %3; wait %3\nkill %2; wait %2\nkill %1; wait %1\n"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
+    with (tmp_path / "out").open("w+") as out:
+        process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=environment, stdout=out, stderr=out, start_new_session=True)
+        try:
+            code = process.wait(3 * WITHIN)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    printed = (tmp_path / "out").read_text()
+    assert code == 0, printed
+    assert '"database":true' in printed
+    assert '{"events":[],"next":null}' in printed
+    assert '"devices":[]' in printed
+    assert "Traceback" not in printed
 
 
 def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
