@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
+import psycopg
 import pytest
 from broker_engines import PARAMETERS, free_port
 from facewire_process import Running
@@ -19,6 +21,9 @@ from facewire_broker.credentials import UsersFile, add
 from facewire_cli.systemd import Service
 from facewire_device.agent import Agent, Settings
 from facewire_device.store import Store
+
+#: Longer than any turn of a worker that lives, s.
+SILENCE: Final = 2.0
 
 
 class Manager:
@@ -189,6 +194,28 @@ def test_a_worker_is_ready_when_it_has_subscribed_and_not_while_the_broker_is_do
             assert set(watched.wait_for("READY=1")) <= {"WATCHDOG=1"}
             running.wait_for("connected")
             lives_and_ends_well(watched, running)
+
+
+@pytest.mark.network
+@pytest.mark.process
+@pytest.mark.postgresql
+def test_a_worker_whose_commit_hangs_gives_no_sign_of_life(watched: Manager, postgresql: str, tmp_path: Path) -> None:
+    with embedded.running() as address, Running("platform", "run", "-p", str(address.port), "--database", postgresql) as running:
+        watched.wait_for("READY=1")
+        with psycopg.connect(postgresql) as beside:
+            found = beside.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'facewire' AND datname = current_database()")
+            [(backend,)] = found.fetchall()
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            watched.socket.settimeout(SILENCE)
+            # The device's status is what it hangs in.
+            with Agent(Settings("d", tmp_path / "d.db", address)), pytest.raises(TimeoutError):
+                while True:
+                    watched.next()
+        finally:
+            os.kill(backend, signal.SIGCONT)
+            watched.socket.settimeout(20)
+        lives_and_ends_well(watched, running)
 
 
 @pytest.mark.network
