@@ -210,8 +210,7 @@ def test_a_worker_whose_commit_hangs_gives_no_sign_of_life(watched: Manager, pos
             watched.socket.settimeout(SILENCE)
             # The device's status is what it hangs in.
             with Agent(Settings("d", tmp_path / "d.db", address)), pytest.raises(TimeoutError):
-                while True:
-                    watched.next()
+                watched.wait_for("STOPPING=1")
         finally:
             os.kill(backend, signal.SIGCONT)
             watched.socket.settimeout(20)
