@@ -16,7 +16,8 @@ from mosquitto_server import Mosquitto
 from paho.mqtt import client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
-from facewire_mqtt import connection as module
+from facewire_mqtt import connection as connection_module
+from facewire_mqtt import session as session_module
 from facewire_mqtt.address import tls_context
 from facewire_mqtt.connection import (
     Address,
@@ -72,7 +73,7 @@ def running(client: Client, *, up: bool = True) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RECONNECT_WAIT", (0.05, 0.2))
+    monkeypatch.setattr(connection_module, "RECONNECT_WAIT", (0.05, 0.2))
 
 
 def test_a_message_arrives_as_it_was_published(mosquitto: Address) -> None:
@@ -205,12 +206,13 @@ def test_close_is_fast_when_the_broker_is_stuck(new_mosquitto: NewMosquitto, las
 
 
 def test_a_socket_that_is_stuck_takes_a_bounded_number_of_messages(new_mosquitto: NewMosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_UNACKED", 300)
+    monkeypatch.setattr(session_module, "MAX_UNACKED", 300)
+    monkeypatch.setattr(session_module, "MAX_UNSENT_AGE", 60.0)
     broker = new_mosquitto()
     with running(Client(broker.address)) as client:
         broker.stop()
         taken = [client.publish("t", bytes(100_000), qos=0) for _ in range(400)]
-        assert module.MAX_UNSENT_BYTES // 100_000 <= sum(taken) < 400
+        assert session_module.MAX_UNSENT_BYTES // 100_000 <= sum(taken) < 400
         assert not taken[-1]
         assert [client.publish("t", b"", qos=1) for _ in range(301)] == [True] * 300 + [False]
 
@@ -218,8 +220,8 @@ def test_a_socket_that_is_stuck_takes_a_bounded_number_of_messages(new_mosquitto
 def test_a_message_that_waits_too_long_for_a_stuck_socket_lets_no_other_follow(
     new_mosquitto: NewMosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_UNSENT_BYTES", 1 << 40)
-    monkeypatch.setattr(module, "MAX_UNSENT_AGE", 0.05)
+    monkeypatch.setattr(session_module, "MAX_UNSENT_BYTES", 1 << 40)
+    monkeypatch.setattr(session_module, "MAX_UNSENT_AGE", 0.05)
     broker = new_mosquitto()
     with running(Client(broker.address)) as client:
         broker.stop()
@@ -316,7 +318,7 @@ def test_what_paho_refuses_is_refused_and_forgotten(mosquitto: Address, monkeypa
 
 
 def test_a_broker_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr(session_module, "CONNECT_TIMEOUT", 0.1)
     with impostor(b"") as address, running(Client(address), up=False) as client:
         assert client.wait(Disconnected).reason == "no answer within 0.1 s"
 

@@ -9,82 +9,26 @@ the store of whoever publishes. For the same reason nothing is handed to paho wh
 What happens is told to one handler, on a thread of ours or paho's, never on both at once: it may only fill an inbox.
 """
 
-import contextlib
 import logging
 import random
-import socket
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
-
-from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-from paho.mqtt.reasoncodes import ReasonCode
+from typing import Final
 
 from facewire_mqtt.address import Address as Address
-from facewire_mqtt.address import tls_context
+from facewire_mqtt.happenings import Connected as Connected
+from facewire_mqtt.happenings import Disconnected as Disconnected
+from facewire_mqtt.happenings import Happening as Happening
+from facewire_mqtt.happenings import Publication as Publication
+from facewire_mqtt.happenings import Received as Received
+from facewire_mqtt.happenings import Refused as Refused
+from facewire_mqtt.session import CONNECT_TIMEOUT as CONNECT_TIMEOUT
+from facewire_mqtt.session import Session
 
 log = logging.getLogger(__name__)
 
-#: A broker that accepts the socket and then says nothing is given this long, s.
-CONNECT_TIMEOUT: Final = 10.0
 #: The wait before a new session doubles from the first to the second of these, s.
 RECONNECT_WAIT: Final = (0.5, 30.0)
-#: QoS 0 messages are refused while one has waited longer than this for a slow socket, s, as they would come late; a burst is
-#: not, up to this size.
-MAX_UNSENT_AGE: Final = 1.0
-MAX_UNSENT_BYTES: Final = 8 * 1024 * 1024
-#: QoS 1 messages that may wait for their PUBACK; MQTT can tell 65,535 apart (section 2.3.1).
-MAX_UNACKED: Final = 20_000
-#: A DISCONNECT that a stuck broker does not take is given up after this long, s.
-DISCONNECT_TIMEOUT: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """A session is up and every subscription granted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The session ended, or did not come about."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The broker refused who we are, or a subscription. The connection goes on trying."""
-
-    reason: str
-    #: It is who we are that was refused.
-    credentials: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message came."""
-
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-
-
-Happening: TypeAlias = Connected | Disconnected | Refused | Received
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A message to publish, such as a last will."""
-
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = False
 
 
 class Connection:
@@ -117,8 +61,8 @@ class Connection:
         self._keepalive = keepalive
         self._stopping = threading.Event()
         #: The session there is, up or not; a new one looks at `_stopping` after it is here, and `close` the other way round.
-        self._latest: _Session | None = None
-        self._session: _Session | None = None
+        self._latest: Session | None = None
+        self._session: Session | None = None
         self._thread = threading.Thread(target=self._run, name=f"mqtt {client_id}", daemon=True)
 
     def start(self) -> None:
@@ -150,7 +94,7 @@ class Connection:
         shortest, longest = RECONNECT_WAIT
         wait = shortest
         while True:
-            session = self._latest = _Session(self._handler, self._subscriptions)
+            session = self._latest = Session(self._address, self._client_id, self._subscriptions, self._handler, self._adopt)
             if self._stopping.is_set():
                 return
             reason = self._live(session)
@@ -161,9 +105,9 @@ class Connection:
             # Jitter, lest a fleet comes back in step (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
             self._stopping.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter is no secret
 
-    def _live(self, session: "_Session") -> str:
+    def _live(self, session: Session) -> str:
         try:
-            return session.run(self._client(session), self._address, self._keepalive, self._adopt)
+            return session.run(self._will() if self._will else None, self._keepalive)
         except (OSError, ValueError) as exc:
             return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
         except Exception:
@@ -177,207 +121,5 @@ class Connection:
         except Exception:
             log.exception("handler failed happening=%s", type(happening).__name__)
 
-    def _adopt(self, session: "_Session") -> None:
+    def _adopt(self, session: Session) -> None:
         self._session = session
-
-    def _client(self, session: "_Session") -> "_Client":
-        client = _Client(self._client_id, session.end)
-        address = self._address
-        if address.username is not None:
-            client.username_pw_set(address.username, address.password)
-        if context := tls_context(address):
-            client.tls_set_context(context)
-        if self._will is not None:
-            will = self._will()
-            client.will_set(will.topic, will.payload, will.qos, will.retain)
-        client.connect_timeout = CONNECT_TIMEOUT
-        # paho would let 20 be on their way: 400 acks a second where the broker is 50 ms away. `publish` has its own limits.
-        client.max_inflight_messages_set(0)
-        session.attach(client)
-        return client
-
-
-class _Client(paho.Client):
-    """A paho client that says when its thread ends: what raises in there, nobody would know."""
-
-    def __init__(self, client_id: str, ended: Callable[[str], None]) -> None:
-        super().__init__(
-            CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True, protocol=paho.MQTTv311, reconnect_on_failure=False
-        )
-        self._ended = ended
-
-    def forget(self) -> None:
-        """Let go of who is told: the circle would leave the sockets open until the garbage is collected."""
-        self.on_connect = self.on_subscribe = self.on_message = self.on_disconnect = None
-        self._ended = lambda _: None
-
-    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
-        try:
-            return super().loop_forever(timeout, retry_first_connection)
-        except Exception as exc:
-            log.exception("network thread failed")
-            self._ended(f"network thread failed: {exc}")
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        finally:
-            self._ended("network thread ended")
-
-
-class _Unsent:
-    """QoS 0 messages that paho has not written to the socket, oldest first."""
-
-    def __init__(self) -> None:
-        #: What paho knows of it, its size, since when it waits.
-        self._waiting: deque[tuple[paho.MQTTMessageInfo, int, float]] = deque()
-        self._size_bytes = 0
-
-    def has_room(self, size_bytes: int, now: float) -> bool:
-        while self._waiting and self._waiting[0][0].is_published():
-            self._size_bytes -= self._waiting.popleft()[1]
-        if not self._waiting:
-            return True
-        return now - self._waiting[0][2] <= MAX_UNSENT_AGE and self._size_bytes + size_bytes <= MAX_UNSENT_BYTES
-
-    def append(self, info: paho.MQTTMessageInfo, size_bytes: int, now: float) -> None:
-        self._waiting.append((info, size_bytes, now))
-        self._size_bytes += size_bytes
-
-
-class _Session:
-    """One paho client from its connect to its end."""
-
-    def __init__(self, handler: Callable[[Happening], None], subscriptions: list[tuple[str, int]]) -> None:
-        self._handler = handler
-        self._subscriptions = subscriptions
-        self._ended = threading.Event()
-        self._settled = threading.Event()
-        self._gone = threading.Event()
-        self._reason = "closed"
-        self._graceful = False
-        self._unsent = _Unsent()
-        #: QoS 1, oldest first: what was not PUBACKed.
-        self._unacked: deque[paho.MQTTMessageInfo] = deque()
-        self.was_up = False
-        self._up: Callable[[_Session], None] = lambda _: None
-
-    def attach(self, client: _Client) -> None:
-        self._client = client
-        client.on_socket_open = _no_delay
-        client.on_connect = self._on_connect
-        client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_message
-        client.on_disconnect = self._on_disconnect
-
-    def run(self, client: _Client, address: Address, keepalive: int, up: "Callable[[_Session], None]") -> str:
-        """Live the session; returns why it ended.
-
-        Raises:
-            OSError, ValueError: it could not begin.
-        """
-        self._up = up
-        if self._ended.is_set():
-            return self._reason
-        try:
-            client.connect(address.host, address.port, keepalive)
-            client.loop_start()
-            if not self._settled.wait(CONNECT_TIMEOUT):
-                self.end(f"no answer within {CONNECT_TIMEOUT:g} s")
-            self._ended.wait()
-            self._hang_up(client)
-        finally:
-            client.forget()
-        return self._reason
-
-    def _hang_up(self, client: _Client) -> None:
-        if self._graceful:
-            client.disconnect()
-            self._gone.wait(DISCONNECT_TIMEOUT)
-        if isinstance(sock := client.socket(), socket.socket):
-            # paho's loop would wait for a stuck socket to take what is queued. Not SSLSocket's shutdown, which
-            # makes a plain socket of it: paho would read what is encrypted.
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        client.loop_stop()
-
-    def publish(self, message: Publication) -> bool:
-        now = time.monotonic()
-        if self._ended.is_set() or not self._has_room(message, now):
-            return False
-        info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            return False  # and not among the waiting: such an info raises when it is asked
-        if message.qos:
-            self._unacked.append(info)
-        else:
-            self._unsent.append(info, len(message.payload), now)
-        return True
-
-    def _has_room(self, message: Publication, now: float) -> bool:
-        if not message.qos:
-            return self._unsent.has_room(len(message.payload), now)
-        while self._unacked and self._unacked[0].is_published():
-            self._unacked.popleft()
-        return len(self._unacked) < MAX_UNACKED
-
-    def close(self, last: Publication | None, timeout: float) -> None:
-        sent = last is None or (self.was_up and not self._ended.is_set() and self._publish_last(last, timeout))
-        if not sent and self.was_up:
-            log.warning("last message not sent")
-        # Without its last message the session must end as by a failure, for the will to be published.
-        self.end("closed", graceful=sent or not self.was_up)
-
-    def _publish_last(self, last: Publication, timeout: float) -> bool:
-        info = self._client.publish(last.topic, last.payload, last.qos, last.retain)
-        deadline = time.monotonic() + timeout
-        try:
-            while not info.is_published() and not self._ended.is_set() and time.monotonic() < deadline:
-                info.wait_for_publish(min(timeout, 0.1))
-            return info.is_published()
-        except (RuntimeError, ValueError):
-            return False
-
-    def end(self, reason: str, *, graceful: bool = False) -> None:
-        if not self._ended.is_set():
-            self._reason, self._graceful = reason, graceful
-            self._ended.set()
-            self._settled.set()
-
-    def _on_connect(self, _client: object, _userdata: object, _flags: object, code: ReasonCode, *_: object) -> None:
-        if code.is_failure:
-            if code.value in {0x86, 0x87, 0x8C}:  # bad user name or password, not authorized
-                self._handler(Refused(str(code), credentials=True))
-            self.end(str(code))
-        elif self._subscriptions:
-            self._client.subscribe(self._subscriptions)
-        else:
-            self._is_up()
-
-    def _on_subscribe(self, _client: object, _userdata: object, _mid: int, codes: list[ReasonCode], *_: object) -> None:
-        refused = [name for (name, _qos), code in zip(self._subscriptions, codes, strict=False) if code.is_failure]
-        if refused:
-            self._handler(Refused(f"subscription to {', '.join(refused)} refused"))
-            self.end("subscription refused")
-        else:
-            self._is_up()
-
-    def _is_up(self) -> None:
-        self.was_up = True
-        self._settled.set()
-        self._up(self)
-        self._handler(Connected())
-
-    def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            log.warning("ignored topic that is not UTF-8")
-            return
-        self._handler(Received(topic, bytes(message.payload), message.qos, message.retain))
-
-    def _on_disconnect(self, _client: object, _userdata: object, _flags: object, code: ReasonCode, *_: object) -> None:
-        self.end(str(code))
-        self._gone.set()
-
-
-def _no_delay(_client: paho.Client, _userdata: Any, sock: Any) -> None:
-    # Without it one message in a thousand waits 30 ms for Nagle's algorithm and a delayed ack.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
