@@ -3,17 +3,17 @@
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import peewee
 
 from facewire import codec
-from facewire_platform import persons
 from facewire_platform.database import Where, open_database, store_errors
 from facewire_platform.postgresql import escape, unescape
 from facewire_platform.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
+from facewire_platform.schema import key as key_of
 
 Row: TypeAlias = dict[str, Any]
 #: Where an event is in the order of all: (timestamp, stream, seq).
@@ -78,7 +78,7 @@ class Filter:
     Attributes:
         since, until: device clock, ms since 1970 UTC; `since` included, `until` not.
         device, group: exactly.
-        person: exactly, an identity id; where nobody has it in that time, an identity name. By name, all of that time is read.
+        person: exactly, an identity id or an identity name.
         min_score: included.
     """
 
@@ -132,8 +132,8 @@ class History:
     def span(self, since: int | None, until: int | None) -> tuple[int, int] | None:
         """Device times of the first and the last event in a time; None where there is none."""
         within = Filter(since=since, until=until)
-        ends = [self.rows(self._page(within, None, newest_first=newest).limit(1).tuples()) for newest in (False, True)]
-        return (ends[0][0][2], ends[1][0][2]) if all(ends) else None
+        ends = [self.rows(self._page(within, None, 1, newest_first=newest).tuples()) for newest in (False, True)]
+        return (ends[0][0][0], ends[1][0][0]) if all(ends) else None
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
         """How far each device is stored, and what it says of itself: one row for its newest epoch, or for each epoch."""
@@ -189,9 +189,6 @@ class History:
         )
         for condition in self.conditions(wanted):
             query = query.where(condition)
-        if wanted.person is not None:
-            column = EventRow.identity_id if self._is_id(wanted) else EventRow.identity_name
-            query = query.where(column == self.kept(wanted.person))
         counted: Row = self.rows(query.dicts())[0]
         return counted
 
@@ -206,47 +203,42 @@ class History:
         return (place.timestamp, found[0][0] if found else 0, place.seq)
 
     def _stored(self, wanted: Filter, after: Key | None, page: int, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
-        for part in self._parts(wanted, after, newest_first=newest_first):
-            full = True
-            while full:
-                rows = self.rows(self._page(wanted, after, newest_first=newest_first, part=part).limit(page).tuples())
-                yield from rows
-                full = len(rows) == page
-                if rows:
-                    after = (rows[-1][2], rows[-1][0], rows[-1][1])
+        full = True
+        while full:
+            rows = self.rows(self._page(wanted, after, page, newest_first=newest_first).tuples())
+            yield from (row[len(KEY) :] for row in rows if row[len(KEY)] is not None)
+            full = len(rows) == page
+            after = rows[-1][: len(KEY)] if rows else after
 
-    def _parts(self, wanted: Filter, after: Key | None, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
-        """Conditions that together give the person asked for, one after the other; a single one without any for nobody."""
-        if wanted.person is None:
-            yield ()
-            return
-        person = self.kept(wanted.person)
-        if not self._is_id(wanted):
-            yield (EventRow.identity_name == person,)
-            return
-        since, until = wanted.since, wanted.until
-        if after is not None:
-            since, until = (since, after[0] + 1) if newest_first else (after[0], until)
-        for hours in persons.hours_of(self.rows, person, since, until, newest_first=newest_first):
-            yield persons.of_person(person, hours)
+    def _page(self, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool) -> Any:
+        """The place of each event, and its fields; null where it is not wanted after all.
 
-    def _is_id(self, wanted: Filter) -> bool:
-        """Whether the person asked for has an event in the time asked for, by id."""
-        return persons.is_known(self.rows, self.kept(wanted.person), wanted.since, wanted.until)
-
-    def _page(self, wanted: Filter, after: Key | None, *, newest_first: bool, part: tuple[Any, ...] = ()) -> Any:
+        Events of a person or a device are found in the index alone, and only then read: PostgreSQL would read all others too.
+        """
         if after is not None:
             # SQLite would rather begin each page at this bound than where the last one ended.
             wanted = replace(wanted, until=None) if newest_first else replace(wanted, since=None)
-        key = persons.SORTED if len(part) > 1 else KEY
-        query = EventRow.select(*EVENT_FIELDS)
-        for condition in (*self.conditions(wanted), *part):
+        apart = wanted.person is not None or wanted.device is not None
+        query = EventRow.select(*KEY) if apart else EventRow.select(*KEY, *EVENT_FIELDS)
+        for condition in self._by_index(wanted) if apart else self.conditions(wanted):
             query = query.where(condition)
         if after is not None:
             # A row value comparison, which SQLite and PostgreSQL answer from the index.
-            here, there = peewee.Tuple(*key), peewee.Tuple(*after)
+            here, there = peewee.Tuple(*KEY), peewee.Tuple(*after)
             query = query.where(here < there if newest_first else here > there)
-        return query.order_by(*(column.desc() if newest_first else column for column in key))
+        query = query.order_by(*_ordered(KEY, newest_first=newest_first)).limit(limit)
+        return self._whole(query.cte("found"), wanted, newest_first=newest_first) if apart else query
+
+    def _whole(self, found: Any, wanted: Filter, *, newest_first: bool) -> Any:
+        """The events whose places were found."""
+        event = EventRow.alias()
+        same = (event.stream == found.c.stream) & (event.seq == found.c.seq)
+        for condition in self._by_row(wanted, event):
+            same &= condition
+        key = (found.c.timestamp, found.c.stream, found.c.seq)
+        fields = (getattr(event, column.name) for column in EVENT_FIELDS)
+        query = peewee.Select([found.join(event, peewee.JOIN.LEFT_OUTER, on=same)], [*key, *fields])
+        return query.order_by(*_ordered(key, newest_first=newest_first)).with_cte(found)
 
     def _paged(self, query: Any, key: Any, *, newest_first: bool = False) -> Iterator[Row]:
         """All rows of a query by one column, which they give under its name."""
@@ -258,14 +250,26 @@ class History:
             page = self.rows(query.where(key < last if newest_first else key > last))
 
     def conditions(self, wanted: Filter) -> Iterator[Any]:
-        """What each of its events meets, but for the person."""
-        event = EventRow
+        """What each of its events meets."""
+        yield from self._by_index(wanted)
+        yield from self._by_row(wanted)
+
+    def _by_index(self, wanted: Filter) -> Iterator[Any]:
+        """What the index by time can say."""
         if wanted.since is not None:
-            yield event.timestamp >= wanted.since
+            yield EventRow.timestamp >= wanted.since
         if wanted.until is not None:
-            yield event.timestamp < wanted.until
+            yield EventRow.timestamp < wanted.until
         if wanted.device is not None:
             yield self._of_device(wanted.device)
+        if wanted.person is not None:
+            yield (EventRow.id_key == key_of(wanted.person)) | (EventRow.name_key == key_of(wanted.person))
+
+    def _by_row(self, wanted: Filter, event: Any = EventRow) -> Iterator[Any]:
+        """What only the events themselves can."""
+        if wanted.person is not None:
+            person = self.kept(wanted.person)
+            yield (event.identity_id == person) | (event.identity_name == person)
         if wanted.person_type is not None:
             yield event.person_type == wanted.person_type
         if wanted.group is not None:
@@ -286,6 +290,10 @@ class History:
         """All rows of a query, texts as the database keeps them (see `came`)."""
         with store_errors(self._where):
             return list(query.bind(self._db))
+
+
+def _ordered(columns: Sequence[Any], *, newest_first: bool) -> Iterator[Any]:
+    return (column.desc() if newest_first else column for column in columns)
 
 
 def _same(value: Any) -> Any:

@@ -21,11 +21,10 @@ from typing import Any, Final, TypeAlias
 import peewee
 
 from facewire import codec
-from facewire_platform import persons
 from facewire_platform.database import Where, open_database, store_errors
 from facewire_platform.postgresql import escape, unescape
 from facewire_platform.queries import KEY, Key
-from facewire_platform.schema import EventRow, QuarantineRow, StreamRow
+from facewire_platform.schema import EventRow, QuarantineRow, StreamRow, key
 
 #: Events in one transaction; about 20 ms of SQLite's only write lock.
 CHUNK: Final = 1_000
@@ -91,7 +90,7 @@ class Retention:
         """
         so_far = Purged()
         so_far = yield from self._delete_quarantine(so_far, QuarantineRow.last_at < before_ms)
-        yield from self._delete_events(so_far, (EventRow.timestamp < before_ms,), KEY)
+        yield from self._delete_events(so_far, EventRow.timestamp < before_ms)
 
     def person(self, identity_id: str) -> Iterator[Purged]:
         """Delete all events of a person, and all in quarantine that holds the id, or a name that came with it, as a text.
@@ -108,49 +107,45 @@ class Retention:
             raise ValueError("an empty identity_id is nobody's")
         if self._lite:
             self._db.pragma("secure_delete", 1)
-        kept_as = identity_id if self._lite else escape(identity_id)
         so_far = Purged()
+        kept_as = identity_id if self._lite else escape(identity_id)
+        by_key, theirs = EventRow.id_key == key(identity_id), EventRow.identity_id == kept_as
         # First, for the names are known from the events: a purge that is killed and started again must still know them.
-        texts = {identity_id, *self._names(kept_as)} - {""}
+        names = self._rows(EventRow.select(EventRow.identity_name).where(by_key, theirs).distinct().tuples())
+        texts = {identity_id, *(name if self._lite else unescape(name) for (name,) in names)} - {""}
         so_far = yield from self._delete_quarantine(so_far, functools.partial(_holds, _needles(texts)))
-        for hours in self._hours(kept_as):
-            so_far = yield from self._delete_events(so_far, persons.of_person(kept_as, hours), persons.SORTED)
+        yield from self._delete_events(so_far, by_key, theirs)
         if self._lite and not self._dry_run:
             with store_errors(self._where):
                 self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _hours(self, identity_id: str) -> Iterator[Sequence[int]]:
-        return persons.hours_of(self._rows, identity_id)
-
-    def _names(self, identity_id: str) -> Iterator[str]:
-        for hours in self._hours(identity_id):
-            names = EventRow.select(EventRow.identity_name).where(*persons.of_person(identity_id, hours)).distinct()
-            yield from (name if self._lite else unescape(name) for (name,) in self._rows(names.tuples()))
-
-    def _delete_events(self, so_far: Purged, wanted: Sequence[Any], key: Sequence[Any]) -> Steps:
-        """Delete what meets all of `wanted`, in the order of `key`."""
-        after: Key | None = None
-        here = peewee.Tuple(*key)
-        below = EventRow.seq <= StreamRow.select(StreamRow.watermark).where(StreamRow.id == EventRow.stream)
+    def _delete_events(self, so_far: Purged, by_index: Any, by_row: Any = None) -> Steps:
+        """Delete what meets a condition that the index by time can tell, and another."""
+        found: list[Key] = [(-(2**63), 0, 0)]
         while True:
-            with self._transaction():
-                begun = wanted if after is None else (*wanted, here > peewee.Tuple(*after))
-                found = self._rows(EventRow.select(*KEY).where(*begun).order_by(*key).limit(CHUNK).tuples())
-                if found:
-                    count = self._take((*begun, here <= peewee.Tuple(*found[-1]), below))
+            # Not in the transaction: to find the next of a person may take long.
+            query = EventRow.select(*KEY).where(by_index, peewee.Tuple(*KEY) > peewee.Tuple(*found[-1]))
+            found = self._rows(query.order_by(*KEY).limit(CHUNK).tuples())
             if found:
-                after = found[-1]
-                so_far = replace(so_far, events=so_far.events + count, kept=so_far.kept + len(found) - count, reached=found[-1][0])
+                deleted, kept = self._delete([(stream, seq) for _, stream, seq in found], by_row)
+                so_far = replace(so_far, events=so_far.events + deleted, kept=so_far.kept + kept, reached=found[-1][0])
             yield so_far
             if len(found) < CHUNK:
                 return so_far
 
-    def _take(self, wanted: Sequence[Any]) -> int:
-        if self._dry_run:
-            counted: int = self._rows(EventRow.select(peewee.fn.COUNT(EventRow.seq)).where(*wanted).tuples())[0][0]
-            return counted
-        deleted: int = EventRow.delete().where(*wanted).bind(self._db).execute()
-        return deleted
+    def _delete(self, places: Sequence[tuple[int, int]], by_row: Any) -> tuple[int, int]:
+        """Delete events by stream and seq; returns how many were, and how many are kept as they are above the watermark."""
+        named = peewee.Tuple(EventRow.stream, EventRow.seq).in_(peewee.ValuesList(places))
+        named = named if by_row is None else named & by_row
+        below = EventRow.seq <= StreamRow.select(StreamRow.watermark).where(StreamRow.id == EventRow.stream)
+        counted = EventRow.select(peewee.fn.COUNT(EventRow.seq))
+        with self._transaction():
+            all_of_them: int = self._rows(counted.where(named).tuples())[0][0]
+            if self._dry_run:
+                deleted = self._rows(counted.where(named & below).tuples())[0][0]
+            else:
+                deleted = EventRow.delete().where(named & below).bind(self._db).execute()
+        return deleted, all_of_them - deleted
 
     def _delete_quarantine(self, so_far: Purged, wanted: Any) -> Steps:
         """Delete the entries that an expression, or a function of their raw bytes, says."""

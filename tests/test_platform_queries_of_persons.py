@@ -10,12 +10,12 @@ from platform_model import EPOCH, batch, event
 
 import facewire_platform.queries
 from facewire.events import Event
-from facewire_platform import persons
 from facewire_platform.database import Where
 from facewire_platform.queries import Filter, History, Place
+from facewire_platform.schema import key
 from facewire_platform.store import Store, Taken, open_store
 
-HOUR = persons.HOUR_MS
+HOUR = 3_600_000
 LONG = "x" * 64
 IDS = ("a", "b", "", LONG, LONG + "1", LONG + "2", "nul\0in it", "nul")
 
@@ -57,15 +57,12 @@ SPANS = ((None, None), (0, None), (None, 0), (-1, 1), (HOUR, 2 * HOUR), (HOUR + 
 def test_a_person_is_found_whole_and_in_order_in_any_time(
     where: Where, crowd: list[Event], newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(persons, "TOGETHER", 3)
-    monkeypatch.setattr(persons, "HOURS", 3)
     monkeypatch.setattr(facewire_platform.queries, "PAGE", 4)
     with History(where) as history:
         for since, until in SPANS:
             for who in IDS:
                 wanted = [e for e in crowd if (since is None or e.timestamp >= since) and (until is None or e.timestamp < until)]
-                # Nobody has the id in that time: then it is taken for a name.
-                theirs = [e for e in wanted if e.identity_id == who] or [e for e in wanted if e.identity_name == who]
+                theirs = [e for e in wanted if who in (e.identity_id, e.identity_name)]
                 order = [e.seq for e in sorted(theirs, key=lambda e: (e.timestamp, e.seq), reverse=newest_first)]
                 asked = Filter(since=since, until=until, person=who)
                 assert seqs(history.events(asked, newest_first=newest_first)) == order
@@ -82,12 +79,25 @@ def test_a_person_can_be_read_on_from_any_place(where: Where, crowd: list[Event]
             assert seqs(following) == [later["seq"] for later in rows[place:]]
 
 
-def test_by_name_a_person_is_found_where_nobody_has_it_as_id(where: Where, crowd: list[Event]) -> None:
+def test_two_ids_with_one_key_are_told_apart_and_do_not_end_the_search(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facewire_platform.queries, "PAGE", 4)
+    # The CRC-32 of both is 0x4ddb0c25.
+    ids = ["plumless"] * 9 + ["buckeroo"] + ["plumless"] * 9
+    assert key("plumless") == key("buckeroo")
+    with open_store(where) as store:
+        fill(store, "d", [event(seq)._replace(timestamp=seq, identity_id=who) for seq, who in enumerate(ids, 1)])
     with History(where) as history:
-        assert seqs(history.events(Filter(person="Ann"))) == [
-            e.seq for e in sorted(crowd, key=lambda e: (e.timestamp, e.seq)) if e.identity_name == "Ann"
-        ]
-        assert seqs(history.events(Filter(person="nobody"))) == []
+        assert seqs(history.events(Filter(person="buckeroo"))) == [10]
+        assert len(seqs(history.events(Filter(person="plumless")))) == 18
+
+
+def test_a_person_and_a_device_and_a_score_narrow_together(where: Where) -> None:
+    with open_store(where) as store:
+        for device in "de":
+            fill(store, device, [event(seq)._replace(timestamp=seq, identity_id="ab"[seq % 2], score=seq / 10) for seq in range(1, 11)])
+    with History(where) as history:
+        rows = list(history.events(Filter(person="a", device="e", min_score=0.5)))
+    assert [(row["device"], row["seq"]) for row in rows] == [("e", 6), ("e", 8), ("e", 10)]
 
 
 def test_an_empty_history_has_nobody(where: Where) -> None:
@@ -102,19 +112,15 @@ def plan(history: History, query: Any) -> str:
     return "\n".join(str(row[-1]) for row in history._db.execute_sql(f"{explain} {sql}", values))
 
 
-def test_a_person_is_found_by_hour_and_id(where: Where, crowd: list[Event]) -> None:
+def test_only_the_events_of_a_person_are_read_from_the_table(where: Where, crowd: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facewire_platform.queries, "SORTED", 0)
     with History(where) as history:
         if isinstance(where, str):
             # So few rows are read faster one after the other.
             history._db.execute_sql("SET enable_seqscan = off")
             history._db.execute_sql("SET enable_bitmapscan = off")
-        for after in (None, (5, 1, 1)):
-            part = persons.of_person("a", [1, 2, 3])
-            told = plan(history, history._page(Filter(since=0), after, newest_first=False, part=part).limit(10))
-            assert "event_person" in told
-            assert "timestamp_stream_seq" not in told
-            if isinstance(where, Path):
-                assert "event_person (<expr>=? AND <expr>=?" in told
-        told = plan(history, persons._probe("a", 0, None, newest_first=False))
-        assert "Hash" not in told
-        assert told.count("event_person") == (4 if isinstance(where, Path) else 3)
+        for wanted in (Filter(person="a", since=0), Filter(device="d", since=0), Filter(person="a")):
+            for after in (None, (5, 1, 1)):
+                told = plan(history, history._page(wanted, after, 10, newest_first=False))
+                assert "COVERING INDEX" in told or "Index Only Scan" in told, told
+                assert "timestamp_stream_seq" in told

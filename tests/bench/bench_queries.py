@@ -1,0 +1,167 @@
+"""The usual questions to a history of 1, 10, 100 million events: `make bench-queries EVENTS="1000000 10000000"`.
+
+100 devices record 1,000 events a day each, so a longer history is more days, as in life; 20,000 people, and four events in ten of
+strangers with an id of their own. Each question is asked 9 times with other arguments, and the median told, beside that of
+the smallest history. Files are in the system's cache, as those of a database in use are.
+"""
+
+import contextlib
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from postgresql_server import PostgreSQL
+
+from facewire.events import Event
+from facewire.messages import Batch
+from facewire_platform.database import Where
+from facewire_platform.periods import Period
+from facewire_platform.queries import Filter, History
+from facewire_platform.reports import attendance
+from facewire_platform.store import Taken, open_store
+
+DEVICES, BATCH, PEOPLE = 100, 100, 20_000
+HOUR, DAY = 3_600_000, 86_400_000
+STEP = DAY // (DEVICES * 1_000)
+BEGIN = 1_704_067_200_000  # 2024-01-01
+ROUNDS = 9
+EXTRA = {"want_action": "0", "device_ip": "192.168.1.243", "out_timestamp": BEGIN}
+
+
+def event(device: int, seq: int, chance: random.Random) -> Event:
+    at = BEGIN + (seq * DEVICES + device) * STEP
+    if chance.random() < 0.4:
+        return Event(seq, at, chance.random(), f"s{device}-{seq}", "", 4, "default", "0xe0__192.168.1.96", EXTRA)
+    person = chance.randrange(PEOPLE)
+    return Event(seq, at, chance.random(), f"{person}", f"name {person}", 1, "default", "0xe0__192.168.1.96", EXTRA)
+
+
+def groups(events: int) -> Iterator[list[Taken]]:
+    """What a worker would take: a batch of each device, again and again."""
+    chance = random.Random(1)
+    for after in range(0, events // DEVICES, BATCH):
+        cursor = min(after + BATCH, events // DEVICES)
+        made = ((d, tuple(event(d, seq, chance) for seq in range(after + 1, cursor + 1))) for d in range(DEVICES))
+        yield [Taken(f"device-{d}", Batch(f"{d:016x}", "b" * 16, after, cursor, cursor, 1, some), 1) for d, some in made]
+
+
+def fill(where: Where, events: int) -> None:
+    with open_store(where) as store:
+        for group in groups(events):
+            store.take(group)
+
+
+def consume(rows: Iterable[Any]) -> int:
+    return sum(1 for _ in rows)
+
+
+def questions(history: History, events: int, chance: random.Random) -> dict[str, Callable[[], int]]:
+    """Each gives how many rows it found; its arguments are others each time."""
+    end = BEGIN + events * STEP
+
+    def within(days: int, *, person: str | None = None, device: str | None = None) -> Filter:
+        since = chance.randrange(BEGIN, max(BEGIN + 1, end - days * DAY))
+        return Filter(since=since, until=since + days * DAY, person=person, device=device)
+
+    def ask(wanted: Filter, **how: Any) -> int:
+        return consume(history.events(wanted, **how))
+
+    def person() -> str:
+        return str(chance.randrange(PEOPLE))
+
+    def device() -> str:
+        return f"device-{chance.randrange(DEVICES)}"
+
+    def attend(wanted: Filter) -> int:
+        return consume(attendance(history, Filter(), Period(wanted.since or 0, wanted.until or 0)))
+
+    return {
+        "latest 50": lambda: ask(Filter(), limit=50, newest_first=True),
+        "latest 50 of a device": lambda: ask(Filter(device=device()), limit=50, newest_first=True),
+        "person in a day": lambda: ask(within(1, person=person())),
+        "person in a week": lambda: ask(within(7, person=person())),
+        "person in a week, by name": lambda: ask(within(7, person=f"name {person()}")),
+        "device in a day": lambda: ask(within(1, device=device())),
+        "hour counts of a day": lambda: consume(history.hourly(within(1))),
+        "attendance of a day": lambda: attend(within(1)),
+        "person in all history": lambda: ask(Filter(person=person())),
+    }
+
+
+def measure(where: Where, events: int) -> dict[str, tuple[float, int]]:
+    """Median ms of each question, and median rows."""
+    chance = random.Random(2)
+    told = {}
+    with History(where) as history:
+        for name, question in questions(history, events, chance).items():
+            question()  # peewee, and the cache, the first time
+            took, rows = [], []
+            for _ in range(ROUNDS):
+                started = time.perf_counter()
+                rows.append(question())
+                took.append(time.perf_counter() - started)
+            told[name] = statistics.median(took) * 1000, int(statistics.median(rows))
+    return told
+
+
+def report(kind: str, sizes: dict[int, dict[str, tuple[float, int]]]) -> None:
+    first, *_ = sizes.values()
+    head = "".join(f"{f'{events / 1e6:g} M':>12}{'rows':>7}{'ratio':>7}" for events in sizes)
+    click.echo(f"{kind + ', ms':<27}{head}")
+    for name in first:
+        cells = (f"{ms:>12.1f}{rows:>7,}{ms / first[name][0]:>7.2f}" for ms, rows in (told[name] for told in sizes.values()))
+        click.echo(f"{name:<27}{''.join(cells)}")
+
+
+def made(folder: Path, events: int) -> Path:
+    """The SQLite file of so many events; one that is there is used again."""
+    path = folder / f"{events}.db"
+    if not path.exists():
+        part = path.with_suffix(".part")
+        fill(part, events)
+        part.rename(path)
+    return path
+
+
+def run(kind: str, sizes: Iterable[int], make: Callable[[int], Where]) -> None:
+    told = {}
+    for events in sizes:
+        started = time.perf_counter()
+        where = make(events)
+        size = f", {where.stat().st_size / events:.0f} bytes each" if isinstance(where, Path) else ""
+        click.echo(f"{kind}: {events / 1e6:g} M events ready after {time.perf_counter() - started:.0f} s{size}", err=True)
+        told[events] = measure(where, events)
+    report(kind, told)
+
+
+@click.command()
+@click.argument("sizes", type=click.IntRange(min=DEVICES * BATCH), nargs=-1)
+@click.option("--postgresql", is_flag=True, help="PostgreSQL instead of SQLite; starts one of its own.")
+@click.option("--folder", type=click.Path(file_okay=False, exists=True, path_type=Path), help="Keep SQLite's files here, for another run.")
+def main(sizes: tuple[int, ...], postgresql: bool, folder: Path | None) -> None:
+    """Measure histories of so many events."""
+    sizes = sizes or (1_000_000, 10_000_000)
+    with contextlib.ExitStack() as stack:
+        if not postgresql:
+            # Not /tmp, which may be memory.
+            within = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
+            run("SQLite", sizes, lambda events: made(within, events))
+            return
+        server = PostgreSQL(("fsync=off", "shared_buffers=512MB", "max_wal_size=4GB"))
+        stack.callback(server.close)
+
+        def make(events: int) -> str:
+            url = server.new_database()
+            fill(url, events)
+            return url
+
+        run("PostgreSQL", sizes, make)
+
+
+if __name__ == "__main__":
+    main()
