@@ -45,7 +45,7 @@ def check_database(where: Where) -> Iterator[Finding]:
         yield Finding("database", "warn", f"{where} is not there yet", "facewire platform run makes it; is --database what the worker has?")
         return
     try:
-        _write_nothing(where)
+        _write_again(where)
         with History(where) as history:
             devices, streams = [assess(row, _now_ms()) for row in history.devices()], list(history.conservation())
     except StoreError as exc:
@@ -95,11 +95,10 @@ def _is_below(free: int, total: int, limit: tuple[float, int]) -> bool:
     return free < min(share * total, size_bytes)
 
 
-def _write_nothing(where: Where) -> None:
-    """Write as a worker does, and take it back. Raises `StoreError`."""
-    with closing(open_database(where, "write")) as database, store_errors(where), database.atomic() as transaction:
+def _write_again(where: Where) -> None:
+    """Write what is there already, durably, as a worker does. Raises `StoreError`."""
+    with closing(open_database(where, "write")) as database, store_errors(where), database.atomic():
         StoreRow.update(identity=StoreRow.identity).bind(database).execute()
-        transaction.rollback()
 
 
 def _conservation(streams: list[Row]) -> Finding:

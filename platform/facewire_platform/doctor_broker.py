@@ -148,7 +148,7 @@ def _came_back(address: Address, topics: Topics, hears: Sequence[Kind], says: Se
             visit.publish(topics.of(PROBED, kind), PAYLOAD)
         deadline = time.monotonic() + GRACE
         while came != set(says) and (message := visit.message(deadline)) is not None:
-            if message.payload == PAYLOAD and not message.retain:
+            if message.payload == PAYLOAD:
                 came.add(topics.parse(message.topic)[1])
     return came
 
