@@ -313,6 +313,6 @@ def test_the_picture_of_the_readme(tmp_path: Path, chromium: Any) -> None:
         seen.page.get_by_role("button", name="Search").click()
         expect(seen.page.locator("#chart-text")).to_contain_text("busiest")
         seen.page.locator("h1").click()
-        picture = seen.page.screenshot(path=SCREENSHOT)
+        picture = seen.page.screenshot(path=SCREENSHOT, animations="disabled")
         seen.context.close()
     assert len(picture) < 400_000

@@ -14,8 +14,9 @@ from facewire_platform.database import Where
 from facewire_platform.live import Wall
 from facewire_platform.queries import History
 from facewire_platform.store import Taken, Unreadable, open_store
-from facewire_platform.web import PAGE, create_app
+from facewire_platform.web import PAGE, _Stream, create_app
 from facewire_platform.web_access import HEADERS, Access
+from facewire_platform.web_devices import Devices
 
 TOKEN = "correct-horse-battery"  # noqa: S105  # of a test
 HOUR = 3_600_000
@@ -192,6 +193,16 @@ def test_devices_are_paged_by_name(client: Client) -> None:
     assert (first["more"], rest["more"]) == (True, False)
 
 
+def test_devices_are_read_once_for_all_who_ask_at_about_the_same_time(tmp_path: Path) -> None:
+    open_store(tmp_path / "x.db").close()
+    moments = iter([0.0, 0.5, 1.0, 2.4, 2.5, 2.6])
+    devices = Devices(tmp_path / "x.db", lambda: next(moments))
+    first = devices.read()  # took 0.5 s, so it is good until 2.5
+    assert devices.read() is first
+    assert devices.read() is first
+    assert devices.read() is not first
+
+
 def test_gaps_are_ranges(client: Client) -> None:
     assert get(client, "/api/gaps") == {
         "gaps": [{"device": "box-2", "epoch": EPOCH, "first": 11, "last": 20, "events": 10, "declared_at": 2_000}],
@@ -348,6 +359,48 @@ def test_a_login_that_is_none_is_refused(tmp_path: Path, body: bytes, status: in
 
 def test_without_a_token_nobody_logs_in(empty: Client) -> None:
     assert empty.post("/api/login", json={"token": ""}).status_code == 401
+
+
+def stream(send: Any, receive: Any) -> Wall:
+    """Serve a stream of a wall to whoever sends and receives so."""
+    wall = Wall()
+
+    async def run() -> None:
+        reader = wall.open(1)
+        assert reader is not None
+        async with asyncio.timeout(10):
+            await _Stream(wall, reader)({"type": "http"}, receive, send)
+
+    asyncio.run(run())
+    return wall
+
+
+def test_a_reader_that_takes_nothing_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facewire_platform.web, "STUCK", 0.01)
+
+    async def take(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def stay() -> None:
+        await asyncio.Event().wait()
+
+    wall = stream(take, stay)
+    assert (wall.readers, wall.counters.stuck) == (0, 1)
+
+
+def test_a_reader_that_goes_away_is_let_go() -> None:
+    took: list[str] = []
+
+    async def take(message: Any) -> None:
+        took.append(message["type"])
+
+    async def leave() -> Any:
+        return {"type": "http.disconnect"}
+
+    wall = stream(take, leave)
+    assert (wall.readers, wall.counters.stuck) == (0, 0)
+    assert took[0] == "http.response.start"
 
 
 def test_too_many_streams_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The live wall: each match as it comes, fresh or refused, for any number of streams.
 
-    fresh_matches_async ──▶ Wall ── every 100 ms one chunk of bytes, made once ──▶ Reader (bounded) ──▶ a stream
+    fresh_matches_async ──▶ Wall ── every 200 ms one chunk of bytes, made once ──▶ Reader (bounded) ──▶ a stream
 
 A stream is server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), three kinds of them:
 
@@ -30,16 +30,16 @@ from facewire_platform.freshness import Reason
 
 log = logging.getLogger(__name__)
 
-#: Between two chunks, s: soon enough for eyes, and a tenth of the writes of one for each match.
-TICK: Final = 0.1
+#: Between two chunks, s: soon enough for eyes, and of 50 matches a second a tenth of the writes.
+TICK: Final = 0.2
 #: Without anything to show a chunk goes out all the same, s: whoever reads can tell a quiet wall from a dead one.
 BEAT: Final = 5.0
-#: Matches in a chunk; of more than 200 a second nobody sees each, and the rest is counted.
-MOST_SHOWN: Final = 20
+#: Matches in a chunk; of more than 120 a second nobody sees each, and the rest is counted.
+MOST_SHOWN: Final = 24
 #: What a new reader is shown of the past.
 RECENT: Final = 24
-#: Chunks that may wait for a reader: 3 s of a busy wall.
-MOST_WAITING: Final = 30
+#: Chunks that may wait for a reader: 4 s of a busy wall.
+MOST_WAITING: Final = 20
 #: Streams at a time.
 MOST_READERS: Final = 256
 #: The wait after the broker has refused us, s: somebody has to do something about it first.

@@ -33,11 +33,11 @@ from facewire.errors import StoreError
 from facewire.plain import plain
 from facewire_platform import web_forms as forms
 from facewire_platform.database import Where
-from facewire_platform.health import assess
 from facewire_platform.live import Reader, Wall
 from facewire_platform.metrics import registry
 from facewire_platform.queries import History, Place, Row
 from facewire_platform.web_access import COOKIE, HEADERS, Access
+from facewire_platform.web_devices import Devices
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_questions(app: FastAPI, database: Where) -> None:
+    fleet = Devices(database)
+
     @app.get("/api/events", responses=forms.answers(forms.Events))
     def events(asked: Annotated[forms.EventsForm, Query()]) -> Response:
         """Stored events by device time; page on with `after`, the `next` of the page before."""
@@ -101,13 +103,9 @@ def _add_questions(app: FastAPI, database: Where) -> None:
     @app.get("/api/devices", responses=forms.answers(forms.Devices))
     def devices(asked: Annotated[forms.DevicesForm, Query()]) -> Response:
         """How far each device is stored, and what is missing; by name, `after` that of the last one seen."""
-        now_ms = _now_ms()
-        with History(database) as history:
-            rows = [assess(row, now_ms) for row in history.devices()]
-        summary = {state: sum(row["state"] == state for row in rows) for state in ("online", "silent", "offline")}
-        summary |= {"devices": len(rows)} | {name: sum(row[name] for row in rows) for name in ("lag", "gaps", "quarantined")}
-        later = (row for row in rows if asked.after is None or row["device"] > asked.after)
-        return _list("devices", later, asked.limit, now=now_ms, summary=summary)
+        reading = fleet.read()
+        later = (row for row in reading.rows if asked.after is None or row["device"] > asked.after)
+        return _list("devices", later, asked.limit, now=reading.at_ms, summary=reading.summary())
 
     @app.get("/api/gaps", responses=forms.answers(forms.Gaps))
     def gaps(asked: Annotated[forms.GapsForm, Query()]) -> Response:

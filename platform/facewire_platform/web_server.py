@@ -43,6 +43,8 @@ MOST_CONNECTIONS: Final = 512
 #: The wait before the server is started again doubles from the first to the second of these, s; it begins anew after a life of `LONG`.
 RESTART_WAIT: Final = (1.0, 30.0)
 LONG: Final = 60.0
+#: Of the process beside a worker: where the machine has not enough for both, ingest comes first.
+NICE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,7 @@ class WebProcess:
 
 def _run(web: Web, bound: socket.socket, level: int, formatter: logging.Formatter | None) -> None:
     """The process; it logs as its parent does."""
+    os.nice(NICE)
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler])

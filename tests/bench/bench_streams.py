@@ -1,0 +1,98 @@
+"""What 100 open streams take from ingest: history as fast as one worker acks it, with and without them, 50 matches a second besides.
+
+    python tests/bench/bench_streams.py [STREAMS] [ROUNDS]
+
+Broker, worker, its web server, the streams' readers and the devices are processes of their own. The readers have the lowest priority, as
+they would be on other machines.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from platform_model import batch, event
+from web_site import Site
+from wire import Wire
+
+from facewire.messages import encode
+
+DEVICES = 50
+BATCHES = 60
+EVENTS = DEVICES * BATCHES * 100
+MATCHES_PER_SECOND = 50
+
+
+def read_streams(host: str, port: int, count: int) -> None:
+    """Open so many streams, and read what comes."""
+    os.nice(19)
+
+    async def read_one() -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while await reader.read(65_536):
+            pass
+
+    async def read_all() -> None:
+        await asyncio.gather(*(read_one() for _ in range(count)))
+
+    asyncio.run(read_all())
+
+
+def ingest(site: Site, name: str) -> float:
+    """Events a second, published to acked: each device sends its next batch when the last one is acked."""
+    acked: dict[str, int] = defaultdict(int)
+    payloads = [encode(batch(n * 100, n * 100 + 100, *(event(seq) for seq in range(n * 100 + 1, n * 100 + 101)))) for n in range(BATCHES)]
+    with Wire(site.where, f"bench-{name}") as wire:
+        wire.subscribe("facewire/v1/+/ack")
+        began = time.perf_counter()
+        for device in range(DEVICES):
+            wire.publish(f"facewire/v1/{name}.{device}/history", payloads[0], qos=1)
+        left = DEVICES * BATCHES
+        while left:
+            message = wire.next(lambda message: message.kind == "ack")
+            device_name = message.topic.split("/")[2]
+            acked[device_name] += 1
+            left -= 1
+            if acked[device_name] < BATCHES:
+                wire.publish(f"facewire/v1/{device_name}/history", payloads[acked[device_name]], qos=1)
+        return EVENTS / (time.perf_counter() - began)
+
+
+def with_matches(site: Site, stop: threading.Event) -> None:
+    while not stop.wait(1 / MATCHES_PER_SECOND):
+        site.match("wall", identity_name="Ada Lovelace")
+
+
+def main(streams: int = 100, rounds: int = 3) -> None:
+    """Print the median of the ratios of each round."""
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder, Site(Path(folder)) as site:
+        stop = threading.Event()
+        threading.Thread(target=with_matches, args=(site, stop), daemon=True).start()
+        host, port = site.url.removeprefix("http://").strip("/").split(":")
+        ingest(site, "warm")
+        for number in range(rounds):
+            alone = ingest(site, f"alone{number}")
+            readers = multiprocessing.get_context("spawn").Process(target=read_streams, args=(host, int(port), streams), daemon=True)
+            readers.start()
+            time.sleep(2)
+            watched = ingest(site, f"watched{number}")
+            readers.kill()
+            readers.join()
+            time.sleep(1)
+            ratios.append(watched / alone)
+            print(f"alone {alone:9,.0f} events/s   {streams} streams {watched:9,.0f} events/s   ratio {ratios[-1]:.2f}", flush=True)
+        stop.set()
+    print(f"median ratio {statistics.median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))
