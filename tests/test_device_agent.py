@@ -19,6 +19,7 @@ from facewire.messages import Ack, Batch, Match, Message, Status, decode, encode
 from facewire.topics import Topics
 from facewire_broker import embedded
 from facewire_device import agent as agent_module
+from facewire_device import realtime as realtime_module
 from facewire_device import uploader
 from facewire_device.agent import Agent, Settings
 from facewire_device.recorder import Recorder
@@ -163,7 +164,7 @@ def test_a_match_is_published_at_once_and_a_score_on_the_threshold_is_none(start
     assert match.event == event(2, 0.81, picture=b"\xff")._replace(seq=2)
     assert (match.boot, received.qos, received.retain) == (agent.boot, 0, False)
     assert abs(match.sent_at - time.time() * 1000) < 5_000
-    wait_until(lambda: agent.matches_published == 1)
+    wait_until(lambda: agent.realtime.published == 1)
 
 
 def test_without_a_threshold_there_are_no_matches(start: Start, platform: Platform) -> None:
@@ -196,7 +197,7 @@ def test_a_burst_of_matches_in_one_commit_is_published_whole(start: Start, platf
     assert agent.wait_connected(10)
     recorder.record_all(events(1, 2_000, score=0.9))
     assert [platform.wait(Match)[0].event.seq for _ in range(2_000)] == list(range(1, 2_001))
-    assert agent.matches_missed == 0
+    assert agent.realtime.missed == 0
 
 
 def test_matches_without_a_session_are_counted_and_never_sent_late(tmp_path: Path, stack: ExitStack) -> None:
@@ -206,14 +207,14 @@ def test_matches_without_a_session_are_counted_and_never_sent_late(tmp_path: Pat
     agent = stack.enter_context(Agent(Settings("d", tmp_path / "s.db", address=first, threshold=0.8)))
     recorder = stack.enter_context(Recorder(agent.open_store, agent.wake))
     recorder.record_all(events(1, 3, score=0.9))
-    wait_until(lambda: agent.matches_missed == 3)
+    wait_until(lambda: agent.realtime.missed == 3)
     with embedded.running(port=port) as address, platform_on(address) as platform:
         batch = platform.batch()
         assert len(batch.events) == 3
         recorder.record_all([event(4, 0.9)])
         heard = [platform.wait(Match)[0].event.seq, *(message.event.seq for message in platform.quiet() if isinstance(message, Match))]
         assert heard == [4]
-        wait_until(lambda: (agent.matches_published, agent.matches_missed) == (1, 3))
+        wait_until(lambda: (agent.realtime.published, agent.realtime.missed) == (1, 3))
         stack.close()
 
 
@@ -224,18 +225,18 @@ def test_what_was_recorded_before_the_agent_started_is_history_and_no_match(star
     platform.answer(platform.batch(lambda batch: len(batch.events) == 3))
     agent.wait_acked()
     assert not [message for message in platform.quiet() if isinstance(message, Match)]
-    assert (agent.matches_published, agent.matches_missed) == (0, 0)
+    assert (agent.realtime.published, agent.realtime.missed) == (0, 0)
 
 
 def test_an_agent_that_could_not_look_for_a_while_counts_what_it_finds_as_missed(
     start: Start, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "STALE_AFTER", -1.0)
+    monkeypatch.setattr(realtime_module, "STALE_AFTER", -1.0)
     agent, recorder = start()
     assert agent.wait_connected(10)
     recorder.record_all([event(1, 0.9)])
-    wait_until(lambda: agent.matches_missed == 1)
-    assert agent.matches_published == 0
+    wait_until(lambda: agent.realtime.missed == 1)
+    assert agent.realtime.published == 0
 
 
 def test_a_probe_comes_with_nothing_to_send_and_finds_out_a_platform_that_lost_its_data(
@@ -304,7 +305,7 @@ def test_a_conflict_forks_and_matches_that_are_made_then_are_published_once(star
     assert ring_of(tmp_path) == Ring(forked.epoch, head=3, cursor=3)
     recorder.record_all([event(5, 0.9)])
     platform.wait(Match, lambda match: match.event.timestamp == 5)
-    wait_until(lambda: agent.matches_published == 3)
+    wait_until(lambda: agent.realtime.published == 3)
 
 
 def test_a_platform_that_is_ahead_of_the_store_forks_it(start: Start, platform: Platform, tmp_path: Path) -> None:

@@ -8,78 +8,36 @@ the store every `LOOK_EVERY`.
 """
 
 import logging
-import math
 import queue
 import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 from facewire.errors import DecodeError, StoreError
-from facewire.messages import MAX_BATCH_EVENTS, Ack, Status, decode_ack, encode, splice_match
-from facewire.topics import QOS, Topics, check_device
+from facewire.messages import Ack, Status, decode_ack, encode
+from facewire.topics import QOS
+from facewire_device.realtime import Realtime
 from facewire_device.ring import Ring
 from facewire_device.schema import new_id
+from facewire_device.settings import Settings as Settings
 from facewire_device.store import ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent
-from facewire_device.uploader import DEFAULT_PERIOD, Adopt, Fork, Ignored, Outcome, Refused, Uploader
-from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Publication, Received
+from facewire_device.uploader import Adopt, Fork, Ignored, Outcome, Refused, Uploader
+from facewire_mqtt.connection import Connected, Connection, Disconnected, Happening, Publication, Received
 from facewire_mqtt.connection import Refused as BrokerRefused
 
 log = logging.getLogger(__name__)
 
 #: How soon an event that another process recorded is seen, s. The specification allows 0.1.
 LOOK_EVERY: Final = 0.05
-#: An agent that has not looked for this long does not publish what it finds: a late match opens no door. s.
-STALE_AFTER: Final = 2.0
 #: Resends without an ack after which the session is taken for dead, however alive it looks.
 RESENDS_A_SESSION: Final = 3
 #: The wait after a failure of the store, s.
 STORE_RETRY: Final = 1.0
 INBOX: Final = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a device is told.
-
-    Attributes:
-        device: its name in the topics.
-        store: the store's file.
-        threshold: a score above it (strictly) is a match; None publishes no matches.
-        period: seconds between batches, at least 20.
-        catch_up: batches a period while a backlog remains.
-        batch: events in a batch at most, 1 to 100.
-        capacity: events in the ring; None leaves the store as it is.
-        machine: identity of this machine, None if unknown.
-        set_aside: whether a damaged store is set aside at the start, and a new one made in its place.
-
-    Raises:
-        ValueError: a device name, batch size or threshold that the contract does not allow.
-    """
-
-    device: str
-    store: Path
-    address: Address = Address()  # noqa: RUF009  # frozen
-    topics: Topics = Topics()  # noqa: RUF009  # frozen
-    threshold: float | None = None
-    period: float = DEFAULT_PERIOD
-    catch_up: int = 1
-    batch: int = MAX_BATCH_EVENTS
-    capacity: int | None = None
-    machine: str | None = None
-    set_aside: bool = False
-
-    def __post_init__(self) -> None:
-        check_device(self.device)
-        if not 1 <= self.batch <= MAX_BATCH_EVENTS:
-            raise ValueError(f"batch of {self.batch} events is not from 1 to the contract's limit of {MAX_BATCH_EVENTS}")
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise ValueError(f"threshold of {self.threshold} is not a finite number")
 
 
 class Agent:
@@ -89,6 +47,10 @@ class Agent:
         settings: what the device is told.
         on_turn: called on that thread whenever its loop went round, at least once a second, outages included: whoever
             hears nothing any more knows that it hangs.
+
+    Attributes:
+        boot: identity of this run.
+        realtime: counts the matches.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -111,12 +73,8 @@ class Agent:
         self._was_connected = threading.Event()
         self._failure: BaseException | None = None
         self._trouble = ""
-        self.matches_published = 0
-        self.matches_missed = 0
         self._connected = False
         self._status_due = 0.0
-        self._version = -1
-        self._looked_at = time.monotonic()
         # Opened here too, so that what is wrong with it is the caller's to see, and a clone is forked before anyone records.
         self._lock = lock_for_agent(settings.store)
         try:
@@ -128,8 +86,7 @@ class Agent:
         except BaseException:
             self._lock.close()
             raise
-        #: Epoch, and the seq up to which matches were looked for.
-        self._seen = (ring.epoch, ring.head)
+        self.realtime = Realtime(self.boot, settings.threshold, ring, self._publish_match)
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
     def open_store(self) -> Store:
@@ -171,7 +128,7 @@ class Agent:
             self._thread.join()
         self._connection.close(self._offline())
         self._lock.close()
-        log.info("device stopped matches_published=%d matches_missed=%d", self.matches_published, self.matches_missed)
+        log.info("device stopped matches_published=%d matches_missed=%d", self.realtime.published, self.realtime.missed)
 
     def __enter__(self) -> "Agent":
         self.start()
@@ -204,7 +161,7 @@ class Agent:
                 while not self._stopping.is_set():
                     self._turn_safely(store)
                     self._on_turn()
-                self._publish_matches(store)
+                self.realtime.look(store)
         except StoreError as exc:
             self._wait_out(exc)
 
@@ -228,7 +185,7 @@ class Agent:
         happening = self._next()
         if happening is not None:
             self._handle(happening, store)
-        self._publish_matches(store)
+        self.realtime.look(store)
         if self._uploader.poll(time.monotonic()):
             self._publish_batch(store)
 
@@ -253,7 +210,7 @@ class Agent:
                 self._publish_status(store)
             case Disconnected(reason):
                 if self._connected:
-                    log.warning("disconnected reason=%s matches_missed=%d", reason, self.matches_missed)
+                    log.warning("disconnected reason=%s matches_missed=%d", reason, self.realtime.missed)
                 self._connected = False
                 self._uploader.disconnected()
             case BrokerRefused(reason):
@@ -282,8 +239,7 @@ class Agent:
             case Adopt(cursor):
                 log.debug("acked cursor=%d head=%d", cursor, ring.head)
             case Fork(first):
-                # What is recorded again keeps its place in the queue of matches: most were published long ago.
-                self._seen = (ring.epoch, max(0, self._seen[1] - first + 1))
+                self.realtime.forked(ring, first)
                 self._status_due = now
         for rejected in ack.rejected:
             log.warning("platform keeps in quarantine seq=%s reason=%s", rejected.seq, rejected.reason)
@@ -296,31 +252,8 @@ class Agent:
         # Another process may have forked the store, or somebody replaced it, since the batch was sent.
         return self._uploader.acked(now, ack, ring) if ack.epoch == ring.epoch else Ignored()
 
-    def _publish_matches(self, store: Store) -> None:
-        now, version_now = time.monotonic(), store.version()
-        if version_now != self._version:
-            self._look(store, stale=now - self._looked_at > STALE_AFTER)
-            self._version = version_now
-        self._looked_at = now
-
-    def _look(self, store: Store, *, stale: bool) -> None:
-        ring = store.ring()
-        epoch, seen = self._seen
-        # In an epoch that another process made, what was recorded again was published as matches long ago.
-        if self.settings.threshold is None or ring.epoch != epoch:
-            self._seen = (ring.epoch, ring.head)
-            return
-        for seq, packed in store.above(seen, self.settings.threshold):
-            self._publish_match(epoch, packed, stale=stale)
-            self._seen = (epoch, seq)
-        self._seen = (epoch, max(ring.head, self._seen[1]))
-
-    def _publish_match(self, epoch: str, packed: bytes, *, stale: bool) -> None:
-        payload = splice_match(epoch, self.boot, _now_ms(), packed)
-        if not stale and self._connected and self._connection.publish(Publication(self._topic["match"], payload, QOS["match"])):
-            self.matches_published += 1
-        else:
-            self.matches_missed += 1
+    def _publish_match(self, payload: bytes) -> bool:
+        return self._connected and self._connection.publish(Publication(self._topic["match"], payload, QOS["match"]))
 
     def _publish_batch(self, store: Store) -> None:
         outgoing = store.outgoing(self.boot, self.settings.batch)

@@ -1,0 +1,49 @@
+"""What a device is told."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from facewire.messages import MAX_BATCH_EVENTS
+from facewire.topics import Topics, check_device
+from facewire_device.uploader import DEFAULT_PERIOD
+from facewire_mqtt.address import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a device is told.
+
+    Attributes:
+        device: its name in the topics.
+        store: the store's file.
+        threshold: a score above it (strictly) is a match; None publishes no matches.
+        period: seconds between batches, at least 20.
+        catch_up: batches a period while a backlog remains.
+        batch: events in a batch at most, 1 to 100.
+        capacity: events in the ring; None leaves the store as it is.
+        machine: identity of this machine, None if unknown.
+        set_aside: whether a damaged store is set aside at the start, and a new one made in its place.
+
+    Raises:
+        ValueError: a device name, batch size or threshold that the contract does not allow.
+    """
+
+    device: str
+    store: Path
+    address: Address = Address()  # noqa: RUF009  # frozen
+    topics: Topics = Topics()  # noqa: RUF009  # frozen
+    threshold: float | None = None
+    period: float = DEFAULT_PERIOD
+    catch_up: int = 1
+    batch: int = MAX_BATCH_EVENTS
+    capacity: int | None = None
+    machine: str | None = None
+    set_aside: bool = False
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        if not 1 <= self.batch <= MAX_BATCH_EVENTS:
+            raise ValueError(f"batch of {self.batch} events is not from 1 to the contract's limit of {MAX_BATCH_EVENTS}")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(f"threshold of {self.threshold} is not a finite number")
