@@ -11,6 +11,7 @@ import peewee
 
 from facewire import codec
 from facewire_platform.database import Where, open_database, store_errors
+from facewire_platform.devices import Pace, device_row, paces
 from facewire_platform.postgresql import escape, unescape
 from facewire_platform.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
 from facewire_platform.schema import key as key_of
@@ -24,24 +25,6 @@ KEY: Final = (EventRow.timestamp, EventRow.stream, EventRow.seq)
 PAGE: Final = 250
 #: A device with no more events than this has them sorted for each page.
 SORTED: Final = 10_000
-
-
-#: The rate of a device is that of so many of its last events.
-PACED: Final = 1_000
-
-
-class Pace(NamedTuple):
-    """From which event on, and to which, the rate of a stream is taken."""
-
-    first: int
-    first_at: int
-    last: int
-
-    def until(self, at_ms: int) -> float | None:
-        """Events a second until a moment of the device's clock; None where that says nothing."""
-        return (self.last - self.first + 1) * 1000 / (at_ms - self.first_at) if at_ms > self.first_at else None
-
-
 #: ms
 HOUR: Final = 3_600_000
 STRANGER: Final = 4
@@ -138,13 +121,13 @@ class History:
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
         """How far each device is stored, and what it says of itself: one row for its newest epoch, or for each epoch."""
         told: dict[str, Row] = {row["device"]: row for row in self.rows(DeviceRow.select().dicts())}
-        paces = {row[:2]: Pace(*row[2:]) for row in self.rows(_paces().tuples())}
+        rates = {row[:2]: Pace(*row[2:]) for row in self.rows(paces().tuples())}
         streams = {(row["device"], row["epoch"]): row for row in self.rows(StreamRow.select().order_by(StreamRow.id).dicts())}
         newest = dict(streams.keys()) | {device: row["epoch"] for device, row in told.items() if row["epoch"]}
         keys = set(newest.items()) | (streams.keys() if all_epochs else set())
         for device, epoch in sorted(keys):
             key, current = (device, epoch), newest[device] == epoch
-            yield _device(device, epoch, told.get(device), streams.get(key), paces.get(key), current=current)
+            yield device_row(device, epoch, told.get(device), streams.get(key), rates.get(key), current=current)
 
     def conservation(self) -> Iterator[Row]:
         """For each epoch of each device, whether watermark = stored + gaps + quarantined.
@@ -316,41 +299,3 @@ def _event(stream: tuple[str, str], row: tuple[Any, ...]) -> Row:
     fields |= {name: value for name, value in (("group_name", group_name), ("ep_id", ep_id)) if value is not None}
     vendors = codec.unpack(extra) if extra else {}
     return fields | {f"event.{name}" if name in fields else name: value for name, value in vendors.items()}
-
-
-def _paces() -> Any:
-    """Device, epoch, and the `Pace` of each stream; two rows of each are read, by their key."""
-    newest, earlier = EventRow.alias(), EventRow.alias()
-    last = EventRow.select(peewee.fn.MAX(EventRow.seq)).where(EventRow.stream == StreamRow.id)
-    first = EventRow.select(peewee.fn.MIN(EventRow.seq)).where((EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.head - PACED))
-    return (
-        StreamRow.select(StreamRow.device, StreamRow.epoch, earlier.seq, earlier.timestamp, newest.seq)
-        .join(newest, on=((newest.stream == StreamRow.id) & (newest.seq == last)))
-        .join(earlier, on=((earlier.stream == StreamRow.id) & (earlier.seq == first)))
-    )
-
-
-def _device(device: str, epoch: str, told: Row | None, stream: Row | None, pace: Pace | None, *, current: bool) -> Row:
-    said = codec.unpack(told["status"]) if told and told["status"] else {}
-    if not current or said.get("epoch") != epoch:
-        said = {}
-    stored = stream or {"watermark": 0, "head": 0, "oldest": 1, "gaps": 0, "quarantined": 0, "last_seen": 0}
-    head = max(stored["head"], said.get("head") or 0)
-    return {
-        "device": device,
-        "epoch": epoch,
-        "head": head,
-        "watermark": stored["watermark"],
-        "lag": max(0, head - stored["watermark"]),
-        "gaps": stored["gaps"],
-        "quarantined": stored["quarantined"],
-        "dropped": said.get("dropped"),
-        "online": bool(current and told and told["online"]),
-        "last_seen": max(stored["last_seen"], told["last_seen"] if current and told else 0),
-        "current": current,
-        "period": said.get("period"),
-        "capacity": said.get("capacity"),
-        "version": said.get("version"),
-        "clock_offset": (said["at"] - said["received_at"]) / 1000 if "received_at" in said else None,
-        "rate": pace.until(said["at"]) if pace and said else None,
-    }
