@@ -4,13 +4,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from platform_desk import Desk, history
 from platform_model import BOOT, EPOCH, batch, event
 from platform_store import check_conserved, counts, rows, run, take
 from postgresql_server import PostgreSQL
+from psycopg import errors
 
 from facewire.errors import StoreError
 from facewire.messages import Ack, Status
-from facewire_platform.database import locate, open_database, shown
+from facewire_platform.database import is_outage, locate, open_database, shown
 from facewire_platform.postgresql import escape, unescape
 from facewire_platform.queries import Filter, History
 from facewire_platform.store import Store, Taken, open_store
@@ -62,6 +64,48 @@ def test_what_was_acked_is_there_after_the_server_lost_its_power() -> None:
             assert take(store, batch(100, 101, 101)).cursor == 101
         with History(url) as history:
             assert len(list(history.events(Filter()))) == 101
+    finally:
+        server.close()
+
+
+def test_a_standby_that_only_reads_is_an_outage(postgresql: str) -> None:
+    """As during a failover: the address is that of a server that was not promoted yet."""
+    with open_store(postgresql) as store:
+        store._db.execute_sql("SET default_transaction_read_only = on")
+        with pytest.raises(StoreError, match="read-only"):
+            take(store, batch(0, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "outage"),
+    [
+        (errors.DeadlockDetected, True),
+        (errors.SerializationFailure, True),
+        (errors.AdminShutdown, True),
+        (errors.ReadOnlySqlTransaction, True),
+        (errors.DiskFull, True),
+        (errors.LockNotAvailable, True),
+        (errors.UniqueViolation, False),
+        (errors.UndefinedTable, False),
+        (errors.StringDataRightTruncation, False),
+    ],
+)
+def test_what_may_work_later_is_an_outage(error: type[psycopg.Error], outage: bool) -> None:
+    assert is_outage(error()) == outage
+
+
+def test_a_worker_goes_on_when_its_server_is_back_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = PostgreSQL()
+    try:
+        desk = Desk(server.new_database(), monkeypatch)
+        assert [ack.cursor for ack in desk.turn(history("d", 0, 1))] == [1]
+        server.stop("immediate")
+        assert desk.turn(history("d", 1, 2)) == []
+        assert desk.turn() == []
+        server.start()
+        assert [ack.cursor for ack in desk.turn()] == [2]
+        assert desk.stored() == {("d", 1), ("d", 2)}
+        desk.worker._store.close()
     finally:
         server.close()
 

@@ -1,102 +1,33 @@
 import logging
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from platform_desk import Desk, history, received
 from platform_model import BOOT, EPOCH, batch
 
-import facewire_platform.worker
 from facewire import codec
 from facewire.errors import StoreError
-from facewire.messages import Ack, Status, decode_ack, encode
-from facewire.topics import Topics
-from facewire_mqtt.connection import Address, Publication, Received
-from facewire_platform.queries import Filter, History
-from facewire_platform.store import Store
+from facewire.messages import Ack, Status, encode
+from facewire_mqtt.connection import Received
 from facewire_platform.inbox import Inbox
-from facewire_platform.worker import Worker
-
-
-def received(device: str, kind: str, payload: bytes) -> Received:
-    return Received(f"facewire/v1/{device}/{kind}", payload, 1, False)
-
-
-def history(device: str, after: int, *seqs: int) -> Received:
-    return received(device, "history", encode(batch(after, max((*seqs, after)), *seqs)))
-
-
-class Desk:
-    """A worker without a broker: messages are put in, turns are taken, acks are looked at."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(facewire_platform.worker, "STORE_RETRY", 0.0)
-        monkeypatch.setattr(facewire_platform.worker, "LOOK_EVERY", 0.0)
-        self.path = folder / "x.db"
-        self.worker = Worker(self.path, Address(), Topics())
-        self.published: list[Publication] = []
-        monkeypatch.setattr(self.worker._connection, "publish", self._publish)
-
-    def _publish(self, message: Publication) -> bool:
-        with History(self.path) as other:  # another connection sees only what is committed
-            ack = decode_ack(message.payload)
-            for row in other.devices():
-                if row["device"] == message.topic.split("/")[2] and ack.error is None:
-                    assert row["watermark"] >= ack.cursor, "acked before it was durable"
-        self.published.append(message)
-        return True
-
-    def turn(self, *messages: Received) -> list[Ack]:
-        """Put the messages in, take a turn; the acks that it gave."""
-        for message in messages:
-            self.worker._tell(message)
-        before = len(self.published)
-        self.worker._turn()
-        return [decode_ack(message.payload) for message in self.published[before:]]
-
-    def stored(self) -> set[tuple[str, int]]:
-        with History(self.path) as history:
-            return {(row["device"], row["seq"]) for row in history.events(Filter())}
-
-    def quarantine(self) -> list[dict[str, Any]]:
-        with History(self.path) as history:
-            return list(history.quarantine())
+from facewire_platform.queries import History
+from facewire_platform.store import Store
 
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    opened = Desk(tmp_path, monkeypatch)
+    opened = Desk(tmp_path / "x.db", monkeypatch)
     yield opened
     opened.worker._store.close()
 
 
-def test_a_full_inbox_drops_and_counts_and_takes_again_once_there_is_room() -> None:
-    inbox = Inbox(most_messages=2, most_bytes=10)
-    small, large = received("d", "match", b"1234"), received("d", "match", b"12345678901")
-    assert not inbox.put(large)
-    assert [inbox.put(small) for _ in range(3)] == [True, True, False]
-    assert inbox.dropped == 2
-    assert inbox.take(1, 0) == [small]
-    assert inbox.put(small)
-    assert len(inbox.take(9, 0)) == 2
-    assert inbox.take(9, 0) == []
-
-
-def test_the_inbox_is_bounded_in_bytes_too() -> None:
-    inbox = Inbox(most_messages=100, most_bytes=10)
-    message = received("d", "match", b"1234")
-    assert [inbox.put(message) for _ in range(3)] == [True, True, False]
-    inbox.take(1, 0)
-    assert inbox.put(message)
-
-
-def test_the_inbox_wakes_whoever_waits_for_it() -> None:
-    inbox = Inbox()
-    threading.Timer(0.01, inbox.put, [received("d", "match", b"")]).start()
-    assert len(inbox.take(9, 10.0)) == 1
+def path(desk: Desk) -> Path:
+    assert isinstance(desk.where, Path)
+    return desk.where
 
 
 def test_a_group_is_stored_in_one_commit_and_acked_after_it(desk: Desk) -> None:
@@ -136,7 +67,7 @@ def test_a_message_that_we_fail_on_stops_none_of_the_others(desk: Desk, monkeypa
 
 def test_what_came_during_an_outage_is_stored_and_acked_after_it(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     desk.worker._store._db.pragma("busy_timeout", 1)
-    with closing(sqlite3.connect(desk.path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(path(desk), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         will = received("d1", "status", encode(Status(BOOT, False, 1)))
         assert desk.turn(received("d1", "status", encode(Status(BOOT, True, 1, EPOCH))), history("d1", 0, 1), will) == []
@@ -146,7 +77,7 @@ def test_what_came_during_an_outage_is_stored_and_acked_after_it(desk: Desk, cap
     assert [ack.cursor for ack in desk.turn()] == [1]
     assert [ack.cursor for ack in desk.turn()] == [1]
     assert desk.stored() == {("d1", 1), ("d2", 1)}
-    with History(desk.path) as opened:
+    with History(path(desk)) as opened:
         assert not next(opened.devices())["online"], "the will was lost"
     assert [record.message.partition(" error")[0] for record in caplog.records if record.levelno >= logging.WARNING] == [
         "database fails, waiting",
@@ -187,7 +118,7 @@ def test_a_full_disk_costs_patience_and_nothing_else(desk: Desk) -> None:
 
 def test_a_database_replaced_under_the_worker_is_opened_anew_before_the_next_ack(desk: Desk) -> None:
     first = desk.turn(history("d1", 0, 1))[0]
-    for file in desk.path.parent.glob("x.db*"):
+    for file in path(desk).parent.glob("x.db*"):
         file.unlink()
     second = desk.turn(history("d1", 1))[0]
     assert (second.cursor, second.store == first.store) == (0, False)
@@ -200,7 +131,7 @@ def test_what_was_committed_into_a_file_that_is_gone_is_not_acked(desk: Desk, mo
 
     def wiped(self: Store, *rest: Any) -> Ack:
         monkeypatch.undo()
-        desk.path.unlink()
+        path(desk).unlink()
         return real(self, *rest)
 
     published = desk._publish
@@ -213,12 +144,12 @@ def test_what_was_committed_into_a_file_that_is_gone_is_not_acked(desk: Desk, mo
 
 def test_a_database_replaced_by_a_foreign_file_is_waited_for(desk: Desk) -> None:
     desk.turn(history("d1", 0, 1))
-    for file in desk.path.parent.glob("x.db*"):
+    for file in path(desk).parent.glob("x.db*"):
         file.unlink()
-    desk.path.write_bytes(b"no database" * 1000)
+    path(desk).write_bytes(b"no database" * 1000)
     assert desk.turn(history("d1", 1)) == []
     assert desk.turn() == []
-    desk.path.unlink()
+    path(desk).unlink()
     assert [ack.cursor for ack in desk.turn()] == [0]
 
 
@@ -233,3 +164,9 @@ def test_nothing_that_a_person_is_named_by_is_logged(desk: Desk, caplog: pytest.
     assert desk.worker.counters.conflicts == 1
     assert caplog.records
     assert name not in caplog.text
+
+
+def test_a_worker_that_cannot_keep_up_asks_for_patience(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert desk.turn(history("d1", 0, 1))[0].retry_after is None
+    monkeypatch.setattr(Inbox, "fill", 0.5)
+    assert desk.turn(history("d1", 1, 2))[0].retry_after == 30_000

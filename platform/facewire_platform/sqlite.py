@@ -17,8 +17,9 @@ from facewire_platform.schema import DEVICE_COLUMNS, EVENT_COLUMNS, NEW_STREAM, 
 APPLICATION_ID: Final = 0x46575046  # "FWPF"
 #: Another process may be migrating, or deleting, s. A worker that waits cannot be told to stop.
 BUSY_TIMEOUT: Final = 5.0
-#: Events in one INSERT: one statement for many rows takes two thirds of the time of many for one.
-INSERTED_AT_ONCE: Final = 100
+#: Events in one INSERT, the most that fit: one statement for many rows takes two thirds of the time of many for one, and leaves
+#: Python to the reader for longer. A few sizes only, as each is a statement of its own.
+INSERTED_AT_ONCE: Final = (1_000, 100, 10, 1)
 
 
 def open_sqlite(path: Path, mode: Mode) -> peewee.SqliteDatabase:
@@ -110,9 +111,12 @@ class SqliteStatements:
 
     def insert_events(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert rows of the event table, none of which is there."""
-        for start in range(0, len(rows), INSERTED_AT_ONCE):
-            some = rows[start : start + INSERTED_AT_ONCE]
-            self._db.execute_sql(_insert_events(len(some)), list(itertools.chain.from_iterable(some)))
+        start = 0
+        for size in INSERTED_AT_ONCE:
+            while len(rows) - start >= size:
+                some = rows[start : start + size]
+                self._db.execute_sql(_insert_events(size), list(itertools.chain.from_iterable(some)))
+                start += size
 
     def update_streams(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write streams, as `STREAM_COLUMNS`."""

@@ -1,6 +1,6 @@
 """The worker: takes what devices publish, stores it in groups, acks what is durable.
 
-    paho's thread ── Received ──▶ inbox (bounded) ──▶ worker's thread: decode ─▶ one transaction ─▶ commit ─▶ acks
+    paho's thread ── Received ──▶ inbox (bounded) ──▶ reader's thread: decode ──▶ worker's: one transaction ─▶ commit ─▶ acks
 
 What does not fit the inbox is dropped and counted: a device sends its history again.
 """
@@ -8,29 +8,31 @@ What does not fit the inbox is dropped and counted: a device sends its history a
 import dataclasses
 import logging
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from facewire.codec import Format
-from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, DecodeError, ProtocolError, StoreError
-from facewire.messages import Ack, Batch, Match, Status, decode, encode
+from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, StoreError
+from facewire.messages import Ack, Batch, Match, Status, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Publication, Received, Refused
 from facewire_platform.database import Where
 from facewire_platform.inbox import Inbox
+from facewire_platform.reader import Held, Reader
 from facewire_platform.store import Outcome, Taken, Unreadable, open_store
 
 log = logging.getLogger(__name__)
 
-#: Messages stored in one commit at most; fewer if no more are waiting.
-GROUP: Final = 200
 #: The wait after a failure of the database, s.
 STORE_RETRY: Final = 1.0
 #: A worker that has nothing to do looks this often whether it should stop, s.
 LOOK_EVERY: Final = 0.5
+#: s
+SWITCH: Final = 0.001
 #: With an inbox that is fuller than this, acks ask for patience, up to this long, ms.
 PATIENCE_FROM: Final = 0.25
 PATIENCE_MS: Final = 60_000
@@ -58,13 +60,6 @@ class Counters:
     commit_seconds: float = 0.0
     #: Messages that did not fit the inbox.
     dropped: int = 0
-
-
-class _Held(NamedTuple):
-    """A message out of the inbox that is not stored yet; a batch that is refused is two of them."""
-
-    received: Received
-    taken: Taken
 
 
 class Worker:
@@ -96,7 +91,8 @@ class Worker:
         self._address = address
         self._on_turn = on_turn
         self._inbox = Inbox()
-        self._held: list[_Held] = []
+        self._reader = Reader(self._inbox, topics)
+        self._held: list[Held] = []
         self._outage = ""
         self._stopping = threading.Event()
         self.counters = Counters()
@@ -113,13 +109,17 @@ class Worker:
             CredentialsRefused: the broker does not know us.
             BrokerError: it does not let us subscribe.
         """
+        # A database that comes back from writing waits this long for the reader to let go of the interpreter.
+        sys.setswitchinterval(SWITCH)
+        self._reader.start()
         self._connection.start()
         try:
             while not self._stopping.is_set():
-                self._turn()
+                self._turn(self._reader.take(LOOK_EVERY) if not self._held else [])
                 self._on_turn(self._connected)
         finally:
             self._connection.close()
+            self._reader.stop()
             self._store.close()
             log.info("worker stopped %s", " ".join(f"{name}={count}" for name, count in asdict(self.counters).items()))
         if self._refused is not None:
@@ -147,8 +147,8 @@ class Worker:
                     self._refused = happening
                     self.stop()
 
-    def _turn(self) -> None:
-        self._held = self._held or [held for received in self._inbox.take(GROUP, LOOK_EVERY) for held in self._read(received)]
+    def _turn(self, group: list[Held]) -> None:
+        self._held += group
         if self._inbox.dropped > self.counters.dropped:
             log.warning("inbox full, dropped=%d", self._inbox.dropped - self.counters.dropped)
             self.counters.dropped = self._inbox.dropped
@@ -172,25 +172,6 @@ class Worker:
         self._store = open_store(self._database)
         log.info("database open store=%s", self._store.identity)
 
-    def _read(self, received: Received) -> list[_Held]:
-        now_ms = time.time_ns() // 1_000_000
-        device = ""
-        try:
-            device, kind = self._topics.parse(received.topic)
-            message = decode(kind, received.payload)
-            if not isinstance(message, Ack):
-                return [_Held(received, Taken(device, message, now_ms, received.retain))]
-            reason = "an ack is not for us"
-        except BatchRefused as exc:
-            kept = Unreadable(received.topic, str(exc), received.payload)
-            return [_Held(received, Taken(device, message, now_ms)) for message in (kept, exc)]
-        except (DecodeError, ProtocolError) as exc:
-            reason = str(exc)
-        except Exception as exc:
-            log.exception("message cannot be read topic=%r", received.topic)
-            reason = f"internal error: {type(exc).__name__}"
-        return [_Held(received, Taken(device, Unreadable(received.topic, reason, received.payload), now_ms))]
-
     def _store_held(self) -> None:
         try:
             self._take(self._held)
@@ -203,7 +184,7 @@ class Worker:
                 self._take_alone(self._held[0])
                 del self._held[0]
 
-    def _take_alone(self, held: _Held) -> None:
+    def _take_alone(self, held: Held) -> None:
         """One message that we fail on, which is our fault, must not keep the others from being stored.
 
         Raises:
@@ -217,13 +198,13 @@ class Worker:
             log.exception("message failed topic=%r", held.received.topic)
             kept = Unreadable(held.received.topic, f"internal error: {type(exc).__name__}", held.received.payload)
             try:
-                self._take([_Held(held.received, held.taken._replace(message=kept))])
+                self._take([Held(held.received, held.taken._replace(message=kept))])
             except StoreError:
                 raise
             except Exception:  # a damaged database: what it still can store, it stores
                 log.exception("message lost topic=%r", held.received.topic)
 
-    def _take(self, some: Sequence[_Held]) -> None:
+    def _take(self, some: Sequence[Held]) -> None:
         started = time.perf_counter()
         outcomes = self._store.take([held.taken for held in some])
         self.counters.commits += 1
@@ -233,7 +214,7 @@ class Worker:
             if isinstance(outcome, Ack):
                 self._answer(held, outcome)
 
-    def _answer(self, held: _Held, ack: Ack) -> None:
+    def _answer(self, held: Held, ack: Ack) -> None:
         if (fill := self._inbox.fill) > PATIENCE_FROM:
             ack = dataclasses.replace(ack, retry_after=round(fill * PATIENCE_MS))
         fmt = Format.JSON if held.received.payload[:1] == b"{" else Format.MSGPACK
