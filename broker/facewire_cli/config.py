@@ -59,7 +59,7 @@ def check(ctx: click.Context) -> None:
         click.echo(line, err=True)
     if wrong:
         raise click.exceptions.Exit(EXIT_USAGE)
-    click.echo(f"{sum(row['source'] != 'default' for row in _every(root))} settings, all of them fine")
+    click.echo("all settings are fine", err=True)
 
 
 def _context(root: click.Context, words: Sequence[str]) -> click.Context:
