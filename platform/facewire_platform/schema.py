@@ -6,9 +6,11 @@
                      └──< quarantine     what broke it, as long as there is room
 
 Few indexes, for each one costs ingest. The primary key (stream, seq) is the identity of an event and serves acks and paging
-by device; one index beside it serves time ranges, another persons. The latter begins with the hour, so that what is written
-now lies together: with the person first each event would change a page of its own (twenty times the WAL). The events are not partitioned by month: a
-key that holds no time could then not be unique over all of them, and it is what makes an event be there once.
+by device. The one beside it serves time ranges, and persons in them, of whom it holds a key of four bytes: an index that
+begins with the person would change a page of its own for each event, which is ten times the writing.
+
+The events are not partitioned by month: a key that holds no time could then not be unique over all of them, and it is what
+makes an event be there once.
 
 A change of these is a migration (`migrate`), and a new number here.
 """
@@ -109,15 +111,6 @@ def key(text: str) -> int:
     return zlib.crc32(text.encode()) - 2**31
 
 
-#: Hour of an event by the device's clock. A literal, as an index on an expression is found by its text.
-HOUR: Final = EventRow.timestamp / peewee.SQL("3600000")
-
-
-def indexed(text: Any) -> Any:
-    """As much of a text as an index holds: PostgreSQL refuses rows whose entry is over 2,704 bytes."""
-    return peewee.fn.SUBSTR(text, peewee.SQL("1"), peewee.SQL("64"))
-
-
 class GapRow(peewee.Model):
     """Seqs `first` to `last` of a stream, which are lost."""
 
@@ -188,17 +181,3 @@ def check_schema(where: object, found: int) -> None:
         raise StoreError(f"{where}: has schema {found}, this facewire knows {SCHEMA}: it needs a newer facewire")
     if found < SCHEMA:
         raise StoreError(f"{where}: has schema {found}, this facewire needs {SCHEMA}: run `facewire platform migrate`")
-
-
-def __getattr__(name: str) -> Any:  # for the day, until all import it from database
-    if name in {"locate", "Where", "store_errors"}:
-        from facewire_platform import database
-
-        return getattr(database, name)
-    if name == "open_database":
-        from facewire_platform import database
-
-        return lambda where, *, create=False, write=False: database.open_database(
-            where, "create" if create else "write" if write else "read"
-        )
-    raise AttributeError(name)
