@@ -175,7 +175,10 @@ def test_the_commands_of_the_units_make_a_pipeline(machine: Machine, manager: Ma
     with ExitStack() as running:
         for unit in UNITS:
             started = running.enter_context(Running(*machine.command(unit)))
-            manager.wait_for("READY=1")
+            try:
+                manager.wait_for("READY=1")
+            except TimeoutError:
+                pytest.fail(f"{unit} is not ready: {started.text}")
         record = ["device", "record", "--store", str(machine.root / "var/lib/facewire-device/store.db")]
         event = '{"timestamp": 1764054000000, "score": 0.93, "identity_id": "7", "identity_name": "Ada", "person_type": 1}'
         subprocess.run([FACEWIRE, *record, event], check=True, capture_output=True)
