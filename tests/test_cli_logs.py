@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,26 @@ def test_an_exception_is_told_by_type_and_place_without_its_words(formatter: log
     assert "builtins.KeyError" in text
     assert "test_cli_logs.py" in text
     assert NAME not in text
+
+
+def test_what_nobody_catches_is_logged_without_its_words() -> None:
+    code = f"""
+import threading
+from facewire_cli.logs import catch_what_nobody_does, set_up
+def fail(): raise KeyError({NAME!r})
+set_up("info", "json")
+catch_what_nobody_does()
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+fail()
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Zaphod" not in done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["level"], line["message"]) for line in lines] == [("critical", "internal error")] * 2
+    assert all(line["exception"].endswith("builtins.KeyError") for line in lines)
 
 
 @pytest.mark.network

@@ -10,6 +10,7 @@ import datetime as dt
 import logging
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -34,6 +35,17 @@ def set_up(level: str, form: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def catch_what_nobody_does() -> None:
+    """Log what ends the process or a thread of it: Python would print its words, too."""
+
+    def tell(exc: BaseException | None) -> None:
+        if exc is not None and not isinstance(exc, SystemExit):  # which ends a thread in silence
+            log.critical("internal error", exc_info=exc)
+
+    sys.excepthook = lambda _kind, exc, _trace: tell(exc)
+    threading.excepthook = lambda args: tell(args.exc_value)
 
 
 def say(notice: str, *args: object, level: int = logging.INFO) -> None:

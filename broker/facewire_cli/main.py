@@ -18,7 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from facewire.errors import CredentialsRefused, FacewireError
-from facewire_cli.logs import LogFormat, say, set_up
+from facewire_cli.logs import LogFormat, catch_what_nobody_does, say, set_up
 
 #: name -> (where it lives, one line of help, the extra that it needs)
 COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
@@ -139,6 +139,7 @@ def main() -> None:
     # A shell starts `&` jobs with SIGINT ignored; SIGTERM is to end a command as cleanly as Ctrl-C does.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    catch_what_nobody_does()
     sys.exit(_run())
 
 
