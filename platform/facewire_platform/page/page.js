@@ -51,7 +51,7 @@ function span(ms) {
   if (s < 60) return `${Math.floor(s)} s`;
   if (s < 3600) return `${Math.floor(s / 60)} min`;
   if (s < 172_800) return `${Math.floor(s / 3600)} h`;
-  return `${count.format(Math.floor(s / 86_400))} days`;
+  return `${count.format(Math.floor(s / 86_400))} d`;
 }
 
 const ago = (ms) => (ms < 2_000 ? "now" : `${span(ms)} ago`);
