@@ -1,3 +1,4 @@
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -5,13 +6,14 @@ import pytest
 from broker_engines import free_port
 from facewire_process import Running
 from platform_model import EPOCH, bad_event, batch
-from platform_store import run, take_match
+from platform_store import run, take, take_match
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from facewire.messages import Status
 from facewire_platform.database import Where
 from facewire_platform.metrics import registry
+from facewire_platform.queries import History
 from facewire_platform.store import Taken, open_store
 from facewire_platform.worker import Counters
 
@@ -126,3 +128,29 @@ def test_the_worker_answers_prometheus_and_an_address_that_is_taken_is_a_usage_e
             assert other.wait() == 2
             assert f"{address}: Address already in use" in other.text
         assert worker.end() == 0
+
+
+def test_the_counts_add_up_at_every_moment_of_a_worker_at_work(where: Where) -> None:
+    open_store(where).close()
+    done = threading.Event()
+
+    def work() -> None:
+        try:
+            with open_store(where) as store:
+                for after in range(0, 600, 6):
+                    take_match(store, after + 9)
+                    take(store, batch(after, after + 6, after + 1, after + 2, bad=(bad_event(after + 4),)))
+        finally:
+            done.set()
+
+    writer = threading.Thread(target=work)
+    writer.start()
+    looks = 0
+    with History(where) as history:
+        while not done.is_set():
+            assert [row["unaccounted"] for row in history.conservation()] in ([], [0])
+            looks += 1
+        (last,) = history.conservation()
+    writer.join()
+    assert looks
+    assert (last["watermark"], last["quarantined"], last["unaccounted"]) == (600, 100, 0)
