@@ -163,6 +163,19 @@ def test_a_token_without_a_page_is_refused(tmp_path: Path) -> None:
     assert (code, "--web-token-file needs --web" in text) == (2, True)
 
 
+def test_a_platform_without_a_page_does_not_load_what_the_page_needs() -> None:
+    loaded = "import sys, facewire_cli.platform_commands; print({'fastapi', 'uvicorn', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-P", "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_without_what_the_page_needs_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "facewire_platform.web_server")
+    code, text = refused("web", "--listen", "127.0.0.1:0", "--database", f"sqlite:///{tmp_path}/x.db")
+    assert (code, "the page needs uvicorn: pip install 'facewire[platform]'" in text) == (1, True), text
+
+
 def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"

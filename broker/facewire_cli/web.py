@@ -47,9 +47,10 @@ def web(address: Address, topics: Topics, database: str, listen: Endpoint, token
     The database is read, never written. Matches come from the broker, with a
     credential of the role `consumer`. SIGINT and SIGTERM end it.
     """
+    arguments = _web(locate(database), address, topics, listen, token_file, "--token-file")
     from facewire_platform.web_server import serve
 
-    serve(*_web(locate(database), address, topics, listen, token_file, "--token-file"))
+    serve(*arguments)
 
 
 def beside(
@@ -60,16 +61,17 @@ def beside(
         if token_file is not None:
             raise click.UsageError("--web-token-file needs --web")
         return contextlib.nullcontext()
-    try:
-        from facewire_platform.web_server import WebProcess
-    except ModuleNotFoundError as exc:
-        raise click.ClickException(f"--web needs {exc.name}: pip install 'facewire[platform]'") from exc
-    return WebProcess(*_web(database, address, topics, listen, token_file, "--web-token-file"))
+    arguments = _web(database, address, topics, listen, token_file, "--web-token-file")
+    from facewire_platform.web_server import WebProcess
+
+    return WebProcess(*arguments)
 
 
 def _web(where: Where, address: Address, topics: Topics, endpoint: Endpoint, token_file: Any, option: str) -> "tuple[Web, socket.socket]":
-    from facewire_platform.web_server import Web, listen
-
+    try:
+        from facewire_platform.web_server import Web, listen
+    except ModuleNotFoundError as exc:
+        raise click.ClickException(f"the page needs {exc.name}: pip install 'facewire[platform]'") from exc
     token = None if token_file is None else _read_token(token_file, option)
     try:
         return Web(where, address, topics, token), listen(endpoint.host, endpoint.port, token)
