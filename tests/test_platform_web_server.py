@@ -227,6 +227,25 @@ def test_a_stream_that_nobody_reads_holds_nobody_up(site: Site) -> None:
             assert next(line for line in lines if "the last one" in line)
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\x00" * 100 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /api/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n{",
+    ],
+    ids=["noise", "large", "nameless", "path", "unfinished"],
+)
+def test_junk_harms_nobody_and_leaves_no_traceback(site: Site, junk: bytes) -> None:
+    address = ("127.0.0.1", int(site.url.rpartition(":")[2].strip("/")))
+    with contextlib.suppress(ConnectionError), contextlib.closing(socket.create_connection(address)) as junkie:
+        junkie.sendall(junk)
+    assert httpx.get(f"{site.url}healthz").status_code == 200
+    assert "Traceback" not in site.platform.text
+
+
 def test_the_socket_is_bound_at_once(tmp_path: Path) -> None:
     with contextlib.closing(listen("::1", 0, None)) as bound:
         assert bound.family == socket.AF_INET6

@@ -26,6 +26,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -166,13 +167,13 @@ def _add_page(app: FastAPI, access: Access) -> None:
 
 async def _token_of(request: Request) -> str:
     body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_LOGIN_BYTES:
-            raise HTTPException(413, f"a login is over the limit of {MOST_LOGIN_BYTES} bytes")
     try:
+        async for part in request.stream():
+            body += part
+            if len(body) > MOST_LOGIN_BYTES:
+                raise HTTPException(413, f"a login is over the limit of {MOST_LOGIN_BYTES} bytes")
         return str(json.loads(body)["token"])
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ClientDisconnect, ValueError, KeyError, TypeError) as exc:
         raise HTTPException(400, 'a login is {"token": …}') from exc
 
 
