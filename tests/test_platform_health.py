@@ -137,6 +137,16 @@ def test_what_the_broker_had_kept_says_nothing_about_the_clock(tmp_path: Path) -
     assert (told["clock_offset"], told["last_seen"]) == (None, 0)
 
 
+def test_a_worker_that_comes_back_still_knows_the_offset_of_what_it_is_told_again(tmp_path: Path) -> None:
+    same, later = (Status(BOOT, True, at, EPOCH) for at in (8_500, 28_500))
+    with open_store(tmp_path / "x.db") as store:
+        store.take([Taken("d", same, 10_000)])
+        store.take([Taken("d", same, 90_000, retained=True)])
+        assert device(tmp_path / "x.db")["clock_offset"] == -1.5
+        store.take([Taken("d", later, 90_000, retained=True)])
+        assert device(tmp_path / "x.db")["clock_offset"] is None
+
+
 # The command
 
 

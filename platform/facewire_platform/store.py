@@ -252,7 +252,10 @@ class Store:
         known.online = status.online
         known.last_seen = known.last_seen if now_ms is None else now_ms
         if status.online:
-            known.status = codec.pack(to_map(status) | ({} if now_ms is None else {"received_at": now_ms}))
+            before = codec.unpack(known.status) if known.status and now_ms is None else {}
+            came = to_map(status) | ({} if now_ms is None else {"received_at": now_ms})
+            # When a worker comes back it is told once more what it knows, and knows when it came.
+            known.status = codec.pack(before if before | came == before else came)
         group.told[device] = known
         return True
 
