@@ -34,6 +34,8 @@ WITHIN = 20.0
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Site(tmp_path_factory.mktemp("site")) as site:
         yield site
+    # All has been read by now. Our logs give tracebacks without their first line.
+    assert 'File "' not in site.platform.text
 
 
 @contextlib.contextmanager
@@ -111,7 +113,7 @@ def test_it_ends_within_seconds_with_a_stream_open(tmp_path: Path, number: int) 
         assert time.monotonic() - began < 5.0
         assert list(lines)[-1] == ""
         assert not is_alive(web)
-        assert "Traceback" not in site.platform.text
+        assert 'File "' not in site.platform.text
         assert "died" not in site.platform.text
 
 
@@ -203,7 +205,7 @@ def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
     assert '"database":true' in printed
     assert '{"events":[],"next":null}' in printed
     assert '"devices":[]' in printed
-    assert "Traceback" not in printed
+    assert 'File "' not in printed
 
 
 def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
@@ -238,12 +240,12 @@ def test_a_stream_that_nobody_reads_holds_nobody_up(site: Site) -> None:
     ],
     ids=["noise", "large", "nameless", "path", "unfinished"],
 )
-def test_junk_harms_nobody_and_leaves_no_traceback(site: Site, junk: bytes) -> None:
+def test_junk_harms_nobody(site: Site, junk: bytes) -> None:
+    """Nor does it leave a traceback: see the fixture."""
     address = ("127.0.0.1", int(site.url.rpartition(":")[2].strip("/")))
-    with contextlib.suppress(ConnectionError), contextlib.closing(socket.create_connection(address)) as junkie:
+    with contextlib.closing(socket.create_connection(address)) as junkie, contextlib.suppress(ConnectionError):
         junkie.sendall(junk)
-    assert httpx.get(f"{site.url}healthz").status_code == 200
-    assert "Traceback" not in site.platform.text
+        assert httpx.get(f"{site.url}healthz").status_code == 200
 
 
 def test_the_socket_is_bound_at_once(tmp_path: Path) -> None:
