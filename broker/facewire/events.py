@@ -101,38 +101,59 @@ def read_seq(fields: object) -> int | None:
 
 def _event(fields: Mapping[str, Any], seq: int, *, clean: bool) -> Event:
     extra = dict(fields)
-    extra.pop("seq", None)
-    timestamp = extra.pop("timestamp", None)
-    score = extra.pop("score", None)
-    identity_id = extra.pop("identity_id", None)
-    identity_name = extra.pop("identity_name", None)
-    person_type = extra.pop("person_type", None)
-    group_name = extra.pop("group_name", None)
-    ep_id = extra.pop("ep_id", None)
-
-    if type(timestamp) is not int or not _MIN_INT <= timestamp <= MAX_INT:
-        raise _bad(fields, "timestamp", "an integer of milliseconds", seq)
-    if type(score) is not float:
-        # JSON, and some languages' msgpack, write 82.0 as 82.
-        if type(score) is not int or not _MIN_INT <= score <= MAX_INT:
-            raise _bad(fields, "score", "a finite number", seq)
-        score = float(score)
-    if not math.isfinite(score):
-        raise _bad(fields, "score", "a finite number", seq)
-    if type(identity_id) is not str:
-        raise _bad(fields, "identity_id", "text", seq)
-    if type(identity_name) is not str:
-        raise _bad(fields, "identity_name", "text", seq)
-    if type(person_type) is not int or not _MIN_INT <= person_type <= MAX_INT:
-        raise _bad(fields, "person_type", "an integer", seq)
-    if group_name is not None and type(group_name) is not str:
-        raise _bad(fields, "group_name", "text", seq)
-    if ep_id is not None and type(ep_id) is not str:
-        raise _bad(fields, "ep_id", "text", seq)
+    take = extra.pop
+    take("seq", None)
+    timestamp, score = take("timestamp", None), take("score", None)
+    identity_id, identity_name = take("identity_id", None), take("identity_name", None)
+    person_type, group_name, ep_id = take("person_type", None), take("group_name", None), take("ep_id", None)
+    if type(score) is int and _MIN_INT <= score <= MAX_INT:
+        score = float(score)  # JSON, and some languages' msgpack, write 82.0 as 82
+    # In one go, as it is done 200,000 times a second; `_first_wrong` says which it was.
+    if not (
+        type(timestamp) is int
+        and _MIN_INT <= timestamp <= MAX_INT
+        and type(score) is float
+        and math.isfinite(score)
+        and type(identity_id) is str
+        and type(identity_name) is str
+        and type(person_type) is int
+        and _MIN_INT <= person_type <= MAX_INT
+        and (group_name is None or type(group_name) is str)
+        and (ep_id is None or type(ep_id) is str)
+    ):
+        raise _first_wrong(fields, seq)
     # Event(...) takes three times as long.
     event = tuple.__new__(Event, (seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra))
     _check_rest(event, clean=clean)
     return event
+
+
+def _is_integer(value: object) -> bool:
+    return type(value) is int and _MIN_INT <= value <= MAX_INT
+
+
+def _is_number(value: object) -> bool:
+    return math.isfinite(value) if type(value) is float else _is_integer(value)
+
+
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
+def _is_text_or_nothing(value: object) -> bool:
+    return value is None or type(value) is str
+
+
+#: What each field must be, for code and for people.
+_FIELDS: Final = (
+    ("timestamp", _is_integer, "an integer of milliseconds"),
+    ("score", _is_number, "a finite number"),
+    ("identity_id", _is_text, "text"),
+    ("identity_name", _is_text, "text"),
+    ("person_type", _is_integer, "an integer"),
+    ("group_name", _is_text_or_nothing, "text"),
+    ("ep_id", _is_text_or_nothing, "text"),
+)
 
 
 def _check_rest(event: Event, *, clean: bool) -> None:
@@ -150,7 +171,8 @@ def _check_rest(event: Event, *, clean: bool) -> None:
             raise EventError(f"event cannot be kept: {exc}", event.seq or None) from exc
 
 
-def _bad(fields: Mapping[str, Any], name: str, wanted: str, seq: int) -> EventError:
+def _first_wrong(fields: Mapping[str, Any], seq: int) -> EventError:
+    name, wanted = next((name, wanted) for name, is_right, wanted in _FIELDS if not is_right(fields.get(name)))
     state = f"{_show(fields.get(name))} is not" if name in fields else "is missing:"
     return EventError(f"{name} {state} {wanted}", seq or None)
 

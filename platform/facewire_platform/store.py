@@ -270,11 +270,13 @@ class Store:
         return stored, [Range(*row) for row in self._runs(stream.id, start + 1, batch.cursor)]
 
     def _add(self, stream: _Stream, events: tuple[Event, ...], group: _Group) -> None:
-        contents, pack, number = group.contents[stream.id], self._pack, stream.id
+        contents, rows, pack, number = group.contents[stream.id], group.events, self._pack, stream.id
         for event in events:
-            contents[event.seq] = Content(event.timestamp, event.identity_id, event.score)
-            extra = pack(event.extra) if event.extra else None
-            group.events.append((number, *event[:-1], extra, key(event.identity_id), key(event.identity_name)))
+            seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra = event
+            contents[seq] = tuple.__new__(Content, (timestamp, identity_id, score))  # Content(...) takes three times as long
+            packed = pack(extra) if extra else None
+            keys = key(identity_id), key(identity_name)
+            rows.append((number, seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, packed, *keys))
 
     def _see(self, stream: _Stream, boot: str, now_ms: int, group: _Group) -> None:
         if boot != stream.boot:
