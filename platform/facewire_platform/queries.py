@@ -25,8 +25,7 @@ KEY: Final = (EventRow.timestamp, EventRow.stream, EventRow.seq)
 PAGE: Final = 250
 #: A device with no more events than this has them sorted for each page.
 SORTED: Final = 10_000
-#: ms
-HOUR: Final = 3_600_000
+HOUR: Final = 3_600_000  # ms
 STRANGER: Final = 4
 
 
@@ -172,8 +171,7 @@ class History:
         )
         for condition in self.conditions(wanted):
             query = query.where(condition)
-        counted: Row = self.rows(query.dicts())[0]
-        return counted
+        return dict(self.rows(query.dicts())[0])
 
     def quarantine(self, *, newest_first: bool = False) -> Iterator[Row]:
         """What broke the contract, oldest first unless it is asked for otherwise."""
@@ -188,7 +186,7 @@ class History:
     def _stored(self, wanted: Filter, after: Key | None, page: int, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
         full = True
         while full:
-            rows = self.rows(self._page(wanted, after, page, newest_first=newest_first).tuples())
+            rows = self._plain_rows(self._page(wanted, after, page, newest_first=newest_first))
             yield from (row[len(KEY) :] for row in rows if row[len(KEY)] is not None)
             full = len(rows) == page
             after = rows[-1][: len(KEY)] if rows else after
@@ -273,6 +271,11 @@ class History:
         """All rows of a query, texts as the database keeps them (see `came`)."""
         with store_errors(self._where):
             return list(query.bind(self._db))
+
+    def _plain_rows(self, query: Any) -> Any:
+        """As the driver gives them, which is what these columns hold: peewee's conversion takes a quarter of the time."""
+        with store_errors(self._where):
+            return self._db.execute_sql(*query.bind(self._db).sql()).fetchall()
 
 
 def _ordered(columns: Sequence[Any], *, newest_first: bool) -> Iterator[Any]:

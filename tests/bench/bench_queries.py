@@ -8,6 +8,7 @@ the smallest history. Files are in the system's cache, as those of a database in
 import contextlib
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from postgresql_server import PostgreSQL
 
 from facewire.events import Event
