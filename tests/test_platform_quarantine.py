@@ -15,8 +15,9 @@ from facewire.topics import Topics
 from facewire_cli.main import cli
 from facewire_platform import quarantine
 from facewire_platform.database import Where
+from facewire_platform.losses import MOST_RAW_BYTES
 from facewire_platform.quarantine import Retried, drop, entries, entry, retry
-from facewire_platform.store import MOST_RAW_BYTES, Store, Taken, Unreadable, open_store
+from facewire_platform.store import Store, Taken, Unreadable, open_store
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])

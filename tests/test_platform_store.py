@@ -13,6 +13,7 @@ from platform_model import BOOT, EPOCH, StreamModel, bad_event, batch, event
 from platform_store import check_conserved, counts, rows, run, take, take_match, take_refused
 from postgresql_server import PostgreSQL
 
+import facewire_platform.losses
 import facewire_platform.store
 from facewire.errors import BatchRefused, StoreError
 from facewire.events import MAX_INT, event_from_map
@@ -200,7 +201,7 @@ def test_a_bad_event_later_sent_good_leaves_the_quarantine(store: Store, path: W
 
 
 def test_the_count_survives_that_the_quarantine_is_bounded(store: Store, path: Where, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.store, "MOST_QUARANTINED", 2)
+    monkeypatch.setattr(facewire_platform.losses, "MOST_QUARANTINED", 2)
     take(store, batch(0, 5, bad=tuple(bad_event(seq) for seq in range(1, 6))))
     assert rows(path, "SELECT seq FROM quarantine") == [(4,), (5,)]
     take(store, batch(0, 1, 1))

@@ -7,7 +7,6 @@ memory between groups: another worker could go on at any moment.
 """
 
 import contextlib
-import hashlib
 import operator
 import os
 import secrets
@@ -24,19 +23,15 @@ from facewire.events import Event
 from facewire.messages import Ack, Batch, Match, Status, to_map
 from facewire_platform import presence
 from facewire_platform.database import DATABASE_ERRORS, Where, is_outage, open_database, shown, store_errors
-from facewire_platform.ingest import Content, Decision, Range, answer, decide
+from facewire_platform.ingest import Content, Range, answer, decide
+from facewire_platform.losses import Losses
 from facewire_platform.migrate import create_tables
 from facewire_platform.postgresql import PostgresqlStatements
-from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, GapRow, QuarantineRow, RejectedRow, StreamRow, key
+from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, StreamRow, key
 from facewire_platform.sqlite import SqliteStatements, lock
 
-#: Quarantine keeps this many entries, and this much of each.
-MOST_QUARANTINED: Final = 10_000
-MOST_RAW_BYTES: Final = 64 * 1024
 #: A batch over a wider range of seqs than this has events far apart: look them up one by one.
 DENSE: Final = 1_000
-#: Gaps in one INSERT.
-GAPS_AT_ONCE: Final = 1_000
 
 
 class Unreadable(NamedTuple):
@@ -119,6 +114,7 @@ class Store:
         self._file = _file(where)
         self._pack = codec.packer()
         self._sql = SqliteStatements(database) if isinstance(where, Path) else PostgresqlStatements(database)
+        self._losses = Losses(database)
         #: Given with each ack.
         self.identity: str = database.execute_sql("SELECT identity FROM store").fetchone()[0]
 
@@ -201,17 +197,17 @@ class Store:
             case BatchRefused() as refused:
                 return self._answer_refused(taken.device, refused)
             case Unreadable(topic, reason, raw):
-                self._quarantine(topic, reason, raw, taken.at_ms)
+                self._losses.quarantine(topic, reason, raw, taken.at_ms)
                 return True
 
     def _take_batch(self, device: str, batch: Batch, now_ms: int, group: _Group) -> Ack:
         stream = group.streams[device, batch.epoch]
         decision = decide(batch, stream.watermark, *self._stored(stream, batch, group))
         self._add(stream, decision.store, group)
-        gaps, quarantined = self._fill(stream, decision.late)
+        gaps, quarantined = self._losses.fill(stream.id, decision.late) if stream.gaps or stream.quarantined else (0, 0)
         stream.stored += len(decision.store) - len(decision.late) + gaps + quarantined
-        self._declare(stream.id, decision.declared, now_ms)
-        self._reject(device, stream.id, decision, now_ms)
+        self._losses.declare(stream.id, decision.declared, now_ms)
+        self._losses.reject(device, stream.id, decision, now_ms)
         stream.gaps += sum(span.size for span in decision.declared) - gaps
         stream.quarantined += len(decision.quarantined) - quarantined
         stream.watermark, stream.head, stream.oldest = decision.watermark, batch.head, batch.oldest
@@ -231,7 +227,7 @@ class Store:
             return
         self._add(stream, (match.event,), group)
         late = (seq,) if seq <= stream.watermark else ()
-        gaps, quarantined = self._fill(stream, late)
+        gaps, quarantined = self._losses.fill(stream.id, late) if stream.gaps or stream.quarantined else (0, 0)
         stream.stored += 1 - len(late) + gaps + quarantined
         stream.gaps -= gaps
         stream.quarantined -= quarantined
@@ -288,34 +284,6 @@ class Store:
         stream.boot, stream.last_seen = boot, now_ms
         group.changed[stream.id] = stream
 
-    def _fill(self, stream: _Stream, seqs: tuple[int, ...]) -> tuple[int, int]:
-        """Seqs came that were given up: take them out of gaps and quarantine; returns how many of each.
-
-        A seq that was neither is one that retention had deleted.
-        """
-        gaps = quarantined = 0
-        for seq in seqs if stream.gaps or stream.quarantined else ():
-            before = GapRow.select().where((GapRow.stream == stream.id) & (GapRow.first <= seq)).order_by(GapRow.first.desc()).limit(1)
-            gap = next(iter(self._run(before)), None)
-            if gap is not None and seq <= gap.last:
-                gaps += 1
-                self._split_gap(stream.id, seq, gap)
-            quarantined += self._run(RejectedRow.delete().where((RejectedRow.stream == stream.id) & (RejectedRow.seq == seq)))
-            self._run(QuarantineRow.delete().where((QuarantineRow.stream == stream.id) & (QuarantineRow.seq == seq)))
-        return gaps, quarantined
-
-    def _split_gap(self, stream: int, seq: int, gap: GapRow) -> None:
-        self._run(GapRow.delete().where((GapRow.stream == stream) & (GapRow.first == gap.first)))
-        parts = (Range(gap.first, seq - 1), Range(seq + 1, gap.last))
-        self._declare(stream, [part for part in parts if part.size], gap.declared_at)
-
-    def _declare(self, stream: int, gaps: Sequence[Range], declared_at: int) -> None:
-        for start in range(0, len(gaps), GAPS_AT_ONCE):
-            some = [
-                {"stream": stream, "first": gap.first, "last": gap.last, "declared_at": declared_at} for gap in gaps[start:][:GAPS_AT_ONCE]
-            ]
-            self._run(GapRow.insert_many(some))
-
     def _runs(self, stream: int, first: int, last: int) -> Any:
         """First and last of each run of seqs that are stored without a hole; as many rows as there are runs, not events."""
         place = peewee.fn.ROW_NUMBER().over(order_by=[EventRow.seq])
@@ -323,30 +291,6 @@ class Store:
         numbered = numbered.where((EventRow.stream == stream) & EventRow.seq.between(first, last))
         runs = peewee.Select([numbered], [peewee.fn.MIN(numbered.c.seq), peewee.fn.MAX(numbered.c.seq)])
         return self._run(runs.group_by(numbered.c.run).tuples())
-
-    def _reject(self, device: str, stream: int, decision: Decision, now_ms: int) -> None:
-        for bad in decision.rejected:
-            self._quarantine(f"{device}/history", bad.reason, bad.raw, now_ms, stream, bad.seq)
-        for seq in decision.quarantined:
-            self._run(RejectedRow.insert(stream=stream, seq=seq))
-
-    def _quarantine(self, topic: str, reason: str, raw: bytes, now_ms: int, stream: int | None = None, seq: int | None = None) -> None:
-        digest = hashlib.sha256(repr((topic, stream, seq)).encode() + raw).digest()
-        entry = {
-            "digest": digest,
-            "topic": topic,
-            "reason": reason,
-            "payload": raw[:MOST_RAW_BYTES],
-            "size_bytes": len(raw),
-            "first_at": now_ms,
-            "last_at": now_ms,
-            "stream": stream,
-            "seq": seq,
-        }
-        again = {"last_at": now_ms, "times": QuarantineRow.times + 1}
-        self._run(QuarantineRow.insert(entry).on_conflict(conflict_target=[QuarantineRow.digest], update=again))
-        oldest = QuarantineRow.select(peewee.fn.MAX(QuarantineRow.id) - MOST_QUARANTINED)
-        self._run(QuarantineRow.delete().where(QuarantineRow.id <= oldest))
 
     def _run(self, query: Any) -> Any:
         return query.bind(self._db).execute()
