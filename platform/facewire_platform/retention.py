@@ -111,41 +111,49 @@ class Retention:
         kept_as = identity_id if self._lite else escape(identity_id)
         by_key, theirs = EventRow.id_key == key(identity_id), EventRow.identity_id == kept_as
         # First, for the names are known from the events: a purge that is killed and started again must still know them.
-        names = self._rows(EventRow.select(EventRow.identity_name).where(by_key, theirs).distinct().tuples())
-        texts = {identity_id, *(name if self._lite else unescape(name) for (name,) in names)} - {""}
+        names = {name for found in self._found(by_key, theirs) for *_, name in found}
+        texts = {identity_id, *(name if self._lite else unescape(name) for name in names)} - {""}
         so_far = yield from self._delete_quarantine(so_far, functools.partial(_holds, _needles(texts)))
         yield from self._delete_events(so_far, by_key, theirs)
         if self._lite and not self._dry_run:
             with store_errors(self._where):
                 self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _delete_events(self, so_far: Purged, by_index: Any, by_row: Any = None) -> Steps:
-        """Delete what meets a condition that the index by time can tell, and another."""
-        found: list[Key] = [(-(2**63), 0, 0)]
+    def _found(self, *wanted: Any) -> Iterator[list[Any]]:
+        """Timestamp, stream, seq and name of events, in this order, some at a time: the next of a person may be far."""
+        after: Key = (-(2**63), 0, 0)
         while True:
-            # Not in the transaction: to find the next of a person may take long.
-            query = EventRow.select(*KEY).where(by_index, peewee.Tuple(*KEY) > peewee.Tuple(*found[-1]))
+            # This bound also makes SQLite go by the index of time, which holds the persons' keys, and not by the table.
+            query = EventRow.select(*KEY, EventRow.identity_name).where(peewee.Tuple(*KEY) > peewee.Tuple(*after), *wanted)
             found = self._rows(query.order_by(*KEY).limit(CHUNK).tuples())
-            if found:
-                deleted, kept = self._delete([(stream, seq) for _, stream, seq in found], by_row)
-                so_far = replace(so_far, events=so_far.events + deleted, kept=so_far.kept + kept, reached=found[-1][0])
-            yield so_far
+            yield found
             if len(found) < CHUNK:
-                return so_far
+                return
+            after = found[-1][:3]
 
-    def _delete(self, places: Sequence[tuple[int, int]], by_row: Any) -> tuple[int, int]:
-        """Delete events by stream and seq; returns how many were, and how many are kept as they are above the watermark."""
-        named = peewee.Tuple(EventRow.stream, EventRow.seq).in_(peewee.ValuesList(places))
-        named = named if by_row is None else named & by_row
-        below = EventRow.seq <= StreamRow.select(StreamRow.watermark).where(StreamRow.id == EventRow.stream)
-        counted = EventRow.select(peewee.fn.COUNT(EventRow.seq))
+    def _delete_events(self, so_far: Purged, *wanted: Any) -> Steps:
+        for found in self._found(*wanted):
+            # A watermark that rises meanwhile keeps some that need not be.
+            streams = StreamRow.select(StreamRow.id, StreamRow.watermark).where(StreamRow.id.in_({stream for _, stream, *_ in found}))
+            watermarks = dict(self._rows(streams.tuples()))
+            places = [(stream, seq) for _, stream, seq, _ in found if seq <= watermarks[stream]]
+            deleted = self._delete(places)
+            reached = found[-1][0] if found else so_far.reached
+            so_far = replace(so_far, events=so_far.events + deleted, kept=so_far.kept + len(found) - len(places), reached=reached)
+            yield so_far
+        return so_far
+
+    def _delete(self, places: Sequence[tuple[int, int]]) -> int:
+        """Delete events by stream and seq; returns how many there were."""
+        if self._dry_run or not places:
+            return len(places)
+        # One statement for all of them would read the whole table (SQLite's `IN` of pairs uses no index).
+        one = EventRow.delete().where((EventRow.stream == 0) & (EventRow.seq == 0))
         with self._transaction():
-            all_of_them: int = self._rows(counted.where(named).tuples())[0][0]
-            if self._dry_run:
-                deleted = self._rows(counted.where(named & below).tuples())[0][0]
-            else:
-                deleted = EventRow.delete().where(named & below).bind(self._db).execute()
-        return deleted, all_of_them - deleted
+            cursor = self._db.cursor()
+            cursor.executemany(one.bind(self._db).sql()[0], places)
+            deleted: int = cursor.rowcount
+        return deleted
 
     def _delete_quarantine(self, so_far: Purged, wanted: Any) -> Steps:
         """Delete the entries that an expression, or a function of their raw bytes, says."""
