@@ -11,6 +11,7 @@ from facewire.topics import Topics
 from facewire_mqtt.connection import Address, Publication, Received
 from facewire_platform.database import Where
 from facewire_platform.queries import Filter, History
+from facewire_platform.reader import GROUP
 from facewire_platform.worker import Worker
 
 
@@ -46,7 +47,7 @@ class Desk:
         for message in messages:
             self.worker._tell(message)
         before = len(self.published)
-        self.worker._turn([] if self.worker._held else self.worker._reader.read_group(0.0))
+        self.worker._turn([] if self.worker._held else self.worker._reader.read(GROUP, 0.0))
         return [decode_ack(message.payload) for message in self.published[before:]]
 
     def stored(self) -> set[tuple[str, int]]:

@@ -9,7 +9,7 @@ from facewire.messages import Ack, Batch, encode
 from facewire.topics import Topics
 from facewire_mqtt.connection import Received
 from facewire_platform.inbox import Inbox
-from facewire_platform.reader import Reader
+from facewire_platform.reader import GROUP, Reader
 from facewire_platform.store import Unreadable
 
 
@@ -55,7 +55,7 @@ def test_what_nobody_takes_stays_in_the_inbox_and_does_not_keep_it_from_stopping
 
 def test_a_batch_that_is_refused_is_kept_and_answered(inbox: Inbox, reader: Reader) -> None:
     inbox.put(received("history", encode(batch(5, 5)).replace(b"\xa5after\x05", b"\xa5after\x09")))
-    kept, refused = (held.taken.message for held in reader.read_group(0.0))
+    kept, refused = (held.taken.message for held in reader.read(GROUP, 0.0))
     assert isinstance(kept, Unreadable)
     assert isinstance(refused, BatchRefused)
 
@@ -64,7 +64,7 @@ def test_what_is_not_for_us_or_cannot_be_read_is_kept_with_its_reason(inbox: Inb
     ack = encode(Ack("0" * 16, "0" * 16, 0, 0, "s"))
     for message in (received("ack", ack), received("match", b"\xc1"), Received("elsewhere", b"", 1, False)):
         inbox.put(message)
-    reasons = [held.taken.message.reason for held in reader.read_group(0.0) if isinstance(held.taken.message, Unreadable)]
+    reasons = [held.taken.message.reason for held in reader.read(GROUP, 0.0) if isinstance(held.taken.message, Unreadable)]
     assert len(reasons) == 3
     assert reasons[0] == "an ack is not for us"
 
@@ -72,4 +72,4 @@ def test_what_is_not_for_us_or_cannot_be_read_is_kept_with_its_reason(inbox: Inb
 def test_it_is_told_what_the_broker_had_kept(inbox: Inbox, reader: Reader) -> None:
     inbox.put(received("match", b"", retain=True))
     inbox.put(received("history", encode(batch(0, 0)), retain=True))
-    assert [held.taken.retained for held in reader.read_group(0.0)] == [False, True]
+    assert [held.taken.retained for held in reader.read(GROUP, 0.0)] == [False, True]

@@ -3,26 +3,27 @@
 inbox ──▶ Reader: decode ──▶ a few groups ──▶ take()
 """
 
-import contextlib
 import logging
-import queue
 import threading
 import time
+from dataclasses import replace
 from typing import Final, NamedTuple
 
+from facewire import codec
 from facewire.errors import BatchRefused, DecodeError, ProtocolError
-from facewire.messages import Ack, decode
+from facewire.messages import Ack, Batch, decode
 from facewire.topics import Topics
 from facewire_mqtt.connection import Received
 from facewire_platform.inbox import Inbox
+from facewire_platform.schema import Row
 from facewire_platform.store import Taken, Unreadable
 
 log = logging.getLogger(__name__)
 
 #: Messages stored in one commit at most; fewer if no more are waiting.
 GROUP: Final = 200
-#: Groups that are decoded before they can be stored.
-AHEAD: Final = 2
+#: Messages decoded before the next look at whether somebody wants them.
+STEP: Final = 8
 #: A reader that has nothing to do looks this often whether it should stop, s.
 LOOK_EVERY: Final = 0.5
 
@@ -35,13 +36,15 @@ class Held(NamedTuple):
 
 
 class Reader:
-    """Gives groups of decoded messages, in the order in which they came."""
+    """Gives decoded messages in the order in which they came, as many at once as there are."""
 
     def __init__(self, inbox: Inbox, topics: Topics) -> None:
         self._inbox = inbox
         self._topics = topics
-        self._groups: queue.Queue[list[Held]] = queue.Queue(AHEAD)
-        self._stopping = threading.Event()
+        self._pack = codec.packer()
+        self._ready: list[Held] = []
+        self._changed = threading.Condition()
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
 
     def start(self) -> None:
@@ -49,27 +52,30 @@ class Reader:
 
     def stop(self) -> None:
         """End the thread; what it has read and nobody took is let go."""
-        self._stopping.set()
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                self._groups.get_nowait()
-            self._thread.join(0.01)
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
 
     def take(self, timeout: float) -> list[Held]:
-        """The next group; waits for one, no longer than `timeout` seconds."""
-        try:
-            return self._groups.get(timeout=timeout)
-        except queue.Empty:
-            return []
+        """All that is decoded; waits for something, no longer than `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready, timeout)
+            taken, self._ready = self._ready, []
+            self._changed.notify_all()
+        return taken
 
-    def read_group(self, timeout: float) -> list[Held]:
-        """What waits in the inbox now, decoded."""
-        return [held for received in self._inbox.take(GROUP, timeout) for held in self._read(received)]
+    def read(self, most: int, timeout: float) -> list[Held]:
+        """What waits in the inbox, decoded on the calling thread."""
+        return [held for received in self._inbox.take(most, timeout) for held in self._read(received)]
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            if group := self.read_group(LOOK_EVERY):
-                self._groups.put(group)
+        while not self._stopping:
+            some = self.read(STEP, LOOK_EVERY)
+            with self._changed:
+                self._changed.wait_for(lambda: len(self._ready) < GROUP or self._stopping)
+                self._ready += some
+                self._changed.notify_all()
 
     def _read(self, received: Received) -> list[Held]:
         now_ms = time.time_ns() // 1_000_000
@@ -77,6 +83,8 @@ class Reader:
         try:
             device, kind = self._topics.parse(received.topic)
             message = decode(kind, received.payload)
+            if isinstance(message, Batch):
+                message = replace(message, events=tuple(Row.of(event, self._pack) for event in message.events))
             if not isinstance(message, Ack):
                 return [Held(received, Taken(device, message, now_ms, received.retain))]
             reason = "an ack is not for us"

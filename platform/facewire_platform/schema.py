@@ -15,13 +15,14 @@ makes an event be there once.
 A change of these is a migration (`migrate`), and a new number here.
 """
 
-import functools
 import zlib
+from collections.abc import Callable
 from typing import Any, Final
 
 import peewee
 
 from facewire.errors import StoreError
+from facewire.events import Event
 
 SCHEMA: Final = 2
 
@@ -105,10 +106,9 @@ class EventRow(peewee.Model):
         indexes = ((("timestamp", "stream", "seq", "id_key", "name_key"), False),)
 
 
-@functools.lru_cache(100_000)
 def key(text: str) -> int:
     """What an index holds in place of a text of any length: its CRC-32, as a signed integer. Texts may share one."""
-    return zlib.crc32(text.encode()) - 2**31
+    return zlib.crc32(text.encode()) - 0x8000_0000
 
 
 class GapRow(peewee.Model):
@@ -157,6 +157,25 @@ class QuarantineRow(peewee.Model):
     class Meta:  # noqa: D106  # peewee's
         table_name = "quarantine"
         indexes = ((("stream", "seq"), False),)
+
+
+class Row(Event):
+    """An event as its table has it, but for the stream: `extra` is packed, or None, and the two keys follow.
+
+    Half the size of an event, and all that is to be done to store it, done while it is fresh in the processor's cache.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, event: Event, pack: Callable[[object], bytes]) -> "Row":
+        """The row of an event that may be one already."""
+        if type(event) is cls:
+            return event
+        seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra = event
+        packed = pack(extra) if extra else None
+        keys = key(identity_id), key(identity_name)
+        return tuple.__new__(cls, (seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, packed, *keys))
 
 
 TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, RejectedRow, QuarantineRow)

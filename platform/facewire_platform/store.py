@@ -27,7 +27,7 @@ from facewire_platform.ingest import Content, Range, answer, decide
 from facewire_platform.losses import Losses
 from facewire_platform.migrate import create_tables
 from facewire_platform.postgresql import PostgresqlStatements
-from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, StreamRow, key
+from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, Row, StreamRow
 from facewire_platform.sqlite import SqliteStatements, lock
 
 #: A batch over a wider range of seqs than this has events far apart: look them up one by one.
@@ -72,6 +72,8 @@ class _Stream:
     quarantined: int
     boot: str
     last_seen: int
+    #: Of this group that are about it.
+    messages: int = 0
 
 
 @dataclass(slots=True)
@@ -165,6 +167,8 @@ class Store:
         keys = dict.fromkeys((device, message.epoch) for device, message in about)
         group.streams = {(row[1], row[2]): _Stream(*row) for row in self._sql.streams(list(keys))}
         group.contents = {stream.id: {} for stream in group.streams.values()}
+        for device, message in about:
+            group.streams[device, message.epoch].messages += 1
         ranges = [span for device, message in about for span in _ranges(group.streams[device, message.epoch].id, message)]
         for stream, seq, timestamp, identity_id, score in self._sql.contents(ranges):
             group.contents[stream][seq] = Content(timestamp, identity_id, score)
@@ -266,13 +270,10 @@ class Store:
         return stored, [Range(*row) for row in self._runs(stream.id, start + 1, batch.cursor)]
 
     def _add(self, stream: _Stream, events: tuple[Event, ...], group: _Group) -> None:
-        contents, rows, pack, number = group.contents[stream.id], group.events, self._pack, stream.id
-        for event in events:
-            seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra = event
-            contents[seq] = tuple.__new__(Content, (timestamp, identity_id, score))  # Content(...) takes three times as long
-            packed = pack(extra) if extra else None
-            keys = key(identity_id), key(identity_name)
-            rows.append((number, seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, packed, *keys))
+        pack, number = self._pack, stream.id
+        group.events += [(number, *Row.of(event, pack)) for event in events]
+        if stream.messages > 1:
+            group.contents[number].update((event.seq, Content.of(event)) for event in events)
 
     def _see(self, stream: _Stream, boot: str, now_ms: int, group: _Group) -> None:
         if boot != stream.boot:
