@@ -77,7 +77,9 @@ def test_upgrade_alarms_and_deletion_are_done_by_the_commands_that_stand_there(t
 
 def test_every_command_and_option_that_operating_names_is_one() -> None:
     text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
-    named = re.findall(r"(?:^|`|sudo -u \S+ /opt/facewire/bin/)facewire((?: [a-z][a-z-]*)+)((?: [^`\n|&]*)?)", re.sub(r"\\\n +", "", text), re.MULTILINE)
+    named = re.findall(
+        r"(?:^|`|sudo -u \S+ /opt/facewire/bin/)facewire((?: [a-z][a-z-]*)+)((?: [^`\n|&]*)?)", re.sub(r"\\\n +", "", text), re.MULTILINE
+    )
     assert len(named) > 20
     for words, rest in named:
         command: click.Command = cli

@@ -49,7 +49,10 @@ def groups(batches: int) -> list[list[tuple[Any, ...]]]:
     """The rows that the load comes to, by commit."""
     pack = codec.packer()
     made = [
-        [(device + 1, *event[:-1], pack(event.extra), key(event.identity_id), key(event.identity_name)) for event in batch(device, number).events]
+        [
+            (device + 1, *event[:-1], pack(event.extra), key(event.identity_id), key(event.identity_name))
+            for event in batch(device, number).events
+        ]
         for number in range(batches)
         for device in range(DEVICES)
     ]
