@@ -123,7 +123,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         (("--for", "0s"), "--for is not above 0 s"),
         (("--period", "5s"), "--period of 5 s is below the limit of 20 s"),
         (("--prefix", "/x"), "cannot name|is not 1 to 64"),
-        (("--database", "postgres://x"), "is not sqlite:///FILE"),
+        (("--database", "mysql://x"), "is neither sqlite:///FILE nor postgresql://"),
         (("--rate", "0"), "rate"),
     ],
 )

@@ -73,7 +73,7 @@ def _check_prefix(_ctx: click.Context, _param: click.Parameter, value: str) -> s
 @click.option(
     "--capacity", type=click.IntRange(1), default=1_000, show_default=True, metavar="N", help="Events that a device holds, in our memory."
 )
-@click.option("--database", callback=_check_url, metavar="URL", help="The platform's, sqlite:///FILE, to see what is stored.")
+@click.option("--database", callback=_check_url, metavar="URL", help="The platform's, to see what is stored.")
 @output_option
 def simulate(address: Address, topics: Topics, database: str | None, output: Form, **given: Any) -> None:
     """A fleet of devices under load, with a verdict on every event.
