@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     # FastAPI is behind it, and `platform run` does without.
     import socket
 
-    from facewire_platform.web_server import Web
+    from facewire_web.server import Web
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,7 +48,7 @@ def web(address: Address, topics: Topics, database: str, listen: Endpoint, token
     credential of the role `consumer`. SIGINT and SIGTERM end it.
     """
     arguments = _web(locate(database), address, topics, listen, token_file, "--token-file")
-    from facewire_platform.web_server import serve
+    from facewire_web.server import serve
 
     serve(*arguments)
 
@@ -62,14 +62,14 @@ def beside(
             raise click.UsageError("--web-token-file needs --web")
         return contextlib.nullcontext()
     arguments = _web(database, address, topics, listen, token_file, "--web-token-file")
-    from facewire_platform.web_server import WebProcess
+    from facewire_web.server import WebProcess
 
     return WebProcess(*arguments)
 
 
 def _web(where: Where, address: Address, topics: Topics, endpoint: Endpoint, token_file: Any, option: str) -> "tuple[Web, socket.socket]":
     try:
-        from facewire_platform.web_server import Web, listen
+        from facewire_web.server import Web, listen
     except ModuleNotFoundError as exc:
         raise click.ClickException(f"the page needs {exc.name}: pip install 'facewire[platform]'") from exc
     token = None if token_file is None else _read_token(token_file, option)

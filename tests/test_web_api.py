@@ -7,16 +7,16 @@ import httpx
 import pytest
 from platform_model import BOOT, EPOCH, batch, event
 
-import facewire_platform.web
+import facewire_web.api
 from facewire.events import Event
 from facewire.messages import Status
 from facewire_platform.database import Where
-from facewire_platform.live import Wall
 from facewire_platform.queries import History
 from facewire_platform.store import Taken, Unreadable, open_store
-from facewire_platform.web import PAGE, _Stream, create_app
-from facewire_platform.web_access import HEADERS, Access
-from facewire_platform.web_devices import Devices
+from facewire_web.access import HEADERS, Access
+from facewire_web.api import PAGE, _Stream, create_app
+from facewire_web.devices import Devices
+from facewire_web.live import Wall
 
 TOKEN = "correct-horse-battery"  # noqa: S105  # of a test
 HOUR = 3_600_000
@@ -137,7 +137,7 @@ def test_events_are_filtered_as_by_the_command(client: Client, parameters: dict[
 
 
 def test_a_page_of_photographs_ends_early_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.web, "MOST_BYTES", 3_000)
+    monkeypatch.setattr(facewire_web.api, "MOST_BYTES", 3_000)
     with open_store(tmp_path / "x.db") as store:
         store.take([Taken("box-1", batch(0, 5, *(made(seq, seq, extra={"photo": b"\xff" * 900}) for seq in range(1, 6))), 1)])
     client = Client(tmp_path / "x.db")
@@ -376,7 +376,7 @@ def stream(send: Any, receive: Any) -> Wall:
 
 
 def test_a_reader_that_takes_nothing_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.web, "STUCK", 0.01)
+    monkeypatch.setattr(facewire_web.api, "STUCK", 0.01)
 
     async def take(message: Any) -> None:
         if message["type"] == "http.response.body":

@@ -1,6 +1,6 @@
 import pytest
 
-from facewire_platform.web_access import COOKIE, Access, Refusal, is_own_name
+from facewire_web.access import COOKIE, Access, Refusal, is_own_name
 
 TOKEN = "correct-horse-battery"  # noqa: S105  # of a test
 

@@ -7,8 +7,8 @@ import pytest
 from platform_model import BOOT, EPOCH, event
 
 from facewire.messages import Match
-from facewire_platform import live
-from facewire_platform.live import BEAT, MOST_READERS, MOST_SHOWN, MOST_WAITING, RECENT, Reader, Wall
+from facewire_web import live
+from facewire_web.live import BEAT, MOST_READERS, MOST_SHOWN, MOST_WAITING, RECENT, Reader, Wall
 
 
 def match(seq: int, **extra: Any) -> Match:

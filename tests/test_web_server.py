@@ -22,7 +22,7 @@ from web_site import Site
 
 from facewire_cli.main import cli
 from facewire_platform.store import open_store
-from facewire_platform.web_server import listen
+from facewire_web.server import listen
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
@@ -173,7 +173,7 @@ def test_a_platform_without_a_page_does_not_load_what_the_page_needs() -> None:
 
 def test_without_what_the_page_needs_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "facewire_platform.web_server")
+    monkeypatch.delitem(sys.modules, "facewire_web.server")
     code, text = refused("web", "--listen", "127.0.0.1:0", "--database", f"sqlite:///{tmp_path}/x.db")
     assert (code, "the page needs uvicorn: pip install 'facewire[platform]'" in text) == (1, True), text
 

@@ -32,13 +32,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facewire.errors import StoreError
 from facewire.plain import plain
-from facewire_platform import web_forms as forms
 from facewire_platform.database import Where
-from facewire_platform.live import Reader, Wall
 from facewire_platform.metrics import registry
 from facewire_platform.queries import History, Place, Row
-from facewire_platform.web_access import COOKIE, HEADERS, Access
-from facewire_platform.web_devices import Devices
+from facewire_web import forms
+from facewire_web.access import COOKIE, HEADERS, Access
+from facewire_web.devices import Devices
+from facewire_web.live import Reader, Wall
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ STUCK: Final = 30.0
 
 
 def create_app(database: Where, wall: Wall, access: Access) -> ASGIApp:
-    """The application, of which nothing runs but its answers: whoever serves it also runs the wall (`web_server`)."""
+    """The application, of which nothing runs but its answers: whoever serves it also runs the wall (`server`)."""
     app = FastAPI(
         title="facewire", version=version("facewire"), docs_url=None, redoc_url=None, summary="Face-recognition events of a platform."
     )
