@@ -1,6 +1,6 @@
 """Decodes what waits in the inbox, on a thread of its own: while a database writes, Python is free to read the next group.
 
-inbox ──▶ Reader: decode ──▶ a few groups ──▶ take()
+inbox ──▶ Reader: decode ──▶ ready, at most a group ──▶ take()
 """
 
 import logging
@@ -58,11 +58,17 @@ class Reader:
         self._thread.join()
 
     def take(self, timeout: float) -> list[Held]:
-        """All that is decoded; waits for something, no longer than `timeout` seconds."""
+        """All that is decoded; waits for something, no longer than `timeout` seconds.
+
+        Raises:
+            RuntimeError: the thread has ended, which is our fault: better to end than to wait for ever.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._ready, timeout)
             taken, self._ready = self._ready, []
             self._changed.notify_all()
+        if not taken and not self._thread.is_alive():
+            raise RuntimeError("the reader's thread has ended")
         return taken
 
     def read(self, most: int, timeout: float) -> list[Held]:

@@ -6,7 +6,6 @@ What does not fit the inbox is dropped and counted: a device sends its history a
 """
 
 import dataclasses
-import gc
 import logging
 import secrets
 import sys
@@ -32,10 +31,8 @@ log = logging.getLogger(__name__)
 STORE_RETRY: Final = 1.0
 #: A worker that has nothing to do looks this often whether it should stop, s.
 LOOK_EVERY: Final = 0.5
-#: s
+#: How long the reader may keep the interpreter to itself when a write has ended, s.
 SWITCH: Final = 0.001
-#: Objects that are new and live, before the garbage collector looks at them.
-GARBAGE: Final = 500_000
 #: With an inbox that is fuller than this, acks ask for patience, up to this long, ms.
 PATIENCE_FROM: Final = 0.25
 PATIENCE_MS: Final = 60_000
@@ -112,11 +109,7 @@ class Worker:
             CredentialsRefused: the broker does not know us.
             BrokerError: it does not let us subscribe.
         """
-        # A database that comes back from writing waits this long for the reader to let go of the interpreter.
         sys.setswitchinterval(SWITCH)
-        # Tens of thousands of events come and go at a time, and none is part of a circle: looking for those took half of the time.
-        gc.freeze()
-        gc.set_threshold(GARBAGE)
         self._reader.start()
         self._connection.start()
         try:
