@@ -159,7 +159,7 @@ def test_what_msgpack_cannot_carry_is_a_value_error(value: object) -> None:
         codec.pack(value)
 
 
-@pytest.mark.parametrize("value", [b"photo", float("nan"), float("inf"), "\ud800", object(), {(1, 2): 3}], ids=ascii)
+@pytest.mark.parametrize("value", [b"photo", float("nan"), float("inf"), "\ud800", type, {(1, 2): 3}], ids=ascii)
 def test_what_json_cannot_carry_is_a_value_error(value: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         codec.encode({"a": value}, Format.JSON)
