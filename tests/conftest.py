@@ -6,6 +6,7 @@ from mosquitto_server import ANONYMOUS, Mosquitto
 from postgresql_server import PostgreSQL
 
 from facewire_mqtt.connection import Address
+from facewire_platform.database import Where
 
 
 @pytest.fixture
@@ -41,3 +42,10 @@ def postgresql_server() -> Iterator[PostgreSQL]:
 def postgresql(postgresql_server: PostgreSQL) -> str:
     """The URL of a new, empty database."""
     return postgresql_server.new_database()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
+    """A database that is not there yet, one of each kind."""
+    found: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+    return found

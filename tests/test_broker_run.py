@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 from mqtt_probe import Probe
 
-from facewire_cli.broker_commands import broker, is_loopback, parse_listen
+from facewire_cli.broker_commands import broker, parse_listen
+from facewire_mqtt.address import is_loopback
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 

@@ -173,12 +173,6 @@ def test_an_address_that_others_can_read_along_wants_tls() -> None:
 # The database and the machine
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
-    made: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
-    return made
-
-
 @pytest.fixture
 def worker(where: Where) -> Iterator[Store]:
     with open_store(where) as store:

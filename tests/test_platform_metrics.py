@@ -20,12 +20,6 @@ from facewire_platform.worker import Counters
 BOOT = "00000000000000b1"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
-    made: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
-    return made
-
-
 def scrape(where: Where, counters: Counters | None = None, now: float = 100.0) -> dict[tuple[str, str], float]:
     """Each sample by its name and the values of its labels."""
     text = generate_latest(registry(where, counters, now=lambda: now)).decode()

@@ -20,12 +20,6 @@ from facewire_platform.quarantine import Retried, drop, entries, entry, retry
 from facewire_platform.store import Store, Taken, Unreadable, open_store
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
-    made: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
-    return made
-
-
 @pytest.fixture
 def worker(where: Where) -> Iterator[Store]:
     """A store that is open all the while, as by a running worker."""

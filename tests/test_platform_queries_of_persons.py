@@ -20,12 +20,6 @@ LONG = "x" * 64
 IDS = ("a", "b", "", LONG, LONG + "1", LONG + "2", "nul\0in it", "nul")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
-    found: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
-    return found
-
-
 def fill(store: Store, device: str, events: list[Event]) -> None:
     for first in range(0, len(events), 100):
         some = events[first : first + 100]

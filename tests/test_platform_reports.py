@@ -25,12 +25,6 @@ HOUR = 3_600_000
 DAY = Period(0, 24 * HOUR)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
-    found: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
-    return found
-
-
 @pytest.fixture
 def store(where: Where) -> Iterator[Store]:
     with open_store(where) as opened:

@@ -5,12 +5,10 @@ import contextlib
 import dataclasses
 import difflib
 import gc
-import ipaddress
 import logging
 import re
 import resource
 import signal
-import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +27,7 @@ from facewire_broker.tls import server_context
 from facewire_cli.broker_users import users as users_group
 from facewire_cli.logs import say
 from facewire_cli.systemd import Service
+from facewire_mqtt.address import is_loopback
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,15 +50,6 @@ def parse_listen(text: str) -> Listen:
     if not found or int(found[3]) > 65535:
         raise click.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:1883 or [::1]:1883", param_hint="--listen")
     return Listen(found[1] or found[2], int(found[3]))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. A name counts if all that it stands for is loopback."""
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except OSError:
-        return False
-    return bool(found) and all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
 
 
 def _topics(root: str) -> Topics:

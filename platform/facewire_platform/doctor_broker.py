@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
 from facewire.topics import KINDS, QOS, Kind, Topics
-from facewire_mqtt.address import Address, tls_context
+from facewire_mqtt.address import Address, is_loopback, tls_context
 from facewire_mqtt.visit import PATIENCE, Visit
 from facewire_platform.doctor import Finding
 from facewire_platform.sharing import shared_subscriptions_deliver
@@ -95,7 +95,7 @@ def _check_credential(address: Address, topics: Topics, role: RoleName, wait: fl
 def _check_tls(address: Address) -> Iterator[Finding]:
     context = tls_context(address)
     if context is None:
-        if not _is_loopback(address):
+        if not is_loopback(address.host):
             yield Finding("tls", "warn", "none: secrets and faces can be read on the way", "--cafile; facewire broker run --cert --key")
         return
     try:
@@ -185,7 +185,3 @@ def _check_sharing(address: Address, topics: Topics) -> Finding:
 
 def _heard(topics: Topics, kinds: Sequence[Kind]) -> list[tuple[str, int]]:
     return [(topics.of(PROBED, kind), QOS[kind]) for kind in kinds]
-
-
-def _is_loopback(address: Address) -> bool:
-    return address.host in {"localhost", "::1"} or address.host.startswith("127.")
