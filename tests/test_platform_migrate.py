@@ -82,6 +82,13 @@ def test_a_migration_that_fails_leaves_all_as_it_was(old: Path) -> None:
     assert migrate(old)
 
 
+def test_a_database_of_a_newer_facewire_is_not_called_up_to_date(old: Path) -> None:
+    migrate(old)
+    run(old, "PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="schema 99, this facewire knows 2"):
+        migrate(old)
+
+
 def test_a_worker_keeps_the_migration_out(old: Path, tmp_path: Path) -> None:
     shutil.copy(old, tmp_path / "kept.db")
     migrate(old)

@@ -214,6 +214,11 @@ def test_what_retention_deleted_may_come_again_and_the_counts_do_not_mind(store:
     run(path, "DELETE FROM event WHERE seq = 1")
     assert take(store, batch(0, 1, 1)).cursor == 4
     assert counts(path) == (4, 2, 1, 1)
+    take_match(store, 1)
+    run(path, "DELETE FROM event WHERE seq = 1")
+    take_match(store, 1)
+    assert counts(path) == (4, 2, 1, 1)
+    assert rows(path, "SELECT stored FROM stream") == [(2,)], "an event that comes again is not counted again"
 
 
 def test_quarantine_keeps_one_row_for_a_message_however_often_it_comes(store: Store, path: Where) -> None:

@@ -65,8 +65,7 @@ def _check(database: peewee.PostgresqlDatabase, url: str, mode: Mode) -> None:
     tables = set(database.get_tables())
     if {"store", "stream", "schema_migration"} <= tables:
         newest = database.execute_sql("SELECT max(name) FROM schema_migration").fetchone()[0]
-        if mode != "migrate":
-            check_schema(shown(url), int(newest.partition("_")[0]))
+        check_schema(shown(url), int(newest.partition("_")[0]), migrating=mode == "migrate")
     elif tables or mode != "create":
         raise StoreError(f"{shown(url)}: is not the database of a facewire platform" + (", which needs one of its own" if tables else ""))
 

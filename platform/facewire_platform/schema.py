@@ -190,13 +190,13 @@ EVENT_FIELDS: Final = tuple(column for column in EVENT_COLUMNS if column.name no
 NEW_STREAM: Final = (0, 0, 1, 0, 0, 0, "", 0)
 
 
-def check_schema(where: object, found: int) -> None:
-    """Refuse a database of another schema.
+def check_schema(where: object, found: int, *, migrating: bool = False) -> None:
+    """Refuse a database of another schema; one that is about to be migrated may be of an older one.
 
     Raises:
         StoreError: says whether the database or facewire is to be brought up to date.
     """
     if found > SCHEMA:
         raise StoreError(f"{where}: has schema {found}, this facewire knows {SCHEMA}: it needs a newer facewire")
-    if found < SCHEMA:
+    if found < SCHEMA and not migrating:
         raise StoreError(f"{where}: has schema {found}, this facewire needs {SCHEMA}: run `facewire platform migrate`")

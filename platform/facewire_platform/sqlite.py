@@ -54,8 +54,8 @@ def _prepare(database: peewee.SqliteDatabase, path: Path, mode: Mode) -> None:
         database.pragma("page_size", 16_384)  # before the first page is written
     elif application != APPLICATION_ID:
         raise StoreError(f"{path}: is not the database of a facewire platform")
-    elif mode != "migrate":
-        check_schema(path, database.pragma("user_version"))
+    else:
+        check_schema(path, database.pragma("user_version"), migrating=mode == "migrate")
     settings = (("query_only", 1),) if mode == "read" else (("journal_mode", "wal"), ("synchronous", "full"), ("cache_size", -65_536))
     for name, value in settings:
         database.pragma(name, value)
