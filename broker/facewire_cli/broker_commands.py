@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import gc
 import logging
-import re
 import resource
 import signal
 import tempfile
@@ -26,6 +25,7 @@ from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
 from facewire_broker.tls import server_context
 from facewire_cli.broker_users import users as users_group
 from facewire_cli.logs import say
+from facewire_cli.options import ENDPOINT, Endpoint
 from facewire_cli.systemd import Service
 from facewire_mqtt.address import is_loopback
 
@@ -40,18 +40,6 @@ def broker() -> None:
     """Run the embedded MQTT broker, and say who may use it."""
 
 
-def parse_listen(text: str) -> Listen:
-    """Read HOST:PORT, or [::1]:PORT.
-
-    Raises:
-        click.BadParameter: it is neither.
-    """
-    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\s]+)):(\d{1,5})", text)
-    if not found or int(found[3]) > 65535:
-        raise click.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:1883 or [::1]:1883", param_hint="--listen")
-    return Listen(found[1] or found[2], int(found[3]))
-
-
 def _topics(root: str) -> Topics:
     try:
         return Topics(root)
@@ -61,7 +49,7 @@ def _topics(root: str) -> Topics:
 
 _users_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _listen_option = click.option(
-    "--listen", default="127.0.0.1:1883", show_default=True, metavar="HOST:PORT", help="Where; port 0 for any that is free."
+    "--listen", type=ENDPOINT, default="127.0.0.1:1883", show_default=True, metavar="HOST:PORT", help="Where; port 0 for any that is free."
 )
 _root_option = click.option("--root", default=DEFAULT_ROOT, show_default=True, help="What the topics start with.")
 
@@ -116,7 +104,7 @@ def _limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
 )
 @click.option("--engine", type=click.Choice(["embedded", "mosquitto"]), default="embedded", show_default=True, help="Which broker.")
 def run(
-    listen: str,
+    listen: Endpoint,
     users: Path | None,
     root: str,
     cert: str | None,
@@ -127,7 +115,7 @@ def run(
     engine: str,
 ) -> None:
     """Run the broker until SIGTERM or Ctrl-C."""
-    where, topics, tls = parse_listen(listen), _topics(root), _tls(cert, key, client_ca)
+    where, topics, tls = Listen(*listen), _topics(root), _tls(cert, key, client_ca)
     exposed = not is_loopback(where.host)
     if users is None and exposed:
         raise click.UsageError(
@@ -216,7 +204,7 @@ def render(
     engine: str,
     folder: Path,
     at: Path | None,
-    listen: str,
+    listen: Endpoint,
     users: Path,
     root: str,
     cert: str | None,
@@ -224,7 +212,7 @@ def render(
     client_ca: str | None,
 ) -> None:
     """Write configuration, rules and credentials for another broker."""
-    where = parse_listen(listen)
+    where = Listen(*listen)
     site = Site(UsersFile(users).load(), _topics(root).prefix, where.host, where.port, str(folder.resolve()), _tls(cert, key, client_ca))
     rendered = render_mosquitto(site) if engine == "mosquitto" else render_emqx(site)
     if at is not None:  # certificates that lie in it move with it
