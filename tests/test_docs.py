@@ -88,6 +88,13 @@ def test_every_make_target_of_the_readme_exists() -> None:
     assert {name for name in benches if not (ROOT / "tests" / "bench" / f"bench_{name}.py").exists()} == set()
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("bench", sorted((ROOT / "tests" / "bench").glob("bench_*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_starts_as_make_starts_it(bench: Path) -> None:
+    done = subprocess.run(["python", bench, "--help"], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_command_is_shown_in_the_documentation() -> None:
     shown = README + "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
     assert isinstance(cli, click.Group)

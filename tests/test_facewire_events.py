@@ -72,6 +72,11 @@ def test_a_source_s_event_keeps_every_field_and_gets_no_seq(event: Event) -> Non
     assert event_from_source(event.to_map()) == event._replace(seq=0)
 
 
+@pytest.mark.parametrize("seq", [0, "7", 2**70, object()])
+def test_a_source_s_own_seq_is_ignored_whatever_it_is(seq: object) -> None:
+    assert event_from_source({**GOOD, "seq": seq}).seq == 0
+
+
 @pytest.mark.parametrize("line", VENDOR, ids=["realtime", "stranger", "photo"])
 def test_the_vendor_s_own_events_come_through_with_every_field_as_it_went_in(line: dict[str, Any]) -> None:
     before = json.dumps(line)

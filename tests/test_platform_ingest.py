@@ -27,6 +27,16 @@ def test_a_batch_that_joins_on_is_stored_and_moves_the_watermark_to_its_cursor()
     assert (decision.watermark, seqs_of(decision), decision.declared, decision.late) == (5, [4, 5], (), ())
 
 
+def test_a_batch_that_looks_whole_names_what_is_bad_in_it() -> None:
+    unreadable = bad_event(None)
+    assert decide(batch(3, 5, 4, 5, bad=(unreadable,)), 3, {}).rejected == (unreadable,)
+
+
+def test_a_batch_with_as_many_events_as_the_watermark_moves_may_lack_some_of_them() -> None:
+    decision = decide(batch(3, 7, 4, 5), 5, {})
+    assert (decision.watermark, decision.declared, decision.late) == (7, (Range(6, 7),), (4, 5))
+
+
 def test_a_hole_is_stored_but_leaves_the_watermark_and_declares_nothing() -> None:
     decision = decide(batch(7, 10, 8, 10), 3, {})
     assert (decision.watermark, seqs_of(decision), decision.declared) == (3, [8, 10], ())
@@ -173,5 +183,8 @@ def test_any_batches_leave_what_the_page_says(taken: list[Batch], as_runs: bool)
         declared = {seq for span in decision.declared for seq in range(span.first, span.last + 1)}
         assert {stored.seq for stored in decision.store} == model.stored.keys() - before.stored.keys()
         assert declared == model.gaps - before.gaps
+        end = one.cursor if decision.conflict is None else decision.conflict - 1
+        counted = end if one.after <= before.watermark else one.cursor
+        assert decision.rejected == tuple(bad for bad in one.bad if bad.seq is None or bad.seq <= counted)
         assert set(decision.quarantined) == model.rejected - before.rejected
         assert set(decision.late) == (before.gaps | before.rejected) - (model.gaps | model.rejected)

@@ -12,7 +12,7 @@ from platform_store import check_conserved, rows, run, take
 from facewire.errors import StoreError
 from facewire_platform.migrate import migrate
 from facewire_platform.queries import Filter, History
-from facewire_platform.schema import key
+from facewire_platform.rows import key
 from facewire_platform.store import open_store
 
 #: A store of facewire 0.1: two events, a gap of one, one in quarantine, one above the watermark.

@@ -12,7 +12,7 @@ import facewire_platform.queries
 from facewire.events import Event
 from facewire_platform.database import Where
 from facewire_platform.queries import Filter, History, Place
-from facewire_platform.schema import key
+from facewire_platform.rows import key
 from facewire_platform.store import Store, Taken, open_store
 
 HOUR = 3_600_000

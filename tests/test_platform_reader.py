@@ -77,8 +77,7 @@ def test_it_is_told_what_the_broker_had_kept(inbox: Inbox, reader: Reader) -> No
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_reader_that_died_is_not_waited_for(inbox: Inbox, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_read", lambda _: 1 / 0)
-    inbox.put(received("match", b""))
+    monkeypatch.setattr(reader, "_decode", lambda _: 1 / 0)
     reader.start()
     with pytest.raises(RuntimeError, match="has ended"):
         reader.take(0.5)

@@ -1,11 +1,12 @@
 """One comparison of a face against the enrolled people (CONTRACT.md, Event)."""
 
-import math
 import numbers
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from facewire import codec
+from facewire.codec import CONTAINERS
 from facewire.errors import DecodeError, EventError
 
 #: SQLite's and PostgreSQL's integers end here.
@@ -43,11 +44,24 @@ class Event(NamedTuple):
         return fields | self.extra
 
 
-def event_from_map(fields: object, *, clean: bool = False) -> Event:
+def make_event(*fields: Any) -> Event:
+    """An event of its fields; `Event(...)` takes three times as long."""
+    return tuple.__new__(Event, fields)
+
+
+E = TypeVar("E", bound=Event)
+
+
+@overload
+def event_from_map(fields: object, *, clean: bool = ...) -> Event: ...
+@overload
+def event_from_map(fields: object, make: Callable[..., E], *, clean: bool = ...) -> E: ...
+def event_from_map(fields: object, make: Callable[..., Event] = make_event, *, clean: bool = False) -> Event:
     """Read an event from the wire.
 
     Args:
         fields: as they came; not changed.
+        make: is given the fields of `Event`, which are right, and makes what is wanted of them.
         clean: the codec vouches for texts and numbers (`codec.Decoded.clean`).
 
     Raises:
@@ -58,7 +72,7 @@ def event_from_map(fields: object, *, clean: bool = False) -> Event:
     seq = read_seq(fields)
     if seq is None:
         raise EventError(f"seq {_show(fields.get('seq'))} is not an integer from 1 to {MAX_INT}")
-    return _event(fields, seq, clean=clean)
+    return _event(fields, seq, make, clean=clean)
 
 
 def event_from_source(fields: object) -> Event:
@@ -74,7 +88,7 @@ def event_from_source(fields: object) -> Event:
     nested = fields.get("ext_data")
     if "person_type" not in fields and isinstance(nested, Mapping) and "person_type" in nested:
         fields = {**fields, "person_type": nested["person_type"]}
-    event = _event({name: _builtin(value) for name, value in fields.items()}, 0, clean=False)
+    event = _event({name: _builtin(value) for name, value in fields.items()}, 0, make_event, clean=False)
     packed = codec.pack(event.to_map())
     if len(packed) > MAX_EVENT_BYTES:
         raise EventError(f"event of {len(packed)} bytes is over the limit of {MAX_EVENT_BYTES}")
@@ -83,7 +97,7 @@ def event_from_source(fields: object) -> Event:
         kept = codec.decode(packed).map
     except DecodeError as exc:
         raise EventError(f"event cannot be kept: {exc}") from exc
-    return _event(kept, 0, clean=True)
+    return _event(kept, 0, make_event, clean=True)
 
 
 def _builtin(value: Any) -> Any:
@@ -99,8 +113,8 @@ def read_seq(fields: object) -> int | None:
     return seq if type(seq) is int and 1 <= seq <= MAX_INT else None
 
 
-def _event(fields: Mapping[str, Any], seq: int, *, clean: bool) -> Event:
-    extra = dict(fields)
+def _event(fields: Mapping[str, Any], seq: int, make: Callable[..., E], *, clean: bool) -> E:
+    extra = {**fields}
     take = extra.pop
     take("seq", None)
     timestamp, score = take("timestamp", None), take("score", None)
@@ -113,7 +127,7 @@ def _event(fields: Mapping[str, Any], seq: int, *, clean: bool) -> Event:
         type(timestamp) is int
         and _MIN_INT <= timestamp <= MAX_INT
         and type(score) is float
-        and math.isfinite(score)
+        and isfinite(score)
         and type(identity_id) is str
         and type(identity_name) is str
         and type(person_type) is int
@@ -122,10 +136,14 @@ def _event(fields: Mapping[str, Any], seq: int, *, clean: bool) -> Event:
         and (ep_id is None or type(ep_id) is str)
     ):
         raise _first_wrong(fields, seq)
-    # Event(...) takes three times as long.
-    event = tuple.__new__(Event, (seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra))
-    _check_rest(event, clean=clean)
-    return event
+    simple = clean
+    for name, value in extra.items():
+        if type(name) is not str:
+            raise EventError("event has a key that is not text", seq or None)
+        simple = simple and type(value) not in CONTAINERS
+    if not simple:
+        _check_deeply((extra, identity_id, identity_name, group_name, ep_id), seq, clean=clean)
+    return make(seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra)
 
 
 def _is_integer(value: object) -> bool:
@@ -133,7 +151,7 @@ def _is_integer(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return math.isfinite(value) if type(value) is float else _is_integer(value)
+    return isfinite(value) if type(value) is float else _is_integer(value)
 
 
 def _is_text(value: object) -> bool:
@@ -156,19 +174,14 @@ _FIELDS: Final = (
 )
 
 
-def _check_rest(event: Event, *, clean: bool) -> None:
-    nests = False
-    for key, value in event.extra.items():
-        if type(key) is not str:
-            raise EventError("event has a key that is not text", event.seq or None)
-        nests = nests or type(value) in codec.CONTAINERS
-    if nests and codec.is_deeper(event.extra, codec.MAX_DEPTH):
-        raise EventError(f"event nests deeper than {codec.MAX_DEPTH} levels", event.seq or None)
+def _check_deeply(kept: tuple[dict[str, Any], *tuple[str | None, ...]], seq: int, *, clean: bool) -> None:
+    if codec.is_deeper(kept[0], codec.MAX_DEPTH):
+        raise EventError(f"event nests deeper than {codec.MAX_DEPTH} levels", seq or None)
     if not clean:
         try:
-            codec.pack(event)
+            codec.pack(kept)
         except ValueError as exc:
-            raise EventError(f"event cannot be kept: {exc}", event.seq or None) from exc
+            raise EventError(f"event cannot be kept: {exc}", seq or None) from exc
 
 
 def _first_wrong(fields: Mapping[str, Any], seq: int) -> EventError:

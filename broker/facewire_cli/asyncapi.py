@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import types
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import click
@@ -176,7 +177,7 @@ def _value(name: str, hint: Any) -> Schema:
         return {"type": "string", "pattern": "^[0-9A-Fa-f]{16}$"}
     if get_origin(hint) in {Union, types.UnionType}:
         hint = next(kind for kind in get_args(hint) if kind is not type(None))
-    if get_origin(hint) is tuple:
+    if get_origin(hint) in {tuple, Sequence}:
         most = {"maxItems": MAX_BATCH_EVENTS} if name == "events" else {}
         return {"type": "array", "items": _value("", get_args(hint)[0]), **most}
     if hint is int:

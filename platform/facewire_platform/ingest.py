@@ -10,7 +10,7 @@ A stream is one epoch of one device. At and below its watermark W every seq is s
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ class Decision:
 
     watermark: int
     #: Events to insert; none of them is stored.
-    store: tuple[Event, ...] = ()
+    store: Sequence[Event] = ()
     #: Seqs of `store` at or below the old watermark: they were a gap or in quarantine, and are no more.
     late: tuple[int, ...] = ()
     #: New gaps.
@@ -71,6 +71,9 @@ def decide(batch: Batch, watermark: int, stored: Mapping[int, Content], runs: It
     """
     if batch.after > watermark:
         return Decision(watermark, store=_not_in(stored, batch.events), rejected=batch.bad)
+    # The usual batch, told without a look at its events: their seqs rise in (after, cursor], so that many are all of them.
+    if batch.after == watermark and not stored and not batch.bad and len(batch.events) == batch.cursor - batch.after:
+        return Decision(batch.cursor, store=batch.events)
     conflict = next((event.seq for event in batch.events if event.seq in stored and stored[event.seq] != Content.of(event)), None)
     end = batch.cursor if conflict is None else conflict - 1
     events = batch.events if conflict is None else tuple(event for event in batch.events if event.seq <= end)
@@ -79,8 +82,7 @@ def decide(batch: Batch, watermark: int, stored: Mapping[int, Content], runs: It
     start = max(batch.after, watermark)
     quarantined = {bad.seq for bad in bad if bad.seq is not None and bad.seq > start and bad.seq not in stored}
     held = {event.seq for event in events} | quarantined | stored.keys()
-    whole = conflict is None and start == batch.after and len(held) == end - start  # the usual batch, told cheaply
-    declared = () if whole else missing(Range(start + 1, end), itertools.chain(((seq, seq) for seq in held), runs))
+    declared = missing(Range(start + 1, end), itertools.chain(((seq, seq) for seq in held), runs))
     return Decision(
         watermark=max(watermark, end),
         store=new,
@@ -111,5 +113,5 @@ def missing(span: Range, held: Iterable[tuple[int, int]]) -> Iterator[Range]:
         yield Range(wanted, span.last)
 
 
-def _not_in(stored: Mapping[int, Content], events: tuple[Event, ...]) -> tuple[Event, ...]:
+def _not_in(stored: Mapping[int, Content], events: Sequence[Event]) -> Sequence[Event]:
     return tuple(event for event in events if event.seq not in stored) if stored else events

@@ -5,6 +5,7 @@ device at the same time, what was read of the stream stays true, and events can 
 else can have put them there.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -13,7 +14,8 @@ import peewee
 
 from facewire.errors import StoreError
 from facewire_platform.database import Mode, psycopg, shown, store_errors
-from facewire_platform.schema import DEVICE_COLUMNS, EVENT_COLUMNS, NEW_STREAM, STREAM_COLUMNS, DeviceRow, StreamRow, check_schema
+from facewire_platform.rows import WIDTH
+from facewire_platform.schema import DEVICE_COLUMNS, NEW_STREAM, ROW_COLUMNS, STREAM_COLUMNS, DeviceRow, StreamRow, check_schema
 
 #: A server that is gone without a word is found out after this long; a URL may say otherwise.
 _CONNECTION: Final = {
@@ -45,6 +47,7 @@ def open_postgresql(url: str, mode: Mode) -> peewee.PostgresqlDatabase:
     if psycopg is None:
         raise StoreError(f"{shown(url)}: PostgreSQL needs psycopg: pip install 'facewire[postgres]'")
     from psycopg.conninfo import conninfo_to_dict
+    from psycopg.types.string import BytesBinaryDumper
 
     with store_errors(url):
         parameters: dict[str, Any] = _CONNECTION | {key: value for key, value in conninfo_to_dict(url).items() if value is not None}
@@ -52,6 +55,8 @@ def open_postgresql(url: str, mode: Mode) -> peewee.PostgresqlDatabase:
     try:
         with store_errors(url):
             database.connect()
+            # psycopg's own choice for bytea is written in Python, and a tenth of a COPY.
+            database.connection().adapters.register_dumper(bytes, BytesBinaryDumper)
             for setting in _SETTINGS["read" if mode == "read" else "write"]:
                 database.execute_sql(setting)
             _check(database, url, mode)
@@ -103,12 +108,13 @@ class PostgresqlStatements:
             for row in self._db.execute_sql(_SELECT_CONTENTS, (list(streams), list(firsts), list(lasts))).fetchall():
                 yield (*row[:3], unescape(row[3]), row[4])
 
-    def insert_events(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows of the event table, none of which is there."""
+    def insert_events(self, rows: Sequence[Any]) -> None:
+        """Insert rows of the event table, one after the other; none of them is there."""
+        kept = rows if _is_plain(rows) else list(map(escape, rows))
         with self._db.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
-            copy.set_types(_EVENT_TYPES)
-            for row in rows:
-                copy.write_row(row if _is_plain(row) else tuple(map(escape, row)))
+            copy.set_types(_ROW_TYPES)
+            for start in range(0, len(kept), WIDTH):
+                copy.write_row(kept[start : start + WIDTH])
 
     def update_streams(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write streams, as `STREAM_COLUMNS`."""
@@ -124,9 +130,8 @@ _ESCAPED: Final = {"\x00": "\x010", "\x01": "\x011"}
 _UNESCAPED: Final = {there: here for here, there in _ESCAPED.items()}
 
 
-def _is_plain(row: tuple[Any, ...]) -> bool:
-    # The texts of an event are columns 4, 5, 7 and 8.
-    texts = f"{row[4]}{row[5]}{row[7]}{row[8]}"
+def _is_plain(rows: Sequence[Any]) -> bool:
+    texts = "".join(filter(None, itertools.chain.from_iterable(rows[place::WIDTH] for place in _TEXTS)))
     return "\x00" not in texts and "\x01" not in texts
 
 
@@ -163,5 +168,6 @@ _SELECT_CONTENTS: Final = (
     "SELECT e.stream, e.seq, e.timestamp, e.identity_id, e.score FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) AS span(stream, first, last) "
     "JOIN event e ON e.stream = span.stream AND e.seq BETWEEN span.first AND span.last"
 )
-_EVENT_TYPES: Final = ("int4", "int8", "int8", "float8", "text", "text", "int8", "text", "text", "bytea", "int4", "int4")
-_COPY_EVENTS: Final = f"COPY event ({', '.join(column.column_name for column in EVENT_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+_TEXTS: Final = [place for place, column in enumerate(ROW_COLUMNS) if isinstance(column, peewee.TextField)]
+_ROW_TYPES: Final = ("int8", "int8", "float8", "text", "text", "int8", "text", "text", "bytea", "int4", "int4", "int4")
+_COPY_EVENTS: Final = f"COPY event ({', '.join(column.column_name for column in ROW_COLUMNS)}) FROM STDIN (FORMAT BINARY)"

@@ -13,8 +13,8 @@ from facewire import codec
 from facewire_platform.database import Where, open_database, store_errors
 from facewire_platform.devices import Pace, device_row, paces
 from facewire_platform.postgresql import escape, unescape
+from facewire_platform.rows import key as key_of
 from facewire_platform.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
-from facewire_platform.schema import key as key_of
 
 Row: TypeAlias = dict[str, Any]
 #: Where an event is in the order of all: (timestamp, stream, seq).

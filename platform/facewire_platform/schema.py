@@ -15,14 +15,11 @@ makes an event be there once.
 A change of these is a migration (`migrate`), and a new number here.
 """
 
-import zlib
-from collections.abc import Callable
 from typing import Any, Final
 
 import peewee
 
 from facewire.errors import StoreError
-from facewire.events import Event
 
 SCHEMA: Final = 2
 
@@ -106,11 +103,6 @@ class EventRow(peewee.Model):
         indexes = ((("timestamp", "stream", "seq", "id_key", "name_key"), False),)
 
 
-def key(text: str) -> int:
-    """What an index holds in place of a text of any length: its CRC-32, as a signed integer. Texts may share one."""
-    return zlib.crc32(text.encode()) - 0x8000_0000
-
-
 class GapRow(peewee.Model):
     """Seqs `first` to `last` of a stream, which are lost."""
 
@@ -159,31 +151,14 @@ class QuarantineRow(peewee.Model):
         indexes = ((("stream", "seq"), False),)
 
 
-class Row(Event):
-    """An event as its table has it, but for the stream: `extra` is packed, or None, and the two keys follow.
-
-    Half the size of an event, and all that is to be done to store it, done while it is fresh in the processor's cache.
-    """
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, event: Event, pack: Callable[[object], bytes]) -> "Row":
-        """The row of an event that may be one already."""
-        if type(event) is cls:
-            return event
-        seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra = event
-        packed = pack(extra) if extra else None
-        keys = key(identity_id), key(identity_name)
-        return tuple.__new__(cls, (seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, packed, *keys))
-
-
 TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, RejectedRow, QuarantineRow)
 
 #: What the store reads of a stream and a device, in this order.
 STREAM_COLUMNS: Final[tuple[Any, ...]] = StreamRow._meta.sorted_fields
 DEVICE_COLUMNS: Final[tuple[Any, ...]] = DeviceRow._meta.sorted_fields
 EVENT_COLUMNS: Final[tuple[Any, ...]] = EventRow._meta.sorted_fields
+#: The same as a `Row` has them.
+ROW_COLUMNS: Final = (*EVENT_COLUMNS[1:], EVENT_COLUMNS[0])
 #: Of those, what is an event's own, in the order of `facewire.events.Event`.
 EVENT_FIELDS: Final = tuple(column for column in EVENT_COLUMNS if column.name not in {"id_key", "name_key"})
 #: A stream that was never seen: `STREAM_COLUMNS` after id, device and epoch.

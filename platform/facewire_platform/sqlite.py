@@ -2,7 +2,6 @@
 
 import fcntl
 import functools
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ import peewee
 
 from facewire.errors import StoreError
 from facewire_platform.database import Mode, store_errors
-from facewire_platform.schema import DEVICE_COLUMNS, EVENT_COLUMNS, NEW_STREAM, STREAM_COLUMNS, DeviceRow, EventRow, StreamRow, check_schema
+from facewire_platform.rows import WIDTH
+from facewire_platform.schema import DEVICE_COLUMNS, NEW_STREAM, ROW_COLUMNS, STREAM_COLUMNS, DeviceRow, EventRow, StreamRow, check_schema
 
 APPLICATION_ID: Final = 0x46575046  # "FWPF"
 #: Another process may be migrating, or deleting, s. A worker that waits cannot be told to stop.
@@ -20,6 +20,13 @@ BUSY_TIMEOUT: Final = 5.0
 #: Events in one INSERT, the most that fit: one statement for many rows takes two thirds of the time of many for one, and leaves
 #: Python to the reader for longer. A few sizes only, as each is a statement of its own.
 INSERTED_AT_ONCE: Final = (1_000, 100, 10, 1)
+_SETTINGS: Final = (
+    ("journal_mode", "wal"),
+    ("synchronous", "full"),
+    ("cache_size", -65_536),
+    # Pages of 16 KiB: the WAL grows to 64 MB. A page that every group writes to is copied into the database once for all of them.
+    ("wal_autocheckpoint", 4_000),
+)
 
 
 def open_sqlite(path: Path, mode: Mode) -> peewee.SqliteDatabase:
@@ -56,7 +63,7 @@ def _prepare(database: peewee.SqliteDatabase, path: Path, mode: Mode) -> None:
         raise StoreError(f"{path}: is not the database of a facewire platform")
     else:
         check_schema(path, database.pragma("user_version"), migrating=mode == "migrate")
-    settings = (("query_only", 1),) if mode == "read" else (("journal_mode", "wal"), ("synchronous", "full"), ("cache_size", -65_536))
+    settings = (("query_only", 1),) if mode == "read" else _SETTINGS
     for name, value in settings:
         database.pragma(name, value)
 
@@ -109,13 +116,13 @@ class SqliteStatements:
         for span in ranges:
             yield from self._db.execute_sql(_SELECT_CONTENTS, span).fetchall()
 
-    def insert_events(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows of the event table, none of which is there."""
+    def insert_events(self, rows: Sequence[Any]) -> None:
+        """Insert rows of the event table, one after the other; none of them is there."""
         start = 0
-        for size in INSERTED_AT_ONCE:
+        for count in INSERTED_AT_ONCE:
+            size = count * WIDTH
             while len(rows) - start >= size:
-                some = rows[start : start + size]
-                self._db.execute_sql(_insert_events(size), list(itertools.chain.from_iterable(some)))
+                self._db.execute_sql(_insert_events(count), rows[start : start + size])
                 start += size
 
     def update_streams(self, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -149,4 +156,4 @@ _SELECT_CONTENTS: Final = _sql(
 
 @functools.cache
 def _insert_events(count: int) -> str:
-    return _sql(EventRow.insert_many([dict.fromkeys(EVENT_COLUMNS)] * count))
+    return _sql(EventRow.insert_many([(None,) * WIDTH] * count, ROW_COLUMNS))

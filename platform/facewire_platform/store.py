@@ -27,7 +27,8 @@ from facewire_platform.ingest import Content, Range, answer, decide
 from facewire_platform.losses import Losses
 from facewire_platform.migrate import create_tables
 from facewire_platform.postgresql import PostgresqlStatements
-from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, Row, StreamRow
+from facewire_platform.rows import Row, Rows, row_maker
+from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, StreamRow
 from facewire_platform.sqlite import SqliteStatements, lock
 
 #: A batch over a wider range of seqs than this has events far apart: look them up one by one.
@@ -100,7 +101,7 @@ class _Group:
     devices: dict[str, _Device] = field(default_factory=dict)
     #: Of each stream, what is stored of the seqs that the messages are about.
     contents: dict[int, dict[int, Content]] = field(default_factory=dict)
-    events: list[tuple[Any, ...]] = field(default_factory=list)
+    events: list[Any] = field(default_factory=list)
     #: By identity: the streams and devices that are to be written.
     changed: dict[int, _Stream] = field(default_factory=dict)
     told: dict[str, _Device] = field(default_factory=dict)
@@ -114,7 +115,7 @@ class Store:
         self._db = database
         self._held = held
         self._file = _file(where)
-        self._pack = codec.packer()
+        self._make_row = row_maker()
         self._sql = SqliteStatements(database) if isinstance(where, Path) else PostgresqlStatements(database)
         self._losses = Losses(database)
         #: Given with each ack.
@@ -269,11 +270,11 @@ class Store:
         self._insert_events(group)
         return stored, [Range(*row) for row in self._runs(stream.id, start + 1, batch.cursor)]
 
-    def _add(self, stream: _Stream, events: tuple[Event, ...], group: _Group) -> None:
-        pack, number = self._pack, stream.id
-        group.events += [(number, *Row.of(event, pack)) for event in events]
+    def _add(self, stream: _Stream, events: Sequence[Event], group: _Group) -> None:
+        rows = events if isinstance(events, Rows) else Rows.of(event if type(event) is Row else self._make_row(*event) for event in events)
+        rows.add_to(group.events, stream.id)
         if stream.messages > 1:
-            group.contents[number].update((event.seq, Content.of(event)) for event in events)
+            group.contents[stream.id].update((event.seq, Content.of(event)) for event in events)
 
     def _see(self, stream: _Stream, boot: str, now_ms: int, group: _Group) -> None:
         if boot != stream.boot:

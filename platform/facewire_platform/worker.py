@@ -1,6 +1,7 @@
 """The worker: takes what devices publish, stores it in groups, acks what is durable.
 
-    paho's thread ── Received ──▶ inbox (bounded) ──▶ reader's thread: decode ──▶ worker's: one transaction ─▶ commit ─▶ acks
+    paho's thread ── Received ──▶ inbox (bounded) ──▶ reader's thread ──▶ worker's: one transaction ─▶ commit ─▶ acks
+                                                          ◀──▶ decoder, a process
 
 What does not fit the inbox is dropped and counted: a device sends its history again.
 """
@@ -8,7 +9,6 @@ What does not fit the inbox is dropped and counted: a device sends its history a
 import dataclasses
 import logging
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 STORE_RETRY: Final = 1.0
 #: A worker that has nothing to do looks this often whether it should stop, s.
 LOOK_EVERY: Final = 0.5
-#: How long the reader may keep the interpreter to itself when a write has ended, s.
-SWITCH: Final = 0.001
 #: With an inbox that is fuller than this, acks ask for patience, up to this long, ms.
 PATIENCE_FROM: Final = 0.25
 PATIENCE_MS: Final = 60_000
@@ -109,7 +107,6 @@ class Worker:
             CredentialsRefused: the broker does not know us.
             BrokerError: it does not let us subscribe.
         """
-        sys.setswitchinterval(SWITCH)
         self._reader.start()
         self._connection.start()
         try:

@@ -25,15 +25,14 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import ingest_load
 from facewire_process import Running
-from ingest_load import EVENTS, batch
 from mosquitto_server import ANONYMOUS, Mosquitto
 from postgresql_server import PROGRAMS, PostgreSQL
 
-from facewire import codec
 from facewire_platform.database import open_database
 from facewire_platform.postgresql import PostgresqlStatements
-from facewire_platform.schema import key
+from facewire_platform.rows import Rows, row_maker
 from facewire_platform.sqlite import SqliteStatements
 from facewire_platform.store import open_store
 
@@ -45,21 +44,18 @@ BROKER: Final = f"{ANONYMOUS}\nmax_inflight_messages 0\nmax_queued_messages 0\nl
 SHARE: Final = {"obvious": 0.1, "each": 0.01}
 
 
-def groups(batches: int) -> list[list[tuple[Any, ...]]]:
+def groups(batches: int) -> list[list[Any]]:
     """The rows that the load comes to, by commit."""
-    pack = codec.packer()
-    made = [
-        [
-            (device + 1, *event[:-1], pack(event.extra), key(event.identity_id), key(event.identity_name))
-            for event in batch(device, number).events
-        ]
-        for number in range(batches)
-        for device in range(DEVICES)
-    ]
-    return [list(itertools.chain.from_iterable(made[start : start + GROUP])) for start in range(0, len(made), GROUP)]
+    make = row_maker()
+    made: list[list[Any]] = []
+    for place, (number, device) in enumerate(itertools.product(range(batches), range(DEVICES))):
+        if place % GROUP == 0:
+            made.append([])
+        Rows.of(itertools.starmap(make, ingest_load.batch(device, number).events)).add_to(made[-1], device + 1)
+    return made
 
 
-def inserted(where: Path | str, rows: list[list[tuple[Any, ...]]]) -> float:
+def inserted(where: Path | str, rows: list[list[Any]]) -> float:
     """Put the rows into the store's own table, without the store."""
     open_store(where).close()
     with closing(open_database(where, "write")) as database:
@@ -94,7 +90,7 @@ def worker(port: int, database: str) -> Iterator[None]:
 
 def loaded(port: int, batches: int) -> float:
     """Seconds for so many batches of each device."""
-    load = [sys.executable, str(Path(__file__).with_name("ingest_load.py")), str(port), str(DEVICES), str(batches)]
+    load = [sys.executable, ingest_load.__file__, str(port), str(DEVICES), str(batches)]
     return float(subprocess.run(load, check=True, capture_output=True, text=True).stdout)
 
 
@@ -107,9 +103,9 @@ class Bench:
 
     def note(self, name: str, run: Callable[[int], float]) -> None:
         batches = max(1, round(self._batches * SHARE.get(name, 1.0)))
-        self.rates.setdefault(name, []).append(batches * DEVICES * EVENTS / run(batches))
+        self.rates.setdefault(name, []).append(batches * DEVICES * ingest_load.EVENTS / run(batches))
 
-    def round(self, folder: Path, rows: list[list[tuple[Any, ...]]], server: PostgreSQL | None) -> None:
+    def round(self, folder: Path, rows: list[list[Any]], server: PostgreSQL | None) -> None:
         broker = Mosquitto(folder, BROKER)
         broker.start()
         try:

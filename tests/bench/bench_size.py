@@ -1,7 +1,4 @@
-"""Disk that an event takes in the platform's database: bytes, with its indexes, on SQLite and PostgreSQL.
-
-python tests/bench/bench_size.py [EVENTS]
-"""
+"""Disk that an event takes in the platform's database: bytes, with its indexes, on SQLite and PostgreSQL: `make bench-size`."""
 
 import json
 import random
@@ -10,7 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+import click
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from postgresql_server import PROGRAMS, PostgreSQL
 
 from facewire.events import event_from_map
@@ -61,9 +61,10 @@ def size_bytes(where: Where, folder: Path) -> int:
     return size
 
 
-def main() -> None:
-    """Print a table."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
+@click.command()
+@click.argument("count", default=200_000)
+def main(count: int) -> None:
+    """Fill databases, and print a table."""
     server = PostgreSQL() if PROGRAMS else None
     print(f"{count} events of {DEVICES} devices; bytes an event")
     try:

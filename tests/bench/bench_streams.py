@@ -1,6 +1,4 @@
-"""What 100 open streams take from ingest: history as fast as one worker acks it, with and without them, 50 matches a second besides.
-
-    python tests/bench/bench_streams.py [STREAMS] [ROUNDS]
+"""What 100 open streams take from ingest: history as fast as one worker acks it, with and without them, 50 matches a second besides: `make bench-streams`.
 
 Broker, worker, its web server, the streams' readers and the devices are processes of their own. The readers have the lowest priority, as
 they would be on other machines.
@@ -17,7 +15,10 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+import click
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from platform_model import batch, event
 from web_site import Site
 from wire import Wire
@@ -71,8 +72,11 @@ def with_matches(site: Site, stop: threading.Event) -> None:
         site.match("wall", identity_name="Ada Lovelace")
 
 
-def main(streams: int = 100, rounds: int = 3) -> None:
-    """Print the median of the ratios of each round."""
+@click.command()
+@click.option("--streams", default=100, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+def main(streams: int, rounds: int) -> None:
+    """Measure, and print the median of the ratios of each round."""
     ratios = []
     with tempfile.TemporaryDirectory() as folder, Site(Path(folder)) as site:
         stop = threading.Event()
@@ -95,4 +99,4 @@ def main(streams: int = 100, rounds: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main()

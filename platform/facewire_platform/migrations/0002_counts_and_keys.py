@@ -7,7 +7,7 @@ from typing import Any
 
 import peewee
 
-from facewire_platform.schema import key
+from facewire_platform.rows import key
 
 
 def up(migrator: Any, db: Any) -> None:

@@ -1,4 +1,4 @@
-"""Devices that never rest, in a process of their own: `python tests/bench/ingest_load.py PORT DEVICES BATCHES`.
+"""Devices that never rest, in a process of their own: `python tests/ingest_load.py PORT DEVICES BATCHES`.
 
 Each of DEVICES devices has one batch of 100 events in flight and sends the next when it is acked, BATCHES times. All share one plain
 socket, and all batches are made before the first is sent: what is measured is who takes them. Prints the seconds from the first

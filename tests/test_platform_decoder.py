@@ -1,0 +1,166 @@
+"""The process that decodes batches: it gives what reading them here gives, or leaves them, and does not outlive its worker."""
+
+import itertools
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from platform_model import BOOT, EPOCH, batch, event
+
+import facewire_platform.decoder
+import facewire_platform.reader
+from facewire import codec
+from facewire.codec import Format
+from facewire.events import MAX_INT, Event
+from facewire.messages import Batch, decode_batch, encode
+from facewire.topics import Topics
+from facewire_mqtt.connection import Received
+from facewire_platform.decoder import Decoder, _pack, unpack
+from facewire_platform.inbox import Inbox
+from facewire_platform.reader import Reader
+from facewire_platform.rows import WIDTH, Row, Rows, row_maker
+
+INTS = st.integers(-MAX_INT, MAX_INT)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+EXTRAS = st.dictionaries(st.sampled_from(["photo", "ext_data", "x"]), INTS | TEXT | st.binary(max_size=9) | st.lists(INTS, max_size=2))
+EVENTS = st.builds(Event, st.just(0), INTS, st.floats(-1e18, 1e18), TEXT, TEXT, INTS, st.none() | TEXT, st.none() | TEXT, EXTRAS)
+
+
+@pytest.fixture
+def decoder() -> Iterator[Decoder]:
+    made = Decoder()
+    yield made
+    made.close()
+
+
+@given(st.lists(EVENTS, max_size=5))
+def test_a_batch_is_the_same_as_read_here(events: list[Event]) -> None:
+    payload = encode(Batch(EPOCH, BOOT, 0, len(events), 9, 1, tuple(made._replace(seq=seq) for seq, made in enumerate(events, 1))))
+    packed = _pack(payload, row_maker())
+    assert packed is not None
+    came, read = unpack(packed), decode_batch(payload)
+    assert (came.epoch, came.boot, came.after, came.cursor, came.head, came.oldest) == (EPOCH, BOOT, 0, len(events), 9, 1)
+    rows: list[Any] = list(came.events)
+    assert [row[:8] for row in rows] == [made[:8] for made in read.events]
+    assert [codec.unpack(row.extra) if row.extra else {} for row in rows] == [made.extra for made in read.events]
+    assert rows == list(decode_batch(payload, row_maker()).events)
+
+
+USUAL = encode(batch(0, 2, 1, 2))
+UNUSUAL = {
+    "nothing": b"",
+    "JSON": encode(batch(0, 1, 1), Format.JSON),
+    "a bad event among good ones": USUAL.replace(codec.pack("p"), codec.pack(7), 1),
+    "a shape that is wrong": encode(batch(0, 1, 1)).replace(codec.pack("after") + b"\x00", codec.pack("after") + b"\x09"),
+    "a status": codec.pack({"boot": BOOT, "online": True, "at": 1}),
+    "no msgpack": b"\xc1",
+}
+
+
+@pytest.mark.process
+def test_what_is_unusual_it_leaves(decoder: Decoder) -> None:
+    packed = decoder.decode([USUAL, *UNUSUAL.values(), USUAL])
+    assert packed[0] == packed[-1] == _pack(USUAL, row_maker())
+    assert dict(zip(UNUSUAL, packed[1:-1], strict=True)) == dict.fromkeys(UNUSUAL)
+
+
+@pytest.mark.process
+def test_it_is_not_waited_for_when_it_is_dead_or_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facewire_platform.decoder, "PATIENCE", 0.05)
+    for how, size_bytes in itertools.product((signal.SIGKILL, signal.SIGSTOP), (1, 1_000_000)):  # what the socket holds, and more
+        decoder = Decoder()
+        decoder._process.send_signal(how)
+        with pytest.raises((OSError, EOFError)):
+            decoder.decode([bytes(size_bytes)])
+        decoder.close()
+
+
+@pytest.mark.process
+def test_it_ends_when_its_worker_is_killed() -> None:
+    program = "import time; from facewire_platform.decoder import Decoder; d = Decoder(); d.decode([b'']); print(d._process.pid, flush=True); time.sleep(99)"
+    with subprocess.Popen([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        child = os.pidfd_open(int(worker.stdout.readline()))
+        worker.kill()
+    assert select.select([child], [], [], 20)[0], "it lives on"
+    os.close(child)
+
+
+@pytest.mark.process
+def test_it_hears_no_signal_that_is_for_its_worker(decoder: Decoder) -> None:
+    decoder.decode([b""])
+    decoder._process.terminate()
+    assert os.getsid(decoder._process.pid) != os.getsid(0)
+    assert decoder.decode([USUAL]) == [_pack(USUAL, row_maker())]
+
+
+def history(seq: int) -> Received:
+    return Received("facewire/v1/d/history", encode(batch(seq - 1, seq, seq)), 1, False)
+
+
+def cursors(reader: Reader, count: int) -> list[int]:
+    taken: list[int] = []
+    while len(taken) < count:
+        for held in reader.take(10.0):
+            assert isinstance(held.taken.message, Batch)
+            assert all(type(row) is Row for row in held.taken.message.events)
+            taken.append(held.taken.message.cursor)
+    return taken
+
+
+@pytest.mark.process
+def test_a_reader_whose_decoder_dies_reads_on_and_starts_another(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(facewire_platform.reader, "DECODER_RETRY", 0.0)
+    inbox = Inbox()
+    reader = Reader(inbox, Topics())
+    reader.start()
+    inbox.put(history(1))
+    assert cursors(reader, 1) == [1]
+    first = reader._decoder
+    assert first is not None
+    first._process.kill()
+    first._process.wait()
+    for seq in range(2, 102):
+        inbox.put(history(seq))
+    assert cursors(reader, 100) == list(range(2, 102))
+    assert reader._decoder not in {None, first}
+    reader.stop()
+    assert "decoder failed" in caplog.text
+
+
+def test_a_reader_does_without_a_decoder_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    inbox = Inbox()
+    reader = Reader(inbox, Topics())
+    reader.start()
+    for seq in range(1, 101):
+        inbox.put(history(seq))
+    assert cursors(reader, 100) == list(range(1, 101))
+    reader.stop()
+    assert caplog.text.count("decoder failed") == 1
+
+
+def test_rows_are_a_sequence_and_go_into_an_insert_as_they_are() -> None:
+    make = row_maker()
+    single = [make(*event(seq, photo=b"x")) for seq in (1, 2, 3)]
+    rows = Rows.of(single)
+    assert len(rows) == 3
+    assert list(rows) == single
+    assert rows[-1] == single[-1]
+    assert rows[:2] == single[:2]
+    assert single[1] in rows
+    with pytest.raises(IndexError):
+        rows[3]
+    params: list[object] = ["before"]
+    rows.add_to(params, 7)
+    rows.add_to(params, 8)
+    assert params[0] == "before"
+    assert params[WIDTH::WIDTH] == [7, 7, 7, 8, 8, 8]
+    assert list(rows) == single
