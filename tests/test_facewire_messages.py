@@ -3,6 +3,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from any_event import INTS, TEXT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -82,9 +83,7 @@ GOLDEN_JSON: list[tuple[Ack, bytes]] = [
 
 SEQS = st.integers(1, MAX_INT)
 COUNTS = st.integers(0, MAX_INT)
-INTS = st.integers(-MAX_INT, MAX_INT)
 FLOATS = st.floats(-1e18, 1e18)
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 IDS = st.text("0123456789abcdef", min_size=16, max_size=16)
 EVENTS = st.builds(
     Event, SEQS, INTS, FLOATS, TEXT, TEXT, INTS, st.none() | TEXT, st.none() | TEXT, st.just({}) | st.just({"a": [{"b": None}]})

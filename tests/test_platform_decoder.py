@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from any_event import EVENTS
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from platform_model import BOOT, EPOCH, batch, event
 
@@ -18,7 +19,7 @@ import facewire_platform.decoder
 import facewire_platform.reader
 from facewire import codec
 from facewire.codec import Format
-from facewire.events import MAX_INT, Event
+from facewire.events import Event
 from facewire.messages import Batch, decode_batch, encode
 from facewire.topics import Topics
 from facewire_mqtt.connection import Received
@@ -26,11 +27,6 @@ from facewire_platform.decoder import Decoder, _pack, unpack
 from facewire_platform.inbox import Inbox
 from facewire_platform.reader import Reader
 from facewire_platform.rows import WIDTH, Row, Rows, row_maker
-
-INTS = st.integers(-MAX_INT, MAX_INT)
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-EXTRAS = st.dictionaries(st.sampled_from(["photo", "ext_data", "x"]), INTS | TEXT | st.binary(max_size=9) | st.lists(INTS, max_size=2))
-EVENTS = st.builds(Event, st.just(0), INTS, st.floats(-1e18, 1e18), TEXT, TEXT, INTS, st.none() | TEXT, st.none() | TEXT, EXTRAS)
 
 
 @pytest.fixture
@@ -40,6 +36,7 @@ def decoder() -> Iterator[Decoder]:
     made.close()
 
 
+@settings(deadline=None)
 @given(st.lists(EVENTS, max_size=5))
 def test_a_batch_is_the_same_as_read_here(events: list[Event]) -> None:
     payload = encode(Batch(EPOCH, BOOT, 0, len(events), 9, 1, tuple(made._replace(seq=seq) for seq, made in enumerate(events, 1))))
