@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from mqtt_probe import CONNACK, PINGREQ, PINGRESP, SUBACK, Probe, connect, subscribe
+from shown_commands import blocks, typed
 from test_broker_run import FACEWIRE, process
 
 from facewire.errors import BrokerError
@@ -420,12 +420,7 @@ def test_what_is_rendered_follows_the_root(file: UsersFile, tmp_path: Path) -> N
 @pytest.mark.process
 def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "broker.md").read_text()
-    script = "set -eu\n" + "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
-    path = f"{Path(FACEWIRE).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    typed("".join(blocks(text)), tmp_path)
     assert [line.split()[0] for line in (tmp_path / "site.users.roles").read_text().splitlines()] == ["lobby-1", "worker", "ada"]
     assert sorted(file.name for folder in ("mosquitto", "emqx") for file in (tmp_path / folder).iterdir()) == [
         "acl", "acl.conf", "facewire.conf", "mosquitto.conf", "passwd", "users.csv",

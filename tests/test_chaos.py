@@ -11,7 +11,6 @@ import json
 import os
 import random
 import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from broker_engines import free_port
 
 from facewire import codec
 from facewire_device.store import open_store
@@ -126,12 +126,6 @@ class Household:
             [*FACEWIRE, *self.commands["agent"], "--exit-when-acked"], capture_output=True, timeout=DRAIN_WITHIN, check=False
         )
         assert done.returncode == 0, done.stderr.decode()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from broker_engines import MOSQUITTO, free_port, wait_for_port
 from facewire_process import Running, ask
+from shown_commands import blocks, typed
 from test_cli_systemd import Manager
 
 from facewire_broker import embedded
@@ -32,27 +33,13 @@ UNITS: Final = ("facewire-broker.service", "facewire-platform@1.service", "facew
 MOST_EXPOSED: Final = 1.3
 
 
-def blocks(section: str) -> str:
+def commands(section: str) -> str:
     """The commands of one section of docs/operating.md."""
     text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
     part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    found = re.findall(r"^```sh\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+    found = blocks(part)
     assert found, section
     return "".join(found)
-
-
-def run(script: str, folder: Path, **environment: str) -> str:
-    path = f"{FACEWIRE.parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", f"set -eu\n{script}"],
-        cwd=folder,
-        env={**os.environ, "PATH": path, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.process
@@ -67,11 +54,11 @@ def test_upgrade_alarms_and_deletion_are_done_by_the_commands_that_stand_there(t
         worker = Running("platform", "run", "-p", str(broker.port), "--database", database)
         with worker:
             worker.wait_for("connected")
-            run(f"facewire device run --id d -p {broker.port} --store d.db --source events.jsonl --exit-when-acked", tmp_path)
+            typed(f"facewire device run --id d -p {broker.port} --store d.db --source events.jsonl --exit-when-acked", tmp_path)
             assert worker.end() == 0
-    run(blocks("Upgrade") + blocks("Alarms"), tmp_path)
+    typed(commands("Upgrade") + commands("Alarms"), tmp_path)
     assert len(ask("events", "--database", database)) == 2
-    run(blocks("Privacy"), tmp_path)
+    typed(commands("Privacy"), tmp_path)
     assert [row["identity_id"] for row in ask("events", "--database", database)] == ["7"]
 
 
@@ -99,7 +86,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder, self.root = folder, folder / "root"
         (folder / "docs").symlink_to(ROOT / "docs")
-        run(blocks("Certificates") + blocks("Users") + blocks("With systemd"), folder, ROOT=str(self.root))
+        typed(commands("Certificates") + commands("Users") + commands("With systemd"), folder, ROOT=str(self.root))
         self.units = self.root / "etc/systemd/system"
         (self.root / "opt/facewire/bin").mkdir(parents=True)
         (self.root / "opt/facewire/bin/facewire").symlink_to(FACEWIRE)
@@ -197,7 +184,7 @@ def site(tmp_path: Path) -> Path:
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     (tmp_path / "docs").symlink_to(ROOT / "docs")
-    run(blocks("Certificates") + blocks("Users") + blocks("With containers"), tmp_path)
+    typed(commands("Certificates") + commands("Users") + commands("With containers"), tmp_path)
     return tmp_path
 
 
@@ -247,7 +234,7 @@ def test_what_the_compose_file_starts_is_a_pipeline(site: Path, postgresql: str)
         event = '{"timestamp": 1764054000000, "score": 0.93, "identity_id": "7", "identity_name": "Ada", "person_type": 1}\n'
         (site / "events.jsonl").write_text(event * 3)
         where = f"-h localhost -p {port} --cafile ca.pem -u lobby-1 --password-file device.password"
-        run(f"facewire device run --id lobby-1 --store d.db {where} --source events.jsonl --exit-when-acked", site)
+        typed(f"facewire device run --id lobby-1 --store d.db {where} --source events.jsonl --exit-when-acked", site)
         assert [row["seq"] for row in ask("events", "--database", postgresql)] == [1, 2, 3]
 
 

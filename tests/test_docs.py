@@ -1,17 +1,15 @@
 """What the documentation shows works: every command in README.md is run, every command there is is shown."""
 
-import os
 import re
-import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import click
 import pytest
+from broker_engines import free_port
+from shown_commands import blocks, environment, typed_with_jobs
 
 from facewire_cli.main import cli
 
@@ -21,10 +19,6 @@ README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 PORT: Final = "1883"
 #: The same of its page.
 WEB: Final = "8080"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -37,42 +31,23 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[
                 yield (*words, name)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
-
-
 @pytest.mark.network
 @pytest.mark.process
 def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path) -> None:
     port = str(free_port())
-    script = "set -eu\n" + "\n".join(blocks("sh")).replace(PORT, port).replace(WEB, str(free_port()))
-    python = (block.replace("threshold=0.8)", f"threshold=0.8, address=Address(port={port}))") for block in blocks("python"))
+    script = "\n".join(blocks(README)).replace(PORT, port).replace(WEB, str(free_port()))
+    python = (block.replace("threshold=0.8)", f"threshold=0.8, address=Address(port={port}))") for block in blocks(README, "python"))
     script += "\n" + "".join(f"python - <<'PYTHON'\nfrom facewire_mqtt.address import Address\n{block}PYTHON\n" for block in python)
     # Broker and platform are jobs that end well when asked; the tail has ended by itself.
     script += "\nkill %2; wait %2\nkill %1; wait %1\n"
-    with (tmp_path / "out").open("w+") as out:
-        process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=environment(), stdout=out, stderr=out, start_new_session=True)
-        try:
-            code = process.wait(120)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        printed = (tmp_path / "out").read_text()
-    assert code == 0, printed
+    printed = typed_with_jobs(script, tmp_path, 120)
     assert "Traceback" not in printed, printed
     assert "Recorded(epoch=" in printed
     assert len((tmp_path / "tail.jsonl").read_text().splitlines()) == 4
 
 
 def test_the_settings_of_the_readme_are_settings(tmp_path: Path) -> None:
-    (settings,) = blocks("toml")
+    (settings,) = blocks(README, "toml")
     (tmp_path / "settings.toml").write_text(settings)
     command = ["facewire", "--config", str(tmp_path / "settings.toml"), "device", "run", "--help"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)

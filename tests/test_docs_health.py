@@ -1,9 +1,6 @@
 """What docs/health.md shows works, and names what there is."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +8,7 @@ import pytest
 from broker_engines import anonymous
 from platform_model import BOOT, EPOCH, batch
 from prometheus_client import generate_latest
+from shown_commands import blocks, typed
 
 from facewire.codec import pack
 from facewire.messages import BadEvent, Status
@@ -35,14 +33,11 @@ def database(tmp_path: Path) -> Path:
 @pytest.mark.network
 @pytest.mark.process
 def test_the_commands_of_the_page_work_one_after_the_other(database: Path, tmp_path: Path) -> None:
-    script = "\n".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+    script = "\n".join(blocks(PAGE))
     # The bad event is found; it does not end the script.
     script = script.replace("--no-loss\n", "--no-loss || test $? = 3\n")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
     with anonymous("ours", tmp_path) as address:
-        script = f"set -eu\n{script}".replace("1883", str(address.port))
-        done = subprocess.run(["bash", "-c", script], cwd=database.parent, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+        done = typed(script.replace("1883", str(address.port)), database.parent)
     assert "Traceback" not in done.stderr
     assert "lobby-1: quarantined 1" in done.stderr
     assert '"outcome":"stored"' in done.stdout.replace(" ", "")

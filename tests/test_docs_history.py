@@ -1,15 +1,12 @@
 """What docs/history.md shows works."""
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 from platform_model import batch, event
 from platform_store import take
+from shown_commands import blocks, typed
 
 from facewire_platform.store import open_store
 
@@ -22,10 +19,7 @@ def test_the_commands_of_the_page_work_one_after_the_other(tmp_path: Path) -> No
         at = 1_764_054_000_000  # 2025-11-25T07:00Z
         seen = (event(seq)._replace(timestamp=at + seq, identity_id=who) for seq, who in enumerate(("666666", "7", "7"), 1))
         take(store, batch(0, 3, *seen), device="lobby-1")
-    script = "set -eu\n" + "\n".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
-    here = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=here, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    done = typed("\n".join(blocks(PAGE)), tmp_path)
     assert "Traceback" not in done.stderr
     assert done.stdout.count('"first_seen": ') == 2
     assert len((tmp_path / "events.csv").read_text().splitlines()) == 4

@@ -13,7 +13,8 @@ from typing import Final
 import pytest
 from device_events import events
 from facewire_process import Running, ask
-from test_deploy import blocks, run
+from shown_commands import typed
+from test_deploy import commands
 
 from facewire.messages import decode_ack
 from facewire.topics import Topics
@@ -27,7 +28,7 @@ from facewire_mqtt.connection import Connected, Connection, Happening, Received
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
 PERIOD: Final = 1.0
-SQLITE_BACKUP, SQLITE_RESTORE, PG_DUMP, PG_RESTORE = blocks("Backup").splitlines()
+SQLITE_BACKUP, SQLITE_RESTORE, PG_DUMP, PG_RESTORE = commands("Backup").splitlines()
 
 
 class Box:
@@ -115,7 +116,7 @@ def test_after_a_restore_the_devices_send_again_what_they_still_hold(database: s
         for box in boxes:
             box.record(30)
             box.agent.wait_acked()
-        run(backup, tmp_path, DATABASE=database)
+        typed(backup, tmp_path, DATABASE=database)
         # An hour passes. What each records in it is acked: the devices have nothing to send any more.
         for box, count in ((busy, 60), (silent, 20), (small, 40), (small, 40)):
             box.record(count)
@@ -123,7 +124,7 @@ def test_after_a_restore_the_devices_send_again_what_they_still_hold(database: s
         assert stored(database) == {box.name: set(range(1, box.head + 1)) for box in boxes}
         assert platform.end() == 0
 
-    run(restore, tmp_path, DATABASE=database)
+    typed(restore, tmp_path, DATABASE=database)
     assert stored(database) == {box.name: set(range(1, 31)) for box in boxes}
     busy.record(5)
     acks = Acks(broker, stack)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from broker_engines import free_port
 from click.testing import CliRunner
 from facewire_process import Running
+from shown_commands import blocks, typed_with_jobs
 from web_site import Site
 
 from facewire_cli.main import cli
@@ -187,21 +187,11 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
 
 def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
     page = (Path(__file__).parent.parent / "docs" / "web.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (script,) = blocks(page)
     for port in ("1883", "8080", "8081"):
         script = script.replace(port, str(free_port()))
-    script = f"set -eu\n{script}\nkill %3; wait %3\nkill %2; wait %2\nkill %1; wait %1\n"
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1"}
-    with (tmp_path / "out").open("w+") as out:
-        process = subprocess.Popen(["bash", "-c", script], cwd=tmp_path, env=environment, stdout=out, stderr=out, start_new_session=True)
-        try:
-            code = process.wait(3 * WITHIN)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    printed = (tmp_path / "out").read_text()
-    assert code == 0, printed
+    script = f"{script}\nkill %3; wait %3\nkill %2; wait %2\nkill %1; wait %1\n"
+    printed = typed_with_jobs(script, tmp_path, 3 * WITHIN)
     assert '"database":true' in printed
     assert '{"events":[],"next":null}' in printed
     assert '"devices":[]' in printed
