@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from facewire import codec
 from facewire.errors import EventError
-from facewire.events import MAX_EVENT_BYTES, MAX_INT, Event, event_from_map, event_from_source, read_seq
+from facewire.events import MAX_EVENT_BYTES, MAX_INT, Event, columns_from_maps, event_from_map, event_from_source, read_seq
 
 relaxed = settings(deadline=None)
 
@@ -185,6 +185,76 @@ def test_nesting_sixteen_deep_is_kept_and_seventeen_is_not() -> None:
     for value in too_deep:
         with pytest.raises(EventError, match="nests deeper than 16"):
             event_from_map({**GOOD, "deep": value, "flat": 1}, clean=True)
+
+
+def read_one_by_one(maps: list[Any]) -> list[Event] | None:
+    try:
+        return [event_from_map(fields, clean=True) for fields in maps]
+    except EventError:
+        return None
+
+
+def read_at_once(maps: list[Any]) -> list[Event] | None:
+    try:
+        columns = columns_from_maps([dict(fields) if isinstance(fields, dict) else fields for fields in maps])
+    except EventError:
+        return None
+    return [Event(*values) for values in zip(*columns, strict=True)]
+
+
+WIRE_EVENTS = EVENTS.map(Event.to_map)
+#: Events of which a field, or the whole, may be anything that a codec gives.
+ALMOST_EVENTS = (
+    WIRE_EVENTS
+    | VALUES
+    | st.builds(
+        lambda fields, name, value: {**fields, name: value}, WIRE_EVENTS, st.sampled_from(["x", *Event._fields]) | st.integers(), VALUES
+    )
+)
+
+
+@relaxed
+@given(st.lists(ALMOST_EVENTS, max_size=4))
+@example([{**GOOD, "score": 82}, GOOD])
+def test_events_are_read_at_once_as_one_by_one(maps: list[Any]) -> None:
+    assert read_at_once(maps) == read_one_by_one(maps)
+
+
+CANNOT_BE: list[Any] = [
+    *({**GOOD, name: value} for name, value in WRONG if not (type(value) is int and not -(2**63) <= value < 2**64)),
+    *({key: value for key, value in GOOD.items() if key != name} for name in GOOD if name not in {"group_name", "ep_id", "card_id"}),
+    *({**GOOD, "deep": value} for value in (nested(16), {"a": nested(15)})),
+    {**GOOD, 1: 1},
+    None,
+    [GOOD],
+]
+
+
+@pytest.mark.parametrize("bad", CANNOT_BE, ids=range(len(CANNOT_BE)))
+@pytest.mark.parametrize("good", [[], [GOOD]], ids=["alone", "among good ones"])
+def test_of_events_that_are_read_at_once_none_may_be_wrong(bad: Any, good: list[Any]) -> None:
+    assert read_one_by_one([bad]) is None
+    assert read_at_once([*good, bad]) is None
+    assert read_at_once([bad, *good]) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"score": 7},
+        {"score": MAX_INT},
+        {"score": -MAX_INT},
+        {"seq": 1},
+        {"seq": MAX_INT},
+        {"timestamp": -MAX_INT},
+        {"deep": nested(15)},
+        {"group_name": None},
+    ],
+)
+def test_what_is_just_right_is_read_at_once(fields: dict[str, Any]) -> None:
+    assert read_at_once([{**GOOD, **fields}, GOOD]) == [event_from_map({**GOOD, **fields}, clean=True), event_from_map(GOOD)]
+    [event] = read_at_once([{**GOOD, **fields}]) or []
+    assert type(event.score) is float
 
 
 def test_tuples_of_a_source_are_kept_as_the_lists_that_readers_will_see() -> None:

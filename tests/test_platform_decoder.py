@@ -1,5 +1,6 @@
 """The process that decodes batches: it gives what reading them here gives, or leaves them, and does not outlive its worker."""
 
+import dataclasses
 import itertools
 import os
 import select
@@ -7,13 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from any_event import EVENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from platform_model import BOOT, EPOCH, batch, event
+from platform_model import BOOT, EPOCH, batch
 
 import facewire_platform.decoder
 import facewire_platform.reader
@@ -26,28 +26,25 @@ from facewire_mqtt.connection import Received
 from facewire_platform.decoder import Decoder, _pack, unpack
 from facewire_platform.inbox import Inbox
 from facewire_platform.reader import Reader
-from facewire_platform.rows import WIDTH, Row, Rows, row_maker
+from facewire_platform.rows import CopyRows, InsertRows, Rows
 
 
 @pytest.fixture
 def decoder() -> Iterator[Decoder]:
-    made = Decoder()
+    made = Decoder(InsertRows)
     yield made
     made.close()
 
 
 @settings(deadline=None)
-@given(st.lists(EVENTS, max_size=5))
-def test_a_batch_is_the_same_as_read_here(events: list[Event]) -> None:
+@given(st.sampled_from([InsertRows, CopyRows]), st.lists(EVENTS, max_size=5))
+def test_a_batch_is_the_same_as_read_here(rows: type[Rows], events: list[Event]) -> None:
     payload = encode(Batch(EPOCH, BOOT, 0, len(events), 9, 1, tuple(made._replace(seq=seq) for seq, made in enumerate(events, 1))))
-    packed = _pack(payload, row_maker())
+    packed = _pack(payload, rows)
     assert packed is not None
-    came, read = unpack(packed), decode_batch(payload)
-    assert (came.epoch, came.boot, came.after, came.cursor, came.head, came.oldest) == (EPOCH, BOOT, 0, len(events), 9, 1)
-    rows: list[Any] = list(came.events)
-    assert [row[:8] for row in rows] == [made[:8] for made in read.events]
-    assert [codec.unpack(row.extra) if row.extra else {} for row in rows] == [made.extra for made in read.events]
-    assert rows == list(decode_batch(payload, row_maker()).events)
+    came, here = unpack(packed, rows), decode_batch(payload)
+    assert dataclasses.replace(came, events=()) == dataclasses.replace(here, events=())
+    assert rows.of(came.events).packed == rows.of(here.events).packed
 
 
 USUAL = encode(batch(0, 2, 1, 2))
@@ -64,7 +61,7 @@ UNUSUAL = {
 @pytest.mark.process
 def test_what_is_unusual_it_leaves(decoder: Decoder) -> None:
     packed = decoder.decode([USUAL, *UNUSUAL.values(), USUAL])
-    assert packed[0] == packed[-1] == _pack(USUAL, row_maker())
+    assert packed[0] == packed[-1] == _pack(USUAL, InsertRows)
     assert dict(zip(UNUSUAL, packed[1:-1], strict=True)) == dict.fromkeys(UNUSUAL)
 
 
@@ -72,7 +69,7 @@ def test_what_is_unusual_it_leaves(decoder: Decoder) -> None:
 def test_it_is_not_waited_for_when_it_is_dead_or_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.decoder, "PATIENCE", 0.05)
     for how, size_bytes in itertools.product((signal.SIGKILL, signal.SIGSTOP), (1, 1_000_000)):  # what the socket holds, and more
-        decoder = Decoder()
+        decoder = Decoder(InsertRows)
         decoder._process.send_signal(how)
         with pytest.raises((OSError, EOFError)):
             decoder.decode([bytes(size_bytes)])
@@ -81,7 +78,7 @@ def test_it_is_not_waited_for_when_it_is_dead_or_stuck(monkeypatch: pytest.Monke
 
 @pytest.mark.process
 def test_it_ends_when_its_worker_is_killed() -> None:
-    program = "import time; from facewire_platform.decoder import Decoder; d = Decoder(); d.decode([b'']); print(d._process.pid, flush=True); time.sleep(99)"
+    program = "import time; from facewire_platform.decoder import Decoder; from facewire_platform.rows import InsertRows; d = Decoder(InsertRows); d.decode([b'']); print(d._process.pid, flush=True); time.sleep(99)"
     with subprocess.Popen([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
         child = os.pidfd_open(int(worker.stdout.readline()))
@@ -95,7 +92,7 @@ def test_it_hears_no_signal_that_is_for_its_worker(decoder: Decoder) -> None:
     decoder.decode([b""])
     decoder._process.terminate()
     assert os.getsid(decoder._process.pid) != os.getsid(0)
-    assert decoder.decode([USUAL]) == [_pack(USUAL, row_maker())]
+    assert decoder.decode([USUAL]) == [_pack(USUAL, InsertRows)]
 
 
 def history(seq: int) -> Received:
@@ -107,7 +104,6 @@ def cursors(reader: Reader, count: int) -> list[int]:
     while len(taken) < count:
         for held in reader.take(10.0):
             assert isinstance(held.taken.message, Batch)
-            assert all(type(row) is Row for row in held.taken.message.events)
             taken.append(held.taken.message.cursor)
     return taken
 
@@ -116,7 +112,7 @@ def cursors(reader: Reader, count: int) -> list[int]:
 def test_a_reader_whose_decoder_dies_reads_on_and_starts_another(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(facewire_platform.reader, "DECODER_RETRY", 0.0)
     inbox = Inbox()
-    reader = Reader(inbox, Topics())
+    reader = Reader(inbox, Topics(), InsertRows)
     reader.start()
     inbox.put(history(1))
     assert cursors(reader, 1) == [1]
@@ -135,29 +131,10 @@ def test_a_reader_whose_decoder_dies_reads_on_and_starts_another(monkeypatch: py
 def test_a_reader_does_without_a_decoder_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     inbox = Inbox()
-    reader = Reader(inbox, Topics())
+    reader = Reader(inbox, Topics(), InsertRows)
     reader.start()
     for seq in range(1, 101):
         inbox.put(history(seq))
     assert cursors(reader, 100) == list(range(1, 101))
     reader.stop()
     assert caplog.text.count("decoder failed") == 1
-
-
-def test_rows_are_a_sequence_and_go_into_an_insert_as_they_are() -> None:
-    make = row_maker()
-    single = [make(*event(seq, photo=b"x")) for seq in (1, 2, 3)]
-    rows = Rows.of(single)
-    assert len(rows) == 3
-    assert list(rows) == single
-    assert rows[-1] == single[-1]
-    assert rows[:2] == single[:2]
-    assert single[1] in rows
-    with pytest.raises(IndexError):
-        rows[3]
-    params: list[object] = ["before"]
-    rows.add_to(params, 7)
-    rows.add_to(params, 8)
-    assert params[0] == "before"
-    assert params[WIDTH::WIDTH] == [7, 7, 7, 8, 8, 8]
-    assert list(rows) == single

@@ -13,7 +13,6 @@ from psycopg import errors
 from facewire.errors import StoreError
 from facewire.messages import Ack, Status
 from facewire_platform.database import is_outage, locate, open_database, shown
-from facewire_platform.postgresql import escape, unescape
 from facewire_platform.queries import Filter, History
 from facewire_platform.store import Store, Taken, open_store
 
@@ -159,12 +158,6 @@ def test_a_text_with_nul_comes_back_and_is_no_conflict_with_itself(store: Store,
             "\x00",
         ]
         assert len(list(history.events(Filter(person="a\x00b")))) == 1
-
-
-@pytest.mark.parametrize("text", ["", "plain", "\x00", "\x01", "\x010", "\x011", "a\x00\x01b"])
-def test_an_escaped_text_has_no_nul_and_comes_back(text: str) -> None:
-    assert "\x00" not in escape(text)
-    assert unescape(escape(text)) == text
 
 
 def test_a_database_of_another_program_is_refused(postgresql: str) -> None:

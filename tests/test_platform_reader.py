@@ -10,6 +10,7 @@ from facewire.topics import Topics
 from facewire_mqtt.connection import Received
 from facewire_platform.inbox import Inbox
 from facewire_platform.reader import GROUP, Reader
+from facewire_platform.rows import InsertRows
 from facewire_platform.store import Unreadable
 
 
@@ -24,7 +25,7 @@ def inbox() -> Inbox:
 
 @pytest.fixture
 def reader(inbox: Inbox) -> Reader:
-    return Reader(inbox, Topics())
+    return Reader(inbox, Topics(), InsertRows)
 
 
 def test_messages_come_out_decoded_and_in_order(inbox: Inbox, reader: Reader) -> None:

@@ -9,7 +9,7 @@ Limits bound what a hostile payload can make us allocate: `MAX_PAYLOAD_BYTES` in
 
 import enum
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -87,10 +87,9 @@ def pack(value: object) -> bytes:
         raise ValueError(str(exc)) from exc
 
 
-def packer() -> Callable[[object], bytes]:
-    """A `pack` for one thread that packs often what was read from the wire: it takes half the time, and checks nothing."""
-    pack_one: Callable[[object], bytes] = msgpack.Packer().pack
-    return pack_one
+def pack_each(values: Iterable[object]) -> list[bytes]:
+    """`pack` each of many values that were read from the wire: in half the time, as nothing is checked."""
+    return list(map(msgpack.Packer().pack, values))
 
 
 def unpack(packed: bytes) -> Any:

@@ -1,9 +1,10 @@
 """One comparison of a face against the enrolled people (CONTRACT.md, Event)."""
 
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from math import isfinite
-from typing import Any, Final, NamedTuple, TypeVar, overload
+from typing import Any, Final, NamedTuple
 
 from facewire import codec
 from facewire.codec import CONTAINERS
@@ -44,24 +45,11 @@ class Event(NamedTuple):
         return fields | self.extra
 
 
-def make_event(*fields: Any) -> Event:
-    """An event of its fields; `Event(...)` takes three times as long."""
-    return tuple.__new__(Event, fields)
-
-
-E = TypeVar("E", bound=Event)
-
-
-@overload
-def event_from_map(fields: object, *, clean: bool = ...) -> Event: ...
-@overload
-def event_from_map(fields: object, make: Callable[..., E], *, clean: bool = ...) -> E: ...
-def event_from_map(fields: object, make: Callable[..., Event] = make_event, *, clean: bool = False) -> Event:
+def event_from_map(fields: object, *, clean: bool = False) -> Event:
     """Read an event from the wire.
 
     Args:
         fields: as they came; not changed.
-        make: is given the fields of `Event`, which are right, and makes what is wanted of them.
         clean: the codec vouches for texts and numbers (`codec.Decoded.clean`).
 
     Raises:
@@ -72,7 +60,51 @@ def event_from_map(fields: object, make: Callable[..., Event] = make_event, *, c
     seq = read_seq(fields)
     if seq is None:
         raise EventError(f"seq {_show(fields.get('seq'))} is not an integer from 1 to {MAX_INT}")
-    return _event(fields, seq, make, clean=clean)
+    return _event(fields, seq, clean=clean)
+
+
+def columns_from_maps(maps: Sequence[Any]) -> list[list[Any]]:
+    """Read many events from the wire, which the codec vouches for, in half the time.
+
+    Args:
+        maps: as they came; what `Event` has a field for is taken out of them.
+
+    Returns:
+        For each field of `Event` what the events have there, one after the other.
+
+    Raises:
+        EventError: one of them breaks the contract; which, and how, `event_from_map` says.
+    """
+    if not set(map(type, maps)) <= {dict}:
+        raise EventError("an event is not a map")
+    columns = [list(map(dict.pop, maps, repeat(name), repeat(None))) for name in Event._fields[:-1]]
+    seqs, timestamps, scores, ids, names, person_types, *optional = columns
+    if not (
+        _are(scores, float, int)
+        and all(map(isfinite, scores))
+        and all(_are(column, int) and _fit(column) for column in (seqs, timestamps, person_types))
+        and min(seqs, default=1) >= 1
+        and all(_are(column, str) for column in (ids, names, set().union(*maps)))
+        and all(_are(column, str, type(None)) for column in optional)
+    ):
+        raise EventError("an event has a field that is wrong")
+    if not _are(scores, float):
+        if not _fit([score for score in scores if type(score) is int]):
+            raise EventError("an event has a score that is too large")
+        columns[2] = list(map(float, scores))
+    if not CONTAINERS.isdisjoint(map(type, chain.from_iterable(map(dict.values, maps)))):
+        for extra in maps:
+            if codec.is_deeper(extra, codec.MAX_DEPTH):
+                raise EventError("an event nests too deep")
+    return [*columns, list(maps)]
+
+
+def _are(values: Iterable[object], *types: type) -> bool:
+    return set(map(type, values)) <= set(types)
+
+
+def _fit(integers: Sequence[int]) -> bool:
+    return min(integers, default=0) >= _MIN_INT and max(integers, default=0) <= MAX_INT
 
 
 def event_from_source(fields: object) -> Event:
@@ -88,7 +120,7 @@ def event_from_source(fields: object) -> Event:
     nested = fields.get("ext_data")
     if "person_type" not in fields and isinstance(nested, Mapping) and "person_type" in nested:
         fields = {**fields, "person_type": nested["person_type"]}
-    event = _event({name: _builtin(value) for name, value in fields.items()}, 0, make_event, clean=False)
+    event = _event({name: _builtin(value) for name, value in fields.items()}, 0, clean=False)
     packed = codec.pack(event.to_map())
     if len(packed) > MAX_EVENT_BYTES:
         raise EventError(f"event of {len(packed)} bytes is over the limit of {MAX_EVENT_BYTES}")
@@ -97,7 +129,7 @@ def event_from_source(fields: object) -> Event:
         kept = codec.decode(packed).map
     except DecodeError as exc:
         raise EventError(f"event cannot be kept: {exc}") from exc
-    return _event(kept, 0, make_event, clean=True)
+    return _event(kept, 0, clean=True)
 
 
 def _builtin(value: Any) -> Any:
@@ -113,7 +145,7 @@ def read_seq(fields: object) -> int | None:
     return seq if type(seq) is int and 1 <= seq <= MAX_INT else None
 
 
-def _event(fields: Mapping[str, Any], seq: int, make: Callable[..., E], *, clean: bool) -> E:
+def _event(fields: Mapping[str, Any], seq: int, *, clean: bool) -> Event:
     extra = {**fields}
     take = extra.pop
     take("seq", None)
@@ -143,7 +175,7 @@ def _event(fields: Mapping[str, Any], seq: int, make: Callable[..., E], *, clean
         simple = simple and type(value) not in CONTAINERS
     if not simple:
         _check_deeply((extra, identity_id, identity_name, group_name, ep_id), seq, clean=clean)
-    return make(seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra)
+    return Event(seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra)
 
 
 def _is_integer(value: object) -> bool:

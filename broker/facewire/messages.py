@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from facewire import codec
 from facewire.codec import Decoded, Format
 from facewire.errors import BatchRefused, DecodeError, EventError
-from facewire.events import MAX_INT, Event, event_from_map, make_event, read_seq
+from facewire.events import MAX_INT, Event, event_from_map, read_seq
 from facewire.topics import Kind
 
 MAX_BATCH_EVENTS: Final = 100
@@ -107,6 +107,8 @@ class Status:
 
 
 Message: TypeAlias = Match | Batch | Ack | Status
+#: Reads the maps of a batch's events, all or none.
+EventsReader: TypeAlias = Callable[[Sequence[Any]], Sequence[Event]]
 
 
 def decode(kind: Kind, payload: bytes) -> Message:
@@ -157,8 +159,16 @@ def decode_match(payload: bytes) -> Match:
     return Match(m.identity("epoch"), m.identity("boot"), m.integer("sent_at", least=-MAX_INT), event_from_map(event, clean=decoded.clean))
 
 
-def decode_batch(payload: bytes, make: Callable[..., Event] = make_event) -> Batch:
-    """Read a Batch; its bad events are set apart, of the others `make` makes what is wanted. Raises `BatchRefused` or `DecodeError`."""
+def decode_batch(payload: bytes, read_events: EventsReader | None = None) -> Batch:
+    """Read a Batch; its bad events are set apart.
+
+    Args:
+        payload: as it came.
+        read_events: instead, what reads the maps of its events, if the codec vouches for them (`codec.Decoded.clean`).
+
+    Raises:
+        BatchRefused, DecodeError: see `decode`; and what `read_events` raises.
+    """
     decoded = codec.decode(payload)
     m = _Fields(decoded.map)
     epoch, boot, cursor = m.identity("epoch"), m.identity("boot"), m.integer("cursor")
@@ -168,7 +178,7 @@ def decode_batch(payload: bytes, make: Callable[..., Event] = make_event) -> Bat
         _check_shape(after, cursor, head, items)
     except DecodeError as exc:
         raise BatchRefused(str(exc), epoch=epoch, boot=boot, key=cursor) from exc
-    events, bad = _sort_out(items, decoded, make)
+    events, bad = (read_events(items), ()) if read_events and decoded.clean else _sort_out(items, decoded)
     return Batch(epoch, boot, after, cursor, head, oldest, events, bad, decoded.format)
 
 
@@ -188,11 +198,11 @@ def _check_shape(after: int, cursor: int, head: int, items: list[Any]) -> None:
         before = seq
 
 
-def _sort_out(items: list[Any], decoded: Decoded, make: Callable[..., Event]) -> tuple[tuple[Event, ...], tuple[BadEvent, ...]]:
+def _sort_out(items: list[Any], decoded: Decoded) -> tuple[tuple[Event, ...], tuple[BadEvent, ...]]:
     events, bad = [], []
     for item in items:
         try:
-            events.append(event_from_map(item, make, clean=decoded.clean))
+            events.append(event_from_map(item, clean=decoded.clean))
         except EventError as exc:
             bad.append(BadEvent(exc.seq, str(exc), _raw(item)))
     return tuple(events), tuple(bad)

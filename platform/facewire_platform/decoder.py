@@ -17,9 +17,9 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from facewire.codec import Format
+import facewire_platform.rows
 from facewire.messages import Batch, decode_batch
-from facewire_platform.rows import RowMaker, Rows, row_maker
+from facewire_platform.rows import Rows
 
 #: A process that says nothing for so long is given up, s.
 PATIENCE: Final = 10.0
@@ -30,17 +30,20 @@ MARSHAL_VERSION: Final = 2
 class Decoder:
     """The process, and our end of the socket to it. For one thread.
 
+    Args:
+        rows: the form in which batches are to be given.
+
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: type[Rows]) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(PATIENCE), round(PATIENCE % 1 * 1e6)))
             self._process = subprocess.Popen(  # noqa: S603  # ourselves
-                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), rows.__name__],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -65,36 +68,35 @@ class Decoder:
         self._process.wait()
 
 
-def unpack(packed: bytes) -> Batch:
-    """The batch, its events as `Rows`."""
-    epoch, boot, after, cursor, head, oldest, flat = _load(packed)
-    return Batch(epoch, boot, after, cursor, head, oldest, Rows(flat))
+def unpack(packed: bytes, rows: type[Rows]) -> Batch:
+    """The batch, its events as rows."""
+    epoch, boot, after, cursor, head, oldest, events = _load(packed)
+    return Batch(epoch, boot, after, cursor, head, oldest, rows(events))
 
 
-def _pack(payload: bytes, make: RowMaker) -> bytes | None:
+def _pack(payload: bytes, rows: type[Rows]) -> bytes | None:
     try:
-        batch = decode_batch(payload, make)
+        batch = decode_batch(payload, rows.from_maps)
     except Exception:  # noqa: BLE001  # whoever reads it then says what is wrong with it
         return None
-    if batch.bad or batch.format is not Format.MSGPACK:
+    if not isinstance(batch.events, Rows):  # the codec does not vouch for it
         return None
     keys = (batch.epoch, batch.boot, batch.after, batch.cursor, batch.head, batch.oldest)
-    return marshal.dumps((*keys, Rows.of(batch.events).flat), MARSHAL_VERSION)
+    return marshal.dumps((*keys, batch.events.packed), MARSHAL_VERSION)
 
 
 def _load(packed: bytes) -> Any:
     return marshal.loads(packed)  # noqa: S302  # from the same program, through a socket that nobody else has
 
 
-def _serve(connection: Connection) -> None:
-    make = row_maker()
+def _serve(connection: Connection, rows: type[Rows]) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             payloads = _load(connection.recv_bytes())
-            connection.send_bytes(marshal.dumps([_pack(payload, make) for payload in payloads], MARSHAL_VERSION))
+            connection.send_bytes(marshal.dumps([_pack(payload, rows) for payload in payloads], MARSHAL_VERSION))
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     gc.disable()  # what is decoded holds no cycles
-    _serve(Connection(int(sys.argv[1])))
+    _serve(Connection(int(sys.argv[1])), getattr(facewire_platform.rows, sys.argv[2]))

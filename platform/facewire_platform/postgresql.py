@@ -5,8 +5,6 @@ device at the same time, what was read of the stream stays true, and events can 
 else can have put them there.
 """
 
-import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -14,8 +12,8 @@ import peewee
 
 from facewire.errors import StoreError
 from facewire_platform.database import Mode, psycopg, shown, store_errors
-from facewire_platform.rows import WIDTH
-from facewire_platform.schema import DEVICE_COLUMNS, NEW_STREAM, ROW_COLUMNS, STREAM_COLUMNS, DeviceRow, StreamRow, check_schema
+from facewire_platform.rows import CopyRows, unescape
+from facewire_platform.schema import DEVICE_COLUMNS, NEW_STREAM, ROW_COLUMNS, STREAM_COLUMNS, DeviceRow, StreamRow, check_schema, columns_of
 
 #: A server that is gone without a word is found out after this long; a URL may say otherwise.
 _CONNECTION: Final = {
@@ -47,7 +45,6 @@ def open_postgresql(url: str, mode: Mode) -> peewee.PostgresqlDatabase:
     if psycopg is None:
         raise StoreError(f"{shown(url)}: PostgreSQL needs psycopg: pip install 'facewire[postgres]'")
     from psycopg.conninfo import conninfo_to_dict
-    from psycopg.types.string import BytesBinaryDumper
 
     with store_errors(url):
         parameters: dict[str, Any] = _CONNECTION | {key: value for key, value in conninfo_to_dict(url).items() if value is not None}
@@ -55,8 +52,6 @@ def open_postgresql(url: str, mode: Mode) -> peewee.PostgresqlDatabase:
     try:
         with store_errors(url):
             database.connect()
-            # psycopg's own choice for bytea is written in Python, and a tenth of a COPY.
-            database.connection().adapters.register_dumper(bytes, BytesBinaryDumper)
             for setting in _SETTINGS["read" if mode == "read" else "write"]:
                 database.execute_sql(setting)
             _check(database, url, mode)
@@ -77,6 +72,8 @@ def _check(database: peewee.PostgresqlDatabase, url: str, mode: Mode) -> None:
 
 class PostgresqlStatements:
     """What runs for every group of messages."""
+
+    rows = CopyRows
 
     def __init__(self, database: peewee.PostgresqlDatabase) -> None:
         self._db = database
@@ -108,13 +105,10 @@ class PostgresqlStatements:
             for row in self._db.execute_sql(_SELECT_CONTENTS, (list(streams), list(firsts), list(lasts))).fetchall():
                 yield (*row[:3], unescape(row[3]), row[4])
 
-    def insert_events(self, rows: Sequence[Any]) -> None:
-        """Insert rows of the event table, one after the other; none of them is there."""
-        kept = rows if _is_plain(rows) else list(map(escape, rows))
+    def insert_events(self, group: Sequence[bytes]) -> None:
+        """Insert what `CopyRows.add_to` made of rows; none of them is there."""
         with self._db.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
-            copy.set_types(_ROW_TYPES)
-            for start in range(0, len(kept), WIDTH):
-                copy.write_row(kept[start : start + WIDTH])
+            copy.write(b"".join((_COPY_HEADER, *group, _COPY_END)))
 
     def update_streams(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write streams, as `STREAM_COLUMNS`."""
@@ -125,33 +119,9 @@ class PostgresqlStatements:
         self._db.cursor().executemany(_UPDATE_DEVICE, [(*row[1:], row[0]) for row in rows])
 
 
-# PostgreSQL's text has no NUL, which JSON and msgpack have: \0 and the \x01 that stands for it are written as two characters.
-_ESCAPED: Final = {"\x00": "\x010", "\x01": "\x011"}
-_UNESCAPED: Final = {there: here for here, there in _ESCAPED.items()}
-
-
-def _is_plain(rows: Sequence[Any]) -> bool:
-    texts = "".join(filter(None, itertools.chain.from_iterable(rows[place::WIDTH] for place in _TEXTS)))
-    return "\x00" not in texts and "\x01" not in texts
-
-
-def escape(value: Any) -> Any:
-    """A text as PostgreSQL can keep it; anything else as it is."""
-    return re.sub("[\x00\x01]", lambda found: _ESCAPED[found[0]], value) if isinstance(value, str) else value
-
-
-def unescape(value: Any) -> Any:
-    """The text that `escape` was given."""
-    return re.sub("\x01[01]", lambda found: _UNESCAPED[found[0]], value) if isinstance(value, str) and "\x01" in value else value
-
-
 def _sql(query: Any) -> str:
     sql: str = query.bind(peewee.PostgresqlDatabase(None, prefer_psycopg3=True)).sql()[0]
     return sql
-
-
-def _columns(columns: Sequence[Any], table: str) -> str:
-    return ", ".join(f'{table}."{column.column_name}"' for column in columns)
 
 
 _INSERT_STREAM: Final = _sql(StreamRow.insert(dict.fromkeys(STREAM_COLUMNS[1:])).on_conflict_ignore())
@@ -160,14 +130,14 @@ _INSERT_DEVICE: Final = _sql(DeviceRow.insert(dict.fromkeys(DEVICE_COLUMNS)).on_
 _UPDATE_DEVICE: Final = _sql(DeviceRow.update(dict.fromkeys(DEVICE_COLUMNS[1:])).where(DeviceRow.device == ""))
 # Everybody takes the locks in the same order: no group waits for another that waits for it.
 _LOCK_STREAMS: Final = (
-    f"SELECT {_columns(STREAM_COLUMNS, 's')} FROM stream s JOIN unnest(%s::text[], %s::text[]) AS wanted(device, epoch) "
+    f"SELECT {columns_of(STREAM_COLUMNS, 's')} FROM stream s JOIN unnest(%s::text[], %s::text[]) AS wanted(device, epoch) "
     "ON s.device = wanted.device AND s.epoch = wanted.epoch ORDER BY s.device, s.epoch FOR UPDATE OF s"
 )
-_LOCK_DEVICES: Final = f"SELECT {_columns(DEVICE_COLUMNS, 'd')} FROM device d WHERE d.device = ANY(%s) ORDER BY d.device FOR UPDATE"
+_LOCK_DEVICES: Final = f"SELECT {columns_of(DEVICE_COLUMNS, 'd')} FROM device d WHERE d.device = ANY(%s) ORDER BY d.device FOR UPDATE"
 _SELECT_CONTENTS: Final = (
     "SELECT e.stream, e.seq, e.timestamp, e.identity_id, e.score FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) AS span(stream, first, last) "
     "JOIN event e ON e.stream = span.stream AND e.seq BETWEEN span.first AND span.last"
 )
-_TEXTS: Final = [place for place, column in enumerate(ROW_COLUMNS) if isinstance(column, peewee.TextField)]
-_ROW_TYPES: Final = ("int8", "int8", "float8", "text", "text", "int8", "text", "text", "bytea", "int4", "int4", "int4")
 _COPY_EVENTS: Final = f"COPY event ({', '.join(column.column_name for column in ROW_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+_COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_COPY_END: Final = b"\xff\xff"

@@ -12,7 +12,7 @@ import peewee
 from facewire import codec
 from facewire_platform.database import Where, open_database, store_errors
 from facewire_platform.devices import Pace, device_row, paces
-from facewire_platform.postgresql import escape, unescape
+from facewire_platform.rows import escape, unescape
 from facewire_platform.rows import key as key_of
 from facewire_platform.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
 

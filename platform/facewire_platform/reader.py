@@ -10,12 +10,12 @@ import time
 from typing import Final, NamedTuple
 
 from facewire.errors import BatchRefused, DecodeError, ProtocolError
-from facewire.messages import Ack, Message, decode, decode_batch
+from facewire.messages import Ack, decode
 from facewire.topics import Topics
 from facewire_mqtt.connection import Received
 from facewire_platform.decoder import Decoder, unpack
 from facewire_platform.inbox import Inbox
-from facewire_platform.rows import row_maker
+from facewire_platform.rows import Rows
 from facewire_platform.store import Taken, Unreadable
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ class Held(NamedTuple):
 
 
 class Reader:
-    """Gives decoded messages in the order in which they came, as many at once as there are."""
+    """Gives decoded messages in the order in which they came, as many at once as there are; batches as `rows`, where it pays."""
 
-    def __init__(self, inbox: Inbox, topics: Topics) -> None:
+    def __init__(self, inbox: Inbox, topics: Topics, rows: type[Rows]) -> None:
         self._inbox = inbox
         self._topics = topics
-        self._make_row = row_maker()
+        self._rows = rows
         #: With what came of its batch in the decoder.
         self._ready: list[tuple[Received, bytes | None]] = []
         self._changed = threading.Condition()
@@ -96,7 +96,7 @@ class Reader:
     def _decode(self, payloads: list[bytes]) -> list[bytes | None]:
         if payloads and time.monotonic() >= self._decoder_from:
             try:
-                self._decoder = self._decoder or Decoder()
+                self._decoder = self._decoder or Decoder(self._rows)
                 return self._decoder.decode(payloads)
             except (OSError, EOFError) as exc:
                 log.warning("decoder failed, going on without for %g s error=%s", DECODER_RETRY, str(exc) or type(exc).__name__)
@@ -114,11 +114,7 @@ class Reader:
         device = ""
         try:
             device, kind = self._topics.parse(received.topic)
-            message: Message
-            if packed is not None:
-                message = unpack(packed)
-            else:
-                message = decode_batch(received.payload, self._make_row) if kind == "history" else decode(kind, received.payload)
+            message = decode(kind, received.payload) if packed is None else unpack(packed, self._rows)
             if not isinstance(message, Ack):
                 return [Held(received, Taken(device, message, now_ms, received.retain))]
             reason = "an ack is not for us"

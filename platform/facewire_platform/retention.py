@@ -22,9 +22,8 @@ import peewee
 
 from facewire import codec
 from facewire_platform.database import Where, open_database, store_errors
-from facewire_platform.postgresql import escape, unescape
 from facewire_platform.queries import KEY, Key
-from facewire_platform.rows import key
+from facewire_platform.rows import escape, key, unescape
 from facewire_platform.schema import EventRow, QuarantineRow, StreamRow
 
 #: Events in one transaction; about 20 ms of SQLite's only write lock.

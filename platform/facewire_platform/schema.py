@@ -15,6 +15,7 @@ makes an event be there once.
 A change of these is a migration (`migrate`), and a new number here.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import peewee
@@ -163,6 +164,11 @@ ROW_COLUMNS: Final = (*EVENT_COLUMNS[1:], EVENT_COLUMNS[0])
 EVENT_FIELDS: Final = tuple(column for column in EVENT_COLUMNS if column.name not in {"id_key", "name_key"})
 #: A stream that was never seen: `STREAM_COLUMNS` after id, device and epoch.
 NEW_STREAM: Final = (0, 0, 1, 0, 0, 0, "", 0)
+
+
+def columns_of(columns: Sequence[Any], table: str) -> str:
+    """Columns in SQL, of a table that has another name there."""
+    return ", ".join(f'{table}."{column.column_name}"' for column in columns)
 
 
 def check_schema(where: object, found: int, *, migrating: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,18 @@ import peewee
 
 from facewire.errors import StoreError
 from facewire_platform.database import Mode, store_errors
-from facewire_platform.rows import WIDTH
-from facewire_platform.schema import DEVICE_COLUMNS, NEW_STREAM, ROW_COLUMNS, STREAM_COLUMNS, DeviceRow, EventRow, StreamRow, check_schema
+from facewire_platform.rows import WIDTH, InsertRows
+from facewire_platform.schema import (
+    DEVICE_COLUMNS,
+    NEW_STREAM,
+    ROW_COLUMNS,
+    STREAM_COLUMNS,
+    DeviceRow,
+    EventRow,
+    StreamRow,
+    check_schema,
+    columns_of,
+)
 
 APPLICATION_ID: Final = 0x46575046  # "FWPF"
 #: Another process may be migrating, or deleting, s. A worker that waits cannot be told to stop.
@@ -93,36 +104,41 @@ def lock(path: Path) -> int:
 class SqliteStatements:
     """What runs for every group of messages. A transaction of SQLite's has the whole database to itself."""
 
+    rows = InsertRows
+
     def __init__(self, database: peewee.SqliteDatabase) -> None:
         self._db = database
         self.begin: Callable[[], Any] = functools.partial(database.transaction, "IMMEDIATE")
 
     def streams(self, keys: Sequence[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
         """The streams of (device, epoch) as `STREAM_COLUMNS`, made where they are missing."""
-        for key in keys:
-            row = self._db.execute_sql(_SELECT_STREAM, key).fetchone()
-            if row is None:
-                self._db.execute_sql(_INSERT_STREAM, (*key, *NEW_STREAM))
-                row = self._db.execute_sql(_SELECT_STREAM, key).fetchone()
-            yield row
+        found = self._all(_SELECT_STREAMS, keys)
+        missing = set(keys) - {(row[1], row[2]) for row in found}
+        if missing:
+            self._db.cursor().executemany(_INSERT_STREAM, [(*key, *NEW_STREAM) for key in sorted(missing)])
+            found += self._all(_SELECT_STREAMS, list(missing))
+        return iter(found)
 
     def devices(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """The devices as `DEVICE_COLUMNS`; those that are missing are left out."""
-        for name in names:
-            yield from self._db.execute_sql(_SELECT_DEVICE, (name,)).fetchall()
+        return iter(self._all(_SELECT_DEVICES, names))
 
     def contents(self, ranges: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int, int, str, float]]:
         """What is stored in ranges (stream, first, last): (stream, seq, timestamp, identity_id, score)."""
-        for span in ranges:
-            yield from self._db.execute_sql(_SELECT_CONTENTS, span).fetchall()
+        return iter(self._all(_SELECT_CONTENTS, ranges))
 
-    def insert_events(self, rows: Sequence[Any]) -> None:
-        """Insert rows of the event table, one after the other; none of them is there."""
+    def _all(self, sql: str, wanted: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """All at once: every statement lets go of Python's lock and waits to have it back."""
+        found: list[tuple[Any, ...]] = self._db.execute_sql(sql, (json.dumps(wanted),)).fetchall() if wanted else []
+        return found
+
+    def insert_events(self, group: Sequence[Any]) -> None:
+        """Insert what `InsertRows.add_to` made of rows; none of them is there."""
         start = 0
         for count in INSERTED_AT_ONCE:
             size = count * WIDTH
-            while len(rows) - start >= size:
-                self._db.execute_sql(_insert_events(count), rows[start : start + size])
+            while len(group) - start >= size:
+                self._db.execute_sql(_insert_events(count), group[start : start + size])
                 start += size
 
     def update_streams(self, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -140,17 +156,22 @@ def _sql(query: Any) -> str:
 
 
 # Made once by peewee: making it anew costs more than running it.
-_SELECT_STREAM: Final = _sql(StreamRow.select(*STREAM_COLUMNS).where((StreamRow.device == "") & (StreamRow.epoch == "")))
 _INSERT_STREAM: Final = _sql(StreamRow.insert(dict.fromkeys(STREAM_COLUMNS[1:])))
 _UPDATE_STREAM: Final = _sql(StreamRow.update(dict.fromkeys(STREAM_COLUMNS[3:])).where(StreamRow.id == 0))
-_SELECT_DEVICE: Final = _sql(DeviceRow.select(*DEVICE_COLUMNS).where(DeviceRow.device == ""))
 _UPSERT_DEVICE: Final = _sql(
     DeviceRow.insert(dict.fromkeys(DEVICE_COLUMNS)).on_conflict(conflict_target=[DeviceRow.device], preserve=DEVICE_COLUMNS[1:])
 )
-_SELECT_CONTENTS: Final = _sql(
-    EventRow.select(EventRow.stream, EventRow.seq, EventRow.timestamp, EventRow.identity_id, EventRow.score).where(
-        (EventRow.stream == 0) & EventRow.seq.between(0, 0)
-    )
+# CROSS JOIN goes through what is wanted and finds the rest by key, whatever the statistics say.
+_SELECT_STREAMS: Final = (
+    f"SELECT {columns_of(STREAM_COLUMNS, 's')} FROM json_each(?) AS wanted CROSS JOIN stream AS s "
+    "ON s.device = json_extract(wanted.value, '$[0]') AND s.epoch = json_extract(wanted.value, '$[1]')"
+)
+_SELECT_DEVICES: Final = (
+    f"SELECT {columns_of(DEVICE_COLUMNS, 'd')} FROM json_each(?) AS wanted CROSS JOIN device AS d ON d.device = wanted.value"
+)
+_SELECT_CONTENTS: Final = (
+    "SELECT e.stream, e.seq, e.timestamp, e.identity_id, e.score FROM json_each(?) AS span CROSS JOIN event AS e "
+    "ON e.stream = json_extract(span.value, '$[0]') AND e.seq BETWEEN json_extract(span.value, '$[1]') AND json_extract(span.value, '$[2]')"
 )
 
 

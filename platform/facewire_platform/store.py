@@ -27,7 +27,7 @@ from facewire_platform.ingest import Content, Range, answer, decide
 from facewire_platform.losses import Losses
 from facewire_platform.migrate import create_tables
 from facewire_platform.postgresql import PostgresqlStatements
-from facewire_platform.rows import Row, Rows, row_maker
+from facewire_platform.rows import Rows
 from facewire_platform.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, StreamRow
 from facewire_platform.sqlite import SqliteStatements, lock
 
@@ -101,6 +101,7 @@ class _Group:
     devices: dict[str, _Device] = field(default_factory=dict)
     #: Of each stream, what is stored of the seqs that the messages are about.
     contents: dict[int, dict[int, Content]] = field(default_factory=dict)
+    #: For `insert_events`.
     events: list[Any] = field(default_factory=list)
     #: By identity: the streams and devices that are to be written.
     changed: dict[int, _Stream] = field(default_factory=dict)
@@ -115,8 +116,9 @@ class Store:
         self._db = database
         self._held = held
         self._file = _file(where)
-        self._make_row = row_maker()
         self._sql = SqliteStatements(database) if isinstance(where, Path) else PostgresqlStatements(database)
+        #: The form in which events are best given.
+        self.rows: type[Rows] = self._sql.rows
         self._losses = Losses(database)
         #: Given with each ack.
         self.identity: str = database.execute_sql("SELECT identity FROM store").fetchone()[0]
@@ -271,8 +273,7 @@ class Store:
         return stored, [Range(*row) for row in self._runs(stream.id, start + 1, batch.cursor)]
 
     def _add(self, stream: _Stream, events: Sequence[Event], group: _Group) -> None:
-        rows = events if isinstance(events, Rows) else Rows.of(event if type(event) is Row else self._make_row(*event) for event in events)
-        rows.add_to(group.events, stream.id)
+        self.rows.of(events).add_to(group.events, stream.id)
         if stream.messages > 1:
             group.contents[stream.id].update((event.seq, Content.of(event)) for event in events)
 

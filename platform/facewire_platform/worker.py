@@ -89,7 +89,6 @@ class Worker:
         self._address = address
         self._on_turn = on_turn
         self._inbox = Inbox()
-        self._reader = Reader(self._inbox, topics)
         self._held: list[Held] = []
         self._outage = ""
         self._stopping = threading.Event()
@@ -97,6 +96,7 @@ class Worker:
         self._refused: Refused | None = None
         self._connected = self._was_connected = False
         self._store = open_store(database)
+        self._reader = Reader(self._inbox, topics, self._store.rows)
         subscriptions = [(_filter(topics, kind, share), QOS[kind]) for kind in SUBSCRIBED]
         self._connection = Connection(address, f"facewire-platform-{secrets.token_hex(4)}", subscriptions, self._tell)
 

@@ -4,7 +4,7 @@
     worker      `facewire platform run`: published -> committed -> acked, through Mosquitto, the load from another process
     obvious     a script with peewee `insert_many` in paho's callback (ingest_scripts.py), the same load
     each        the same, each event committed by itself in the default journal
-    copy        PostgreSQL: COPY alone into the same table, in the worker's groups
+    copy        PostgreSQL: COPY alone into the same table, rows of values as psycopg takes them
     postgresql  the worker on it
 
 Without Mosquitto or PostgreSQL on the machine what needs them is left out. Each round does all; the medians are told.
@@ -31,8 +31,8 @@ from mosquitto_server import ANONYMOUS, Mosquitto
 from postgresql_server import PROGRAMS, PostgreSQL
 
 from facewire_platform.database import open_database
-from facewire_platform.postgresql import PostgresqlStatements
-from facewire_platform.rows import Rows, row_maker
+from facewire_platform.rows import WIDTH, InsertRows
+from facewire_platform.schema import ROW_COLUMNS
 from facewire_platform.sqlite import SqliteStatements
 from facewire_platform.store import open_store
 
@@ -40,31 +40,42 @@ DEVICES: Final = 100
 #: Batches in one commit of the ways that have no worker to choose it.
 GROUP: Final = 50
 BROKER: Final = f"{ANONYMOUS}\nmax_inflight_messages 0\nmax_queued_messages 0\nlog_type error"
+COLUMNS: Final = ", ".join(column.column_name for column in ROW_COLUMNS)
+TYPES: Final = ("int8", "int8", "float8", "text", "text", "int8", "text", "text", "bytea", "int4", "int4", "int4")
 #: What a script that is so much slower is given of the load.
 SHARE: Final = {"obvious": 0.1, "each": 0.01}
 
 
 def groups(batches: int) -> list[list[Any]]:
-    """The rows that the load comes to, by commit."""
-    make = row_maker()
+    """The rows that the load comes to, by commit: their values, one after the other."""
     made: list[list[Any]] = []
     for place, (number, device) in enumerate(itertools.product(range(batches), range(DEVICES))):
         if place % GROUP == 0:
             made.append([])
-        Rows.of(itertools.starmap(make, ingest_load.batch(device, number).events)).add_to(made[-1], device + 1)
+        InsertRows.of(ingest_load.batch(device, number).events).add_to(made[-1], device + 1)
     return made
 
 
-def inserted(where: Path | str, rows: list[list[Any]]) -> float:
+def timed(where: Path | str, rows: list[list[Any]], put: Callable[[Any, list[Any]], None]) -> float:
     """Put the rows into the store's own table, without the store."""
     open_store(where).close()
     with closing(open_database(where, "write")) as database:
-        statements = SqliteStatements(database) if isinstance(where, Path) else PostgresqlStatements(database)
         started = time.perf_counter()
         for group in rows:
-            with statements.begin():
-                statements.insert_events(group)
+            with database.transaction():
+                put(database, group)
         return time.perf_counter() - started
+
+
+def insert(database: Any, group: list[Any]) -> None:
+    SqliteStatements(database).insert_events(group)
+
+
+def copy(database: Any, group: list[Any]) -> None:
+    with database.cursor() as cursor, cursor.copy(f"COPY event ({COLUMNS}) FROM STDIN (FORMAT BINARY)") as copying:
+        copying.set_types(TYPES)
+        for start in range(0, len(group), WIDTH):
+            copying.write_row(group[start : start + WIDTH])
 
 
 @contextmanager
@@ -110,14 +121,14 @@ class Bench:
         broker.start()
         try:
             port = broker.port
-            self.note("raw", lambda _: inserted(folder / "raw.db", rows))
+            self.note("raw", lambda _: timed(folder / "raw.db", rows, insert))
             with worker(port, f"sqlite:///{folder}/worker.db"):
                 self.note("worker", lambda batches: loaded(port, batches))
             for how in ("obvious", "each"):
                 with script(port, how, folder / f"{how}.db"):
                     self.note(how, lambda batches: loaded(port, batches))
             if server is not None:
-                self.note("copy", lambda _: inserted(server.new_database(), rows))
+                self.note("copy", lambda _: timed(server.new_database(), rows, copy))
                 with worker(port, server.new_database()):
                     self.note("postgresql", lambda batches: loaded(port, batches))
         finally:
@@ -129,7 +140,7 @@ class Bench:
             base = "copy" if name in {"copy", "postgresql"} else "raw"
             ratios = f"{rate / middle[base]:8.2f} of {base}"
             if name in SHARE:
-                ratios += f"; the worker is {middle['worker'] / rate:,.0f} times as fast"
+                ratios += f"; the worker is {middle['worker'] / rate:,.1f} times as fast"
             click.echo(f"{name:<11}{rate:>10,.0f} events/s{ratios}")
 
 

@@ -1,0 +1,97 @@
+"""Rows are what their databases take, and say again what is decided on."""
+
+import itertools
+from typing import Any
+
+import pytest
+from any_event import EVENTS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from platform_model import batch, event
+from platform_store import rows as stored
+from platform_store import take
+
+from facewire import codec
+from facewire.events import Event
+from facewire_platform.database import Where
+from facewire_platform.rows import WIDTH, CopyRows, InsertRows, Row, Rows, escape, key, unescape
+from facewire_platform.schema import ROW_COLUMNS
+from facewire_platform.store import open_store
+
+relaxed = settings(deadline=None)
+both = pytest.mark.parametrize("form", [InsertRows, CopyRows])
+
+
+@both
+@relaxed
+@given(events=st.lists(EVENTS, max_size=5), chosen=st.sets(st.integers(0, 4)))
+def test_they_are_a_sequence_of_what_is_decided_on(form: type[Rows], events: list[Event], chosen: set[int]) -> None:
+    rows = form.of(events)
+    assert [row[:4] for row in rows] == [event[:4] for event in events]
+    assert [(row.seq, row.timestamp, row.score, row.identity_id) for row in rows] == [event[:4] for event in events]
+    assert form.of(rows) is rows
+    assert form(rows.packed).packed == rows.packed
+    some = [place for place in sorted(chosen) if place < len(events)]
+    assert form.of([rows[place] for place in some]).packed == form.of([events[place] for place in some]).packed
+
+
+@both
+def test_their_places_are_those_of_a_list(form: type[Rows]) -> None:
+    rows = form.of([event(seq) for seq in (1, 2, 3)])
+    assert len(rows) == 3
+    assert [row.seq for row in rows[:2]] == [1, 2]
+    assert rows[-1].seq == 3
+    assert all(type(row) is Row for row in (*rows, rows[-1], *rows[1:]))
+    with pytest.raises(IndexError):
+        rows[3]
+
+
+def test_an_insert_is_given_all_values_with_the_stream_of_each_row() -> None:
+    group: list[Any] = ["before"]
+    rows = InsertRows.of([event(seq, photo=b"x") for seq in (1, 2)])
+    rows.add_to(group, 7)
+    rows.add_to(group, 8)
+    assert group[0] == "before"
+    assert group[1 : 1 + WIDTH] == [
+        1,
+        1_700_000_000_000,
+        0.5,
+        "p",
+        "name",
+        1,
+        None,
+        None,
+        codec.pack({"photo": b"x"}),
+        key("p"),
+        key("name"),
+        7,
+    ]
+    assert group[WIDTH::WIDTH] == [7, 7, 8, 8]
+    assert InsertRows.of(rows) == rows
+
+
+def test_a_database_has_what_they_were_made_of(where: Where) -> None:
+    columns = ", ".join(column.column_name for column in ROW_COLUMNS)
+    newest = f"SELECT {columns} FROM event WHERE stream = (SELECT max(id) FROM stream) ORDER BY seq"
+    devices = map(str, itertools.count())
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.lists(EVENTS, min_size=1, max_size=4))
+    def check(events: list[Event]) -> None:
+        events = [made._replace(seq=seq) for seq, made in enumerate(events, 1)]
+        take(store, batch(0, len(events), *events), device=next(devices))
+        found = [value for row in stored(where, newest) for value in row[:-1]]
+        expected: list[Any] = []
+        InsertRows.of(events).add_to(expected, 0)
+        del expected[WIDTH - 1 :: WIDTH]
+        assert (list(map(unescape, found)) if isinstance(where, str) else found) == expected
+
+    with open_store(where) as store:
+        check()
+
+
+@relaxed
+@given(st.text(st.sampled_from("\x00\x01\x0201a")))
+def test_an_escaped_text_has_no_nul_and_comes_back(text: str) -> None:
+    assert "\x00" not in escape(text)
+    assert unescape(escape(text)) == text
