@@ -59,9 +59,12 @@ UNUSUAL = {
 
 
 @pytest.mark.process
-def test_what_is_unusual_it_leaves(decoder: Decoder) -> None:
+@pytest.mark.parametrize("rows", [InsertRows, CopyRows])
+def test_what_is_unusual_it_leaves(rows: type[Rows]) -> None:
+    decoder = Decoder(rows)
     packed = decoder.decode([USUAL, *UNUSUAL.values(), USUAL])
-    assert packed[0] == packed[-1] == _pack(USUAL, InsertRows)
+    decoder.close()
+    assert packed[0] == packed[-1] == _pack(USUAL, rows)
     assert dict(zip(UNUSUAL, packed[1:-1], strict=True)) == dict.fromkeys(UNUSUAL)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from any_event import EVENTS
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from platform_model import batch, event
 from platform_store import rows as stored
@@ -67,7 +67,8 @@ def test_an_insert_is_given_all_values_with_the_stream_of_each_row() -> None:
         7,
     ]
     assert group[WIDTH::WIDTH] == [7, 7, 8, 8]
-    assert InsertRows.of(rows) == rows
+    [*_, extra, _, _, _] = InsertRows.of([event(1)]).packed
+    assert extra is None
 
 
 def test_a_database_has_what_they_were_made_of(where: Where) -> None:
@@ -77,6 +78,7 @@ def test_a_database_has_what_they_were_made_of(where: Where) -> None:
 
     @settings(deadline=None, max_examples=50)
     @given(st.lists(EVENTS, min_size=1, max_size=4))
+    @example([event(1)._replace(identity_name="\x01", group_name="a\x00", ep_id="")])
     def check(events: list[Event]) -> None:
         events = [made._replace(seq=seq) for seq, made in enumerate(events, 1)]
         take(store, batch(0, len(events), *events), device=next(devices))

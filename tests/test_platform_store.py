@@ -167,6 +167,12 @@ def test_a_stream_begins_at_watermark_0_and_another_epoch_is_another_stream(stor
     assert take(store, batch(5, 6, 6, epoch="00000000000000e2")).cursor == 0
     assert take(store, batch(0, 1, 1, epoch="00000000000000e2")).cursor == 1
     assert take(store, batch(0, 0), device="other").cursor == 0
+    with store._sql.begin():
+        # A device has many epochs in its life; of those that no message is about none is read.
+        assert [row[1:3] for row in store._sql.streams([("d", "00000000000000e2"), ("new", EPOCH)])] == [
+            ("d", "00000000000000e2"),
+            ("new", EPOCH),
+        ]
 
 
 def test_the_same_batch_twice_in_a_transaction_is_stored_once(store: Store, path: Where) -> None:
