@@ -7,6 +7,7 @@ Rows
 They can be sent to another process (marshal). Of a row the platform reads again what it decides on; the rest it does not need.
 """
 
+import abc
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
@@ -87,22 +88,22 @@ class Rows(Sequence[Row]):
         return map(self.row, range(len(self)))
 
     @classmethod
+    @abc.abstractmethod
     def pack(cls, columns: Columns) -> list[Any]:
         """Rows of what events have; no columns for no events."""
-        raise NotImplementedError
 
     @classmethod
+    @abc.abstractmethod
     def joined(cls, forms: list[Any]) -> list[Any]:
         """Rows of what single ones have for their form."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def row(self, place: int) -> Row:
         """One of them, from 0."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def add_to(self, group: list[Any], stream: int) -> None:
         """Append them, as rows of a stream, to what `insert_events` is given."""
-        raise NotImplementedError
 
 
 class InsertRows(Rows):

@@ -158,7 +158,7 @@ TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, RejectedRow, 
 STREAM_COLUMNS: Final[tuple[Any, ...]] = StreamRow._meta.sorted_fields
 DEVICE_COLUMNS: Final[tuple[Any, ...]] = DeviceRow._meta.sorted_fields
 EVENT_COLUMNS: Final[tuple[Any, ...]] = EventRow._meta.sorted_fields
-#: The same as a `Row` has them.
+#: The same in the order of `rows`.
 ROW_COLUMNS: Final = (*EVENT_COLUMNS[1:], EVENT_COLUMNS[0])
 #: Of those, what is an event's own, in the order of `facewire.events.Event`.
 EVENT_FIELDS: Final = tuple(column for column in EVENT_COLUMNS if column.name not in {"id_key", "name_key"})
