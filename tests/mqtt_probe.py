@@ -68,7 +68,9 @@ def connect(
     return packet(0x10, text("MQTT") + bytes([level, flags]) + keepalive.to_bytes(2, "big") + (b"\0" if level == 5 else b"") + body)
 
 
-def publish(topic: str, payload: bytes = b"x", qos: int = 0, *, retain: bool = False, packet_id: int = 1, dup: bool = False) -> bytes:
+def publish(
+    topic: str | bytes, payload: bytes = b"x", qos: int = 0, *, retain: bool = False, packet_id: int = 1, dup: bool = False
+) -> bytes:
     first = 0x30 | (8 if dup else 0) | qos << 1 | retain
     return packet(first, text(topic) + (packet_id.to_bytes(2, "big") if qos else b"") + payload)
 

@@ -8,10 +8,10 @@ from platform_model import batch
 import facewire_platform.worker
 from facewire.messages import Ack, decode_ack, encode
 from facewire.topics import Topics
-from facewire_mqtt.connection import Address, Publication, Received
+from facewire_mqtt.connection import Address, Happening, Publication, Received
 from facewire_platform.database import Where
+from facewire_platform.inbox import Came, Inbox
 from facewire_platform.queries import Filter, History
-from facewire_platform.reader import GROUP
 from facewire_platform.worker import Worker
 
 
@@ -24,31 +24,31 @@ def history(device: str, after: int, *seqs: int) -> Received:
 
 
 class Desk:
-    """A worker without a broker: messages are put in, turns are taken, acks are looked at."""
+    """A worker without a broker: messages are put in, turns are taken, acks are looked at. It is the worker's receiver."""
 
     def __init__(self, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(facewire_platform.worker, "STORE_RETRY", 0.0)
         self.where = where
+        self.inbox = Inbox(lambda _: None, gather=0.0)
         self.worker = Worker(self.where, Address(), Topics())
-        self.published: list[Publication] = []
-        monkeypatch.setattr(self.worker._connection, "publish", self._publish)
+        self.worker._receiver = self  # type: ignore[assignment]
 
-    def _publish(self, message: Publication) -> bool:
-        with History(self.where) as other:  # another connection sees only what is committed
-            ack = decode_ack(message.payload)
-            for row in other.devices():
-                if row["device"] == message.topic.split("/")[2] and ack.error is None:
-                    assert row["watermark"] >= ack.cursor, "acked before it was durable"
-        self.published.append(message)
-        return True
+    def exchange(self, publications: list[Publication], most: int) -> Came:
+        assert publications == []
+        return self.inbox.take(most, 0.0)
 
-    def turn(self, *messages: Received) -> list[Ack]:
-        """Put the messages in, take a turn; the acks that it gave."""
+    def turn(self, *messages: Happening) -> list[Ack]:
+        """Put the messages in, take a turn; the acks that are to be published."""
         for message in messages:
-            self.worker._tell(message)
-        before = len(self.published)
-        self.worker._turn([] if self.worker._held else self.worker._reader.read(GROUP, 0.0))
-        return [decode_ack(message.payload) for message in self.published[before:]]
+            self.inbox.put(message)
+        self.worker._turn()
+        acks = [(Topics().parse(message.topic)[0], decode_ack(message.payload)) for message in self.worker._acks]
+        self.worker._acks.clear()
+        if acks:
+            with History(self.where) as other:  # another connection sees only what is committed
+                watermarks = {row["device"]: row["watermark"] for row in other.devices()}
+            assert all(ack.error or watermarks[device] >= ack.cursor for device, ack in acks), "acked before it was durable"
+        return [ack for _, ack in acks]
 
     def stored(self) -> set[tuple[str, int]]:
         with History(self.where) as history:

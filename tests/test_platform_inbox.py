@@ -1,42 +1,107 @@
+import logging
 import threading
 
-from facewire_mqtt.connection import Received
-from facewire_platform.inbox import Inbox
+import pytest
+
+import facewire_platform.inbox
+from facewire_mqtt.connection import Connected, Disconnected, Received
+from facewire_platform.inbox import Arrived, Inbox
 
 
-def received(payload: bytes) -> Received:
-    return Received("facewire/v1/d/match", payload, 0, False)
+def received(payload: bytes, retain: bool = False) -> Received:
+    return Received("facewire/v1/d/match", payload, 0, retain)
+
+
+def inbox(most_messages: int = 100, most_bytes: int = 100, gather: float = 0.0) -> Inbox:
+    return Inbox(lambda message: message.payload[1:] or None, most_messages, most_bytes, gather)
+
+
+def test_messages_come_out_in_order_each_with_what_it_is_packed_to() -> None:
+    full = inbox()
+    full.put(received(b"1"))
+    full.put(received(b"23", retain=True))
+    topic = "facewire/v1/d/match"
+    assert full.take(9, 0.0).messages == [Arrived(topic, b"1", False, None), Arrived(topic, b"23", True, b"3")]
+    assert full.take(9, 0.0).messages == []
 
 
 def test_a_full_inbox_drops_and_counts_and_takes_again_once_there_is_room() -> None:
-    inbox = Inbox(most_messages=2, most_bytes=10)
-    small, large = received(b"1234"), received(b"12345678901")
-    assert not inbox.put(large)
-    assert [inbox.put(small) for _ in range(3)] == [True, True, False]
-    assert inbox.dropped == 2
-    assert inbox.take(1, 0) == [small]
-    assert inbox.put(small)
-    assert len(inbox.take(9, 0)) == 2
-    assert inbox.take(9, 0) == []
+    full = inbox(most_messages=2)
+    for _ in range(3):
+        full.put(received(b"1"))
+    came = full.take(1, 0.0)
+    assert (len(came.messages), came.dropped, came.fill) == (1, 1, 1.0)
+    full.put(received(b"1"))
+    came = full.take(9, 0.0)
+    assert (len(came.messages), came.dropped) == (2, 0)
 
 
-def test_the_inbox_is_bounded_in_bytes_too() -> None:
-    inbox = Inbox(most_messages=100, most_bytes=10)
-    message = received(b"1234")
-    assert [inbox.put(message) for _ in range(3)] == [True, True, False]
-    inbox.take(1, 0)
-    assert inbox.put(message)
+def test_the_inbox_is_bounded_in_bytes_too_packed_ones_among_them() -> None:
+    full = inbox(most_bytes=10)
+    full.put(received(b"123"))
+    assert full.take(0, 0.0).fill == 0.5
+    full.put(received(b"123456"))
+    assert full.take(0, 0.0).dropped == 1
+    full.put(received(b"123"))
+    full.take(1, 0.0)
+    full.put(received(b"1"))
+    assert [message.payload for message in full.take(9, 0.0).messages] == [b"123", b"1"]
+
+
+def test_what_does_not_fit_is_not_even_packed() -> None:
+    packed: list[Received] = []
+    full = Inbox(packed.append, most_messages=0)
+    full.put(received(b""))
+    assert packed == []
+
+
+def test_few_large_messages_are_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facewire_platform.inbox, "TAKEN_BYTES", 5)
+    full = inbox()
+    for _ in range(3):
+        full.put(received(b"123"))
+    assert [len(full.take(9, 0.0).messages) for _ in range(3)] == [1, 1, 1]
 
 
 def test_the_inbox_wakes_whoever_waits_for_it() -> None:
-    inbox = Inbox()
-    threading.Timer(0.01, inbox.put, [received(b"")]).start()
-    assert len(inbox.take(9, 10.0)) == 1
+    full = inbox()
+    for something in (received(b"1"), Connected()):
+        threading.Timer(0.01, full.put, [something]).start()
+        assert any(full.take(9, 10.0)[:2])
 
 
-def test_how_full_it_is_goes_by_messages_or_bytes_whichever_is_nearer_to_its_limit() -> None:
-    inbox = Inbox(most_messages=4, most_bytes=10)
-    inbox.put(received(b"1"))
-    assert inbox.fill == 0.25
-    inbox.put(received(b"2345678"))
-    assert inbox.fill == 0.8
+def test_messages_are_gathered_until_there_are_enough() -> None:
+    full = inbox(gather=10.0)
+    full.put(received(b"1"))
+    full.take(2, 20.0)
+    full.put(received(b"2"))
+    threading.Timer(0.01, full.put, [received(b"3")]).start()
+    assert [message.payload for message in full.take(2, 20.0).messages] == [b"2", b"3"]
+
+
+def test_news_and_short_patience_end_the_gathering() -> None:
+    full = inbox(gather=10.0)
+    full.put(received(b"1"))
+    assert len(full.take(2, 0.0).messages) == 1
+    full.put(received(b"2"))
+    assert len(full.take(2, 0.01).messages) == 1
+    full.put(received(b"3"))
+    full.put(Connected())
+    assert len(full.take(2, 10.0).messages) == 1
+
+
+def test_the_first_message_in_a_while_does_not_wait_for_others() -> None:
+    full = inbox(gather=1000.0)
+    full.put(received(b"1"))
+    assert len(full.take(2, 1000.0).messages) == 1
+
+
+def test_news_are_kept_in_order_the_latest_of_too_many() -> None:
+    full = inbox()
+    record = logging.makeLogRecord({"msg": "x"})
+    for number in range(facewire_platform.inbox.INBOX_NEWS):
+        full.put(Disconnected(str(number)))
+    full.put(record)
+    news = full.take(0, 0.0).news
+    assert (len(news), news[0], news[-1]) == (facewire_platform.inbox.INBOX_NEWS, Disconnected("1"), record)
+    assert full.take(0, 0.0).news == []

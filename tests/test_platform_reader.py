@@ -1,5 +1,3 @@
-import threading
-
 import pytest
 from platform_model import batch
 
@@ -7,78 +5,49 @@ import facewire_platform.reader
 from facewire.errors import BatchRefused
 from facewire.messages import Ack, Batch, encode
 from facewire.topics import Topics
-from facewire_mqtt.connection import Received
-from facewire_platform.inbox import Inbox
-from facewire_platform.reader import GROUP, Reader
+from facewire_platform.decoder import pack
+from facewire_platform.inbox import Arrived
+from facewire_platform.reader import Held, read
 from facewire_platform.rows import InsertRows
-from facewire_platform.store import Unreadable
+from facewire_platform.store import Taken, Unreadable
+
+BATCH = encode(batch(0, 2, 1, 2))
 
 
-def received(kind: str, payload: bytes, retain: bool = False) -> Received:
-    return Received(f"facewire/v1/d/{kind}", payload, 1, retain)
+def reading(kind: str, payload: bytes, *, packed: bytes | None = None, retained: bool = False) -> list[Taken]:
+    arrived = Arrived(f"facewire/v1/d/{kind}", payload, retained, packed)
+    held = read(arrived, Topics(), InsertRows, 7)
+    assert all(one == Held(arrived, one.taken) and one.taken.at_ms == 7 for one in held)
+    return [one.taken for one in held]
 
 
-@pytest.fixture
-def inbox() -> Inbox:
-    return Inbox()
+def test_a_batch_is_the_same_packed_or_not() -> None:
+    (plain,), (packed,) = reading("history", BATCH), reading("history", b"", packed=pack(BATCH, InsertRows))
+    assert isinstance(plain.message, Batch)
+    assert isinstance(packed.message, Batch)
+    assert (plain.device, packed.device) == ("d", "d")
+    assert InsertRows.of(plain.message.events).packed == InsertRows.of(packed.message.events).packed
 
 
-@pytest.fixture
-def reader(inbox: Inbox) -> Reader:
-    return Reader(inbox, Topics(), InsertRows)
-
-
-def test_messages_come_out_decoded_and_in_order(inbox: Inbox, reader: Reader) -> None:
-    reader.start()
-    for seq in range(1, 1_001):
-        inbox.put(received("history", encode(batch(seq - 1, seq, seq))))
-    taken: list[int] = []
-    while len(taken) < 1_000:
-        for held in reader.take(10.0):
-            assert isinstance(held.taken.message, Batch)
-            taken.append(held.taken.message.cursor)
-    reader.stop()
-    assert taken == list(range(1, 1_001))
-
-
-def test_what_nobody_takes_stays_in_the_inbox_and_does_not_keep_it_from_stopping(
-    inbox: Inbox, reader: Reader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(facewire_platform.reader, "GROUP", 1)
-    for _ in range(100):
-        inbox.put(received("match", b""))
-    reader.start()
-    assert reader.take(10.0)
-    assert inbox.fill > 0
-    reader.stop()
-    assert "reader" not in {thread.name for thread in threading.enumerate()}
-
-
-def test_a_batch_that_is_refused_is_kept_and_answered(inbox: Inbox, reader: Reader) -> None:
-    inbox.put(received("history", encode(batch(5, 5)).replace(b"\xa5after\x05", b"\xa5after\x09")))
-    kept, refused = (held.taken.message for held in reader.read(GROUP, 0.0))
+def test_a_batch_that_is_refused_is_kept_and_answered() -> None:
+    payload = encode(batch(5, 5)).replace(b"\xa5after\x05", b"\xa5after\x09")
+    kept, refused = (taken.message for taken in reading("history", payload))
     assert isinstance(kept, Unreadable)
+    assert kept.raw == payload
     assert isinstance(refused, BatchRefused)
 
 
-def test_what_is_not_for_us_or_cannot_be_read_is_kept_with_its_reason(inbox: Inbox, reader: Reader) -> None:
+def test_what_is_not_for_us_or_cannot_be_read_is_kept_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     ack = encode(Ack("0" * 16, "0" * 16, 0, 0, "s"))
-    for message in (received("ack", ack), received("match", b"\xc1"), Received("elsewhere", b"", 1, False)):
-        inbox.put(message)
-    reasons = [held.taken.message.reason for held in reader.read(GROUP, 0.0) if isinstance(held.taken.message, Unreadable)]
-    assert len(reasons) == 3
-    assert reasons[0] == "an ack is not for us"
+    (not_ours,), (no_message,) = reading("ack", ack), reading("match", b"\xc1")
+    assert not_ours.message == Unreadable("facewire/v1/d/ack", "an ack is not for us", ack)
+    assert isinstance(no_message.message, Unreadable)
+    (elsewhere,) = read(Arrived("elsewhere", b"", False, None), Topics(), InsertRows, 7)
+    assert isinstance(elsewhere.taken.message, Unreadable)
+    monkeypatch.setattr(facewire_platform.reader, "decode", lambda *_: 1 / 0)
+    (ours,) = reading("match", b"")
+    assert ours.message == Unreadable("facewire/v1/d/match", "internal error: ZeroDivisionError", b"")
 
 
-def test_it_is_told_what_the_broker_had_kept(inbox: Inbox, reader: Reader) -> None:
-    inbox.put(received("match", b"", retain=True))
-    inbox.put(received("history", encode(batch(0, 0)), retain=True))
-    assert [held.taken.retained for held in reader.read(GROUP, 0.0)] == [False, True]
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_reader_that_died_is_not_waited_for(inbox: Inbox, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_decode", lambda _: 1 / 0)
-    reader.start()
-    with pytest.raises(RuntimeError, match="has ended"):
-        reader.take(0.5)
+def test_it_is_told_what_the_broker_had_kept() -> None:
+    assert [taken.retained for retained in (True, False) for taken in reading("history", BATCH, retained=retained)] == [True, False]

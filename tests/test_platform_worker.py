@@ -134,10 +134,8 @@ def test_what_was_committed_into_a_file_that_is_gone_is_not_acked(desk: Desk, mo
         path(desk).unlink()
         return real(self, *rest)
 
-    published = desk._publish
     monkeypatch.setattr(Store, "_take_batch", wiped)
     assert desk.turn(history("d1", 0, 1)) == []
-    monkeypatch.setattr(desk.worker._connection, "publish", published)
     assert [ack.cursor for ack in desk.turn()] == [1]
     assert desk.stored() == {("d1", 1)}
 
@@ -168,5 +166,5 @@ def test_nothing_that_a_person_is_named_by_is_logged(desk: Desk, caplog: pytest.
 
 def test_a_worker_that_cannot_keep_up_asks_for_patience(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert desk.turn(history("d1", 0, 1))[0].retry_after is None
-    monkeypatch.setattr(Inbox, "fill", 0.5)
+    monkeypatch.setattr(desk, "inbox", Inbox(lambda _: None, most_messages=2, gather=0.0))
     assert desk.turn(history("d1", 1, 2))[0].retry_after == 30_000

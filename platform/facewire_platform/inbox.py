@@ -1,48 +1,128 @@
-"""What waits for the database: bounded, so that a load that the platform cannot take costs patience and no memory."""
+"""What waits for the worker: bounded, so that a load that the platform cannot take costs patience and no memory."""
 
+import math
 import threading
+import time
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from logging import LogRecord
+from typing import Final, NamedTuple, TypeAlias
 
-from facewire_mqtt.connection import Received
+from facewire_mqtt.happenings import Connected, Disconnected, Happening, Received, Refused
 
 #: What may wait: messages, and their bytes.
 INBOX_MESSAGES: Final = 50_000
 INBOX_BYTES: Final = 256 * 1024 * 1024
+#: News that may wait; of more, the latest.
+INBOX_NEWS: Final = 1_000
+#: No more is taken at a time than one message beyond this.
+TAKEN_BYTES: Final = 16 * 1024 * 1024
+#: Messages are taken no sooner after the last than this, s: one commit for all costs less than one for each.
+GATHER: Final = 0.02
+
+#: What happens to the connection, and what is logged about it.
+News: TypeAlias = Connected | Disconnected | Refused | LogRecord
+
+
+class Arrived(NamedTuple):
+    """A message as it came."""
+
+    topic: str
+    payload: bytes
+    #: The broker had kept it, nobody knows for how long.
+    retained: bool
+    #: A batch, for `decoder.unpack`.
+    packed: bytes | None
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.payload) + len(self.packed or b"")
+
+
+class Came(NamedTuple):
+    """What came since the last time."""
+
+    messages: list[Arrived]
+    news: list[News]
+    #: Messages that did not fit.
+    dropped: int
+    #: How full the inbox was, from 0 to 1.
+    fill: float
 
 
 class Inbox:
-    """A queue between paho's thread and ours, bounded in messages and bytes."""
+    """A queue between paho's thread and that of the receiver, bounded in messages and bytes.
 
-    def __init__(self, most_messages: int = INBOX_MESSAGES, most_bytes: int = INBOX_BYTES) -> None:
-        self._waiting: deque[Received] = deque()
+    Args:
+        pack: packs a batch, see `Arrived.packed`.
+        most_messages: that may wait.
+        most_bytes: of them.
+        gather: see GATHER.
+    """
+
+    def __init__(
+        self,
+        pack: Callable[[Received], bytes | None],
+        most_messages: int = INBOX_MESSAGES,
+        most_bytes: int = INBOX_BYTES,
+        gather: float = GATHER,
+    ) -> None:
+        self._pack = pack
+        self._most_messages, self._most_bytes, self._gather = most_messages, most_bytes, gather
+        self._waiting: deque[Arrived] = deque()
         self._size_bytes = 0
-        self._most_messages, self._most_bytes = most_messages, most_bytes
+        self._news: deque[News] = deque(maxlen=INBOX_NEWS)
+        self._dropped = 0
+        #: When messages were taken last, monotonic, s.
+        self._taken_at = -math.inf
         self._changed = threading.Condition()
-        self.dropped = 0
+        #: Nobody is to be woken for fewer messages.
+        self._wanted = 1
 
-    def put(self, message: Received) -> bool:
-        """Add a message; False if it does not fit, which is counted."""
-        size_bytes = len(message.payload)
+    def put(self, came: Happening | LogRecord) -> None:
+        """Add news, or a message if there is room for it; otherwise it is counted. Messages are put by one thread."""
+        if isinstance(came, Received):
+            self._put_message(came)
+            return
         with self._changed:
-            if len(self._waiting) >= self._most_messages or self._size_bytes + size_bytes > self._most_bytes:
-                self.dropped += 1
-                return False
-            self._waiting.append(message)
-            self._size_bytes += size_bytes
+            self._news.append(came)
             self._changed.notify()
-        return True
 
-    def take(self, most: int, timeout: float) -> list[Received]:
-        """Up to `most` messages, oldest first; waits for one, no longer than `timeout` seconds."""
+    def take(self, most: int, timeout: float) -> Came:
+        """Up to `most` messages, oldest first, and all news; waits for something, no longer than `timeout` seconds."""
         with self._changed:
-            if not self._waiting:
-                self._changed.wait(timeout)
-            taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-            self._size_bytes -= sum(len(message.payload) for message in taken)
+            self._wait_for(1, timeout)
+            if self._waiting:
+                self._wait_for(most, min(timeout, self._taken_at + self._gather - time.monotonic()))
+            fill = max(len(self._waiting) / self._most_messages, self._size_bytes / self._most_bytes)
+            came = Came(self._take_messages(most), list(self._news), self._dropped, fill)
+            self._news.clear()
+            self._dropped = 0
+        return came
+
+    def _put_message(self, message: Received) -> None:
+        with self._changed:
+            if len(self._waiting) >= self._most_messages or self._size_bytes + len(message.payload) > self._most_bytes:
+                self._dropped += 1
+                return
+        arrived = Arrived(message.topic, message.payload, message.retain, self._pack(message))
+        with self._changed:
+            self._waiting.append(arrived)
+            self._size_bytes += arrived.size_bytes
+            if len(self._waiting) >= self._wanted:
+                self._changed.notify()
+
+    def _take_messages(self, most: int) -> list[Arrived]:
+        taken: list[Arrived] = []
+        size_bytes = 0
+        while self._waiting and len(taken) < most and size_bytes < TAKEN_BYTES:
+            taken.append(self._waiting.popleft())
+            size_bytes += taken[-1].size_bytes
+        if taken:
+            self._taken_at = time.monotonic()
+        self._size_bytes -= size_bytes
         return taken
 
-    @property
-    def fill(self) -> float:
-        """How full it is, from 0 to 1."""
-        return max(len(self._waiting) / self._most_messages, self._size_bytes / self._most_bytes)
+    def _wait_for(self, count: int, seconds: float) -> None:
+        self._wanted = count
+        self._changed.wait_for(lambda: self._news or len(self._waiting) >= count, max(0.0, seconds))

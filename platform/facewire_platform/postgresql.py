@@ -13,7 +13,7 @@ import peewee
 from facewire.errors import StoreError
 from facewire_platform.database import Mode, psycopg, shown, store_errors
 from facewire_platform.rows import CopyRows, unescape
-from facewire_platform.schema import DEVICE_COLUMNS, NEW_STREAM, ROW_COLUMNS, STREAM_COLUMNS, DeviceRow, StreamRow, check_schema, columns_of
+from facewire_platform.schema import DEVICE_COLUMNS, NEW_STREAM, STREAM_COLUMNS, DeviceRow, StreamRow, check_schema, columns_of
 
 #: A server that is gone without a word is found out after this long; a URL may say otherwise.
 _CONNECTION: Final = {
@@ -138,6 +138,6 @@ _SELECT_CONTENTS: Final = (
     "SELECT e.stream, e.seq, e.timestamp, e.identity_id, e.score FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) AS span(stream, first, last) "
     "JOIN event e ON e.stream = span.stream AND e.seq BETWEEN span.first AND span.last"
 )
-_COPY_EVENTS: Final = f"COPY event ({', '.join(column.column_name for column in ROW_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+_COPY_EVENTS: Final = f"COPY event ({', '.join(CopyRows.order)}) FROM STDIN (FORMAT BINARY)"
 _COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_END: Final = b"\xff\xff"

@@ -19,6 +19,8 @@ from facewire.events import Event, columns_from_maps
 
 #: Columns of a row: the fields of `Event`, with `extra` packed, or None; the keys of its two identities; its stream.
 WIDTH: Final = 12
+#: The place of `extra`.
+EXTRA: Final = 8
 
 #: For each field of `Event` what the events have there.
 Columns: TypeAlias = Sequence[Sequence[Any]]
@@ -40,11 +42,11 @@ class Row(Event):
 
 def key(text: str) -> int:
     """What an index holds in place of a text of any length: its CRC-32, as a signed integer. Texts may share one."""
-    return _keys((text,))[0]
+    return _keys((text.encode(),))[0]
 
 
-def _keys(texts: Iterable[str]) -> list[int]:
-    return [number - 0x8000_0000 for number in map(crc32, map(str.encode, texts))]
+def _keys(texts: Iterable[bytes]) -> list[int]:
+    return [number - 0x8000_0000 for number in map(crc32, texts)]
 
 
 def _extras(extras: Sequence[dict[str, Any]]) -> list[bytes | None]:
@@ -121,7 +123,7 @@ class InsertRows(Rows):
         *fields, extras = columns
         _, _, _, ids, names, *_ = fields
         flat: list[Any] = [None] * WIDTH * len(extras)
-        for place, column in enumerate((*fields, _extras(extras), _keys(ids), _keys(names))):
+        for place, column in enumerate((*fields, _extras(extras), _keys(map(str.encode, ids)), _keys(map(str.encode, names)))):
             flat[place::WIDTH] = column
         return flat
 
@@ -137,22 +139,31 @@ class InsertRows(Rows):
     def add_to(self, group: list[Any], stream: int) -> None:
         start = len(group)
         group += self.packed
+        # sqlite3 asks of `bytes` what they adapt to, which takes longer than to make of them what it does not ask of.
+        group[start + EXTRA :: WIDTH] = [None if extra is None else bytearray(extra) for extra in self.packed[EXTRA::WIDTH]]
         group[start + WIDTH - 1 :: WIDTH] = [stream] * len(self)
 
 
-#: How many fields a row has; then each field after its size, -1 for NULL: what comes before the bytes of `identity_id`, before
-#: those of `group_name`, before those of a text; and what comes last of a row, before its stream and with it.
-_TO_ID: Final = struct.Struct(">hiqiqidi")
-_TO_GROUP: Final = struct.Struct(">iqi")
+#: How many fields a row has, then each after its size: all that are of one size, and what comes before the bytes of `identity_id`.
+_TO_ID: Final = struct.Struct(">hiqiqidiqiiiii")
 _SIZE: Final = struct.Struct(">i")
-_KEYS: Final = struct.Struct(">iiii")
 _STREAM: Final = struct.Struct(">ii")
+_NULL: Final = _SIZE.pack(-1)
 
 
 class CopyRows(Rows):
-    """The bytes of each row but for its stream, as COPY takes them (https://www.postgresql.org/docs/current/sql-copy.html, Binary Format)."""
+    """The bytes of each row but for its stream, as COPY takes them (https://www.postgresql.org/docs/current/sql-copy.html, Binary Format).
+
+    Attributes:
+        order: of the columns.
+    """
 
     __slots__ = ()
+
+    order: Final = (
+        *("seq", "timestamp", "score", "person_type", "id_key", "name_key"),
+        *("identity_id", "identity_name", "group_name", "ep_id", "extra", "stream"),
+    )
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -162,22 +173,18 @@ class CopyRows(Rows):
         if not columns:
             return []
         seqs, timestamps, scores, ids, names, person_types, groups, endpoints, extras = columns
-        (id_sizes, id_texts), (name_sizes, name_texts) = _sized(_encoded(ids)), _sized(_encoded(names))
-        (group_sizes, group_texts), (ep_sizes, ep_texts) = _sized(_encoded(groups)), _sized(_encoded(endpoints))
-        extra_sizes, extra_maps = _sized(_extras(extras))
-        four, eight = repeat(4), repeat(8)
+        id_texts, name_texts = list(map(str.encode, ids)), list(map(str.encode, names))
+        sizes = (repeat(size) for size in (8, 8, 8, 8, 4, 4))
+        fixed = (seqs, timestamps, scores, person_types, _keys(id_texts), _keys(name_texts))
+        id_texts, name_texts = _escaped(id_texts), _escaped(name_texts)
         parts = zip(
-            map(_TO_ID.pack, repeat(WIDTH), eight, seqs, eight, timestamps, eight, scores, id_sizes),
+            map(_TO_ID.pack, repeat(WIDTH), *chain.from_iterable(zip(sizes, fixed, strict=True)), map(len, id_texts)),
             id_texts,
-            map(_SIZE.pack, name_sizes),
+            map(_SIZE.pack, map(len, name_texts)),
             name_texts,
-            map(_TO_GROUP.pack, eight, person_types, group_sizes),
-            group_texts,
-            map(_SIZE.pack, ep_sizes),
-            ep_texts,
-            map(_SIZE.pack, extra_sizes),
-            extra_maps,
-            map(_KEYS.pack, four, _keys(ids), four, _keys(names)),
+            _few(groups),
+            _few(endpoints),
+            map(_sized, _extras(extras)),
             strict=True,
         )
         return list(map(b"".join, parts))
@@ -188,28 +195,29 @@ class CopyRows(Rows):
 
     def row(self, place: int) -> Row:
         form = self.packed[place]
-        _, _, seq, _, timestamp, _, score, size = _TO_ID.unpack_from(form)
+        _, _, seq, _, timestamp, _, score, *_, size = _TO_ID.unpack_from(form)
         return Row.make(seq, timestamp, score, unescape(form[_TO_ID.size : _TO_ID.size + size].decode()), form)
 
     def add_to(self, group: list[Any], stream: int) -> None:
         group.append(_STREAM.pack(4, stream).join((*self.packed, b"")))  # after each row
 
 
-def _sized(values: list[bytes | None]) -> tuple[list[int], list[bytes]]:
-    return [-1 if value is None else len(value) for value in values], [value or b"" for value in values]
+def _escaped(texts: list[bytes]) -> list[bytes]:
+    joined = b"".join(texts)
+    return [escape(text.decode()).encode() for text in texts] if b"\x00" in joined or b"\x01" in joined else texts
 
 
-def _encoded(texts: Sequence[str | None]) -> list[bytes | None]:
-    kept = texts if _is_plain(texts) else map(escape, texts)
-    return [None if text is None else text.encode() for text in kept]
+def _few(texts: Sequence[str | None]) -> Iterator[bytes]:
+    """Texts after their sizes, where few are different."""
+    made = {text: _sized(None if text is None else escape(text).encode()) for text in set(texts)}
+    return map(made.__getitem__, texts)
+
+
+def _sized(value: bytes | None) -> bytes:
+    return _NULL if value is None else _SIZE.pack(len(value)) + value
 
 
 # PostgreSQL's text has no NUL, which JSON and msgpack have: \0 and the \x01 that stands for it are written as two characters.
-
-
-def _is_plain(texts: Sequence[str | None]) -> bool:
-    joined = "".join(filter(None, texts))
-    return "\x00" not in joined and "\x01" not in joined
 
 
 def escape(value: Any) -> Any:

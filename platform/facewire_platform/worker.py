@@ -1,7 +1,7 @@
 """The worker: takes what devices publish, stores it in groups, acks what is durable.
 
-    paho's thread ── Received ──▶ inbox (bounded) ──▶ reader's thread ──▶ worker's: one transaction ─▶ commit ─▶ acks
-                                                          ◀──▶ decoder, a process
+    receiver's process: connection, inbox (bounded) ══ messages ══▶ worker's: one transaction ─▶ commit
+                                                    ◀═══ acks ════
 
 What does not fit the inbox is dropped and counted: a device sends its history again.
 """
@@ -19,18 +19,19 @@ from facewire.codec import Format
 from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, StoreError
 from facewire.messages import Ack, Batch, Match, Status, encode
 from facewire.topics import QOS, Kind, Topics
-from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Publication, Received, Refused
+from facewire_mqtt.connection import Address, Connected, Disconnected, Publication, Refused
 from facewire_platform.database import Where
-from facewire_platform.inbox import Inbox
-from facewire_platform.reader import Held, Reader
+from facewire_platform.inbox import News
+from facewire_platform.reader import Held, read
+from facewire_platform.receiver import Receiver, Subscriber
 from facewire_platform.store import Outcome, Taken, Unreadable, open_store
 
 log = logging.getLogger(__name__)
 
 #: The wait after a failure of the database, s.
 STORE_RETRY: Final = 1.0
-#: A worker that has nothing to do looks this often whether it should stop, s.
-LOOK_EVERY: Final = 0.5
+#: Messages stored in one commit at most; fewer if no more are waiting.
+GROUP: Final = 200
 #: With an inbox that is fuller than this, acks ask for patience, up to this long, ms.
 PATIENCE_FROM: Final = 0.25
 PATIENCE_MS: Final = 60_000
@@ -88,17 +89,19 @@ class Worker:
         self._database = database
         self._address = address
         self._on_turn = on_turn
-        self._inbox = Inbox()
         self._held: list[Held] = []
+        #: Of what is stored, to be published.
+        self._acks: list[Publication] = []
+        #: How full the inbox is, from 0 to 1.
+        self._fill = 0.0
         self._outage = ""
         self._stopping = threading.Event()
         self.counters = Counters()
         self._refused: Refused | None = None
         self._connected = self._was_connected = False
         self._store = open_store(database)
-        self._reader = Reader(self._inbox, topics, self._store.rows)
         subscriptions = [(_filter(topics, kind, share), QOS[kind]) for kind in SUBSCRIBED]
-        self._connection = Connection(address, f"facewire-platform-{secrets.token_hex(4)}", subscriptions, self._tell)
+        self._receiver = Receiver(Subscriber(address, f"facewire-platform-{secrets.token_hex(4)}", subscriptions, self._store.rows))
 
     def run(self) -> None:
         """Work until `stop` is called, from a signal handler or another thread.
@@ -107,15 +110,12 @@ class Worker:
             CredentialsRefused: the broker does not know us.
             BrokerError: it does not let us subscribe.
         """
-        self._reader.start()
-        self._connection.start()
         try:
             while not self._stopping.is_set():
-                self._turn(self._reader.take(LOOK_EVERY) if not self._held else [])
+                self._turn()
                 self._on_turn(self._connected)
         finally:
-            self._connection.close()
-            self._reader.stop()
+            self._receiver.close(self._acks)
             self._store.close()
             log.info("worker stopped %s", " ".join(f"{name}={count}" for name, count in asdict(self.counters).items()))
         if self._refused is not None:
@@ -125,29 +125,8 @@ class Worker:
         """End after the group at hand; what else waits is sent again by its devices."""
         self._stopping.set()
 
-    def _tell(self, happening: Happening) -> None:
-        """Called on the connection's threads."""
-        match happening:
-            case Received():
-                self._inbox.put(happening)
-            case Connected():
-                self._connected = self._was_connected = True
-                log.info("connected broker=%s store=%s", self._address, self._store.identity)
-            case Disconnected(reason):
-                self._connected = False
-                if not self._stopping.is_set():
-                    log.warning("no connection broker=%s reason=%s", self._address, reason)
-            case Refused(reason):
-                log.error("broker refuses reason=%s", reason)
-                if not self._was_connected:
-                    self._refused = happening
-                    self.stop()
-
-    def _turn(self, group: list[Held]) -> None:
-        self._held += group
-        if self._inbox.dropped > self.counters.dropped:
-            log.warning("inbox full, dropped=%d", self._inbox.dropped - self.counters.dropped)
-            self.counters.dropped = self._inbox.dropped
+    def _turn(self) -> None:
+        self._exchange()
         if not self._held:
             return
         try:
@@ -160,6 +139,34 @@ class Worker:
             self._stopping.wait(STORE_RETRY)
         else:
             self._tell_outage("")
+
+    def _exchange(self) -> None:
+        acks, self._acks = self._acks, []
+        came = self._receiver.exchange(acks, 0 if self._held else GROUP)
+        for news in came.news:
+            self._hear(news)
+        if came.dropped:
+            log.warning("inbox full, dropped=%d", came.dropped)
+            self.counters.dropped += came.dropped
+        self._fill = came.fill
+        now_ms = time.time_ns() // 1_000_000
+        self._held += [held for arrived in came.messages for held in read(arrived, self._topics, self._store.rows, now_ms)]
+
+    def _hear(self, news: News) -> None:
+        match news:
+            case logging.LogRecord():
+                logging.getLogger(news.name).handle(news)
+            case Connected():
+                self._connected = self._was_connected = True
+                log.info("connected broker=%s store=%s", self._address, self._store.identity)
+            case Disconnected(reason):
+                self._connected = False
+                log.warning("no connection broker=%s reason=%s", self._address, reason)
+            case Refused(reason):
+                log.error("broker refuses reason=%s", reason)
+                if not self._was_connected:
+                    self._refused = news
+                    self.stop()
 
     def _reopen(self) -> None:
         """The database was wiped or restored under us, or its server is gone. Devices find out by our acks what to send again."""
@@ -191,14 +198,14 @@ class Worker:
         except StoreError:
             raise
         except Exception as exc:
-            log.exception("message failed topic=%r", held.received.topic)
-            kept = Unreadable(held.received.topic, f"internal error: {type(exc).__name__}", held.received.payload)
+            log.exception("message failed topic=%r", held.arrived.topic)
+            kept = Unreadable(held.arrived.topic, f"internal error: {type(exc).__name__}", held.arrived.payload)
             try:
-                self._take([Held(held.received, held.taken._replace(message=kept))])
+                self._take([Held(held.arrived, held.taken._replace(message=kept))])
             except StoreError:
                 raise
             except Exception:  # a damaged database: what it still can store, it stores
-                log.exception("message lost topic=%r", held.received.topic)
+                log.exception("message lost topic=%r", held.arrived.topic)
 
     def _take(self, some: Sequence[Held]) -> None:
         started = time.perf_counter()
@@ -211,10 +218,10 @@ class Worker:
                 self._answer(held, outcome)
 
     def _answer(self, held: Held, ack: Ack) -> None:
-        if (fill := self._inbox.fill) > PATIENCE_FROM:
-            ack = dataclasses.replace(ack, retry_after=round(fill * PATIENCE_MS))
-        fmt = Format.JSON if held.received.payload[:1] == b"{" else Format.MSGPACK
-        self._connection.publish(Publication(self._topics.of(held.taken.device, "ack"), encode(ack, fmt), QOS["ack"]))
+        if self._fill > PATIENCE_FROM:
+            ack = dataclasses.replace(ack, retry_after=round(self._fill * PATIENCE_MS))
+        fmt = Format.JSON if held.arrived.payload[:1] == b"{" else Format.MSGPACK
+        self._acks.append(Publication(self._topics.of(held.taken.device, "ack"), encode(ack, fmt), QOS["ack"]))
 
     def _count(self, taken: Taken, outcome: Outcome) -> None:
         counters = self.counters

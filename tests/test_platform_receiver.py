@@ -1,0 +1,211 @@
+"""The process that has the connection: what it gives and takes, that it is replaced when it fails, and does not outlive its worker."""
+
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mqtt_probe import SUBACK, Probe, publish, subscribe
+from platform_model import batch
+
+import facewire_platform.receiver
+from facewire.messages import encode
+from facewire_cli.logs import split
+from facewire_mqtt.connection import Address, Connected, Disconnected, Publication
+from facewire_platform.decoder import pack
+from facewire_platform.inbox import Came, Inbox, News
+from facewire_platform.receiver import Receiver, Subscriber, _ForWorker
+from facewire_platform.rows import CopyRows
+
+pytestmark = [pytest.mark.process, pytest.mark.network, pytest.mark.mosquitto]
+
+HISTORY, MATCH, ACK = (f"facewire/v1/d/{kind}" for kind in ("history", "match", "ack"))
+BATCH = encode(batch(0, 2, 1, 2))
+NOBODY = Address(port=1)
+
+
+def receiver_at(address: Address) -> Receiver:
+    return Receiver(Subscriber(address, "receiver", [(HISTORY, 1), (MATCH, 0)], CopyRows))
+
+
+@pytest.fixture
+def receiver(mosquitto: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    monkeypatch.setattr(facewire_platform.receiver, "RETRY", 0.0)
+    made = receiver_at(mosquitto)
+    wait_until_connected(made)
+    yield made
+    made.close([])
+
+
+@pytest.fixture
+def probe(mosquitto: Address) -> Iterator[Probe]:
+    with Probe(mosquitto, "probe") as made:
+        yield made
+
+
+def exchanges(receiver: Receiver, most: int = 9) -> Iterator[Came]:
+    """For as long as a test may take."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        yield receiver.exchange([], most)
+
+
+def wait_until_connected(receiver: Receiver) -> list[News]:
+    """What was told before."""
+    told: list[News] = []
+    for came in exchanges(receiver):
+        told += came.news
+        if Connected() in came.news:
+            return told
+    raise AssertionError(told)
+
+
+def pid(receiver: Receiver) -> int:
+    assert receiver._process is not None
+    return receiver._process.pid
+
+
+def has_ended(process: int) -> bool:
+    try:
+        watched = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([watched], [], [], 20)[0])
+    finally:
+        os.close(watched)
+
+
+def test_it_gives_what_was_published_batches_packed(receiver: Receiver, probe: Probe) -> None:
+    probe.send(publish(HISTORY, BATCH, 1), publish(MATCH, BATCH), publish(HISTORY, b"\xc1", 1, packet_id=2))
+    messages = []
+    for came in exchanges(receiver):
+        messages += came.messages
+        if len(messages) == 3:
+            break
+    assert messages == [(HISTORY, BATCH, False, pack(BATCH, CopyRows)), (MATCH, BATCH, False, None), (HISTORY, b"\xc1", False, None)]
+
+
+def test_it_publishes_what_it_is_given_and_what_it_is_given_last(receiver: Receiver, probe: Probe) -> None:
+    probe.send(subscribe((ACK, 1)))
+    probe.wait(SUBACK)
+    receiver.exchange([Publication(ACK, b"1"), Publication(ACK, b"2")], 0)
+    process = pid(receiver)
+    receiver.close([Publication(ACK, b"3")])
+    assert [probe.message().payload for _ in range(3)] == [b"1", b"2", b"3"]
+    assert has_ended(process)
+
+
+def test_one_that_died_is_followed_by_another(receiver: Receiver, probe: Probe) -> None:
+    first = pid(receiver)
+    os.kill(first, signal.SIGKILL)
+    assert has_ended(first)
+    came = receiver.exchange([Publication(ACK, b"lost")], 9)
+    assert [type(news) for news in came.news] == [Disconnected]
+    wait_until_connected(receiver)
+    assert pid(receiver) != first
+    probe.send(publish(MATCH, b"x"))
+    assert any(came.messages for came in exchanges(receiver))
+
+
+def test_one_that_is_stuck_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facewire_platform.receiver, "PATIENCE", 0.05)
+    for most in (1, 1_000):  # what is sent to it the socket holds, or not
+        receiver = receiver_at(NOBODY)
+        receiver._running()
+        stuck = pid(receiver)
+        os.kill(stuck, signal.SIGSTOP)
+        came = receiver.exchange([Publication(ACK, bytes(1_000))] * most, 0)
+        assert [type(news) for news in came.news] == [Disconnected]
+        assert has_ended(stuck)
+        receiver.close([])
+
+
+def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facewire_platform.receiver, "RETRY", 0.0)
+    receiver = receiver_at(NOBODY)
+    with monkeypatch.context() as context:
+        context.setattr(sys, "executable", "/nowhere/python")
+        (news,) = receiver.exchange([], 9).news
+    assert isinstance(news, Disconnected)
+    assert "/nowhere/python" in news.reason
+    (news,) = next(came.news for came in exchanges(receiver) if came.news)
+    assert isinstance(news, Disconnected)
+    assert "receiver failed" not in news.reason
+    receiver.close([])
+
+
+def test_it_ends_when_its_worker_is_killed(mosquitto: Address) -> None:
+    program = f"""
+import time
+from facewire_mqtt.connection import Address
+from facewire_platform.receiver import Receiver, Subscriber
+from facewire_platform.rows import InsertRows
+receiver = Receiver(Subscriber(Address(port={mosquitto.port}), "orphan", [("x", 1)], InsertRows))
+receiver.exchange([], 9)
+print(receiver._process.pid, flush=True)
+time.sleep(99)
+"""
+    with subprocess.Popen([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        child = os.pidfd_open(int(worker.stdout.readline()))
+        worker.kill()
+    assert select.select([child], [], [], 20)[0], "it lives on"
+    os.close(child)
+
+
+def test_it_hears_no_signal_that_is_for_its_worker(receiver: Receiver, probe: Probe) -> None:
+    os.kill(pid(receiver), signal.SIGTERM)
+    assert os.getsid(pid(receiver)) != os.getsid(0)
+    probe.send(publish(MATCH, b"x"))
+    for came in exchanges(receiver):
+        assert came.news == []
+        if came.messages:
+            break
+
+
+def test_nobody_sees_its_password_in_a_list_of_processes(mosquitto: Address) -> None:
+    receiver = receiver_at(Address(port=mosquitto.port, username="u", password="geheim"))  # noqa: S106
+    wait_until_connected(receiver)
+    for shown in ("cmdline", "environ"):
+        assert b"geheim" not in Path(f"/proc/{pid(receiver)}/{shown}").read_bytes()
+    receiver.close([])
+
+
+def test_what_it_logs_its_worker_is_given() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        receiver = receiver_at(Address(port=listening.getsockname()[1]))
+        receiver.exchange([], 0)
+        broker, _ = listening.accept()
+        with broker:
+            broker.sendall(
+                b"\x20\x02\x00\x00" + b"\x90\x04\x00\x01\x01\x00" + publish(b"\xff")
+            )  # CONNACK, SUBACK, a topic that is not UTF-8
+            record = next(news for came in exchanges(receiver) for news in came.news if isinstance(news, logging.LogRecord))
+        receiver.close([])
+    assert record.getMessage() == "ignored topic that is not UTF-8"
+
+
+def test_what_is_logged_can_be_sent_and_names_the_kind_of_its_exception_and_no_words_of_it() -> None:
+    inbox = Inbox(lambda _: None)
+    with pytest.raises(ValueError, match="小明") as raised:
+        int("小明")
+    exc_info = (raised.type, raised.value, raised.tb)
+    for record in (
+        logging.LogRecord("x", logging.ERROR, "", 0, "failed broker=%s count=%d", (NOBODY, 3), exc_info),
+        logging.LogRecord("x", logging.WARNING, "", 0, "plain", None, None),
+    ):
+        _ForWorker(inbox).handle(record)
+    first, second = inbox.take(0, 0.0).news
+    assert isinstance(first, logging.LogRecord)
+    assert isinstance(second, logging.LogRecord)
+    assert split(first) == ("failed", {"broker": "127.0.0.1:1", "count": 3, "error": "ValueError"})
+    assert first.exc_info is None
+    assert second.getMessage() == "plain"
