@@ -137,7 +137,7 @@ def _serve(pipe: Pipe) -> None:
     logging.basicConfig(level=level, handlers=[_ForWorker(inbox)])
     connection = Connection(subscriber.address, subscriber.client_id, subscriber.subscriptions, inbox.put)
     connection.start()
-    with contextlib.suppress(EOFError, ConnectionError):
+    try:
         most: int | None = 0
         while most is not None:
             publications, most = pipe.recv()
@@ -145,7 +145,8 @@ def _serve(pipe: Pipe) -> None:
                 connection.publish(publication)
             if most is not None:
                 pipe.send(inbox.take(most, LOOK_EVERY if most else 0.0))
-    connection.close()
+    finally:
+        connection.close()
 
 
 def _pack(message: Received, rows: type[Rows]) -> bytes | None:
@@ -154,4 +155,5 @@ def _pack(message: Received, rows: type[Rows]) -> bytes | None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _serve(Pipe(int(sys.argv[1])))
+    with contextlib.suppress(EOFError, ConnectionError):  # the worker was killed
+        _serve(Pipe(int(sys.argv[1])))
