@@ -36,7 +36,7 @@ from facewire_platform.schema import ROW_COLUMNS
 from facewire_platform.sqlite import SqliteStatements
 from facewire_platform.store import open_store
 
-DEVICES: Final = 100
+DEVICES: Final = 200
 #: Batches in one commit of the ways that have no worker to choose it.
 GROUP: Final = 50
 BROKER: Final = f"{ANONYMOUS}\nmax_inflight_messages 0\nmax_queued_messages 0\nlog_type error"
@@ -165,7 +165,7 @@ class Bench:
 
 
 @click.command()
-@click.option("--batches", default=80, show_default=True, help="Batches of each of 100 devices a round.")
+@click.option("--batches", default=40, show_default=True, help="Batches of each of 200 devices a round.")
 @click.option("--rounds", default=5, show_default=True)
 def main(batches: int, rounds: int) -> None:
     """Measure."""
