@@ -1,5 +1,6 @@
 """A worker without a broker."""
 
+from logging import LogRecord
 from typing import Any
 
 import pytest
@@ -31,13 +32,17 @@ class Desk:
         self.where = where
         self.inbox = Inbox(lambda _: None, gather=0.0)
         self.worker = Worker(self.where, Address(), Topics())
+        self.last: list[Publication] = []
         self.worker._receiver = self  # type: ignore[assignment]
 
     def exchange(self, publications: list[Publication], most: int) -> Came:
         assert publications == []
         return self.inbox.take(most, 0.0)
 
-    def turn(self, *messages: Happening) -> list[Ack]:
+    def close(self, publications: list[Publication]) -> None:
+        self.last = publications
+
+    def turn(self, *messages: Happening | LogRecord) -> list[Ack]:
         """Put the messages in, take a turn; the acks that are to be published."""
         for message in messages:
             self.inbox.put(message)

@@ -67,7 +67,7 @@ def test_the_inbox_wakes_whoever_waits_for_it() -> None:
     full = inbox()
     for something in (received(b"1"), Connected()):
         threading.Timer(0.01, full.put, [something]).start()
-        assert any(full.take(9, 10.0)[:2])
+        assert any(full.take(9, 1000.0)[:2])
 
 
 def test_messages_are_gathered_until_there_are_enough() -> None:
@@ -87,13 +87,22 @@ def test_news_and_short_patience_end_the_gathering() -> None:
     assert len(full.take(2, 0.01).messages) == 1
     full.put(received(b"3"))
     full.put(Connected())
-    assert len(full.take(2, 10.0).messages) == 1
+    assert len(full.take(2, 1000.0).messages) == 1
 
 
 def test_the_first_message_in_a_while_does_not_wait_for_others() -> None:
     full = inbox(gather=1000.0)
     full.put(received(b"1"))
     assert len(full.take(2, 1000.0).messages) == 1
+
+
+def test_news_alone_are_not_waited_for() -> None:
+    full = inbox(gather=1000.0)
+    full.put(received(b"1"))
+    full.take(1, 0.0)
+    assert full.take(0, 1000.0).messages == []
+    full.put(received(b"1"))
+    assert full.take(0, 1000.0).messages == []
 
 
 def test_news_are_kept_in_order_the_latest_of_too_many() -> None:

@@ -142,6 +142,19 @@ def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPat
     receiver.close([])
 
 
+def test_another_is_not_started_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(facewire_platform.receiver, "RETRY", 1000.0)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(time, "sleep", slept.append)
+    receiver = receiver_at(NOBODY)
+    for _ in range(2):
+        receiver.exchange([], 0)
+    first, second = slept
+    assert first == 0.0
+    assert second > 900.0
+
+
 def test_it_ends_when_its_worker_is_killed(mosquitto: Address) -> None:
     program = f"""
 import time
@@ -206,6 +219,7 @@ def test_what_is_logged_can_be_sent_and_names_the_kind_of_its_exception_and_no_w
     first, second = inbox.take(0, 0.0).news
     assert isinstance(first, logging.LogRecord)
     assert isinstance(second, logging.LogRecord)
+    assert [type(arg) for arg in first.args or ()] == [str, int, str]
     assert split(first) == ("failed", {"broker": "127.0.0.1:1", "count": 3, "error": "ValueError"})
     assert first.exc_info is None
     assert second.getMessage() == "plain"

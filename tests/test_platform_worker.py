@@ -11,7 +11,7 @@ from platform_model import BOOT, EPOCH, batch
 
 from facewire import codec
 from facewire.errors import StoreError
-from facewire.messages import Ack, Status, encode
+from facewire.messages import Ack, Status, decode_ack, encode
 from facewire_mqtt.connection import Received
 from facewire_platform.inbox import Inbox
 from facewire_platform.queries import History
@@ -168,3 +168,22 @@ def test_a_worker_that_cannot_keep_up_asks_for_patience(desk: Desk, monkeypatch:
     assert desk.turn(history("d1", 0, 1))[0].retry_after is None
     monkeypatch.setattr(desk, "inbox", Inbox(lambda _: None, most_messages=2, gather=0.0))
     assert desk.turn(history("d1", 1, 2))[0].retry_after == 30_000
+
+
+def test_what_does_not_fit_is_counted_and_logged(desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(desk, "inbox", Inbox(lambda _: None, most_messages=1, gather=0.0))
+    assert len(desk.turn(history("d1", 0, 1), history("d2", 0, 1))) == 1
+    assert desk.worker.counters.dropped == 1
+    assert "inbox full, dropped=1" in caplog.text
+
+
+def test_what_its_receiver_logs_it_logs(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.turn(logging.makeLogRecord({"name": "facewire_mqtt.session", "levelno": logging.WARNING, "msg": "from there"}))
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [("facewire_mqtt.session", "from there")]
+
+
+def test_a_worker_that_ends_acks_what_it_has_stored(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk.worker, "_on_turn", lambda _: desk.worker.stop())
+    desk.inbox.put(history("d1", 0, 1))
+    desk.worker.run()
+    assert [decode_ack(message.payload).cursor for message in desk.last] == [1]

@@ -89,9 +89,13 @@ class Inbox:
             self._changed.notify()
 
     def take(self, most: int, timeout: float) -> Came:
-        """Up to `most` messages, oldest first, and all news; waits for something, no longer than `timeout` seconds."""
+        """Up to `most` messages, oldest first, and all news; waits for something, no longer than `timeout` seconds.
+
+        With `most` of 0, news only, which are not waited for.
+        """
         with self._changed:
-            self._wait_for(1, timeout)
+            if most:
+                self._wait_for(1, timeout)
             if self._waiting:
                 self._wait_for(most, min(timeout, self._taken_at + self._gather - time.monotonic()))
             fill = max(len(self._waiting) / self._most_messages, self._size_bytes / self._most_bytes)

@@ -144,7 +144,7 @@ def _serve(pipe: Pipe) -> None:
             for publication in publications:
                 connection.publish(publication)
             if most is not None:
-                pipe.send(inbox.take(most, LOOK_EVERY if most else 0.0))
+                pipe.send(inbox.take(most, LOOK_EVERY))
     finally:
         connection.close()
 
