@@ -20,7 +20,7 @@ from facewire.messages import encode
 from facewire_cli.logs import split
 from facewire_mqtt.connection import Address, Connected, Disconnected, Publication
 from facewire_platform.decoder import pack
-from facewire_platform.inbox import Came, Inbox, News
+from facewire_platform.inbox import Came, Inbox
 from facewire_platform.receiver import Receiver, Subscriber, _ForWorker
 from facewire_platform.rows import CopyRows
 
@@ -50,26 +50,20 @@ def probe(mosquitto: Address) -> Iterator[Probe]:
         yield made
 
 
-def exchanges(receiver: Receiver, most: int = 9) -> Iterator[Came]:
+def exchanges(receiver: Receiver) -> Iterator[Came]:
     """For as long as a test may take."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        yield receiver.exchange([], most)
+        yield receiver.exchange([], 9)
 
 
-def wait_until_connected(receiver: Receiver) -> list[News]:
-    """What was told before."""
-    told: list[News] = []
-    for came in exchanges(receiver):
-        told += came.news
-        if Connected() in came.news:
-            return told
-    raise AssertionError(told)
+def wait_until_connected(receiver: Receiver) -> None:
+    assert any(Connected() in came.news for came in exchanges(receiver))
 
 
 def pid(receiver: Receiver) -> int:
     assert receiver._process is not None
-    return receiver._process.pid
+    return receiver._process._process.pid
 
 
 def has_ended(process: int) -> bool:
@@ -163,7 +157,7 @@ from facewire_platform.receiver import Receiver, Subscriber
 from facewire_platform.rows import InsertRows
 receiver = Receiver(Subscriber(Address(port={mosquitto.port}), "orphan", [("x", 1)], InsertRows))
 receiver.exchange([], 9)
-print(receiver._process.pid, flush=True)
+print(receiver._process._process.pid, flush=True)
 time.sleep(99)
 """
     with subprocess.Popen([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, text=True) as worker:
@@ -198,9 +192,8 @@ def test_what_it_logs_its_worker_is_given() -> None:
         receiver.exchange([], 0)
         broker, _ = listening.accept()
         with broker:
-            broker.sendall(
-                b"\x20\x02\x00\x00" + b"\x90\x04\x00\x01\x01\x00" + publish(b"\xff")
-            )  # CONNACK, SUBACK, a topic that is not UTF-8
+            connack, suback = b"\x20\x02\x00\x00", b"\x90\x04\x00\x01\x01\x00"
+            broker.sendall(connack + suback + publish(b"\xff"))  # which is not UTF-8
             record = next(news for came in exchanges(receiver) for news in came.news if isinstance(news, logging.LogRecord))
         receiver.close([])
     assert record.getMessage() == "ignored topic that is not UTF-8"

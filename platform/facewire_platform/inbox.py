@@ -109,6 +109,7 @@ class Inbox:
             if len(self._waiting) >= self._most_messages or self._size_bytes + len(message.payload) > self._most_bytes:
                 self._dropped += 1
                 return
+        # Packed without the lock, which whoever takes would wait for.
         arrived = Arrived(message.topic, message.payload, message.retain, self._pack(message))
         with self._changed:
             self._waiting.append(arrived)

@@ -98,10 +98,6 @@ class _Process:
             )
             self.pipe = Pipe(ours.detach())
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def exchange(self, publications: list[Publication], most: int) -> Came:
         self.pipe.send((publications, most))
         came: Came = self.pipe.recv()
