@@ -25,8 +25,8 @@ from facewire_cli.options import DEVICE, SECONDS, connection_options, output_opt
 from facewire_cli.output import Form, standard_output, visible, write_rows
 
 if TYPE_CHECKING:
+    from facewire_gate.matches import FreshMatches
     from facewire_mqtt.connection import Address, Happening
-    from facewire_platform.consumer import FreshMatches
 
 #: Messages that may wait to be shown; more are counted and not shown.
 INBOX_MESSAGES: Final = 10_000
@@ -226,7 +226,7 @@ class _FreshFollower:
 def _fresh(
     address: "Address", topics: Topics, devices: Sequence[str], out: TextIO, deadline: float | None
 ) -> Iterator[Iterator[render.Row]]:
-    from facewire_platform import fresh_matches
+    from facewire_gate import fresh_matches
 
     with (
         fresh_matches(address, topics=topics, devices=devices, told=_Notices(str(address)).tell) as matches,

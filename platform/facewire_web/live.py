@@ -24,9 +24,9 @@ from facewire.errors import BrokerError
 from facewire.messages import Match
 from facewire.plain import plain
 from facewire.topics import Topics
+from facewire_gate.freshness import Reason
+from facewire_gate.matches import fresh_matches_async
 from facewire_mqtt.connection import Address, Connected, Disconnected
-from facewire_platform.consumer import fresh_matches_async
-from facewire_platform.freshness import Reason
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from facewire.events import Event
 from facewire.messages import Match, Status
-from facewire_platform import freshness
-from facewire_platform.freshness import BOOTS, DRIFT, EPOCH_KEPT, EPOCHS, PROMPT, WINDOW, Freshness, Limits, Moment, Reason
+from facewire_gate import freshness
+from facewire_gate.freshness import BOOTS, DRIFT, EPOCH_KEPT, EPOCHS, PROMPT, WINDOW, Freshness, Limits, Moment, Reason
 
 EPOCH, BOOTED = "0123456789abcdef", 1_764_000_000_000
 HOUR = 3_600_000

@@ -21,6 +21,7 @@ from mosquitto_server import Mosquitto
 from mqtt_probe import Probe, packet, publish
 from test_cli_tail import FACEWIRE, Tail, tail_of
 
+import facewire_platform
 from facewire import codec, messages
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.events import Event
@@ -29,11 +30,12 @@ from facewire.topics import Topics
 from facewire_broker import credentials
 from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile
+from facewire_gate import fresh_matches, fresh_matches_async
+from facewire_gate import matches as consumer
+from facewire_gate.freshness import Limits
+from facewire_gate.matches import FreshMatch, FreshMatches, Inbox
 from facewire_mqtt import connection
 from facewire_mqtt.connection import Address, Connected, Disconnected, Received, Refused
-from facewire_platform import consumer, fresh_matches, fresh_matches_async
-from facewire_platform.consumer import FreshMatch, FreshMatches, Inbox
-from facewire_platform.freshness import Limits
 
 pytestmark = pytest.mark.network
 
@@ -405,13 +407,25 @@ def test_an_overrun_is_counted() -> None:
         assert gate.matches.refused == {"overrun": 8}
 
 
-def test_importing_the_platform_is_light_and_the_consumer_needs_no_database() -> None:
-    code = (
-        "import sys, facewire_platform; assert not {'paho', 'facewire_platform.consumer'} & sys.modules.keys();"
-        "from facewire_platform import fresh_matches; assert not {'peewee', 'rich', 'amqtt', 'asyncio', 'click'} & sys.modules.keys();"
-        "import pytest\nwith pytest.raises(AttributeError): facewire_platform.nothing"
-    )
+def test_a_gate_needs_no_database() -> None:
+    code = "import sys, facewire_gate; assert not {'facewire_platform', 'peewee', 'rich', 'amqtt', 'asyncio', 'click'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["fresh_matches", "fresh_matches_async"])
+def test_the_old_import_works_and_warns_once(name: str) -> None:
+    code = (
+        "import sys, facewire_platform; assert not {'paho', 'facewire_gate'} & sys.modules.keys()\n"
+        f"from facewire_platform import {name}\nfrom facewire_platform import {name} as again\n"
+        f"import facewire_gate; assert again is {name} is facewire_gate.{name}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stderr.count(f"DeprecationWarning: facewire_platform.{name} has moved: from facewire_gate import {name}") == 1
+
+
+def test_the_platform_has_nothing_else_of_the_gate() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        facewire_platform.nothing  # noqa: B018
 
 
 @pytest.mark.process

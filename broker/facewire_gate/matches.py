@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 from facewire.errors import BrokerError, CredentialsRefused, DecodeError, ProtocolError
 from facewire.messages import Match, Status, decode
 from facewire.topics import QOS, Kind, Topics
+from facewire_gate.freshness import Freshness, Limits, Moment
+from facewire_gate.freshness import Reason as Unfit
 from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Received, Refused
-from facewire_platform.freshness import Freshness, Limits, Moment
-from facewire_platform.freshness import Reason as Unfit
 
 if TYPE_CHECKING:
     import asyncio
