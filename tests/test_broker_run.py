@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from mqtt_probe import Probe
 
-from facewire_cli.broker_commands import broker
+from facewire_broker_cli.broker import broker
 from facewire_mqtt.address import is_loopback
 
 pytestmark = [pytest.mark.network, pytest.mark.process]

@@ -19,7 +19,7 @@ from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile
 from facewire_broker.render import Tls
 from facewire_broker.tls import server_context
-from facewire_cli.broker_commands import broker
+from facewire_broker_cli.broker import broker
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 

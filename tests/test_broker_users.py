@@ -28,7 +28,7 @@ from facewire_broker.credentials import PASSWORD_ROUNDS, User, UsersFile
 from facewire_broker.door import MAX_CHECKS, UsersDoor
 from facewire_broker.embedded import Embedded
 from facewire_broker.limits import Limits
-from facewire_cli.broker_commands import broker
+from facewire_broker_cli.broker import broker
 
 V = "facewire/v1"
 

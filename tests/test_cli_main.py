@@ -25,7 +25,7 @@ def modules_after(statement: str) -> set[str]:
 def test_the_device_imports_neither_the_broker_nor_what_the_platform_needs() -> None:
     # Which a device does not install, and peewee imports wherever it is.
     without = "import sys; sys.modules['psycopg'] = None"
-    loaded = modules_after(f"{without}\nimport facewire_cli.main, facewire_cli.device_commands")
+    loaded = modules_after(f"{without}\nimport facewire_cli.main, facewire_device_cli.device")
     assert {"paho", "peewee", "msgpack", "click"} <= loaded
     assert loaded & {"amqtt", "rich", "facewire_broker", "facewire_platform", "asyncio"} == set()
 

@@ -18,7 +18,7 @@ from mosquitto_server import Mosquitto
 from facewire.errors import BrokerError
 from facewire.topics import Topics
 from facewire_broker import embedded
-from facewire_cli.simulate import is_healthy
+from facewire_device_cli.simulate import is_healthy
 from facewire_fleet import net
 from facewire_fleet.fleet import Plan, Rhythm
 from facewire_fleet.net import Fleet

@@ -166,7 +166,7 @@ def test_a_token_without_a_page_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_platform_without_a_page_does_not_load_what_the_page_needs() -> None:
-    loaded = "import sys, facewire_cli.platform_commands; print({'fastapi', 'uvicorn', 'pydantic'} & set(sys.modules))"
+    loaded = "import sys, facewire_platform_cli.run; print({'fastapi', 'uvicorn', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-P", "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

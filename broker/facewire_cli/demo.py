@@ -5,14 +5,14 @@ broker ── platform worker (killed with SIGKILL, started again) ── three 
 """
 
 import contextlib
+import csv
 import queue
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -23,15 +23,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from facewire import codec
-from facewire.errors import FacewireError, StoreError
+from facewire.errors import DecodeError, FacewireError
+from facewire.messages import decode_ack
 from facewire.topics import QOS, Topics
 from facewire_cli import render
-from facewire_device.replay import read_file
-from facewire_device.store import open_store
+from facewire_cli.ask import FACEWIRE, rows_of
 from facewire_mqtt.address import Address
 from facewire_mqtt.connection import Connection, Happening, Received
-from facewire_platform.queries import Filter, History
 
 #: Twelve hours of readings take half a minute.
 SPEED: Final = 1_300
@@ -94,11 +92,13 @@ class Demo:
     def __init__(self, console: Console, folder: Path, excerpt: Path, stack: contextlib.ExitStack) -> None:
         self._console, self._folder, self._excerpt, self._stack = console, folder, excerpt, stack
         self._database = folder / "platform.db"
-        self._arrived: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[Received] = queue.SimpleQueue()
         self._topics = Topics()
-        readings = list(read_file(excerpt))
-        self._total = len(readings)
-        self._names = sorted({reading.device for reading in readings})
+        self._persons = persons_of(excerpt)
+        self._names = sorted(self._persons)
+        self._total = sum(map(len, self._persons.values()))
+        #: Device -> the platform's watermark, as its acks say.
+        self._watermarks: dict[str, int] = {}
 
     def start(self) -> None:
         """Start broker, platform and devices, and listen to the matches."""
@@ -107,7 +107,8 @@ class Demo:
         self._port = _listening_port(log)
         self._say(f"broker on 127.0.0.1:{self._port}")
         self._worker = self._start_worker()
-        connection = Connection(Address(port=self._port), "facewire-demo", [(self._topics.all("match"), QOS["match"])], self._tell)
+        topics = [(self._topics.all("match"), QOS["match"]), (self._topics.all("ack"), QOS["ack"])]
+        connection = Connection(Address(port=self._port), "facewire-demo", topics, self._receive)
         connection.start()
         self._stack.callback(connection.close)
         self._devices = [self._start_device(name) for name in self._names]
@@ -119,8 +120,8 @@ class Demo:
         killed_at: float | None = None
         with self._progress() as (progress, task):
             while any(device.poll() is None for device in self._devices):
-                self._show_matches(0.2)
-                stored = self._stored()
+                self._handle_messages(0.2)
+                stored = sum(self._watermarks.values())
                 progress.update(task, completed=stored)
                 if killed_at is None and stored >= KILL_AT * self._total:
                     self._worker.kill()
@@ -130,17 +131,20 @@ class Demo:
                     self._worker = self._start_worker()
                 if time.monotonic() > deadline:
                     raise FacewireError(f"the devices are not done after {GIVE_UP_AFTER:g} s; logs are in {self._folder}")
-            progress.update(task, completed=self._stored())
+            self._handle_messages(0.2)
+            progress.update(task, completed=sum(self._watermarks.values()))
         failed = [name for name, device in zip(self._names, self._devices, strict=True) if device.returncode]
         if failed:
             logs = "\n".join((self._folder / f"{name}.log").read_text() for name in failed)
             raise FacewireError(f"devices {', '.join(failed)} failed:\n{logs}")
 
     def verdicts(self) -> list[Verdict]:
-        """Compare each device's store with the platform's, event by event."""
-        with History(self._database) as history:
-            status = {row["device"]: row for row in history.devices()}
-            return [self._verdict(history, status[name], name) for name in self._names]
+        """Compare the persons that passed each device with the events that the platform exports, one by one."""
+        status = {row["device"]: row for row in rows_of("status", "--database", f"sqlite:///{self._database}", "-o", "json")}
+        stored: dict[str, list[tuple[str, int, str]]] = {name: [] for name in self._names}
+        for row in rows_of("export", "--database", f"sqlite:///{self._database}"):
+            stored[row["device"]].append((row["epoch"], row["seq"], row["identity_id"]))
+        return [self._verdict(name, stored[name], status[name]) for name in self._names]
 
     def keep(self) -> None:
         """Say how to look at it, and wait."""
@@ -151,16 +155,11 @@ class Demo:
         with contextlib.suppress(KeyboardInterrupt):
             signal.pause()
 
-    def _verdict(self, history: History, status: dict[str, int], name: str) -> Verdict:
-        stored = [
-            (row["epoch"], row["seq"], row["timestamp"], row["identity_id"], row["score"]) for row in history.events(Filter(device=name))
-        ]
-        with open_store(self._folder / "stores" / f"{name}.db", create=False) as store:
-            ring = store.ring()
-            held = (codec.unpack(packed) for _, packed in store.above(0, float("-inf")))
-            recorded = {(ring.epoch, e["seq"], e["timestamp"], e["identity_id"], e["score"]) for e in held}
+    def _verdict(self, name: str, stored: Sequence[tuple[str, int, str]], status: Mapping[str, int]) -> Verdict:
+        (ring,) = rows_of("device", "status", "--store", str(self._folder / "stores" / f"{name}.db"), "-o", "json")
+        recorded = {(ring["epoch"], seq, person) for seq, person in enumerate(self._persons[name], 1)}
         matched = len(recorded.intersection(stored))
-        return Verdict(name, len(recorded), matched, len(stored) - matched, status["gaps"], status["watermark"], ring.head)
+        return Verdict(name, len(recorded), matched, len(stored) - matched, status["gaps"], status["watermark"], ring["head"])
 
     def _start_worker(self) -> "subprocess.Popen[bytes]":
         worker = self._run(
@@ -176,33 +175,33 @@ class Demo:
 
     def _run(self, *words: str, log: Path) -> "subprocess.Popen[bytes]":
         with log.open("ab") as file:
-            command = [sys.executable, "-P", "-m", "facewire_cli", *words]
-            process = subprocess.Popen(command, stderr=file, stdout=file, stdin=subprocess.DEVNULL)  # noqa: S603  # ourselves
+            process = subprocess.Popen([*FACEWIRE, *words], stderr=file, stdout=file, stdin=subprocess.DEVNULL)  # noqa: S603  # ourselves
         self._stack.callback(_end, process)
         return process
 
-    def _tell(self, happening: Happening) -> None:
+    def _receive(self, happening: Happening) -> None:
         """Called on paho's thread."""
         if isinstance(happening, Received):
-            self._arrived.put(happening)
+            self._received.put(happening)
 
-    def _show_matches(self, seconds: float) -> None:
+    def _handle_messages(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             try:
-                message = self._arrived.get(timeout=left)
+                message = self._received.get(timeout=left)
             except queue.Empty:
                 return
-            at_ms = time.time_ns() // 1_000_000
-            row = render.to_row(self._topics, message.topic, message.payload, qos=message.qos, retain=message.retain, received_at=at_ms)
-            self._console.print(render.line(row), markup=False, soft_wrap=True)
+            self._handle(message)
 
-    def _stored(self) -> int:
-        try:
-            with History(self._database) as history:
-                return sum(row["watermark"] for row in history.devices())
-        except StoreError:  # the worker has not made it yet
-            return 0
+    def _handle(self, message: Received) -> None:
+        device, kind = self._topics.parse(message.topic)
+        if kind == "ack":
+            with contextlib.suppress(DecodeError):
+                self._watermarks[device] = decode_ack(message.payload).cursor
+            return
+        at_ms = time.time_ns() // 1_000_000
+        row = render.to_row(self._topics, message.topic, message.payload, qos=message.qos, retain=message.retain, received_at=at_ms)
+        self._console.print(render.line(row), markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def _progress(self) -> Iterator[tuple[Progress, TaskID]]:
@@ -212,6 +211,15 @@ class Demo:
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
+
+
+def persons_of(excerpt: Path) -> dict[str, list[str]]:
+    """Who passes each device, in order: `facewire replay` makes a device of each zone, a person of each prox-id."""
+    persons: dict[str, list[str]] = {}
+    with excerpt.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file, skipinitialspace=True):
+            persons.setdefault(f"floor-{row['floor']}-zone-{row['zone']}", []).append(row["prox-id"])
+    return persons
 
 
 def proof(verdicts: list[Verdict]) -> Table:

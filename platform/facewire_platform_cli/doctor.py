@@ -8,7 +8,6 @@ import click
 
 from facewire.topics import Topics
 from facewire_cli.config import refused, strangers
-from facewire_cli.history import database_option
 from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import SECONDS, connection_options, output_option
 from facewire_cli.output import Form, standard_output, visible, write_rows
@@ -16,6 +15,7 @@ from facewire_mqtt.address import Address
 from facewire_platform.database import Where, locate
 from facewire_platform.doctor import Finding, check_clock, check_database, check_disk
 from facewire_platform.doctor_broker import RoleName, check_broker
+from facewire_platform_cli.options import database_option
 
 COLUMNS: Final = ("check", "verdict", "message", "remedy")
 

@@ -9,16 +9,16 @@ import click
 
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import Topics
-from facewire_cli.backup import backup, restore
-from facewire_cli.history import database_option
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
-from facewire_cli.purge import purge
 from facewire_cli.systemd import Service
-from facewire_cli.web import beside, web_options
-from facewire_cli.web import web as web_command
 from facewire_mqtt.address import Address
 from facewire_platform.database import Where, locate
 from facewire_platform.worker import Worker
+from facewire_platform_cli.backup import backup, restore
+from facewire_platform_cli.options import database_option
+from facewire_platform_cli.purge import purge
+from facewire_platform_cli.web import beside, web_options
+from facewire_platform_cli.web import web as web_command
 
 log = logging.getLogger(__name__)
 

@@ -1,34 +1,18 @@
-"""`facewire events` and `gaps`: questions to the platform's store."""
+"""Options that several of the platform's commands share: which database, and which events."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from facewire.events import MAX_INT
-from facewire_cli.options import DEVICE, MOMENT, output_option
-from facewire_cli.output import Form, moment, write_rows
+from facewire_cli.options import DEVICE, MOMENT
 from facewire_platform.database import locate
-from facewire_platform.queries import Filter, History
+from facewire_platform.queries import Filter
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-EVENT_COLUMNS: Final = (
-    "device",
-    "epoch",
-    "seq",
-    "timestamp",
-    "score",
-    "identity_id",
-    "identity_name",
-    "person_type",
-    "group_name",
-    "ep_id",
-)
-GAP_COLUMNS: Final = ("device", "epoch", "first", "last", "events", "declared_at")
-MOMENTS: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(("timestamp", "declared_at"), moment)
 
 
 def _check_database(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -56,10 +40,6 @@ database_option = click.option(
 )
 
 
-def _history(database: str) -> History:
-    return History(locate(database))
-
-
 _FILTER_OPTIONS = (
     click.option("--since", type=MOMENT, help="Device time, this or later: 10m (ago), 2026-11-23T08:00, ms since 1970."),
     click.option("--until", type=MOMENT, help="Device time, earlier than this."),
@@ -82,29 +62,3 @@ def filter_options(command: F) -> F:
     for option in reversed(_FILTER_OPTIONS):
         with_filter = option(with_filter)
     return with_filter  # type: ignore[return-value]  # its options take the place of `wanted`
-
-
-@click.command()
-@database_option
-@filter_options
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
-@click.option("--newest-first", is_flag=True, help="Latest first.  [default: oldest first]")
-@output_option
-def events(database: str, limit: int | None, newest_first: bool, output: Form, wanted: Filter) -> None:
-    """Query the stored events, by device time.
-
-    JSON gives every field of an event as its device sent it.
-    """
-    with _history(database) as history:
-        rows = history.events(wanted, limit=limit, newest_first=newest_first)
-        write_rows(rows, output, EVENT_COLUMNS, shown=MOMENTS)
-
-
-@click.command()
-@database_option
-@click.option("-d", "--device", type=DEVICE, help="Only this device.")
-@output_option
-def gaps(database: str, device: str | None, output: Form) -> None:
-    """The events that are lost: ranges of seqs that will never come."""
-    with _history(database) as history:
-        write_rows(history.gaps(device), output, GAP_COLUMNS, shown=MOMENTS)

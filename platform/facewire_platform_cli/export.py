@@ -9,11 +9,12 @@ from typing import Final, TextIO
 
 import click
 
-from facewire_cli.history import EVENT_COLUMNS, database_option, filter_options
 from facewire_cli.output import Form, standard_output, write_rows
 from facewire_cli.progress import Reach, progress
 from facewire_platform.database import locate
 from facewire_platform.queries import Filter, History, Row
+from facewire_platform_cli.events import EVENT_COLUMNS
+from facewire_platform_cli.options import database_option, filter_options
 
 #: Events between two movements of the progress bar.
 STEP: Final = 1_000

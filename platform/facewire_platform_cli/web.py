@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from facewire.topics import Topics
-from facewire_cli.history import database_option
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
 from facewire_mqtt.address import Address
 from facewire_platform.database import Where, locate
+from facewire_platform_cli.options import database_option
 
 if TYPE_CHECKING:
     # FastAPI is behind it, and `platform run` does without.

@@ -23,7 +23,7 @@ from facewire_broker.engine import Mosquitto, free_port, run_as, write_files
 from facewire_broker.limits import Limits
 from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
 from facewire_broker.tls import server_context
-from facewire_cli.broker_users import users as users_group
+from facewire_broker_cli.users import users as users_group
 from facewire_cli.logs import say
 from facewire_cli.options import ENDPOINT, Endpoint
 from facewire_cli.systemd import Service

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from facewire_cli.history import database_option
 from facewire_platform.backup import backup as backup_database
 from facewire_platform.backup import restore as restore_database
 from facewire_platform.database import locate
+from facewire_platform_cli.options import database_option
 
 
 @click.command()

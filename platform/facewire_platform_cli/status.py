@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import click
 
-from facewire_cli.history import database_option
 from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, Row, write_rows
@@ -14,6 +13,7 @@ from facewire_cli.render import duration
 from facewire_platform.database import locate
 from facewire_platform.health import Limits, assess, troubles
 from facewire_platform.queries import History
+from facewire_platform_cli.options import database_option
 
 _NUMBERS: Final = ("head", "acked", "lag", "gaps", "quarantined", "dropped")
 COLUMNS: Final = ("device", "state", "last_seen", *_NUMBERS, "clock_offset", "outage_budget")

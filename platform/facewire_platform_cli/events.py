@@ -1,0 +1,53 @@
+"""`facewire events` and `facewire gaps`: questions to the platform's store."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+from facewire_cli.options import DEVICE, output_option
+from facewire_cli.output import Form, moment, write_rows
+from facewire_platform.database import locate
+from facewire_platform.queries import Filter, History
+from facewire_platform_cli.options import database_option, filter_options
+
+EVENT_COLUMNS: Final = (
+    "device",
+    "epoch",
+    "seq",
+    "timestamp",
+    "score",
+    "identity_id",
+    "identity_name",
+    "person_type",
+    "group_name",
+    "ep_id",
+)
+GAP_COLUMNS: Final = ("device", "epoch", "first", "last", "events", "declared_at")
+MOMENTS: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(("timestamp", "declared_at"), moment)
+
+
+@click.command()
+@database_option
+@filter_options
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option("--newest-first", is_flag=True, help="Latest first.  [default: oldest first]")
+@output_option
+def events(database: str, limit: int | None, newest_first: bool, output: Form, wanted: Filter) -> None:
+    """Query the stored events, by device time.
+
+    JSON gives every field of an event as its device sent it.
+    """
+    with History(locate(database)) as history:
+        rows = history.events(wanted, limit=limit, newest_first=newest_first)
+        write_rows(rows, output, EVENT_COLUMNS, shown=MOMENTS)
+
+
+@click.command()
+@database_option
+@click.option("-d", "--device", type=DEVICE, help="Only this device.")
+@output_option
+def gaps(database: str, device: str | None, output: Form) -> None:
+    """The events that are lost: ranges of seqs that will never come."""
+    with History(locate(database)) as history:
+        write_rows(history.gaps(device), output, GAP_COLUMNS, shown=MOMENTS)
