@@ -6,7 +6,7 @@ from mosquitto_server import ANONYMOUS, Mosquitto
 from postgresql_server import PostgreSQL
 
 from facewire_mqtt.connection import Address
-from facewire_platform.database import Where
+from facewire_platform.store.drivers import Where
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from platform_store import take
 
 from facewire.errors import StoreError
 from facewire_cli.main import cli
-from facewire_platform.queries import History
-from facewire_platform.store import open_store
+from facewire_platform.history.queries import History
+from facewire_platform.store.writer import open_store
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 
 from facewire.errors import EventError
 from facewire.events import MAX_EVENT_BYTES, Event
-from facewire_device import machine, sources
+from facewire_device import identity as machine
+from facewire_device import sources
 from facewire_device.sources import CHUNK_BYTES, MAX_LINE_BYTES, BadLine, read_event, read_events
 
 LINE = b'{"timestamp": 1, "score": 82, "identity_id": "p", "identity_name": "n", "person_type": 1}'

@@ -22,8 +22,8 @@ from facewire.errors import StoreError
 from facewire.events import MAX_EVENT_BYTES, Event
 from facewire.messages import Batch, decode_batch
 from facewire_device import store as module
+from facewire_device.identity import new_id
 from facewire_device.ring import Ring
-from facewire_device.schema import new_id
 from facewire_device.store import MAX_BATCH_BYTES, Appended, ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignored

@@ -12,9 +12,9 @@ from shown_commands import blocks, typed
 
 from facewire.codec import pack
 from facewire.messages import BadEvent, Status
-from facewire_platform.metrics import registry
-from facewire_platform.store import Taken, open_store
-from facewire_platform.worker import Counters
+from facewire_platform.health.metrics import registry
+from facewire_platform.intake.worker import Counters
+from facewire_platform.store.writer import Taken, open_store
 
 PAGE: Final = (Path(__file__).parent.parent / "docs" / "health.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ from platform_model import batch, event
 from platform_store import take
 from shown_commands import blocks, typed
 
-from facewire_platform.store import open_store
+from facewire_platform.store.writer import open_store
 
 PAGE: Final = (Path(__file__).parent.parent / "docs" / "history.md").read_text(encoding="utf-8")
 

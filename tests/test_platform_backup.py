@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from platform_model import batch
 from platform_store import check_conserved, rows, take
 
-import facewire_platform.backup
+import facewire_platform.store.backup
 from facewire.errors import StoreError
 from facewire_cli.main import cli
-from facewire_platform.backup import backup, restore
-from facewire_platform.store import Store, open_store
+from facewire_platform.store.backup import backup, restore
+from facewire_platform.store.writer import Store, open_store
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_an_interrupted_copy_is_not_there(file: Path, store: Store, monkeypatch:
         to.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(facewire_platform.backup, "_copy_snapshot", interrupted)
+    monkeypatch.setattr(facewire_platform.store.backup, "_copy_snapshot", interrupted)
     before = names(file.parent)
     with pytest.raises(KeyboardInterrupt):
         backup(file, file.with_name("copy.db"))

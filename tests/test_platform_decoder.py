@@ -12,8 +12,8 @@ from facewire import codec
 from facewire.codec import Format
 from facewire.events import Event
 from facewire.messages import Batch, decode_batch, encode
-from facewire_platform.decoder import pack, unpack
-from facewire_platform.rows import CopyRows, InsertRows, Rows
+from facewire_platform.intake.decoder import pack, unpack
+from facewire_platform.store.rows import CopyRows, InsertRows, Rows
 
 both = pytest.mark.parametrize("rows", [InsertRows, CopyRows])
 

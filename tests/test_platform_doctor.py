@@ -16,9 +16,9 @@ from platform_model import EPOCH, batch
 from platform_store import run as run_sql
 from platform_store import take
 
-import facewire_platform.doctor
-import facewire_platform.doctor_broker
-import facewire_platform.sqlite
+import facewire_platform.health.doctor
+import facewire_platform.health.doctor_broker
+import facewire_platform.store.sqlite
 from facewire.messages import Status
 from facewire.topics import Topics
 from facewire_broker import credentials, embedded
@@ -28,10 +28,10 @@ from facewire_broker.render import Tls
 from facewire_broker.tls import server_context
 from facewire_cli.main import cli
 from facewire_mqtt.address import Address
-from facewire_platform.database import Where
-from facewire_platform.doctor import Finding, check_clock, check_database, check_disk
-from facewire_platform.doctor_broker import PROBED, RoleName, check_broker
-from facewire_platform.store import Store, Taken, open_store
+from facewire_platform.health.doctor import Finding, check_clock, check_database, check_disk
+from facewire_platform.health.doctor_broker import PROBED, RoleName, check_broker
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.writer import Store, Taken, open_store
 
 
 def verdicts(found: Iterator[Finding]) -> dict[str, str]:
@@ -54,7 +54,7 @@ class Site(NamedTuple):
 @pytest.fixture(params=PARAMETERS)
 def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A broker with one user of each role, named after it."""
-    monkeypatch.setattr(facewire_platform.doctor_broker, "GRACE", 0.3)
+    monkeypatch.setattr(facewire_platform.health.doctor_broker, "GRACE", 0.3)
     file, secrets = UsersFile(tmp_path / "users"), {role.value: credentials.generate_secret() for role in Role}
     with file.editing() as users:
         for role in Role:
@@ -101,7 +101,7 @@ def test_a_wrong_secret_is_the_credentials_fault_and_not_the_brokers(site: Site)
 def test_a_credential_that_may_do_everything_is_found_out_and_nothing_of_it_stays(
     engine: str, role: RoleName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.doctor_broker, "GRACE", 0.3)
+    monkeypatch.setattr(facewire_platform.health.doctor_broker, "GRACE", 0.3)
     with anonymous(engine, tmp_path) as address:
         known = dataclasses.replace(address, username="x", password="x")  # noqa: S106
         told = {finding.check: finding for finding in check_broker(known, Topics(), role, 1.0)}
@@ -127,7 +127,7 @@ def test_a_broker_without_credentials_is_a_warning_and_one_that_is_not_there_a_f
 def test_shared_subscriptions_that_do_not_deliver_are_a_warning(
     delivers: bool, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.doctor_broker, "shared_subscriptions_deliver", lambda *_: delivers)
+    monkeypatch.setattr(facewire_platform.health.doctor_broker, "shared_subscriptions_deliver", lambda *_: delivers)
     with anonymous("ours", tmp_path) as address:
         assert verdicts(check_broker(address, Topics(), "platform", 0.3))["shared subscriptions"] == verdict
 
@@ -166,7 +166,7 @@ def test_the_days_that_are_left_of_a_certificate_are_told(days: int, verdict: st
 
 
 def test_an_address_that_others_can_read_along_wants_tls() -> None:
-    (found,) = facewire_platform.doctor_broker._check_tls(Address("broker.lan"))
+    (found,) = facewire_platform.health.doctor_broker._check_tls(Address("broker.lan"))
     assert (found.check, found.verdict) == ("tls", "warn")
 
 
@@ -181,7 +181,7 @@ def worker(where: Where) -> Iterator[Store]:
 
 
 def tell(store: Store, device: str, offset: float) -> None:
-    now_ms = facewire_platform.doctor._now_ms()
+    now_ms = facewire_platform.health.doctor._now_ms()
     store.take([Taken(device, Status("00000000000000b1", True, now_ms + round(offset * 1000), EPOCH, period=20.0), now_ms)])
 
 
@@ -225,7 +225,7 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 
 def test_a_database_that_cannot_be_written_or_is_not_ours_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_store(tmp_path / "x.db").close()
-    monkeypatch.setattr(facewire_platform.sqlite, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(facewire_platform.store.sqlite, "BUSY_TIMEOUT", 0.01)
     with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert verdicts(check_database(tmp_path / "x.db")) == {"database": "FAIL"}

@@ -7,9 +7,9 @@ from platform_model import BOOT, EPOCH, batch, event
 
 from facewire.messages import Status
 from facewire_cli.main import cli
-from facewire_platform.health import Limits, assess, outage_budget, silence, state, troubles
-from facewire_platform.queries import History
-from facewire_platform.store import Store, Taken, open_store
+from facewire_platform.health.state import Limits, assess, outage_budget, silence, state, troubles
+from facewire_platform.history.queries import History
+from facewire_platform.store.writer import Store, Taken, open_store
 
 ROW: dict[str, Any] = {
     "device": "d",

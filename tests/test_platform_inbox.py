@@ -3,9 +3,9 @@ import threading
 
 import pytest
 
-import facewire_platform.inbox
+import facewire_platform.intake.inbox
 from facewire_mqtt.connection import Connected, Disconnected, Received
-from facewire_platform.inbox import Arrived, Inbox
+from facewire_platform.intake.inbox import Arrived, Inbox
 
 
 def received(payload: bytes, retain: bool = False) -> Received:
@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_not_even_packed() -> None:
 
 
 def test_few_large_messages_are_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.inbox, "TAKEN_BYTES", 5)
+    monkeypatch.setattr(facewire_platform.intake.inbox, "TAKEN_BYTES", 5)
     full = inbox()
     for _ in range(3):
         full.put(received(b"123"))
@@ -108,9 +108,9 @@ def test_news_alone_are_not_waited_for() -> None:
 def test_news_are_kept_in_order_the_latest_of_too_many() -> None:
     full = inbox()
     record = logging.makeLogRecord({"msg": "x"})
-    for number in range(facewire_platform.inbox.INBOX_NEWS):
+    for number in range(facewire_platform.intake.inbox.INBOX_NEWS):
         full.put(Disconnected(str(number)))
     full.put(record)
     news = full.take(0, 0.0).news
-    assert (len(news), news[0], news[-1]) == (facewire_platform.inbox.INBOX_NEWS, Disconnected("1"), record)
+    assert (len(news), news[0], news[-1]) == (facewire_platform.intake.inbox.INBOX_NEWS, Disconnected("1"), record)
     assert full.take(0, 0.0).news == []

@@ -11,11 +11,11 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from facewire.messages import Status
-from facewire_platform.database import Where
-from facewire_platform.metrics import registry
-from facewire_platform.queries import History
-from facewire_platform.store import Taken, open_store
-from facewire_platform.worker import Counters
+from facewire_platform.health.metrics import registry
+from facewire_platform.history.queries import History
+from facewire_platform.intake.worker import Counters
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.writer import Taken, open_store
 
 BOOT = "00000000000000b1"
 

@@ -10,10 +10,10 @@ from platform_model import batch
 from platform_store import check_conserved, rows, run, take
 
 from facewire.errors import StoreError
-from facewire_platform.migrate import migrate
-from facewire_platform.queries import Filter, History
-from facewire_platform.rows import key
-from facewire_platform.store import open_store
+from facewire_platform.history.queries import Filter, History
+from facewire_platform.store.migrate import migrate
+from facewire_platform.store.rows import key
+from facewire_platform.store.writer import open_store
 
 #: A store of facewire 0.1: two events, a gap of one, one in quarantine, one above the watermark.
 SCHEMA_1 = Path(__file__).parent / "data" / "schema-1.sql"

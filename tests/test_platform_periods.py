@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facewire_platform.periods import Period, day, hours, local
+from facewire_platform.history.periods import Period, day, hours, local
 
 HOUR = 3_600_000
 ZONES = ("UTC", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe", "America/Havana", "Pacific/Apia", "Asia/Kathmandu")

@@ -12,9 +12,10 @@ from psycopg import errors
 
 from facewire.errors import StoreError
 from facewire.messages import Ack, Status
-from facewire_platform.database import is_outage, locate, open_database, shown
-from facewire_platform.queries import Filter, History
-from facewire_platform.store import Store, Taken, open_store
+from facewire_platform.history.queries import Filter, History
+from facewire_platform.store.database import locate, open_database
+from facewire_platform.store.drivers import is_outage, shown
+from facewire_platform.store.writer import Store, Taken, open_store
 
 pytestmark = pytest.mark.postgresql
 

@@ -13,11 +13,11 @@ from facewire.errors import StoreError
 from facewire.messages import Ack, BadEvent, Match, Status, encode
 from facewire.topics import Topics
 from facewire_cli.main import cli
-from facewire_platform import quarantine
-from facewire_platform.database import Where
-from facewire_platform.losses import MOST_RAW_BYTES
-from facewire_platform.quarantine import Retried, drop, entries, entry, retry
-from facewire_platform.store import Store, Taken, Unreadable, open_store
+from facewire_platform.history import quarantine
+from facewire_platform.history.quarantine import Retried, drop, entries, entry, retry
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.losses import MOST_RAW_BYTES
+from facewire_platform.store.writer import Store, Taken, Unreadable, open_store
 
 
 @pytest.fixture

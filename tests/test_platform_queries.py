@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from platform_model import BOOT, EPOCH, bad_event, batch, event
 
-import facewire_platform.queries
+import facewire_platform.history.queries
 from facewire.events import MAX_INT, Event, event_from_map
 from facewire.messages import Status
 from facewire_cli.main import cli
-from facewire_platform.queries import Filter, History
-from facewire_platform.store import Store, Taken, Unreadable, open_store
+from facewire_platform.history.queries import Filter, History
+from facewire_platform.store.writer import Store, Taken, Unreadable, open_store
 
 NAMES = ("a", "b", "c")
 VENDOR_EVENTS = Path(__file__).parent / "data" / "vendor-events.jsonl"
@@ -81,8 +81,8 @@ def test_pages_give_each_event_once_and_in_order_whatever_the_filter(
         if (since is None or key[0] >= since) and (until is None or key[0] < until) and (device is None or key[1] == device)
     ]
     with pytest.MonkeyPatch.context() as patch, History(path) as history:
-        patch.setattr(facewire_platform.queries, "PAGE", page)
-        patch.setattr(facewire_platform.queries, "SORTED", few)
+        patch.setattr(facewire_platform.history.queries, "PAGE", page)
+        patch.setattr(facewire_platform.history.queries, "SORTED", few)
         most = min(limit or 60, 60) if page == 1 else limit
         rows = list(history.events(Filter(since=since, until=until, device=device), limit=most, newest_first=newest_first))
     times = [row["timestamp"] for row in rows]
@@ -109,7 +109,7 @@ def plans(history: History, wanted: Filter, *, newest_first: bool) -> list[str]:
 def test_no_page_sorts_and_each_begins_where_the_last_one_ended(
     crowd: tuple[Path, object], wanted: Filter, newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.queries, "SORTED", 0)
+    monkeypatch.setattr(facewire_platform.history.queries, "SORTED", 0)
     with History(crowd[0]) as history:
         first, following = plans(history, wanted, newest_first=newest_first)
     for plan in (first, following):
@@ -152,7 +152,7 @@ def test_filters_narrow(tmp_path: Path) -> None:
 
 
 def test_a_stream_born_in_the_middle_of_a_query_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.queries, "PAGE", 2)
+    monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 2)
     with open_store(tmp_path / "x.db") as store:
         fill(store, "a", *(made(seq, seq * 10) for seq in range(1, 7)))
         with History(tmp_path / "x.db") as history:
@@ -217,7 +217,7 @@ def test_devices_show_their_newest_epoch_and_all_of_them_on_demand(tmp_path: Pat
 
 
 def test_gaps_and_quarantine_are_read_page_by_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.queries, "PAGE", 2)
+    monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 2)
     with open_store(tmp_path / "x.db") as store:
         for device in ("b", "a"):
             fill(store, device, *(made(seq, seq) for seq in range(1, 12, 2)), now_ms=5)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from platform_model import EPOCH, batch, event
 
-import facewire_platform.queries
+import facewire_platform.history.queries
 from facewire.events import Event
-from facewire_platform.database import Where
-from facewire_platform.queries import Filter, History, Place
-from facewire_platform.rows import key
-from facewire_platform.store import Store, Taken, open_store
+from facewire_platform.history.queries import Filter, History, Place
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.rows import key
+from facewire_platform.store.writer import Store, Taken, open_store
 
 HOUR = 3_600_000
 LONG = "x" * 64
@@ -51,7 +51,7 @@ SPANS = ((None, None), (0, None), (None, 0), (-1, 1), (HOUR, 2 * HOUR), (HOUR + 
 def test_a_person_is_found_whole_and_in_order_in_any_time(
     where: Where, crowd: list[Event], newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.queries, "PAGE", 4)
+    monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 4)
     with History(where) as history:
         for since, until in SPANS:
             for who in IDS:
@@ -74,7 +74,7 @@ def test_a_person_can_be_read_on_from_any_place(where: Where, crowd: list[Event]
 
 
 def test_two_ids_with_one_key_are_told_apart_and_do_not_end_the_search(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.queries, "PAGE", 4)
+    monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 4)
     # The CRC-32 of both is 0x4ddb0c25.
     ids = ["plumless"] * 9 + ["buckeroo"] + ["plumless"] * 9
     assert key("plumless") == key("buckeroo")
@@ -107,7 +107,7 @@ def plan(history: History, query: Any) -> str:
 
 
 def test_only_the_events_of_a_person_are_read_from_the_table(where: Where, crowd: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.queries, "SORTED", 0)
+    monkeypatch.setattr(facewire_platform.history.queries, "SORTED", 0)
     with History(where) as history:
         if isinstance(where, str):
             # So few rows are read faster one after the other.

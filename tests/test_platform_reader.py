@@ -1,15 +1,15 @@
 import pytest
 from platform_model import batch
 
-import facewire_platform.reader
+import facewire_platform.intake.reader
 from facewire.errors import BatchRefused
 from facewire.messages import Ack, Batch, encode
 from facewire.topics import Topics
-from facewire_platform.decoder import pack
-from facewire_platform.inbox import Arrived
-from facewire_platform.reader import Held, read
-from facewire_platform.rows import InsertRows
-from facewire_platform.store import Taken, Unreadable
+from facewire_platform.intake.decoder import pack
+from facewire_platform.intake.inbox import Arrived
+from facewire_platform.intake.reader import Held, read
+from facewire_platform.store.rows import InsertRows
+from facewire_platform.store.writer import Taken, Unreadable
 
 BATCH = encode(batch(0, 2, 1, 2))
 
@@ -44,7 +44,7 @@ def test_what_is_not_for_us_or_cannot_be_read_is_kept_with_its_reason(monkeypatc
     assert isinstance(no_message.message, Unreadable)
     (elsewhere,) = read(Arrived("elsewhere", b"", False, None), Topics(), InsertRows, 7)
     assert isinstance(elsewhere.taken.message, Unreadable)
-    monkeypatch.setattr(facewire_platform.reader, "decode", lambda *_: 1 / 0)
+    monkeypatch.setattr(facewire_platform.intake.reader, "decode", lambda *_: 1 / 0)
     (ours,) = reading("match", b"")
     assert ours.message == Unreadable("facewire/v1/d/match", "internal error: ZeroDivisionError", b"")
 

@@ -15,14 +15,14 @@ import pytest
 from mqtt_probe import SUBACK, Probe, publish, subscribe
 from platform_model import batch
 
-import facewire_platform.receiver
+import facewire_platform.intake.receiver
 from facewire.messages import encode
 from facewire_cli.logs import split
 from facewire_mqtt.connection import Address, Connected, Disconnected, Publication
-from facewire_platform.decoder import pack
-from facewire_platform.inbox import Came, Inbox
-from facewire_platform.receiver import Receiver, Subscriber, _ForWorker
-from facewire_platform.rows import CopyRows
+from facewire_platform.intake.decoder import pack
+from facewire_platform.intake.inbox import Came, Inbox
+from facewire_platform.intake.receiver import Receiver, Subscriber, _ForWorker
+from facewire_platform.store.rows import CopyRows
 
 pytestmark = [pytest.mark.process, pytest.mark.network, pytest.mark.mosquitto]
 
@@ -37,7 +37,7 @@ def receiver_at(address: Address) -> Receiver:
 
 @pytest.fixture
 def receiver(mosquitto: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    monkeypatch.setattr(facewire_platform.receiver, "RETRY", 0.0)
+    monkeypatch.setattr(facewire_platform.intake.receiver, "RETRY", 0.0)
     made = receiver_at(mosquitto)
     wait_until_connected(made)
     yield made
@@ -110,7 +110,7 @@ def test_one_that_died_is_followed_by_another(receiver: Receiver, probe: Probe) 
 
 
 def test_one_that_is_stuck_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.receiver, "PATIENCE", 0.05)
+    monkeypatch.setattr(facewire_platform.intake.receiver, "PATIENCE", 0.05)
     for most in (1, 1_000):  # what is sent to it the socket holds, or not
         receiver = receiver_at(NOBODY)
         receiver._running()
@@ -123,7 +123,7 @@ def test_one_that_is_stuck_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.receiver, "RETRY", 0.0)
+    monkeypatch.setattr(facewire_platform.intake.receiver, "RETRY", 0.0)
     receiver = receiver_at(NOBODY)
     with monkeypatch.context() as context:
         context.setattr(sys, "executable", "/nowhere/python")
@@ -138,7 +138,7 @@ def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPat
 
 def test_another_is_not_started_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(facewire_platform.receiver, "RETRY", 1000.0)
+    monkeypatch.setattr(facewire_platform.intake.receiver, "RETRY", 1000.0)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     monkeypatch.setattr(time, "sleep", slept.append)
     receiver = receiver_at(NOBODY)
@@ -153,8 +153,8 @@ def test_it_ends_when_its_worker_is_killed(mosquitto: Address) -> None:
     program = f"""
 import time
 from facewire_mqtt.connection import Address
-from facewire_platform.receiver import Receiver, Subscriber
-from facewire_platform.rows import InsertRows
+from facewire_platform.intake.receiver import Receiver, Subscriber
+from facewire_platform.store.rows import InsertRows
 receiver = Receiver(Subscriber(Address(port={mosquitto.port}), "orphan", [("x", 1)], InsertRows))
 receiver.exchange([], 9)
 print(receiver._process._process.pid, flush=True)

@@ -10,16 +10,16 @@ from click.testing import CliRunner, Result
 from platform_model import EPOCH, batch, event
 from platform_store import take, take_match
 
-import facewire_platform.reports
+import facewire_platform.history.reports
 from facewire.events import Event
 from facewire.messages import Status
 from facewire_cli.main import cli
-from facewire_platform.database import Where
-from facewire_platform.periods import Period
-from facewire_platform.queries import Filter, History
-from facewire_platform.reports import Completeness, Standing, attendance, traffic
-from facewire_platform.retention import Retention
-from facewire_platform.store import Store, Taken, open_store
+from facewire_platform.history.periods import Period
+from facewire_platform.history.queries import Filter, History
+from facewire_platform.history.reports import Completeness, Standing, attendance, traffic
+from facewire_platform.history.retention import Retention
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.writer import Store, Taken, open_store
 
 HOUR = 3_600_000
 DAY = Period(0, 24 * HOUR)
@@ -44,7 +44,7 @@ def told(where: Where, *, device: str | None = None, period: Period = DAY) -> li
 def test_attendance_is_first_and_last_seen_and_passes_of_everybody_but_strangers(
     store: Store, where: Where, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.reports, "PEOPLE", page)
+    monkeypatch.setattr(facewire_platform.history.reports, "PEOPLE", page)
     events = (
         seen(1, -0.1),
         seen(2, 0, "8"),

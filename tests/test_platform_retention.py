@@ -12,15 +12,15 @@ from click.testing import CliRunner, Result
 from platform_model import bad_event, batch, event
 from platform_store import rows, take, take_match
 
-import facewire_platform.retention
+import facewire_platform.history.retention
 from facewire import codec
 from facewire.errors import StoreError
 from facewire.events import Event
 from facewire.messages import Batch
 from facewire_cli.main import cli
-from facewire_platform.database import Where
-from facewire_platform.retention import Purged, Retention
-from facewire_platform.store import Store, Taken, Unreadable, open_store
+from facewire_platform.history.retention import Purged, Retention
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.writer import Store, Taken, Unreadable, open_store
 
 HOUR = 3_600_000
 
@@ -60,7 +60,7 @@ def watermark(where: Where) -> int:
 
 @pytest.mark.parametrize("chunk", [1, 2, 1_000])
 def test_what_is_older_is_deleted_and_the_watermark_stays(store: Store, where: Where, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.retention, "CHUNK", chunk)
+    monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", chunk)
     take(store, full(0, *(made(seq, seq * 10) for seq in range(1, 8))))
     assert purge(where, 40, dry_run=True) == Purged(events=3, reached=30)
     assert seqs(where) == [1, 2, 3, 4, 5, 6, 7]
@@ -105,7 +105,7 @@ def test_gaps_stay_and_quarantine_ages(store: Store, where: Where) -> None:
 def test_a_person_is_deleted_from_every_hour_and_nobody_else(
     store: Store, where: Where, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.retention, "CHUNK", chunk)
+    monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", chunk)
     whose = ("7", "17", "7", "Ann", "7", "x" * 64, "x" * 65, "7", "nul\0", "nul")
     take(store, full(0, *(made(seq, (seq - 3) * HOUR // 2, who) for seq, who in enumerate(whose, 1))))
     assert purge_person(where, "7", dry_run=True).events == 4
@@ -134,7 +134,7 @@ def test_a_person_leaves_quarantine_by_id_and_by_the_names_of_their_events(store
 
 
 def test_a_purge_that_was_cut_short_is_finished_by_another(store: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.retention, "CHUNK", 2)
+    monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", 2)
     take(store, full(0, *(made(seq, seq, "7") for seq in range(1, 8))))
     with Retention(where, rest=lambda _: None) as retention:
         steps = retention.person("7")
@@ -146,7 +146,7 @@ def test_a_purge_that_was_cut_short_is_finished_by_another(store: Store, where: 
 
 
 def test_the_store_goes_on_between_two_transactions_of_a_purge(store: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.retention, "CHUNK", 2)
+    monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", 2)
     take(store, full(0, *(made(seq, seq) for seq in range(1, 7))))
     came = iter(range(7, 100))
 
@@ -179,7 +179,7 @@ def test_a_database_that_is_not_there_is_an_error_and_is_not_made(tmp_path: Path
 
 
 def test_a_lock_that_is_held_for_long_is_an_error_that_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.retention, "PATIENCE", 0.01)
+    monkeypatch.setattr(facewire_platform.history.retention, "PATIENCE", 0.01)
     path = tmp_path / "x.db"
     open_store(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:

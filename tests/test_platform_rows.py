@@ -13,10 +13,10 @@ from platform_store import take
 
 from facewire import codec
 from facewire.events import Event
-from facewire_platform.database import Where
-from facewire_platform.rows import WIDTH, CopyRows, InsertRows, Row, Rows, escape, key, unescape
-from facewire_platform.schema import ROW_COLUMNS
-from facewire_platform.store import open_store
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.rows import WIDTH, CopyRows, InsertRows, Row, Rows, escape, key, unescape
+from facewire_platform.store.schema import ROW_COLUMNS
+from facewire_platform.store.writer import open_store
 
 relaxed = settings(deadline=None)
 both = pytest.mark.parametrize("form", [InsertRows, CopyRows])

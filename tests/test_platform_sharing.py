@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from broker_engines import PARAMETERS, anonymous, free_port, with_users
 
-import facewire_platform.sharing
+import facewire_platform.intake.sharing
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import Topics
 from facewire_broker import credentials
@@ -13,7 +13,7 @@ from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile
 from facewire_mqtt.address import Address
 from facewire_mqtt.connection import Connection
-from facewire_platform.sharing import shared_subscriptions_deliver
+from facewire_platform.intake.sharing import shared_subscriptions_deliver
 
 pytestmark = pytest.mark.network
 
@@ -42,8 +42,8 @@ def test_the_credential_of_a_platform_is_enough(engine: str, tmp_path: Path) -> 
 @pytest.fixture
 def publish_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], int]], None]:
     """Has each message published as often as a function of its topic says, as if the broker lost or repeated it."""
-    monkeypatch.setattr(facewire_platform.sharing, "GRACE", 0.1)
-    monkeypatch.setattr(facewire_platform.sharing, "PATIENCE", 0.5)
+    monkeypatch.setattr(facewire_platform.intake.sharing, "GRACE", 0.1)
+    monkeypatch.setattr(facewire_platform.intake.sharing, "PATIENCE", 0.5)
     real = Connection.publish
 
     def make(times: Callable[[str], int]) -> None:

@@ -12,8 +12,8 @@ from platform_model import batch, event
 from platform_store import counts, take
 
 from facewire.errors import StoreError
-from facewire_platform.queries import Filter, History
-from facewire_platform.store import Store, open_store
+from facewire_platform.history.queries import Filter, History
+from facewire_platform.store.writer import Store, open_store
 
 
 @pytest.fixture
@@ -114,12 +114,12 @@ def test_after_a_kill_a_query_reads_what_was_committed_and_leaves_the_recovery_t
         "sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
         "from platform_model import batch\n"
-        "from facewire_platform.store import Taken, open_store\n"
+        "from facewire_platform.store.writer import Taken, open_store\n"
         "store = open_store(Path(sys.argv[1]))\n"
         "store.take([Taken('d', batch(0, 1, 1), 1)])\n"
         "os._exit(9)\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(path), str(Path(__file__).parent)], check=False, timeout=30)
+    subprocess.run([sys.executable, "-c", script, str(path), str(Path(__file__).parent / "support")], check=False, timeout=30)
     before = path.read_bytes()
     with History(path) as history:
         assert len(list(history.events(Filter()))) == 1

@@ -13,14 +13,14 @@ from platform_model import BOOT, EPOCH, StreamModel, bad_event, batch, event
 from platform_store import check_conserved, counts, rows, run, take, take_match, take_refused
 from postgresql_server import PostgreSQL
 
-import facewire_platform.losses
-import facewire_platform.store
+import facewire_platform.store.losses
+import facewire_platform.store.writer
 from facewire.errors import BatchRefused, StoreError
 from facewire.events import MAX_INT, event_from_map
 from facewire.messages import Ack, Batch, Match, Status
-from facewire_platform.database import Where
-from facewire_platform.queries import Filter, History
-from facewire_platform.store import Store, Taken, Unreadable, open_store
+from facewire_platform.history.queries import Filter, History
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.writer import Store, Taken, Unreadable, open_store
 
 VENDOR_EVENTS = Path(__file__).parent / "data" / "vendor-events.jsonl"
 
@@ -51,7 +51,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = open_store(self.path)
         self.model = StreamModel()
         self.group: list[Taken] = []
-        facewire_platform.store.DENSE = self.dense  # type: ignore[misc]  # how it looks is to make no difference
+        facewire_platform.store.writer.DENSE = self.dense  # type: ignore[misc]  # how it looks is to make no difference
 
     def make(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
@@ -157,9 +157,9 @@ def test_groups_at_random_leave_what_the_model_has_on_postgresql(postgresql_serv
 
 @pytest.fixture(autouse=True)
 def dense() -> Iterator[None]:
-    before = facewire_platform.store.DENSE
+    before = facewire_platform.store.writer.DENSE
     yield
-    facewire_platform.store.DENSE = before  # type: ignore[misc]  # see StoreMachine
+    facewire_platform.store.writer.DENSE = before  # type: ignore[misc]  # see StoreMachine
 
 
 def test_a_stream_begins_at_watermark_0_and_another_epoch_is_another_stream(store: Store) -> None:
@@ -207,7 +207,7 @@ def test_a_bad_event_later_sent_good_leaves_the_quarantine(store: Store, path: W
 
 
 def test_the_count_survives_that_the_quarantine_is_bounded(store: Store, path: Where, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.losses, "MOST_QUARANTINED", 2)
+    monkeypatch.setattr(facewire_platform.store.losses, "MOST_QUARANTINED", 2)
     take(store, batch(0, 5, bad=tuple(bad_event(seq) for seq in range(1, 6))))
     assert rows(path, "SELECT seq FROM quarantine") == [(4,), (5,)]
     take(store, batch(0, 1, 1))

@@ -13,9 +13,9 @@ from facewire import codec
 from facewire.errors import StoreError
 from facewire.messages import Ack, Status, decode_ack, encode
 from facewire_mqtt.connection import Received
-from facewire_platform.inbox import Inbox
-from facewire_platform.queries import History
-from facewire_platform.store import Store
+from facewire_platform.history.queries import History
+from facewire_platform.intake.inbox import Inbox
+from facewire_platform.store.writer import Store
 
 
 @pytest.fixture

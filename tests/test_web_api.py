@@ -10,9 +10,9 @@ from platform_model import BOOT, EPOCH, batch, event
 import facewire_web.api
 from facewire.events import Event
 from facewire.messages import Status
-from facewire_platform.database import Where
-from facewire_platform.queries import History
-from facewire_platform.store import Taken, Unreadable, open_store
+from facewire_platform.history.queries import History
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.writer import Taken, Unreadable, open_store
 from facewire_web.access import HEADERS, Access
 from facewire_web.api import PAGE, _Stream, create_app
 from facewire_web.devices import Devices

@@ -21,7 +21,7 @@ from shown_commands import blocks, typed_with_jobs
 from web_site import Site
 
 from facewire_cli.main import cli
-from facewire_platform.store import open_store
+from facewire_platform.store.writer import open_store
 from facewire_web.server import listen
 
 pytestmark = [pytest.mark.network, pytest.mark.process]

@@ -19,8 +19,8 @@ from facewire.topics import DEFAULT_ROOT, Topics
 from facewire_broker.broker import Broker, Listen
 from facewire_broker.credentials import Users, UsersFile
 from facewire_broker.door import UsersDoor
-from facewire_broker.engine import Mosquitto, free_port, run_as, write_files
 from facewire_broker.limits import Limits
+from facewire_broker.mosquitto import Mosquitto, free_port, run_as, write_files
 from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
 from facewire_broker.tls import server_context
 from facewire_broker_cli.users import users as users_group

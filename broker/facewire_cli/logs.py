@@ -2,8 +2,8 @@
 
 log.warning("quarantined topic=%r error=%s", topic, exc)
 
-2026-11-23 08:00:00,123 WARNING facewire_platform.worker quarantined topic='…' error=…
-{"ts":"2026-11-23T08:00:00.123Z","level":"warning","logger":"facewire_platform.worker","message":"quarantined","topic":"…","error":"…"}
+2026-11-23 08:00:00,123 WARNING facewire_platform.intake.worker quarantined topic='…' error=…
+{"ts":"2026-11-23T08:00:00.123Z","level":"warning","logger":"facewire_platform.intake.worker","message":"quarantined","topic":"…","error":"…"}
 """
 
 import datetime as dt

@@ -19,9 +19,9 @@ from typing import Final
 from facewire.errors import DecodeError, StoreError
 from facewire.messages import Ack, Status, decode_ack, encode
 from facewire.topics import QOS
+from facewire_device.identity import new_id
 from facewire_device.realtime import Realtime
 from facewire_device.ring import Ring
-from facewire_device.schema import new_id
 from facewire_device.settings import Settings as Settings
 from facewire_device.store import ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent

@@ -22,8 +22,10 @@ from facewire import codec
 from facewire.errors import StoreError
 from facewire.events import MAX_EVENT_BYTES, Event
 from facewire.messages import MAX_BATCH_EVENTS, splice_batch
+from facewire_device.identity import new_id
+from facewire_device.opening import close_database, open_database, store_errors
 from facewire_device.ring import Ring
-from facewire_device.schema import EventRow, StateRow, close_database, new_id, open_database, store_errors
+from facewire_device.schema import EventRow, StateRow
 from facewire_device.store_file import DamagedError, place, set_aside
 from facewire_device.uploader import Adopt, Fork, Outcome
 

@@ -21,7 +21,7 @@ from facewire_cli.output import Form, write_rows
 from facewire_cli.render import duration
 from facewire_cli.systemd import Service
 from facewire_device.agent import Agent, Settings
-from facewire_device.machine import machine_identity
+from facewire_device.identity import machine_identity
 from facewire_device.recorder import Recorder
 from facewire_device.sources import BadLine, read_event, read_events
 from facewire_device.store import Store, open_store

@@ -12,9 +12,9 @@ from facewire.events import event_from_source
 from facewire.topics import Topics
 from facewire_cli.options import DEVICE, SECONDS, connection_options
 from facewire_device.agent import Agent, Settings
-from facewire_device.machine import machine_identity
+from facewire_device.identity import machine_identity
 from facewire_device.recorder import Recorder
-from facewire_device.replay import Reading, read_file
+from facewire_device.recordings import Reading, read_file
 from facewire_mqtt.address import Address
 
 #: As for `device run --source`, s.

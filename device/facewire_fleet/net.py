@@ -18,7 +18,7 @@ from typing import Final
 
 from facewire.errors import BrokerError
 from facewire.topics import Topics
-from facewire_device.schema import new_id
+from facewire_device.identity import new_id
 from facewire_fleet.fleet import Device, Plan
 from facewire_fleet.member import KEEPALIVE, Member, Net, Tally
 from facewire_mqtt.address import Address, tls_context

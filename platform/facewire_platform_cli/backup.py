@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from facewire_platform.backup import backup as backup_database
-from facewire_platform.backup import restore as restore_database
-from facewire_platform.database import locate
+from facewire_platform.store.backup import backup as backup_database
+from facewire_platform.store.backup import restore as restore_database
+from facewire_platform.store.database import locate
 from facewire_platform_cli.options import database_option
 
 

@@ -12,9 +12,10 @@ from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import SECONDS, connection_options, output_option
 from facewire_cli.output import Form, standard_output, visible, write_rows
 from facewire_mqtt.address import Address
-from facewire_platform.database import Where, locate
-from facewire_platform.doctor import Finding, check_clock, check_database, check_disk
-from facewire_platform.doctor_broker import RoleName, check_broker
+from facewire_platform.health.doctor import Finding, check_clock, check_database, check_disk
+from facewire_platform.health.doctor_broker import RoleName, check_broker
+from facewire_platform.store.database import locate
+from facewire_platform.store.drivers import Where
 from facewire_platform_cli.options import database_option
 
 COLUMNS: Final = ("check", "verdict", "message", "remedy")

@@ -9,8 +9,8 @@ import click
 
 from facewire.events import MAX_INT
 from facewire_cli.options import DEVICE, MOMENT
-from facewire_platform.database import locate
-from facewire_platform.queries import Filter
+from facewire_platform.history.queries import Filter
+from facewire_platform.store.database import locate
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -7,9 +7,10 @@ import click
 from facewire_cli.options import SECONDS, output_option
 from facewire_cli.output import Form, write_rows
 from facewire_cli.progress import progress
-from facewire_platform.database import Where, locate
-from facewire_platform.queries import History
-from facewire_platform.retention import Purged, Retention
+from facewire_platform.history.queries import History
+from facewire_platform.history.retention import Purged, Retention
+from facewire_platform.store.database import locate
+from facewire_platform.store.drivers import Where
 from facewire_platform_cli.options import check_text, database_option
 
 COLUMNS = ("events", "kept", "quarantined", "dry_run")

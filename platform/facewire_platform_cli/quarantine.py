@@ -11,8 +11,8 @@ from facewire.topics import DEFAULT_ROOT, Topics
 from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, moment, to_json, write_rows
-from facewire_platform import quarantine as held
-from facewire_platform.database import locate
+from facewire_platform.history import quarantine as held
+from facewire_platform.store.database import locate
 from facewire_platform_cli.options import database_option
 
 COLUMNS: Final = ("id", "last_at", "times", "topic", "seq", "reason", "size_bytes")

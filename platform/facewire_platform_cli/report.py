@@ -17,11 +17,11 @@ import click
 
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, visible, write_rows
-from facewire_platform import periods, reports
-from facewire_platform.database import locate
-from facewire_platform.periods import Period
-from facewire_platform.queries import Filter, History, Row
-from facewire_platform.reports import Completeness
+from facewire_platform.history import periods, reports
+from facewire_platform.history.periods import Period
+from facewire_platform.history.queries import Filter, History, Row
+from facewire_platform.history.reports import Completeness
+from facewire_platform.store.database import locate
 from facewire_platform_cli.options import check_text, database_option
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -12,8 +12,9 @@ from facewire.topics import Topics
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
 from facewire_cli.systemd import Service
 from facewire_mqtt.address import Address
-from facewire_platform.database import Where, locate
-from facewire_platform.worker import Worker
+from facewire_platform.intake.worker import Worker
+from facewire_platform.store.database import locate
+from facewire_platform.store.drivers import Where
 from facewire_platform_cli.backup import backup, restore
 from facewire_platform_cli.options import database_option
 from facewire_platform_cli.purge import purge
@@ -80,7 +81,7 @@ def migrate(database: str) -> None:
     Stop the workers before. A SQLite file is copied first, beside it; of
     PostgreSQL take a pg_dump. A migration that fails changes nothing.
     """
-    from facewire_platform.migrate import migrate as migrate_database
+    from facewire_platform.store.migrate import migrate as migrate_database
 
     applied = migrate_database(locate(database), lambda text: click.echo(text, err=True))
     click.echo(f"migrated: {', '.join(applied)}" if applied else "up to date", err=True)
@@ -93,7 +94,7 @@ platform.add_command(web_command)
 
 
 def _serve_metrics(at: Endpoint, worker: Worker, where: Where) -> None:
-    from facewire_platform.metrics import serve
+    from facewire_platform.health.metrics import serve
 
     try:
         port = serve(at.host, at.port, where, worker.counters)
@@ -104,7 +105,7 @@ def _serve_metrics(at: Endpoint, worker: Worker, where: Where) -> None:
 
 def _check_sharing(address: Address, topics: Topics) -> None:
     """Some brokers grant shared subscriptions and deliver nothing."""
-    from facewire_platform.sharing import shared_subscriptions_deliver
+    from facewire_platform.intake.sharing import shared_subscriptions_deliver
 
     try:
         delivers = shared_subscriptions_deliver(address, topics)

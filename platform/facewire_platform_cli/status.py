@@ -10,9 +10,9 @@ from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, Row, write_rows
 from facewire_cli.render import duration
-from facewire_platform.database import locate
-from facewire_platform.health import Limits, assess, troubles
-from facewire_platform.queries import History
+from facewire_platform.health.state import Limits, assess, troubles
+from facewire_platform.history.queries import History
+from facewire_platform.store.database import locate
 from facewire_platform_cli.options import database_option
 
 _NUMBERS: Final = ("head", "acked", "lag", "gaps", "quarantined", "dropped")

@@ -9,7 +9,8 @@ import click
 from facewire.topics import Topics
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
 from facewire_mqtt.address import Address
-from facewire_platform.database import Where, locate
+from facewire_platform.store.database import locate
+from facewire_platform.store.drivers import Where
 from facewire_platform_cli.options import database_option
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facewire.errors import StoreError
 from facewire.plain import plain
-from facewire_platform.database import Where
-from facewire_platform.metrics import registry
-from facewire_platform.queries import History, Place, Row
+from facewire_platform.health.metrics import registry
+from facewire_platform.history.queries import History, Place, Row
+from facewire_platform.store.drivers import Where
 from facewire_web import forms
 from facewire_web.access import COOKIE, HEADERS, Access
 from facewire_web.devices import Devices

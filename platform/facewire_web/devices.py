@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from facewire_platform.database import Where
-from facewire_platform.health import assess
-from facewire_platform.queries import History, Row
+from facewire_platform.health.state import assess
+from facewire_platform.history.queries import History, Row
+from facewire_platform.store.drivers import Where
 
 #: How many times as long as it took is a reading good for: of 10,000 devices it takes 0.4 s, of ten nothing.
 GOOD_FOR: Final = 4.0

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from facewire.events import MAX_INT
 from facewire.moments import parse_moment
 from facewire.topics import check_device
-from facewire_platform.queries import HOUR, Filter, Place
+from facewire_platform.history.queries import HOUR, Filter, Place
 
 #: Rows of an answer, at most.
 MOST_ROWS: Final = 1_000

@@ -27,7 +27,7 @@ import uvicorn
 
 from facewire.topics import Topics
 from facewire_mqtt.address import Address, is_loopback
-from facewire_platform.database import Where
+from facewire_platform.store.drivers import Where
 from facewire_web.access import Access
 from facewire_web.api import create_app
 from facewire_web.live import Wall, run_wall

@@ -23,18 +23,18 @@ from typing import Any, Final
 
 import click
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import ingest_load
 from facewire_process import Running
 from mosquitto_server import ANONYMOUS, Mosquitto
 from postgresql_server import PROGRAMS, PostgreSQL
 
-from facewire_platform.database import open_database
-from facewire_platform.rows import WIDTH, InsertRows
-from facewire_platform.schema import ROW_COLUMNS
-from facewire_platform.sqlite import SqliteStatements
-from facewire_platform.store import open_store
+from facewire_platform.store.database import open_database
+from facewire_platform.store.rows import WIDTH, InsertRows
+from facewire_platform.store.schema import ROW_COLUMNS
+from facewire_platform.store.sqlite import SqliteStatements
+from facewire_platform.store.writer import open_store
 
 DEVICES: Final = 200
 #: Batches in one commit of the ways that have no worker to choose it.

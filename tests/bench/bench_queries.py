@@ -17,18 +17,19 @@ from typing import Any
 
 import click
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from postgresql_server import PostgreSQL
 
 from facewire.events import Event
 from facewire.messages import Batch
-from facewire_platform.database import Where, open_database
-from facewire_platform.periods import Period
-from facewire_platform.queries import Filter, History
-from facewire_platform.reports import attendance
-from facewire_platform.schema import EVENT_COLUMNS, TABLES, EventRow, StreamRow
-from facewire_platform.store import Taken, open_store
+from facewire_platform.history.periods import Period
+from facewire_platform.history.queries import Filter, History
+from facewire_platform.history.reports import attendance
+from facewire_platform.store.database import open_database
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.schema import EVENT_COLUMNS, TABLES, EventRow, StreamRow
+from facewire_platform.store.writer import Taken, open_store
 
 DEVICES, BATCH, PEOPLE = 100, 100, 20_000
 HOUR, DAY = 3_600_000, 86_400_000

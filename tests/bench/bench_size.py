@@ -9,15 +9,16 @@ from typing import Any, Final
 
 import click
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from postgresql_server import PROGRAMS, PostgreSQL
 
 from facewire.events import event_from_map
 from facewire.messages import Batch
-from facewire_platform.backup import backup
-from facewire_platform.database import Where, open_database
-from facewire_platform.store import Taken, open_store
+from facewire_platform.store.backup import backup
+from facewire_platform.store.database import open_database
+from facewire_platform.store.drivers import Where
+from facewire_platform.store.writer import Taken, open_store
 
 DEVICES: Final = 200
 ID: Final = "ab" * 8

@@ -1,0 +1,176 @@
+"""How a store's database is opened: whole, ours, in WAL mode with synchronous=FULL."""
+
+import contextlib
+import logging
+import re
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import peewee
+
+from facewire.errors import StoreError
+from facewire_device.identity import new_id
+from facewire_device.schema import EventRow, StateRow
+from facewire_device.store_file import APPLICATION_ID, DamagedError, holds_store, place
+
+log = logging.getLogger(__name__)
+# At DEBUG, peewee logs each statement with its values, names of people among them.
+logging.getLogger("peewee").setLevel(logging.INFO)
+
+DEFAULT_CAPACITY: Final = 10_000
+#: How long to wait for another process's transaction, s.
+BUSY_TIMEOUT: Final = 30.0
+
+_SCHEMA: Final = 1
+
+#: Files that this process has open, by device and inode. Nothing else may open them: closing that again would drop SQLite's
+#: locks on them (https://www.sqlite.org/howtocorrupt.html section 2.2), and another process would delete the WAL under us.
+_open_here: Final[Counter[tuple[int, int] | None]] = Counter()
+_opening: Final = threading.Lock()
+
+
+def open_database(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
+    """Open a store's database on the calling thread, which alone may use it. Close it with `close_database`.
+
+    Args:
+        path: the file.
+        create: whether a missing one is made.
+        check: whether to look for damage, which reads the whole file.
+
+    Raises:
+        StoreError: missing, foreign, or of a newer schema.
+        DamagedError: ours, and not whole.
+    """
+    with _opening:
+        database = _open_alone(path, create=create, check=check)
+        _open_here.update([place(database.database)])
+        return database
+
+
+def close_database(database: peewee.SqliteDatabase, opened: tuple[int, int] | None) -> None:
+    """Close it; `opened` is the `place` that it had when it was opened. May be called twice."""
+    with _opening:
+        if database.close():
+            _open_here.subtract([opened])
+
+
+def _open_alone(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
+    there = _open_here[place(str(path))] > 0 or holds_store(path)
+    if not there and not create:
+        raise StoreError(f"{path}: there is no store")
+    # An absolute path is a file, whatever its name: SQLite keeps a ":memory:" in memory.
+    database = peewee.SqliteDatabase(str(path.absolute()), timeout=BUSY_TIMEOUT, autoconnect=False)
+    try:
+        with store_errors(path), _damage():
+            database.connect()
+            # In a damaged row a blob may say that it is text: `crc` is to find that, not an error that nobody gets past.
+            database.connection().text_factory = _any_text
+            database.pragma("synchronous", "full")
+            if not there:
+                _create(database)
+            _go_to_wal(database)
+            _check_schema(database)
+            if check:
+                _check_whole(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _create(database: peewee.SqliteDatabase) -> None:
+    """Not in WAL mode yet, so that the file has its identity and its epoch even if it loses its WAL."""
+    with database.transaction("IMMEDIATE"), database.bind_ctx([EventRow, StateRow]):
+        if database.get_tables():  # another process was faster
+            return
+        epoch = new_id()
+        database.create_tables([EventRow, StateRow])
+        StateRow.create(epoch=epoch, head=0, oldest=1, cursor=0, dropped=0, capacity=DEFAULT_CAPACITY, device="", machine="")
+        database.pragma("application_id", APPLICATION_ID)
+        database.pragma("user_version", _SCHEMA)
+    log.info("new store path=%s epoch=%s", database.database, epoch)
+
+
+def _go_to_wal(database: peewee.SqliteDatabase) -> None:
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while not _is_wal(database):
+        if time.monotonic() > deadline:
+            raise StoreError(f"{database.database}: is locked by another process for {BUSY_TIMEOUT:g} s")
+        time.sleep(0.01)
+
+
+def _is_wal(database: peewee.SqliteDatabase) -> bool:
+    # SQLite does not wait for others at this step, whatever the timeout.
+    try:
+        return bool(database.pragma("journal_mode", "wal") == "wal")
+    except peewee.OperationalError as exc:
+        if "locked" not in str(exc):
+            raise
+        return False
+
+
+def _check_schema(database: peewee.SqliteDatabase) -> None:
+    schema = database.pragma("user_version")
+    if schema > _SCHEMA:
+        raise StoreError(f"{database.database}: has schema {schema}, this facewire knows {_SCHEMA}: upgrade facewire")
+    if database.execute_sql("SELECT epoch, head, oldest, cursor, dropped, capacity, device, machine FROM state").fetchone() is None:
+        raise DamagedError("is damaged: has no state")
+
+
+def _check_whole(database: peewee.SqliteDatabase) -> None:
+    verdict = database.pragma("quick_check")
+    if verdict != "ok":
+        raise DamagedError(f"is damaged: {str(verdict).splitlines()[0]}")
+    states = database.execute_sql(_CHECK_STATE).fetchall()
+    if len(states) != 1:
+        raise DamagedError(f"is damaged: has {len(states)} states, should have 1")
+    epoch, held, beyond, head, oldest, cursor, dropped, capacity = states[0]
+    numbers_fit = 0 <= cursor <= head and dropped >= 0 and 1 <= oldest <= head + 1 <= oldest + capacity
+    if not (numbers_fit and re.fullmatch("[0-9a-f]{16}", epoch)):
+        raise DamagedError(f"is damaged: head {head}, oldest {oldest}, cursor {cursor} and the rest do not go together")
+    if beyond or held != head - oldest + 1:
+        raise DamagedError(f"is damaged: holds {held} events and {beyond} past its head, should hold {head - oldest + 1}")
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Tell what is wrong with the file, which is ours, from what is wrong around it: a lock, a full disk, rights."""
+    try:
+        yield
+    except (peewee.DatabaseError, sqlite3.DatabaseError, TypeError, ValueError) as exc:
+        if isinstance(exc, peewee.OperationalError | sqlite3.OperationalError) and not _WRONG_INSIDE.search(str(exc)):
+            raise
+        raise DamagedError(f"is damaged: {exc}") from exc
+
+
+@contextlib.contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Raise what SQLite and peewee raise as `StoreError`."""
+    try:
+        yield
+    except (peewee.PeeweeException, sqlite3.Error) as exc:  # peewee does not wrap what executemany and a cursor raise
+        raise StoreError(f"{path}: {_first(exc)}") from exc
+
+
+def _first(exc: BaseException) -> BaseException:
+    """What failed: after a full disk there is nothing to roll back, which fails too and would be all that is said."""
+    while isinstance(exc.__context__, peewee.PeeweeException | sqlite3.Error):
+        exc = exc.__context__
+    return exc
+
+
+def _any_text(raw: bytes) -> str:
+    return raw.decode(errors="surrogateescape")
+
+
+_CHECK_STATE: Final = """
+    SELECT epoch, (SELECT count(*) FROM event WHERE seq BETWEEN oldest AND head), (SELECT count(*) FROM event WHERE seq > head),
+        head, oldest, cursor, dropped, capacity
+    FROM state
+"""
+_WRONG_INSIDE: Final = re.compile("no such (table|column)|decode")

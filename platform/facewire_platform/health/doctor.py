@@ -1,0 +1,129 @@
+"""What `facewire doctor` finds out about the database and the machine. The broker is `doctor_broker`'s."""
+
+import ctypes
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from facewire.errors import StoreError
+from facewire_platform.health.state import assess
+from facewire_platform.history.queries import History, Row
+from facewire_platform.store.database import open_database
+from facewire_platform.store.drivers import Where, shown, store_errors
+from facewire_platform.store.schema import StoreRow
+
+#: Below these, disk space is a warning and a failure: as a share of the disk, and bytes.
+SPACE_LOW: Final = (0.10, 5 * 2**30)
+SPACE_OUT: Final = (0.01, 500 * 2**20)
+#: A clock further off than this makes late matches look fresh, or fresh ones late, s.
+CLOCK_OFF: Final = 5.0
+#: So many devices must agree before our own clock is suspected.
+WITNESSES: Final = 3
+#: What adjtimex(2) returns while nobody keeps the clock right.
+_TIME_ERROR: Final = 5
+_GIB: Final = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's."""
+
+    check: str
+    verdict: Literal["ok", "warn", "FAIL"]
+    message: str
+    #: What to do about it.
+    remedy: str = ""
+
+
+def check_database(where: Where) -> Iterator[Finding]:
+    """Whether it can be written and has our schema, whether all that was acked is accounted for, and what clocks say."""
+    if isinstance(where, Path) and not where.exists():
+        yield Finding("database", "warn", f"{where} is not there yet", "facewire platform run makes it; is --database what the worker has?")
+        return
+    try:
+        _write_again(where)
+        with History(where) as history:
+            devices, streams = [assess(row, _now_ms()) for row in history.devices()], list(history.conservation())
+    except StoreError as exc:
+        url = shown(where) if isinstance(where, str) else f"sqlite:///{where}"
+        old = "run `facewire platform migrate`" in str(exc)
+        remedy = f"facewire platform migrate --database {url}" if old else "see the message; a worker waits until it works"
+        yield Finding("database", "FAIL", str(exc), remedy)
+        return
+    yield Finding("database", "ok", f"{shown(where)}: writable, schema up to date, {len(devices)} devices")
+    yield _conservation(streams)
+    yield from _clocks([row for row in devices if row["state"] == "online" and row["clock_offset"] is not None])
+
+
+def check_disk(where: Where) -> Iterator[Finding]:
+    """Room for the database. Of a PostgreSQL's disk we know nothing."""
+    if isinstance(where, str):
+        return
+    folder = where.absolute().parent
+    try:
+        total, _, free = shutil.disk_usage(folder)
+    except OSError as exc:
+        yield Finding("disk", "FAIL", f"{folder}: {exc.strerror}", "make the folder, or mount it")
+        return
+    text = f"{folder}: {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
+    if _is_below(free, total, SPACE_OUT):
+        yield Finding("disk", "FAIL", text, "make room; a full disk stops acks, and the devices fill up")
+    elif _is_below(free, total, SPACE_LOW):
+        yield Finding("disk", "warn", text, "make room, or facewire platform purge --older-than 180d")
+    else:
+        yield Finding("disk", "ok", text)
+
+
+def check_clock() -> Finding:
+    """Whether the kernel knows that somebody (chrony, ntpd, timesyncd) keeps our clock right."""
+    try:
+        # struct timex has 208 bytes; all zero asks and changes nothing.
+        kept = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
+    except (AttributeError, OSError):
+        kept = -1
+    if kept in {-1, _TIME_ERROR}:
+        return Finding("clock", "warn", "nobody is known to keep this machine's clock right", "run chrony or systemd-timesyncd")
+    return Finding("clock", "ok", "this machine's clock is kept right")
+
+
+def _is_below(free: int, total: int, limit: tuple[float, int]) -> bool:
+    share, size_bytes = limit
+    return free < min(share * total, size_bytes)
+
+
+def _write_again(where: Where) -> None:
+    """Write what is there already, durably, as a worker does. Raises `StoreError`."""
+    with closing(open_database(where, "write")) as database, store_errors(where), database.atomic():
+        StoreRow.update(identity=StoreRow.identity).bind(database).execute()
+
+
+def _conservation(streams: list[Row]) -> Finding:
+    wrong = [row for row in streams if row["unaccounted"]]
+    if not wrong:
+        return Finding("conservation", "ok", f"watermark = stored + gaps + quarantined in each of {len(streams)} streams")
+    names = ", ".join(f"{row['device']} {row['epoch']} ({row['unaccounted']})" for row in wrong[:3])
+    return Finding(
+        "conservation", "FAIL", f"{len(wrong)} of {len(streams)} streams do not add up: {names}", "keep a copy, and report it: a bug"
+    )
+
+
+def _clocks(devices: list[Row]) -> Iterator[Finding]:
+    offsets: dict[str, Any] = {row["device"]: row["clock_offset"] for row in devices}
+    off = [device for device, offset in offsets.items() if abs(offset) > CLOCK_OFF]
+    if len(offsets) >= WITNESSES and abs(middle := statistics.median(offsets.values())) > CLOCK_OFF:
+        text = f"half of {len(offsets)} devices are {middle:+.0f} s or more off ours: it may be ours that is wrong"
+        yield Finding("device clocks", "warn", text, "run chrony or systemd-timesyncd here; restart the worker then")
+    elif off:
+        text = f"{len(off)} of {len(offsets)} are over {CLOCK_OFF:g} s off: {', '.join(f'{name} ({offsets[name]:+.0f} s)' for name in off[:3])}"
+        yield Finding("device clocks", "warn", text, "set their time server; their events are stored under their own time")
+    elif offsets:
+        yield Finding("device clocks", "ok", f"{len(offsets)} devices within {CLOCK_OFF:g} s of ours")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

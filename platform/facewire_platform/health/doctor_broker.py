@@ -1,0 +1,187 @@
+"""What `facewire doctor` finds out about the broker, and about what a credential may do there.
+
+No broker gives a reason for a refused publication, and Mosquitto grants every subscription. So the doctor publishes what it
+should not be able to, under a device that there is not, and sees whether it comes back. Nothing of it is retained. Where it does
+come back the platform got it too, and has put it in quarantine: its payload is none of ours.
+"""
+
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
+from facewire.topics import KINDS, QOS, Kind, Topics
+from facewire_mqtt.address import Address, is_loopback, tls_context
+from facewire_mqtt.visit import PATIENCE, Visit
+from facewire_platform.health.doctor import Finding
+from facewire_platform.intake.sharing import shared_subscriptions_deliver
+
+RoleName: TypeAlias = Literal["platform", "consumer", "operator"]
+
+#: The device that there is not; always the same one, so that quarantine has each probe once.
+PROBED: Final = "facewire-doctor"
+PAYLOAD: Final = b"facewire doctor was here"
+#: A publication that was let through comes back within this, s.
+GRACE: Final = 1.5
+#: A certificate that expires within so many days is a warning, and a failure.
+DAYS_LOW, DAYS_OUT = 30.0, 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """What a role may do (docs/broker.md)."""
+
+    hears: tuple[Kind, ...]
+    says: tuple[Kind, ...]
+
+
+_ROLES: Final[dict[RoleName, _Role]] = {
+    "platform": _Role(hears=KINDS, says=("ack",)),
+    "operator": _Role(hears=KINDS, says=()),
+    "consumer": _Role(hears=("match",), says=()),
+}
+
+
+def check_broker(address: Address, topics: Topics, role: RoleName, wait: float) -> Iterator[Finding]:
+    """All about the broker; what comes after a failure that makes it meaningless is left out.
+
+    Args:
+        address: of the broker, with the credential.
+        topics: where the devices publish.
+        role: whose credential it should be.
+        wait: how long to listen for what a consumer should not hear, s.
+    """
+    yield from _check_tls(address)
+    try:
+        with Visit(address, "fw-doctor", _heard(topics, _ROLES[role].hears)):
+            yield Finding("broker", "ok", f"{address} answers")
+    except CredentialsRefused as exc:
+        yield Finding("broker", "ok", f"{address} answers")
+        yield Finding("credential", "FAIL", str(exc), "see facewire broker users list, passwd; is --username right?")
+        return
+    except SubscriptionRefused as exc:
+        yield Finding("broker", "ok", f"{address} answers")
+        yield Finding("credential", "FAIL", str(exc), f"it is no {role}'s: facewire broker users add NAME --role {role}")
+        return
+    except BrokerError as exc:
+        if "dentifier" in str(exc):  # as MQTT 3.1.1 has it: "identifier rejected", section 3.2.2.3
+            yield Finding("credential", "FAIL", f"{exc}: it is bound to another client id, as a device's is", f"use the one of a {role}")
+        else:
+            yield Finding("broker", "FAIL", str(exc), "does it run, at this --host and --port, and does a firewall let us through?")
+        return
+    yield from _check_credential(address, topics, role, wait)
+
+
+def _check_credential(address: Address, topics: Topics, role: RoleName, wait: float) -> Iterator[Finding]:
+    if address.username is None and address.cert is None:
+        yield Finding(
+            "credential", "warn", "none: the broker lets everybody do everything", "off loopback: facewire broker run --users FILE"
+        )
+    else:
+        rights = list(_check_rights(address, topics, role))
+        yield from rights
+        if role == "consumer":
+            yield _check_not_heard(address, topics, wait)
+        if any(finding.verdict == "FAIL" for finding in rights):
+            return
+    if role == "platform":
+        yield _check_sharing(address, topics)
+
+
+def _check_tls(address: Address) -> Iterator[Finding]:
+    context = tls_context(address)
+    if context is None:
+        if not is_loopback(address.host):
+            yield Finding("tls", "warn", "none: secrets and faces can be read on the way", "--cafile; facewire broker run --cert --key")
+        return
+    try:
+        with (
+            socket.create_connection((address.host, address.port), PATIENCE) as plain,
+            context.wrap_socket(plain, server_hostname=address.host) as tls,
+        ):
+            found = tls.getpeercert() or {}
+    except ssl.SSLError as exc:
+        yield Finding(
+            "tls", "FAIL", str(getattr(exc, "verify_message", "") or exc.reason or exc), "is --cafile the broker's, and --host its name?"
+        )
+    except OSError:
+        return  # which is told as the broker's
+    else:
+        days = (ssl.cert_time_to_seconds(str(found["notAfter"])) - time.time()) / 86_400
+        verdict: Literal["ok", "warn", "FAIL"] = "FAIL" if days < DAYS_OUT else "warn" if days < DAYS_LOW else "ok"
+        remedy = "" if verdict == "ok" else "give the broker a new certificate, and restart it"
+        yield Finding("tls", verdict, f"the broker's certificate holds for {days:.0f} more days", remedy)
+
+
+def _check_rights(address: Address, topics: Topics, role: RoleName) -> Iterator[Finding]:
+    hears, says = _ROLES[role].hears, _ROLES[role].says
+    # What nobody hears cannot be seen: of a consumer's, only matches.
+    forbidden = tuple(kind for kind in hears if kind not in says)
+    try:
+        missing = sorted(set(says) - _came_back(address, topics, hears, says))
+        too_much = sorted(_came_back(address, topics, hears, forbidden))
+    except BrokerError as exc:
+        yield Finding("credential", "FAIL", str(exc), "look into the broker's log")
+        return
+    user = address.username or "the certificate"
+    remedy = f"give it the role {role} and no other (docs/broker.md)"
+    if missing:
+        yield Finding("credential", "FAIL", f"{user} may not publish {', '.join(missing)}", remedy)
+    if too_much:
+        yield Finding("credential", "FAIL", f"{user} may publish {', '.join(too_much)}, which a {role} should not", remedy)
+    if not missing and not too_much:
+        able = f"may publish {', '.join(says)} and not" if says else "may not publish"
+        yield Finding("credential", "ok", f"{user} {able} {', '.join(forbidden)}")
+
+
+def _came_back(address: Address, topics: Topics, hears: Sequence[Kind], says: Sequence[Kind]) -> set[str]:
+    """Publish on these kinds, each once; those that came back."""
+    came: set[str] = set()
+    if not says:
+        return came
+    with Visit(address, "fw-doctor", _heard(topics, hears)) as visit, contextlib.suppress(BrokerError):  # some brokers hang up on it
+        for kind in says:
+            visit.publish(topics.of(PROBED, kind), PAYLOAD)
+        deadline = time.monotonic() + GRACE
+        while came != set(says) and (message := visit.message(deadline)) is not None:
+            if message.payload == PAYLOAD:
+                came.add(topics.parse(message.topic)[1])
+    return came
+
+
+def _check_not_heard(address: Address, topics: Topics, wait: float) -> Finding:
+    """History never reaches a gate, because the broker refuses it, not because a flag says so."""
+    user = address.username or "the certificate"
+    try:
+        with Visit(address, "fw-doctor", [(topics.all(kind), QOS[kind]) for kind in ("history", "ack")]) as visit:
+            # It should not be able to say so; where it is, no device needs to be there for it to hear something.
+            visit.publish(topics.of(PROBED, "history"), PAYLOAD)
+            visit.publish(topics.of(PROBED, "ack"), PAYLOAD)
+            message = visit.message(time.monotonic() + wait)
+    except SubscriptionRefused:
+        return Finding("privacy", "ok", f"{user} may not subscribe history or acks")
+    except BrokerError as exc:
+        return Finding("privacy", "FAIL", str(exc), "look into the broker's log")
+    if message is None:
+        return Finding(
+            "privacy", "ok", f"{user} heard no history or ack in {wait:g} s; the broker grants the subscription, as Mosquitto does"
+        )
+    return Finding("privacy", "FAIL", f"{user} hears {message.topic}", "give it the role consumer and no other (docs/broker.md)")
+
+
+def _check_sharing(address: Address, topics: Topics) -> Finding:
+    try:
+        delivers = shared_subscriptions_deliver(address, topics)
+    except BrokerError as exc:
+        return Finding("shared subscriptions", "FAIL", str(exc), "see the lines above; look into the broker's log")
+    if delivers:
+        return Finding("shared subscriptions", "ok", "they deliver: several workers may share the work")
+    return Finding("shared subscriptions", "warn", "granted, and nothing is delivered", "run one worker, without --share")
+
+
+def _heard(topics: Topics, kinds: Sequence[Kind]) -> list[tuple[str, int]]:
+    return [(topics.of(PROBED, kind), QOS[kind]) for kind in kinds]

@@ -1,0 +1,144 @@
+"""What Prometheus scrapes: each scrape asks the database, and the worker's counters where there is a worker.
+
+facewire_device_*   the newest epoch of each device
+facewire_stream_*   every epoch: watermark = stored + gaps + quarantined, or events were lost in silence
+facewire_worker_*   this worker since it started
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from facewire.errors import StoreError
+from facewire_platform.health.state import STATES, assess
+from facewire_platform.history.queries import History, Row
+from facewire_platform.store.drivers import Where
+
+if TYPE_CHECKING:
+    from facewire_platform.intake.worker import Counters  # the page serves these, too, and has no worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A gauge for each row that has a value."""
+
+    name: str
+    help: str
+    value: Callable[[Row], Any]
+
+
+def _column(name: str, text: str, key: str) -> _Column:
+    return _Column(name, text, lambda row: row[key])
+
+
+_DEVICE: Final = (
+    _Column("online", "1 if it is connected, and was heard of in its last three periods.", lambda row: row["state"] == "online"),
+    _column("lag_events", "Events recorded on the device and not acked.", "lag"),
+    _column("dropped_events", "Events that the device overwrote before they were acked, in its epoch.", "dropped"),
+    _column("clock_offset_seconds", "The device's clock minus the platform's, at its last status.", "clock_offset"),
+    _column("outage_budget_seconds", "How long it can still be cut off before it overwrites what was not acked.", "outage_budget"),
+    _Column("last_seen_timestamp_seconds", "When it was last heard of.", lambda row: row["last_seen"] / 1000),
+)
+_STREAM: Final = (
+    _column("watermark", "Seq at and below which every event is stored, or recorded as lost.", "watermark"),
+    _column("gap_events", "Events declared lost.", "gaps"),
+    _column("quarantined_events", "Events at or below the watermark that broke the contract.", "quarantined"),
+    _column("stored_events", "Events stored at or below the watermark, those deleted since included.", "stored"),
+    _column("unaccounted_events", "watermark - stored - gap - quarantined events: but 0, and events were lost in silence.", "unaccounted"),
+)
+#: Attributes of `worker.Counters`.
+_WORKER: Final = (
+    ("batches", "Batches taken."),
+    ("events", "Events of batches taken, stored before or not."),
+    ("matches", "Matches taken."),
+    ("statuses", "Statuses taken."),
+    ("quarantined", "Messages and events put in quarantine."),
+    ("conflicts", "Batches whose content differs from what is stored: a device forks."),
+)
+_REFUSED: Final = (("refused", "contract"), ("stale_statuses", "earlier_boot"), ("dropped", "inbox_full"))
+
+
+class _Health(Collector):
+    """Asks anew at each scrape, on the thread of the scrape."""
+
+    def __init__(self, where: Where, counters: "Counters | None", now: Callable[[], float]) -> None:
+        self._where, self._counters, self._now = where, counters, now
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: to be registered costs no query."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("facewire_database_up", "Whether the platform's database could be read.", value=1)
+        try:
+            yield from _of_database(self._where, int(self._now() * 1000))
+        except StoreError:
+            up = GaugeMetricFamily(up.name, up.documentation, value=0)
+        yield up
+        if self._counters is not None:
+            yield from _of_worker(self._counters)
+
+
+def registry(where: Where, counters: "Counters | None" = None, *, now: Callable[[], float] = time.time) -> CollectorRegistry:
+    """A registry of its own for one database.
+
+    Args:
+        where: read at each scrape, beside the worker that writes it.
+        counters: the running worker's `Counters`; without it there are no facewire_worker_ metrics.
+        now: s since 1970 UTC.
+    """
+    made = CollectorRegistry(auto_describe=False)
+    made.register(_Health(where, counters, now))
+    return made
+
+
+def serve(host: str, port: int, where: Where, counters: "Counters | None" = None) -> int:
+    """Answer `/metrics` on threads of its own until the process ends; returns the port.
+
+    Raises:
+        OSError: nothing can listen there.
+    """
+    server, _ = start_http_server(port, host, registry(where, counters))
+    return int(server.server_port)
+
+
+def _of_database(where: Where, now_ms: int) -> list[Metric]:
+    with History(where) as history:
+        devices = [assess(row, now_ms) for row in history.devices()]
+        streams = list(history.conservation())
+    counts = Counter(row["state"] for row in devices)
+    states = GaugeMetricFamily("facewire_devices", "Devices by state: online, silent or offline.", labels=("state",))
+    for state in STATES:
+        states.add_metric((state,), counts[state])
+    return [
+        states,
+        *_gauges("facewire_device_", _DEVICE, devices, ("device",)),
+        *_gauges("facewire_stream_", _STREAM, streams, ("device", "epoch")),
+    ]
+
+
+def _gauges(prefix: str, columns: Iterable[_Column], rows: list[Row], labels: tuple[str, ...]) -> Iterator[Metric]:
+    for column in columns:
+        gauge = GaugeMetricFamily(prefix + column.name, column.help, labels=labels)
+        for row in rows:
+            if (value := column.value(row)) is not None:
+                gauge.add_metric([row[label] for label in labels], value)
+        yield gauge
+
+
+def _of_worker(counters: "Counters") -> Iterator[Metric]:
+    for name, text in _WORKER:
+        yield CounterMetricFamily(f"facewire_worker_{name}", text, value=getattr(counters, name))
+    refused = CounterMetricFamily("facewire_worker_refused", "Messages that were not stored, by reason.", labels=("reason",))
+    for name, reason in _REFUSED:
+        refused.add_metric((reason,), getattr(counters, name))
+    yield refused
+    text = "Transactions, and the seconds that they took."
+    yield SummaryMetricFamily("facewire_worker_commit_seconds", text, count_value=counters.commits, sum_value=counters.commit_seconds)

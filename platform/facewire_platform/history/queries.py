@@ -1,0 +1,305 @@
+"""Questions to the stored history. Reads go on while the worker writes (SQLite's WAL)."""
+
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import peewee
+
+from facewire import codec
+from facewire_platform.history.devices import Pace, device_row, paces
+from facewire_platform.store.database import open_database
+from facewire_platform.store.drivers import Where, store_errors
+from facewire_platform.store.rows import escape, unescape
+from facewire_platform.store.rows import key as key_of
+from facewire_platform.store.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
+
+Row: TypeAlias = dict[str, Any]
+#: Where an event is in the order of all: (timestamp, stream, seq).
+Key: TypeAlias = tuple[int, int, int]
+KEY: Final = (EventRow.timestamp, EventRow.stream, EventRow.seq)
+
+#: Events read at a time, photographs and all; between two pages the database is free.
+PAGE: Final = 250
+#: A device with no more events than this has them sorted for each page.
+SORTED: Final = 10_000
+HOUR: Final = 3_600_000  # ms
+STRANGER: Final = 4
+
+
+class Place(NamedTuple):
+    """An event's place in the order of `History.events`; as text `timestamp:device:epoch:seq`."""
+
+    timestamp: int
+    device: str
+    epoch: str
+    seq: int
+
+    @classmethod
+    def of(cls, row: Row) -> "Place":
+        return cls(*(row[name] for name in cls._fields))
+
+    @classmethod
+    def parse(cls, text: str) -> "Place":
+        """Read it back. Raises `ValueError`."""
+        found = re.fullmatch(r"(-?[0-9]{1,18}):([A-Za-z0-9._-]{1,64}):([0-9A-Fa-f]{16}):([0-9]{1,18})", text)
+        if not found:
+            raise ValueError(f"{text[:120]!a} is not TIMESTAMP:DEVICE:EPOCH:SEQ of an event")
+        return cls(int(found[1]), found[2], found[3], int(found[4]))
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self))
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events; each field that is given narrows it.
+
+    Attributes:
+        since, until: device clock, ms since 1970 UTC; `since` included, `until` not.
+        device, group: exactly.
+        person: exactly, an identity id or an identity name.
+        min_score: included.
+    """
+
+    since: int | None = None
+    until: int | None = None
+    device: str | None = None
+    person: str | None = None
+    person_type: int | None = None
+    group: str | None = None
+    min_score: float | None = None
+
+
+class History:
+    """A database open for reading, on the thread that opened it.
+
+    Raises:
+        StoreError: there is none, or it is not a platform's.
+    """
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self._db = open_database(where, "read")
+        # PostgreSQL keeps some texts otherwise than they came.
+        self.kept, self.came = (escape, unescape) if isinstance(where, str) else (_same, _same)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> "History":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def events(self, wanted: Filter, *, after: Place | None = None, limit: int | None = None, newest_first: bool = False) -> Iterator[Row]:
+        """Events by device time, then device and seq; read page by page, so any number of them.
+
+        Each is a map of device, epoch, seq, then the event's fields as they came. A field of the vendor's that has one of
+        the first two names is given as `event.device` or `event.epoch`. With `after` they begin behind that place.
+        """
+        streams: dict[int, tuple[str, str]] = {}
+        key = None if after is None else self._key(after)
+        page = PAGE if limit is None else min(PAGE, limit)
+        rows = self._stored(wanted, key, page, newest_first=newest_first)
+        for row in itertools.islice(rows, None if limit is None else min(limit, sys.maxsize)):
+            if row[0] not in streams:
+                told = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).tuples()
+                streams = {stream: (device, epoch) for stream, device, epoch in self.rows(told)}
+            yield _event(streams[row[0]], tuple(map(self.came, row)))
+
+    def span(self, since: int | None, until: int | None) -> tuple[int, int] | None:
+        """Device times of the first and the last event in a time; None where there is none."""
+        within = Filter(since=since, until=until)
+        ends = [self.rows(self._page(within, None, 1, newest_first=newest).tuples()) for newest in (False, True)]
+        return (ends[0][0][0], ends[1][0][0]) if all(ends) else None
+
+    def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
+        """How far each device is stored, and what it says of itself: one row for its newest epoch, or for each epoch."""
+        told: dict[str, Row] = {row["device"]: row for row in self.rows(DeviceRow.select().dicts())}
+        rates = {row[:2]: Pace(*row[2:]) for row in self.rows(paces().tuples())}
+        streams = {(row["device"], row["epoch"]): row for row in self.rows(StreamRow.select().order_by(StreamRow.id).dicts())}
+        newest = dict(streams.keys()) | {device: row["epoch"] for device, row in told.items() if row["epoch"]}
+        keys = set(newest.items()) | (streams.keys() if all_epochs else set())
+        for device, epoch in sorted(keys):
+            key, current = (device, epoch), newest[device] == epoch
+            yield device_row(device, epoch, told.get(device), streams.get(key), rates.get(key), current=current)
+
+    def conservation(self) -> Iterator[Row]:
+        """For each epoch of each device, whether watermark = stored + gaps + quarantined.
+
+        `stored` counts the events at or below the watermark, those deleted since included; `unaccounted` is what the equation
+        lacks, and anything but 0 is an error of ours. One statement, so that all of it is of one moment.
+        """
+        above = EventRow.select(peewee.fn.COUNT(EventRow.seq)).where(
+            (EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.watermark)
+        )
+        keys = ("device", "epoch", "watermark", "gaps", "quarantined")
+        for row in self.rows(StreamRow.select(StreamRow, above.alias("above")).order_by(StreamRow.id).dicts()):
+            stored = row["stored"] - row["above"]
+            unaccounted = row["watermark"] - stored - row["gaps"] - row["quarantined"]
+            yield {key: row[key] for key in keys} | {"stored": stored, "unaccounted": unaccounted}
+
+    def gaps(self, device: str | None = None) -> Iterator[Row]:
+        """The ranges that are lost, by device, epoch (the oldest first) and seq."""
+        with_gaps = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).where(StreamRow.gaps > 0)
+        if device is not None:
+            with_gaps = with_gaps.where(StreamRow.device == device)
+        for stream, name, epoch in self.rows(with_gaps.order_by(StreamRow.device, StreamRow.id).tuples()):
+            found = GapRow.select(GapRow.first, GapRow.last, GapRow.declared_at).where(GapRow.stream == stream)
+            for gap in self._paged(found.dicts(), GapRow.first):
+                yield {"device": name, "epoch": epoch, **gap, "events": gap["last"] - gap["first"] + 1}
+
+    def hourly(self, wanted: Filter) -> Iterator[Row]:
+        """Counts of each hour (UTC) from `since` to `until`, both of which are given: as `counts`, and `hour`, when it begins."""
+        if wanted.since is None or wanted.until is None:
+            raise ValueError("since and until are not both given")
+        for hour in range(wanted.since - wanted.since % HOUR, wanted.until, HOUR):
+            within = replace(wanted, since=max(hour, wanted.since), until=min(hour + HOUR, wanted.until))
+            yield {"hour": hour, **self.counts(within)}
+
+    def counts(self, wanted: Filter) -> Row:
+        """How many `events` there are, how many of them are of `strangers`, and how many distinct other `people` are in them."""
+        stranger = EventRow.person_type == STRANGER
+        query = EventRow.select(
+            peewee.fn.COUNT(EventRow.seq).alias("events"),
+            peewee.fn.COUNT(peewee.Case(None, [(stranger, 1)])).alias("strangers"),
+            peewee.fn.COUNT(peewee.Case(None, [(~stranger, EventRow.identity_id)]).distinct()).alias("people"),
+        )
+        for condition in self.conditions(wanted):
+            query = query.where(condition)
+        return dict(self.rows(query.dicts())[0])
+
+    def quarantine(self, *, newest_first: bool = False) -> Iterator[Row]:
+        """What broke the contract, oldest first unless it is asked for otherwise."""
+        yield from self._paged(QuarantineRow.select().dicts(), QuarantineRow.id, newest_first=newest_first)
+
+    def _key(self, place: Place) -> tuple[int, int, int]:
+        """A place by the columns that the order is made of; a stream that is not there comes before any other."""
+        stream = StreamRow.select(StreamRow.id).where((StreamRow.device == place.device) & (StreamRow.epoch == place.epoch))
+        found = self.rows(stream.tuples())
+        return (place.timestamp, found[0][0] if found else 0, place.seq)
+
+    def _stored(self, wanted: Filter, after: Key | None, page: int, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
+        full = True
+        while full:
+            rows = self._plain_rows(self._page(wanted, after, page, newest_first=newest_first))
+            yield from (row[len(KEY) :] for row in rows if row[len(KEY)] is not None)
+            full = len(rows) == page
+            after = rows[-1][: len(KEY)] if rows else after
+
+    def _page(self, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool) -> Any:
+        """The place of each event, and its fields; null where it is not wanted after all.
+
+        Events of a person or a device are found in the index alone, and only then read: PostgreSQL would read all others too.
+        """
+        if after is not None:
+            # SQLite would rather begin each page at this bound than where the last one ended.
+            wanted = replace(wanted, until=None) if newest_first else replace(wanted, since=None)
+        apart = wanted.person is not None or wanted.device is not None
+        query = EventRow.select(*KEY) if apart else EventRow.select(*KEY, *EVENT_FIELDS)
+        for condition in self._by_index(wanted) if apart else self.conditions(wanted):
+            query = query.where(condition)
+        if after is not None:
+            # A row value comparison, which SQLite and PostgreSQL answer from the index.
+            here, there = peewee.Tuple(*KEY), peewee.Tuple(*after)
+            query = query.where(here < there if newest_first else here > there)
+        query = query.order_by(*_ordered(KEY, newest_first=newest_first)).limit(limit)
+        return self._whole(query.cte("found"), wanted, newest_first=newest_first) if apart else query
+
+    def _whole(self, found: Any, wanted: Filter, *, newest_first: bool) -> Any:
+        """The events whose places were found."""
+        event = EventRow.alias()
+        same = (event.stream == found.c.stream) & (event.seq == found.c.seq)
+        for condition in self._by_row(wanted, event):
+            same &= condition
+        key = (found.c.timestamp, found.c.stream, found.c.seq)
+        fields = (getattr(event, column.name) for column in EVENT_FIELDS)
+        query = peewee.Select([found.join(event, peewee.JOIN.LEFT_OUTER, on=same)], [*key, *fields])
+        return query.order_by(*_ordered(key, newest_first=newest_first)).with_cte(found)
+
+    def _paged(self, query: Any, key: Any, *, newest_first: bool = False) -> Iterator[Row]:
+        """All rows of a query by one column, which they give under its name."""
+        query = query.order_by(key.desc() if newest_first else key).limit(PAGE)
+        page = self.rows(query)
+        while page:
+            yield from page
+            last = page[-1][key.name]
+            page = self.rows(query.where(key < last if newest_first else key > last))
+
+    def conditions(self, wanted: Filter) -> Iterator[Any]:
+        """What each of its events meets."""
+        yield from self._by_index(wanted)
+        yield from self._by_row(wanted)
+
+    def _by_index(self, wanted: Filter) -> Iterator[Any]:
+        """What the index by time can say."""
+        if wanted.since is not None:
+            yield EventRow.timestamp >= wanted.since
+        if wanted.until is not None:
+            yield EventRow.timestamp < wanted.until
+        if wanted.device is not None:
+            yield self._of_device(wanted.device)
+        if wanted.person is not None:
+            yield (EventRow.id_key == key_of(wanted.person)) | (EventRow.name_key == key_of(wanted.person))
+
+    def _by_row(self, wanted: Filter, event: Any = EventRow) -> Iterator[Any]:
+        """What only the events themselves can."""
+        if wanted.person is not None:
+            person = self.kept(wanted.person)
+            yield (event.identity_id == person) | (event.identity_name == person)
+        if wanted.person_type is not None:
+            yield event.person_type == wanted.person_type
+        if wanted.group is not None:
+            yield event.group_name == self.kept(wanted.group)
+        if wanted.min_score is not None:
+            yield event.score >= wanted.min_score
+
+    def _of_device(self, device: str) -> Any:
+        """Few events are sorted faster than found among those of all devices; many must not be sorted for each page.
+
+        SQLite would always sort. A sum is no column, so it keeps to the index by time, which holds the stream too.
+        """
+        streams = self.rows(StreamRow.select(StreamRow.id, StreamRow.head).where(StreamRow.device == device).tuples())
+        few = sum(head for _, head in streams) <= SORTED
+        return (EventRow.stream if few else EventRow.stream + 0).in_([stream for stream, _ in streams])
+
+    def rows(self, query: Any) -> list[Any]:
+        """All rows of a query, texts as the database keeps them (see `came`)."""
+        with store_errors(self._where):
+            return list(query.bind(self._db))
+
+    def _plain_rows(self, query: Any) -> Any:
+        """As the driver gives them, which is what these columns hold: peewee's conversion takes a quarter of the time."""
+        with store_errors(self._where):
+            return self._db.execute_sql(*query.bind(self._db).sql()).fetchall()
+
+
+def _ordered(columns: Sequence[Any], *, newest_first: bool) -> Iterator[Any]:
+    return (column.desc() if newest_first else column for column in columns)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _event(stream: tuple[str, str], row: tuple[Any, ...]) -> Row:
+    device, epoch = stream
+    _, seq, timestamp, score, identity_id, identity_name, person_type, group_name, ep_id, extra = row
+    fields = {
+        "device": device,
+        "epoch": epoch,
+        "seq": seq,
+        "timestamp": timestamp,
+        "score": score,
+        "identity_id": identity_id,
+        "identity_name": identity_name,
+        "person_type": person_type,
+    }
+    fields |= {name: value for name, value in (("group_name", group_name), ("ep_id", ep_id)) if value is not None}
+    vendors = codec.unpack(extra) if extra else {}
+    return fields | {f"event.{name}" if name in fields else name: value for name, value in vendors.items()}

@@ -1,0 +1,149 @@
+"""What history is kept for: who came when, how many passed; and how complete each answer is.
+
+An answer cannot be more complete than what the devices have sent. For each device there is a moment up to which
+everything is here: when it was last heard, if it had nothing left to send then; else the time of its event at the watermark.
+
+    range of the report   ├──────────────────────────────┤
+    lobby-1               ═══════════════════════════════════●  complete
+    lobby-2               ══════════════●      40 events behind
+    lobby-3               ═════ ✕✕✕ ═════════════════════════●  a gap: 3 events are lost
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import peewee
+
+from facewire_platform.history.periods import Period
+from facewire_platform.history.queries import STRANGER, Filter, History, Row
+from facewire_platform.store.schema import EventRow, GapRow, StreamRow
+
+#: People that one query gives; each sorts the events of the day once.
+PEOPLE: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How complete the history of one device is, and what of a period it lacks.
+
+    Attributes:
+        complete_until: up to then everything is here, ms since 1970 UTC; None where nothing ever came.
+        watermark_at: device time of the event at the watermark; None where there is none any more.
+        lag: events that it holds and has not sent.
+        gaps, lost: gaps that reach into the period, and how many events are lost in them.
+    """
+
+    device: str
+    complete_until: int | None
+    watermark_at: int | None
+    lag: int
+    gaps: int = 0
+    lost: int = 0
+
+    def covers(self, period: Period) -> bool:
+        """Whether everything of the period is here."""
+        return self.gaps == 0 and self.complete_until is not None and self.complete_until >= period.until
+
+
+class Completeness:
+    """How complete history was when this was made. Ask before the events themselves: then it claims too little, never too much."""
+
+    def __init__(self, history: History, device: str | None = None) -> None:
+        self._history = history
+        found = _streams() if device is None else _streams().where(StreamRow.device == device)
+        streams = {(name, epoch): rest for name, epoch, *rest in history.rows(found.tuples())}
+        self._devices = {stream: name for (name, _), (stream, *_) in streams.items()}
+        told = (row for row in history.devices() if device in (None, row["device"]))
+        self._standings = [_standing(row, streams.get((row["device"], row["epoch"]))) for row in told]
+
+    def of(self, period: Period) -> Iterator[Standing]:
+        """Each device, by name."""
+        gaps = self._gaps(period)
+        for standing in self._standings:
+            count, lost = gaps.get(standing.device, (0, 0))
+            yield replace(standing, gaps=count, lost=lost)
+
+    def holds(self, period: Period) -> bool:
+        """Whether everything of the period is here, of every device."""
+        return all(standing.covers(period) for standing in self._standings) and not self._gaps(period)
+
+    def _gaps(self, period: Period) -> dict[str, tuple[int, int]]:
+        """Gaps of each device that reach into a period, by the events on both sides of them, and the events lost."""
+        if not self._devices:
+            return {}
+        beside = EventRow.alias()
+        of_stream = beside.select(beside.timestamp).where(beside.stream == GapRow.stream)
+        before = of_stream.where(beside.seq < GapRow.first).order_by(beside.seq.desc()).limit(1)
+        after = of_stream.where(beside.seq > GapRow.last).order_by(beside.seq).limit(1)
+        # Where nothing came after it, it was lost before it was declared.
+        ends = peewee.fn.COALESCE(before, period.since), peewee.fn.COALESCE(after, GapRow.declared_at)
+        found = GapRow.select(GapRow.stream, peewee.fn.COUNT(GapRow.first), peewee.fn.SUM(GapRow.last - GapRow.first + 1))
+        found = found.where((ends[0] < period.until) & (ends[1] >= period.since)).group_by(GapRow.stream)
+        of_device: dict[str, tuple[int, int]] = {}
+        for stream, gaps, lost in self._history.rows(found.tuples()):
+            if (device := self._devices.get(stream)) is not None:
+                count, events = of_device.get(device, (0, 0))
+                of_device[device] = (count + gaps, events + int(lost))
+        return of_device
+
+
+def attendance(
+    history: History, wanted: Filter, day: Period, *, entrances: Collection[str] = (), exits: Collection[str] = ()
+) -> Iterator[Row]:
+    """Everybody but strangers who was seen on a day, by id.
+
+    Args:
+        history: open.
+        wanted: which events count; `since`, `until` and `person` do not matter.
+        day: in which time.
+        entrances: endpoints (`ep_id`) at which people come in.
+        exits: those at which they go out.
+
+    Yields:
+        identity_id, identity_name, first_seen, last_seen, passes; where there are entrances first_in, where exits last_out.
+    """
+    seen: list[Any] = [
+        EventRow.identity_id,
+        # Of several names, always the same one.
+        peewee.fn.MAX(EventRow.identity_name).alias("identity_name"),
+        peewee.fn.MIN(EventRow.timestamp).alias("first_seen"),
+        peewee.fn.MAX(EventRow.timestamp).alias("last_seen"),
+        peewee.fn.COUNT(EventRow.seq).alias("passes"),
+    ]
+    for name, pick, endpoints in (("first_in", peewee.fn.MIN, entrances), ("last_out", peewee.fn.MAX, exits)):
+        if endpoints:
+            there = EventRow.ep_id.in_([history.kept(endpoint) for endpoint in endpoints])
+            seen.append(pick(peewee.Case(None, [(there, EventRow.timestamp)])).alias(name))
+    query = EventRow.select(*seen).where(EventRow.person_type != STRANGER)
+    for condition in history.conditions(replace(wanted, since=day.since, until=day.until)):
+        query = query.where(condition)
+    query = query.group_by(EventRow.identity_id).order_by(EventRow.identity_id).limit(PEOPLE)
+    people = history.rows(query.dicts())
+    while people:
+        yield from ({name: history.came(value) for name, value in row.items()} for row in people)
+        if len(people) < PEOPLE:
+            return
+        people = history.rows(query.where(EventRow.identity_id > people[-1]["identity_id"]).dicts())
+
+
+def traffic(history: History, wanted: Filter, periods: Iterable[Period]) -> Iterator[Row]:
+    """Counts of each period: since, until, events, people, strangers (see `History.counts`)."""
+    for since, until in periods:
+        yield {"since": since, "until": until, **history.counts(replace(wanted, since=since, until=until))}
+
+
+def _streams() -> Any:
+    """Device, epoch and id of each stream; when it was last heard; device time of the event at its watermark."""
+    at = EventRow.select(EventRow.timestamp).where((EventRow.stream == StreamRow.id) & (EventRow.seq <= StreamRow.watermark))
+    return StreamRow.select(
+        StreamRow.device, StreamRow.epoch, StreamRow.id, StreamRow.last_seen, at.order_by(EventRow.seq.desc()).limit(1).alias("at")
+    )
+
+
+def _standing(told: Row, stream: list[Any] | None) -> Standing:
+    """Of a device that `History.devices` tells of, and the stream of its epoch."""
+    _, heard, watermark_at = stream or (None, None, None)
+    # A status says more than nothing of a device that never had an event; a will does not, and both move `last_seen`.
+    heard = told["last_seen"] if heard is None and told["online"] else heard
+    return Standing(told["device"], watermark_at if told["lag"] else heard, watermark_at, told["lag"])

@@ -1,0 +1,143 @@
+"""The store on PostgreSQL: how it is opened, and what runs for every group of messages.
+
+Whoever writes to a stream holds its row (`SELECT … FOR UPDATE`) until it commits. So workers may take messages of the same
+device at the same time, what was read of the stream stays true, and events can be copied straight into their table: nobody
+else can have put them there.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import peewee
+
+from facewire.errors import StoreError
+from facewire_platform.store.drivers import Mode, psycopg, shown, store_errors
+from facewire_platform.store.rows import CopyRows, unescape
+from facewire_platform.store.schema import DEVICE_COLUMNS, NEW_STREAM, STREAM_COLUMNS, DeviceRow, StreamRow, check_schema, columns_of
+
+#: A server that is gone without a word is found out after this long; a URL may say otherwise.
+_CONNECTION: Final = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+    "application_name": "facewire",
+}
+_SETTINGS: Final = {
+    "read": ("SET default_transaction_read_only = on",),
+    "write": (
+        # An ack says that its events are durable; stricter settings of the server's stay.
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+        "SET lock_timeout = '10s'",
+        # All that a group reads is found by a key, whatever the statistics say of a table that grows while they are taken.
+        "SET enable_seqscan = off",
+        "SET enable_hashjoin = off",
+        "SET enable_mergejoin = off",
+    ),
+}
+#: Names the advisory lock under which tables are made and changed: "FWPF".
+SCHEMA_LOCK: Final = 0x46575046
+
+
+def open_postgresql(url: str, mode: Mode) -> peewee.PostgresqlDatabase:
+    """Connect. See `open_database`."""
+    if psycopg is None:
+        raise StoreError(f"{shown(url)}: PostgreSQL needs psycopg: pip install 'facewire[postgres]'")
+    from psycopg.conninfo import conninfo_to_dict
+
+    with store_errors(url):
+        parameters: dict[str, Any] = _CONNECTION | {key: value for key, value in conninfo_to_dict(url).items() if value is not None}
+        database = peewee.PostgresqlDatabase(parameters.pop("dbname", ""), prefer_psycopg3=True, autoconnect=False, **parameters)
+    try:
+        with store_errors(url):
+            database.connect()
+            for setting in _SETTINGS["read" if mode == "read" else "write"]:
+                database.execute_sql(setting)
+            _check(database, url, mode)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _check(database: peewee.PostgresqlDatabase, url: str, mode: Mode) -> None:
+    tables = set(database.get_tables())
+    if {"store", "stream", "schema_migration"} <= tables:
+        newest = database.execute_sql("SELECT max(name) FROM schema_migration").fetchone()[0]
+        check_schema(shown(url), int(newest.partition("_")[0]), migrating=mode == "migrate")
+    elif tables or mode != "create":
+        raise StoreError(f"{shown(url)}: is not the database of a facewire platform" + (", which needs one of its own" if tables else ""))
+
+
+class PostgresqlStatements:
+    """What runs for every group of messages."""
+
+    rows = CopyRows
+
+    def __init__(self, database: peewee.PostgresqlDatabase) -> None:
+        self._db = database
+        self.begin: Callable[[], Any] = database.transaction
+
+    def streams(self, keys: Sequence[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
+        """The streams of (device, epoch) as `STREAM_COLUMNS`, made where they are missing, and locked."""
+        found = self._lock_streams(sorted(keys))
+        missing = sorted(set(keys) - {(row[1], row[2]) for row in found})
+        if missing:
+            self._db.cursor().executemany(_INSERT_STREAM, [(*key, *NEW_STREAM) for key in missing])
+            found += self._lock_streams(missing)
+        return iter(found)
+
+    def _lock_streams(self, keys: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
+        return list(self._db.execute_sql(_LOCK_STREAMS, ([device for device, _ in keys], [epoch for _, epoch in keys])).fetchall())
+
+    def devices(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """The devices as `DEVICE_COLUMNS`, locked; those that are missing are made, as locks need something to hold."""
+        if not names:
+            return iter(())
+        self._db.cursor().executemany(_INSERT_DEVICE, [(name, "", None, False, 0, None) for name in sorted(names)])
+        return iter(self._db.execute_sql(_LOCK_DEVICES, (list(names),)).fetchall())
+
+    def contents(self, ranges: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int, int, str, float]]:
+        """What is stored in ranges (stream, first, last): (stream, seq, timestamp, identity_id, score)."""
+        if ranges:
+            streams, firsts, lasts = zip(*ranges, strict=True)
+            for row in self._db.execute_sql(_SELECT_CONTENTS, (list(streams), list(firsts), list(lasts))).fetchall():
+                yield (*row[:3], unescape(row[3]), row[4])
+
+    def insert_events(self, group: Sequence[bytes]) -> None:
+        """Insert what `CopyRows.add_to` made of rows; none of them is there."""
+        with self._db.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
+            copy.write(b"".join((_COPY_HEADER, *group, _COPY_END)))
+
+    def update_streams(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write streams, as `STREAM_COLUMNS`."""
+        self._db.cursor().executemany(_UPDATE_STREAM, [(*row[3:], row[0]) for row in rows])
+
+    def write_devices(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write devices, as `DEVICE_COLUMNS`; `devices` has made them."""
+        self._db.cursor().executemany(_UPDATE_DEVICE, [(*row[1:], row[0]) for row in rows])
+
+
+def _sql(query: Any) -> str:
+    sql: str = query.bind(peewee.PostgresqlDatabase(None, prefer_psycopg3=True)).sql()[0]
+    return sql
+
+
+_INSERT_STREAM: Final = _sql(StreamRow.insert(dict.fromkeys(STREAM_COLUMNS[1:])).on_conflict_ignore())
+_UPDATE_STREAM: Final = _sql(StreamRow.update(dict.fromkeys(STREAM_COLUMNS[3:])).where(StreamRow.id == 0))
+_INSERT_DEVICE: Final = _sql(DeviceRow.insert(dict.fromkeys(DEVICE_COLUMNS)).on_conflict_ignore())
+_UPDATE_DEVICE: Final = _sql(DeviceRow.update(dict.fromkeys(DEVICE_COLUMNS[1:])).where(DeviceRow.device == ""))
+# Everybody takes the locks in the same order: no group waits for another that waits for it.
+_LOCK_STREAMS: Final = (
+    f"SELECT {columns_of(STREAM_COLUMNS, 's')} FROM stream s JOIN unnest(%s::text[], %s::text[]) AS wanted(device, epoch) "
+    "ON s.device = wanted.device AND s.epoch = wanted.epoch ORDER BY s.device, s.epoch FOR UPDATE OF s"
+)
+_LOCK_DEVICES: Final = f"SELECT {columns_of(DEVICE_COLUMNS, 'd')} FROM device d WHERE d.device = ANY(%s) ORDER BY d.device FOR UPDATE"
+_SELECT_CONTENTS: Final = (
+    "SELECT e.stream, e.seq, e.timestamp, e.identity_id, e.score FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) AS span(stream, first, last) "
+    "JOIN event e ON e.stream = span.stream AND e.seq BETWEEN span.first AND span.last"
+)
+_COPY_EVENTS: Final = f"COPY event ({', '.join(CopyRows.order)}) FROM STDIN (FORMAT BINARY)"
+_COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_COPY_END: Final = b"\xff\xff"

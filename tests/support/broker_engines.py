@@ -1,0 +1,115 @@
+"""The brokers that the acceptance suites run against: ours, Mosquitto, and amqtt as it comes.
+
+FACEWIRE_BROKERS=ours,mosquitto,stock chooses; stock is left out unless asked for, as most of it fails, slowly.
+"""
+
+import asyncio
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facewire.topics import Topics
+from facewire_broker import embedded
+from facewire_broker.credentials import UsersFile
+from facewire_broker.door import UsersDoor
+from facewire_broker.mosquitto import free_port as free_port
+from facewire_broker.mosquitto import run_as, write_files
+from facewire_broker.render import Site, render_mosquitto
+from facewire_mqtt.address import Address
+
+ENGINES = os.environ.get("FACEWIRE_BROKERS", "ours,mosquitto").split(",")
+MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+_NEEDS_MOSQUITTO = [pytest.mark.mosquitto, pytest.mark.skipif(MOSQUITTO is None, reason="Mosquitto is not installed")]
+PARAMETERS = [pytest.param(name, marks=_NEEDS_MOSQUITTO if name == "mosquitto" else []) for name in ENGINES]
+
+
+def wait_for_port(port: int, timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on port {port}"
+            threading.Event().wait(0.02)
+        else:
+            return
+
+
+@contextmanager
+def mosquitto(folder: Path, config: str) -> Iterator[Address]:
+    """Mosquitto with a configuration in which {port} is filled in."""
+    port = free_port()
+    file = folder / "mosquitto.conf"
+    file.write_text(config.replace("{port}", str(port)))
+    with _mosquitto(file, port) as address:
+        yield address
+
+
+@contextmanager
+def _mosquitto(file: Path, port: int) -> Iterator[Address]:
+    assert MOSQUITTO
+    with subprocess.Popen([MOSQUITTO, "-c", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for_port(port)
+            yield Address(port=port)
+        finally:
+            process.terminate()
+
+
+@contextmanager
+def stock() -> Iterator[Address]:
+    """amqtt's own broker, to see that a test bites."""
+    from amqtt.broker import Broker
+
+    port, started = free_port(), threading.Event()
+    plugins: dict[str, Any] = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
+
+    async def serve() -> None:
+        await Broker({"listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}}, "plugins": plugins}).start()
+        started.set()
+        await asyncio.Event().wait()
+
+    threading.Thread(target=asyncio.run, args=(serve(),), daemon=True).start()
+    started.wait(10)
+    yield Address(port=port)
+
+
+@contextmanager
+def anonymous(engine: str, folder: Path) -> Iterator[Address]:
+    """An engine that lets everyone do everything, on loopback."""
+    if engine == "ours":
+        with embedded.running() as address:
+            yield address
+    elif engine == "stock":
+        with stock() as address:
+            yield address
+    else:
+        with mosquitto(
+            folder, f"user {getpass.getuser()}\nlistener {{port}} 127.0.0.1\nallow_anonymous true\nmax_qos 1\nset_tcp_nodelay true\n"
+        ) as address:
+            yield address
+
+
+@contextmanager
+def with_users(engine: str, folder: Path, users: UsersFile) -> Iterator[Address]:
+    """An engine that knows its users: ours from the file, Mosquitto from what is rendered of it."""
+    if engine == "ours":
+        with embedded.running(door=UsersDoor(users, Topics())) as address:
+            yield address
+        return
+    port = free_port()
+    site = Site(users.load(), Topics().prefix, "127.0.0.1", port, str(folder), run_as=run_as())
+    write_files(render_mosquitto(site), folder)
+    with _mosquitto(folder / "mosquitto.conf", port) as address:
+        yield address

@@ -1,0 +1,64 @@
+"""A worker without a broker."""
+
+from logging import LogRecord
+from typing import Any
+
+import pytest
+from platform_model import batch
+
+import facewire_platform.intake.worker
+from facewire.messages import Ack, decode_ack, encode
+from facewire.topics import Topics
+from facewire_mqtt.connection import Address, Happening, Publication, Received
+from facewire_platform.history.queries import Filter, History
+from facewire_platform.intake.inbox import Came, Inbox
+from facewire_platform.intake.worker import Worker
+from facewire_platform.store.drivers import Where
+
+
+def received(device: str, kind: str, payload: bytes) -> Received:
+    return Received(f"facewire/v1/{device}/{kind}", payload, 1, False)
+
+
+def history(device: str, after: int, *seqs: int) -> Received:
+    return received(device, "history", encode(batch(after, max((*seqs, after)), *seqs)))
+
+
+class Desk:
+    """A worker without a broker: messages are put in, turns are taken, acks are looked at. It is the worker's receiver."""
+
+    def __init__(self, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(facewire_platform.intake.worker, "STORE_RETRY", 0.0)
+        self.where = where
+        self.inbox = Inbox(lambda _: None, gather=0.0)
+        self.worker = Worker(self.where, Address(), Topics())
+        self.last: list[Publication] = []
+        self.worker._receiver = self  # type: ignore[assignment]
+
+    def exchange(self, publications: list[Publication], most: int) -> Came:
+        assert publications == []
+        return self.inbox.take(most, 0.0)
+
+    def close(self, publications: list[Publication]) -> None:
+        self.last = publications
+
+    def turn(self, *messages: Happening | LogRecord) -> list[Ack]:
+        """Put the messages in, take a turn; the acks that are to be published."""
+        for message in messages:
+            self.inbox.put(message)
+        self.worker._turn()
+        acks = [(Topics().parse(message.topic)[0], decode_ack(message.payload)) for message in self.worker._acks]
+        self.worker._acks.clear()
+        if acks:
+            with History(self.where) as other:  # another connection sees only what is committed
+                watermarks = {row["device"]: row["watermark"] for row in other.devices()}
+            assert all(ack.error or watermarks[device] >= ack.cursor for device, ack in acks), "acked before it was durable"
+        return [ack for _, ack in acks]
+
+    def stored(self) -> set[tuple[str, int]]:
+        with History(self.where) as history:
+            return {(row["device"], row["seq"]) for row in history.events(Filter())}
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        with History(self.where) as history:
+            return list(history.quarantine())
