@@ -12,7 +12,7 @@ from shown_commands import blocks, typed
 
 from facewire.codec import pack
 from facewire.messages import BadEvent, Status
-from facewire_platform.health.metrics import registry
+from facewire_platform.health.metrics import metrics_registry
 from facewire_platform.intake.worker import Counters
 from facewire_platform.store.writer import Taken, open_store
 
@@ -44,7 +44,7 @@ def test_the_commands_of_the_page_work_one_after_the_other(database: Path, tmp_p
 
 
 def test_every_metric_of_the_page_exists_and_every_metric_is_on_the_page(database: Path) -> None:
-    text = generate_latest(registry(database, Counters())).decode()
+    text = generate_latest(metrics_registry(database, Counters())).decode()
     families = set(re.findall(r"^# TYPE (facewire_\w+)", text, re.MULTILINE))
     samples = set(re.findall(r"^(facewire_\w+)", text, re.MULTILINE))
     alerts = set(re.findall(r"\bfacewire_[a-z_]+[a-z]\b", PAGE.partition("```yaml")[2].partition("```")[0]))

@@ -29,15 +29,15 @@ from facewire_broker.tls import server_context
 from facewire_cli.main import cli
 from facewire_mqtt.address import Address
 from facewire_platform.health.doctor import Finding, check_clock, check_database, check_disk
-from facewire_platform.health.doctor_broker import PROBED, RoleName, check_broker
+from facewire_platform.health.doctor_broker import PROBE_DEVICE, RoleName, check_broker
 from facewire_platform.store.drivers import Where
 from facewire_platform.store.writer import Store, Taken, open_store
 
 
 def verdicts(found: Iterator[Finding]) -> dict[str, str]:
-    told = list(found)
-    assert all(finding.remedy for finding in told if finding.verdict != "ok")
-    return {finding.check: finding.verdict for finding in told}
+    findings = list(found)
+    assert all(finding.remedy for finding in findings if finding.verdict != "ok")
+    return {finding.check: finding.verdict for finding in findings}
 
 
 # The broker
@@ -104,13 +104,13 @@ def test_a_credential_that_may_do_everything_is_found_out_and_nothing_of_it_stay
     monkeypatch.setattr(facewire_platform.health.doctor_broker, "GRACE", 0.3)
     with anonymous(engine, tmp_path) as address:
         known = dataclasses.replace(address, username="x", password="x")  # noqa: S106
-        told = {finding.check: finding for finding in check_broker(known, Topics(), role, 1.0)}
-        assert told["credential"].verdict == "FAIL"
-        assert "may publish" in told["credential"].message
-        assert "match" in told["credential"].message
-        assert role != "consumer" or told["privacy"].verdict == "FAIL"
+        findings = {finding.check: finding for finding in check_broker(known, Topics(), role, 1.0)}
+        assert findings["credential"].verdict == "FAIL"
+        assert "may publish" in findings["credential"].message
+        assert "match" in findings["credential"].message
+        assert role != "consumer" or findings["privacy"].verdict == "FAIL"
         with Probe(address, "late") as late:
-            late.subscribe((f"facewire/v1/{PROBED}/#", 1))
+            late.subscribe((f"facewire/v1/{PROBE_DEVICE}/#", 1))
             assert late.nothing_came()
 
 
@@ -155,9 +155,9 @@ def certificate(tmp_path: Path) -> Callable[[int], Path]:
 def test_the_days_that_are_left_of_a_certificate_are_told(days: int, verdict: str, certificate: Callable[[int], Path]) -> None:
     path = certificate(days)
     with embedded.running(tls=server_context(Tls(str(path), f"{path}.key"))) as address:
-        told = {found.check: found for found in check_broker(dataclasses.replace(address, cafile=str(path)), Topics(), "platform", 0.3)}
-        assert (told["tls"].verdict, told["broker"].verdict) == (verdict, "ok")
-        assert f"for {days} more days" in told["tls"].message
+        findings = {found.check: found for found in check_broker(dataclasses.replace(address, cafile=str(path)), Topics(), "platform", 0.3)}
+        assert (findings["tls"].verdict, findings["broker"].verdict) == (verdict, "ok")
+        assert f"for {days} more days" in findings["tls"].message
         other = str(certificate(days + 1))
         assert verdicts(check_broker(dataclasses.replace(address, cafile=other), Topics(), "platform", 0.3)) == {
             "tls": "FAIL",
@@ -193,9 +193,9 @@ def test_a_database_that_a_worker_has_is_found_well_and_nothing_is_written(where
 
 def test_events_that_vanished_are_a_failure_that_names_their_stream(where: Where, worker: Store) -> None:
     run_sql(where, "UPDATE stream SET stored = stored - 1")
-    told = {found.check: found for found in check_database(where)}
-    assert told["conservation"].verdict == "FAIL"
-    assert f"d {EPOCH} (1)" in told["conservation"].message
+    findings = {found.check: found for found in check_database(where)}
+    assert findings["conservation"].verdict == "FAIL"
+    assert f"d {EPOCH} (1)" in findings["conservation"].message
 
 
 @pytest.mark.parametrize(
@@ -213,9 +213,9 @@ def test_clocks_that_are_off_are_named_and_ours_is_suspected_where_most_agree(
     with open_store(tmp_path / "x.db") as store:
         for device, offset in offsets.items():
             tell(store, device, offset)
-        told = {found.check: found for found in check_database(tmp_path / "x.db")}
-    assert told["device clocks"].verdict == verdict
-    assert said in told["device clocks"].message
+        findings = {found.check: found for found in check_database(tmp_path / "x.db")}
+    assert findings["device clocks"].verdict == verdict
+    assert said in findings["device clocks"].message
 
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
@@ -253,11 +253,11 @@ def test_a_disk_that_fills_is_told_before_it_is_full(free: float, verdict: str, 
     assert verdicts(check_disk("postgresql:///x")) == {}
 
 
-@pytest.mark.parametrize(("told", "verdict"), [(0, "ok"), (5, "warn"), (-1, "warn")])
-def test_a_clock_that_nobody_keeps_right_is_a_warning(told: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("clock_state", "verdict"), [(0, "ok"), (5, "warn"), (-1, "warn")])
+def test_a_clock_that_nobody_keeps_right_is_a_warning(clock_state: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Kernel:
         def adjtimex(self, _: object) -> int:
-            return told
+            return clock_state
 
     monkeypatch.setattr("ctypes.CDLL", lambda _: Kernel())
     assert check_clock().verdict == verdict

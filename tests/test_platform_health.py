@@ -7,7 +7,7 @@ from platform_model import BOOT, EPOCH, batch, event
 
 from facewire.messages import Status
 from facewire_cli.main import cli
-from facewire_platform.health.state import Limits, assess, outage_budget, silence, state, troubles
+from facewire_platform.health.state import HealthLimits, assess, outage_budget, silence, state, troubles
 from facewire_platform.history.queries import History
 from facewire_platform.store.writer import Store, Taken, open_store
 
@@ -61,24 +61,24 @@ def test_a_budget_that_cannot_be_known_is_not_guessed(unknown: dict[str, Any]) -
 def test_an_earlier_epoch_has_neither_state_nor_budget() -> None:
     old = assess(row(current=False), 100_000)
     assert (old["state"], old["outage_budget"], old["acked"]) == (None, None, 40)
-    assert list(troubles(old, Limits(online=True), 100_000)) == []
+    assert list(troubles(old, HealthLimits(online=True), 100_000)) == []
 
 
 @pytest.mark.parametrize(
     ("changed", "limits", "said"),
     [
-        ({}, Limits(max_lag=10, online=True, no_loss=True), []),
-        ({"lag": 11}, Limits(max_lag=10), ["lag 11 is over 10"]),
-        ({"lag": 11}, Limits(online=True, no_loss=True), []),
-        ({"lag": 1}, Limits(max_lag=0), ["lag 1 is over 0"]),
-        ({"online": False}, Limits(online=True), ["offline, last heard of 5 s ago"]),
-        ({"last_seen": 5_000}, Limits(online=True), ["silent, last heard of 100 s ago"]),
-        ({"last_seen": 0}, Limits(online=True), ["silent, not heard of yet"]),
-        ({"gaps": 2, "dropped": 3}, Limits(no_loss=True), ["gaps 2", "dropped 3"]),
-        ({"quarantined": 1, "dropped": None}, Limits(no_loss=True), ["quarantined 1"]),
+        ({}, HealthLimits(max_lag=10, online=True, no_loss=True), []),
+        ({"lag": 11}, HealthLimits(max_lag=10), ["lag 11 is over 10"]),
+        ({"lag": 11}, HealthLimits(online=True, no_loss=True), []),
+        ({"lag": 1}, HealthLimits(max_lag=0), ["lag 1 is over 0"]),
+        ({"online": False}, HealthLimits(online=True), ["offline, last heard of 5 s ago"]),
+        ({"last_seen": 5_000}, HealthLimits(online=True), ["silent, last heard of 100 s ago"]),
+        ({"last_seen": 0}, HealthLimits(online=True), ["silent, not heard of yet"]),
+        ({"gaps": 2, "dropped": 3}, HealthLimits(no_loss=True), ["gaps 2", "dropped 3"]),
+        ({"quarantined": 1, "dropped": None}, HealthLimits(no_loss=True), ["quarantined 1"]),
     ],
 )
-def test_what_is_unhealthy_is_named_with_value_and_limit(changed: dict[str, Any], limits: Limits, said: list[str]) -> None:
+def test_what_is_unhealthy_is_named_with_value_and_limit(changed: dict[str, Any], limits: HealthLimits, said: list[str]) -> None:
     assert list(troubles(assess(row(**changed), 105_000), limits, 105_000)) == said
 
 
@@ -88,19 +88,19 @@ def test_what_is_unhealthy_is_named_with_value_and_limit(changed: dict[str, Any]
 def fill(store: Store, device: str, times: list[int], now_ms: int) -> None:
     events = [event(seq)._replace(timestamp=at) for seq, at in enumerate(times, 1)]
     for first in range(0, len(events), 100):
-        some = events[first : first + 100]
-        store.take([Taken(device, batch(some[0].seq - 1, some[-1].seq, *some), now_ms)])
+        chunk = events[first : first + 100]
+        store.take([Taken(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk), now_ms)])
 
 
 def tell(store: Store, device: str, now_ms: int, *, at: int, online: bool = True, boot: str = BOOT) -> None:
-    said = Status(boot, online, at, EPOCH, head=1, oldest=1, cursor=0, period=30.0, capacity=200) if online else Status(boot, online, at)
-    store.take([Taken(device, said, now_ms)])
+    status = Status(boot, online, at, EPOCH, head=1, oldest=1, cursor=0, period=30.0, capacity=200) if online else Status(boot, online, at)
+    store.take([Taken(device, status, now_ms)])
 
 
 def device(path: Path) -> dict[str, Any]:
     with History(path) as history:
-        (told,) = history.devices()
-    return told
+        (row,) = history.devices()
+    return row
 
 
 def test_the_rate_is_that_of_the_last_thousand_events_until_the_last_status(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_the_clock_offset_is_that_of_the_last_status_and_nothing_else_moves_it(t
 def test_what_the_broker_had_kept_says_nothing_about_the_clock(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         store.take([Taken("d", Status(BOOT, True, 5, EPOCH), 90_000, retained=True)])
-    told = device(tmp_path / "x.db")
-    assert (told["clock_offset"], told["last_seen"]) == (None, 0)
+    shown = device(tmp_path / "x.db")
+    assert (shown["clock_offset"], shown["last_seen"]) == (None, 0)
 
 
 def test_a_worker_that_comes_back_still_knows_the_offset_of_what_it_is_told_again(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from facewire.messages import Status
-from facewire_platform.health.metrics import registry
+from facewire_platform.health.metrics import metrics_registry
 from facewire_platform.history.queries import History
 from facewire_platform.intake.worker import Counters
 from facewire_platform.store.drivers import Where
@@ -22,7 +22,7 @@ BOOT = "00000000000000b1"
 
 def scrape(where: Where, counters: Counters | None = None, now: float = 100.0) -> dict[tuple[str, str], float]:
     """Each sample by its name and the values of its labels."""
-    text = generate_latest(registry(where, counters, now=lambda: now)).decode()
+    text = generate_latest(metrics_registry(where, counters, now=lambda: now)).decode()
     return {
         (sample.name, ",".join(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)

@@ -27,7 +27,7 @@ def worker(where: Where) -> Iterator[Store]:
         yield store
 
 
-def held(seq: int | None, **changed: Any) -> BadEvent:
+def bad_event(seq: int | None, **changed: Any) -> BadEvent:
     """An event that was bad when it came, and as we read it now is good but for what is changed."""
     return BadEvent(seq, "score str is not a finite number", codec.pack({**event(seq or 1).to_map(), **changed}))
 
@@ -41,11 +41,11 @@ def stored(where: Where) -> list[int]:
 
 
 def test_a_bad_event_is_listed_with_its_device_and_shown_with_its_bytes(where: Where, worker: Store) -> None:
-    bad = held(2)
+    bad = bad_event(2)
     take(worker, batch(0, 3, 1, 3, bad=(bad,)), now_ms=7)
     take(worker, batch(0, 3, 1, 3, bad=(bad,)), now_ms=9)
-    (told,) = entries(where)
-    assert told == {
+    (described,) = entries(where)
+    assert described == {
         "id": 1,
         "device": "d",
         "epoch": EPOCH,
@@ -57,14 +57,14 @@ def test_a_bad_event_is_listed_with_its_device_and_shown_with_its_bytes(where: W
         "first_at": 7,
         "last_at": 9,
     }
-    assert entry(where, 1) == told | {"payload": bad.raw}
+    assert entry(where, 1) == described | {"payload": bad.raw}
     assert list(entries(where, "other")) == []
     with pytest.raises(StoreError, match="no entry 2"):
         entry(where, 2)
 
 
 def test_an_event_that_is_good_now_is_stored_and_counted_as_stored(where: Where, worker: Store) -> None:
-    take(worker, batch(0, 5, 1, 3, bad=(held(2), held(5))), now_ms=7)
+    take(worker, batch(0, 5, 1, 3, bad=(bad_event(2), bad_event(5))), now_ms=7)
     assert counts(where) == (5, 2, 1, 2)
     assert list(retry(where, Topics())) == [Retried(1, "stored"), Retried(2, "stored")]
     assert counts(where) == (5, 4, 1, 0)
@@ -74,13 +74,13 @@ def test_an_event_that_is_good_now_is_stored_and_counted_as_stored(where: Where,
 
 
 def test_a_retry_is_no_sign_of_life(where: Where, worker: Store) -> None:
-    take(worker, batch(0, 1, bad=(held(1),)), now_ms=7)
+    take(worker, batch(0, 1, bad=(bad_event(1),)), now_ms=7)
     list(retry(where, Topics()))
     assert rows(where, "SELECT last_seen, boot FROM stream") == [(7, BOOT)]
 
 
 def test_an_event_above_the_watermark_is_stored_and_passed_later(where: Where, worker: Store) -> None:
-    take(worker, batch(5, 7, 7, bad=(held(6),)))
+    take(worker, batch(5, 7, 7, bad=(bad_event(6),)))
     assert list(retry(where, Topics())) == [Retried(1, "stored")]
     assert list(entries(where)) == []
     take(worker, batch(0, 7, 1, 2, 3, 4, 5, 6, 7))
@@ -90,23 +90,23 @@ def test_an_event_above_the_watermark_is_stored_and_passed_later(where: Where, w
 
 def test_what_is_still_bad_stays_and_says_why(where: Where, worker: Store) -> None:
     unreadable = BadEvent(3, "odd", b"{'seq': 3}")
-    take(worker, batch(0, 3, 1, bad=(held(2, score="high"), unreadable)))
-    tried = list(retry(where, Topics()))
-    assert tried == [Retried(1, "kept", "score str is not a finite number"), Retried(2, "kept", "its bytes cannot be read")]
+    take(worker, batch(0, 3, 1, bad=(bad_event(2, score="high"), unreadable)))
+    results = list(retry(where, Topics()))
+    assert results == [Retried(1, "kept", "score str is not a finite number"), Retried(2, "kept", "its bytes cannot be read")]
     assert counts(where) == (3, 1, 0, 2)
     assert len(list(entries(where))) == 2
 
 
 def test_what_was_too_large_to_be_kept_whole_cannot_be_tried_again(where: Where, worker: Store) -> None:
-    take(worker, batch(0, 1, bad=(held(1, face=bytes(MOST_RAW_BYTES)),)))
-    (tried,) = retry(where, Topics())
-    assert (tried.outcome, tried.reason.startswith("only the first 65536 of its 65")) == ("kept", True)
+    take(worker, batch(0, 1, bad=(bad_event(1, face=bytes(MOST_RAW_BYTES)),)))
+    (result,) = retry(where, Topics())
+    assert (result.outcome, result.reason.startswith("only the first 65536 of its 65")) == ("kept", True)
 
 
 def test_a_whole_message_is_taken_as_if_it_came_now(where: Where, worker: Store) -> None:
     message(worker, "history", encode(batch(0, 3, 1, 3)))
     message(worker, "match", encode(Match(EPOCH, BOOT, 1, event(9))))
-    assert [tried.outcome for tried in retry(where, Topics())] == ["stored", "stored"]
+    assert [result.outcome for result in retry(where, Topics())] == ["stored", "stored"]
     assert stored(where) == [1, 3, 9]
     assert counts(where) == (3, 2, 1, 0)
 
@@ -116,7 +116,7 @@ def test_of_a_message_nothing_but_events_is_worth_storing(where: Where, worker: 
     message(worker, "ack", encode(Ack(EPOCH, BOOT, 1, 1, "s")))
     message(worker, "history", b"\xc1")
     worker.take([Taken("", Unreadable("elsewhere", "no topic of ours", b"x"), 1)])
-    assert [tried.outcome for tried in retry(where, Topics())] == ["dropped", "kept", "kept", "kept"]
+    assert [result.outcome for result in retry(where, Topics())] == ["dropped", "kept", "kept", "kept"]
     assert rows(where, "SELECT count(*) FROM device") == [(0,)]
 
 
@@ -137,10 +137,10 @@ def test_a_message_that_we_fail_on_again_stays_and_the_others_are_tried(
 
 
 def test_a_dropped_event_stays_counted_as_quarantined(where: Where, worker: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quarantine, "DROPPED_AT_ONCE", 2)
-    take(worker, batch(0, 5, 1, 2, bad=(held(3), held(4), held(5))))
+    monkeypatch.setattr(quarantine, "DROP_CHUNK", 2)
+    take(worker, batch(0, 5, 1, 2, bad=(bad_event(3), bad_event(4), bad_event(5))))
     assert drop(where, [2, 9]) == 1
-    assert [told["id"] for told in entries(where)] == [1, 3]
+    assert [row["id"] for row in entries(where)] == [1, 3]
     message(worker, "history", b"\xc1")
     assert drop(where) == 3
     assert list(entries(where)) == []
@@ -149,7 +149,7 @@ def test_a_dropped_event_stays_counted_as_quarantined(where: Where, worker: Stor
 
 
 def test_a_dropped_event_that_comes_again_and_is_good_counts_as_stored(where: Where, worker: Store) -> None:
-    take(worker, batch(0, 2, 1, bad=(held(2),)))
+    take(worker, batch(0, 2, 1, bad=(bad_event(2),)))
     drop(where)
     take(worker, batch(0, 2, 1, 2))
     assert counts(where) == (2, 2, 0, 0)
@@ -166,7 +166,7 @@ def run(path: Where, command: str, *arguments: str) -> Result:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     with open_store(tmp_path / "x.db") as store:
-        take(store, batch(0, 3, 1, bad=(held(2), held(3, score=[]))))
+        take(store, batch(0, 3, 1, bad=(bad_event(2), bad_event(3, score=[]))))
         message(store, "history", b"\xc1odd")
     return tmp_path / "x.db"
 
@@ -179,9 +179,9 @@ def test_the_commands_list_show_retry_and_drop(path: Path) -> None:
     assert [row["id"] for row in lines(run(path, "list"))] == [1, 2, 3]
     assert lines(run(path, "show", "1"))[0]["payload"]["identity_name"] == "name"
     assert lines(run(path, "show", "3"))[0]["payload"] == "wW9kZA=="
-    tried = run(path, "retry", "--all")
-    assert [(row["id"], row["outcome"]) for row in lines(tried)] == [(1, "stored"), (2, "kept"), (3, "kept")]
-    assert tried.exit_code == 3
+    results = run(path, "retry", "--all")
+    assert [(row["id"], row["outcome"]) for row in lines(results)] == [(1, "stored"), (2, "kept"), (3, "kept")]
+    assert results.exit_code == 3
     assert run(path, "drop", "2").stderr == "dropped: 1\n"
     assert run(path, "drop", "--all").exit_code == 0
     assert lines(run(path, "list")) == []

@@ -26,14 +26,14 @@ NAMES = ("a", "b", "c")
 VENDOR_EVENTS = Path(__file__).parent / "data" / "vendor-events.jsonl"
 
 
-def made(seq: int, at: int, **changed: Any) -> Event:
+def event_at(seq: int, at: int, **changed: Any) -> Event:
     return event(seq)._replace(timestamp=at, **changed)
 
 
 def fill(store: Store, device: str, *events: Event, epoch: str = EPOCH, now_ms: int = 1) -> None:
     for first in range(0, len(events), 100):
-        some = events[first : first + 100]
-        store.take([Taken(device, batch(some[0].seq - 1, some[-1].seq, *some, epoch=epoch), now_ms)])
+        chunk = events[first : first + 100]
+        store.take([Taken(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk, epoch=epoch), now_ms)])
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[in
     order = []
     with open_store(path) as store:
         for device, epoch in (*((name, EPOCH) for name in NAMES), ("a", "00000000000000e2")):
-            events = [made(seq, chance.randrange(20), person_type=chance.randrange(5), score=seq / 1000) for seq in range(1, 301)]
+            events = [event_at(seq, chance.randrange(20), person_type=chance.randrange(5), score=seq / 1000) for seq in range(1, 301)]
             fill(store, device, *events, epoch=epoch)
-            order += [(made_event.timestamp, device, made_event.seq) for made_event in events]
+            order += [(stored_event.timestamp, device, stored_event.seq) for stored_event in events]
     return path, sorted(order)
 
 
@@ -82,7 +82,7 @@ def test_pages_give_each_event_once_and_in_order_whatever_the_filter(
     ]
     with pytest.MonkeyPatch.context() as patch, History(path) as history:
         patch.setattr(facewire_platform.history.queries, "PAGE", page)
-        patch.setattr(facewire_platform.history.queries, "SORTED", few)
+        patch.setattr(facewire_platform.history.queries, "MAX_SORTED", few)
         most = min(limit or 60, 60) if page == 1 else limit
         rows = list(history.events(Filter(since=since, until=until, device=device), limit=most, newest_first=newest_first))
     times = [row["timestamp"] for row in rows]
@@ -92,13 +92,13 @@ def test_pages_give_each_event_once_and_in_order_whatever_the_filter(
         assert sorted(keys(iter(rows))) == wanted
 
 
-def plans(history: History, wanted: Filter, *, newest_first: bool) -> list[str]:
+def query_plans(history: History, wanted: Filter, *, newest_first: bool) -> list[str]:
     """How SQLite goes about the first page and about the next."""
-    told = []
+    plans = []
     for after in (None, (5, 1, 1)):
         sql, parameters = history._page(wanted, after, 10, newest_first=newest_first).bind(history._db).sql()
-        told.append("\n".join(row[3] for row in history._db.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)))
-    return told
+        plans.append("\n".join(row[3] for row in history._db.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)))
+    return plans
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -109,19 +109,19 @@ def plans(history: History, wanted: Filter, *, newest_first: bool) -> list[str]:
 def test_no_page_sorts_and_each_begins_where_the_last_one_ended(
     crowd: tuple[Path, object], wanted: Filter, newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.history.queries, "SORTED", 0)
+    monkeypatch.setattr(facewire_platform.history.queries, "MAX_SORTED", 0)
     with History(crowd[0]) as history:
-        first, following = plans(history, wanted, newest_first=newest_first)
+        first, following = query_plans(history, wanted, newest_first=newest_first)
     for plan in (first, following):
         # What is found of a device is a page, and sorted as such.
-        assert "TEMP B-TREE" not in plan.partition("SCAN found")[0]
+        assert "TEMP B-TREE" not in plan.partition("SCAN places")[0]
         assert "INDEX eventrow_timestamp_stream_seq" in plan
     assert "(timestamp,stream,seq)" in following
 
 
 def test_a_device_with_few_events_is_read_by_its_own_key(crowd: tuple[Path, object]) -> None:
     with History(crowd[0]) as history:
-        for plan in plans(history, Filter(device="a"), newest_first=False):
+        for plan in query_plans(history, Filter(device="a"), newest_first=False):
             assert "(stream=?)" in plan
 
 
@@ -130,35 +130,35 @@ def test_filters_narrow(tmp_path: Path) -> None:
         fill(
             store,
             "a",
-            made(1, 10, identity_id="id1", identity_name="Ann", person_type=1, group_name="staff", score=0.5),
-            made(2, 20, identity_id="id2", identity_name="id1", person_type=4, group_name=None, score=0.75),
-            made(3, 30, identity_id="", identity_name="", person_type=4, group_name="", score=82.5),
+            event_at(1, 10, identity_id="id1", identity_name="Ann", person_type=1, group_name="staff", score=0.5),
+            event_at(2, 20, identity_id="id2", identity_name="id1", person_type=4, group_name=None, score=0.75),
+            event_at(3, 30, identity_id="", identity_name="", person_type=4, group_name="", score=82.5),
         )
     with History(tmp_path / "x.db") as history:
 
-        def found(**wanted: Any) -> list[int]:
+        def seqs(**wanted: Any) -> list[int]:
             return [row["seq"] for row in history.events(Filter(**wanted))]
 
-        assert found(person="id1") == [1, 2]
-        assert found(person="Ann") == [1]
-        assert found(person="") == [3]
-        assert found(person_type=4) == [2, 3]
-        assert found(group="staff") == [1]
-        assert found(group="") == [3]
-        assert found(min_score=0.75) == [2, 3]
-        assert found(since=20, until=30) == [2]
-        assert found(since=20, person_type=4, min_score=1) == [3]
-        assert found(since=-MAX_INT, until=MAX_INT) == [1, 2, 3]
+        assert seqs(person="id1") == [1, 2]
+        assert seqs(person="Ann") == [1]
+        assert seqs(person="") == [3]
+        assert seqs(person_type=4) == [2, 3]
+        assert seqs(group="staff") == [1]
+        assert seqs(group="") == [3]
+        assert seqs(min_score=0.75) == [2, 3]
+        assert seqs(since=20, until=30) == [2]
+        assert seqs(since=20, person_type=4, min_score=1) == [3]
+        assert seqs(since=-MAX_INT, until=MAX_INT) == [1, 2, 3]
 
 
 def test_a_stream_born_in_the_middle_of_a_query_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 2)
     with open_store(tmp_path / "x.db") as store:
-        fill(store, "a", *(made(seq, seq * 10) for seq in range(1, 7)))
+        fill(store, "a", *(event_at(seq, seq * 10) for seq in range(1, 7)))
         with History(tmp_path / "x.db") as history:
             rows = history.events(Filter())
             seen = [next(rows)]
-            fill(store, "b", made(1, 35))
+            fill(store, "b", event_at(1, 35))
             seen += rows
     assert [(row["device"], row["timestamp"]) for row in seen] == [
         ("a", 10),
@@ -180,7 +180,7 @@ def test_reads_go_on_while_the_worker_writes(tmp_path: Path) -> None:
         try:
             with open_store(path) as store:
                 for seq in range(100):
-                    fill(store, "a", made(seq + 1, seq))
+                    fill(store, "a", event_at(seq + 1, seq))
         finally:
             done.set()
 
@@ -200,10 +200,10 @@ def test_reads_go_on_while_the_worker_writes(tmp_path: Path) -> None:
 
 def test_devices_show_their_newest_epoch_and_all_of_them_on_demand(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        fill(store, "a", made(1, 1), made(9, 2), now_ms=50)
+        fill(store, "a", event_at(1, 1), event_at(9, 2), now_ms=50)
         store.take([Taken("a", batch(9, 10, bad=(bad_event(10),), boot=BOOT, head=15), 60)])
         store.take([Taken("b", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0, dropped=3), 70)])
-        fill(store, "a", made(1, 1), epoch="00000000000000e2", now_ms=80)
+        fill(store, "a", event_at(1, 1), epoch="00000000000000e2", now_ms=80)
     with History(tmp_path / "x.db") as history:
         rows = list(history.devices())
         every = list(history.devices(all_epochs=True))
@@ -220,7 +220,7 @@ def test_gaps_and_quarantine_are_read_page_by_page(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 2)
     with open_store(tmp_path / "x.db") as store:
         for device in ("b", "a"):
-            fill(store, device, *(made(seq, seq) for seq in range(1, 12, 2)), now_ms=5)
+            fill(store, device, *(event_at(seq, seq) for seq in range(1, 12, 2)), now_ms=5)
         store.take([Taken("", Unreadable("t", f"reason {number}", b"%d" % number), 1) for number in range(5)])
     with History(tmp_path / "x.db") as history:
         assert [(row["device"], row["first"]) for row in history.gaps()] == [(name, seq) for name in "ab" for seq in (2, 4, 6, 8, 10)]
@@ -253,17 +253,17 @@ def vendor(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 def test_json_gives_every_field_of_the_vendors_as_it_came(vendor: tuple[Path, list[dict[str, Any]]]) -> None:
     path, events = vendor
-    told = {row["seq"]: row for row in lines(run(path, "events", "-o", "json"))}
-    assert told == {seq: {"device": "box-1", "epoch": EPOCH, "seq": seq, **fields} for seq, fields in enumerate(events, 1)}
+    rows = {row["seq"]: row for row in lines(run(path, "events", "-o", "json"))}
+    assert rows == {seq: {"device": "box-1", "epoch": EPOCH, "seq": seq, **fields} for seq, fields in enumerate(events, 1)}
     assert all(
         list(row)[:8] == ["device", "epoch", "seq", "timestamp", "score", "identity_id", "identity_name", "person_type"]
-        for row in told.values()
+        for row in rows.values()
     )
 
 
 def test_fields_of_the_vendors_that_are_named_as_ours_are_told_apart(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        fill(store, "d", made(1, 1, extra={"device": "theirs", "epoch": 5, "photo": b"\xff\xd8", "nested": {"device": 1}}))
+        fill(store, "d", event_at(1, 1, extra={"device": "theirs", "epoch": 5, "photo": b"\xff\xd8", "nested": {"device": 1}}))
     row = lines(run(tmp_path / "x.db", "events", "-o", "json"))[0]
     assert (row["device"], row["event.device"], row["event.epoch"], row["photo"], row["nested"]) == (
         "d",

@@ -22,8 +22,8 @@ IDS = ("a", "b", "", LONG, LONG + "1", LONG + "2", "nul\0in it", "nul")
 
 def fill(store: Store, device: str, events: list[Event]) -> None:
     for first in range(0, len(events), 100):
-        some = events[first : first + 100]
-        store.take([Taken(device, batch(some[0].seq - 1, some[-1].seq, *some, epoch=EPOCH), 1)])
+        chunk = events[first : first + 100]
+        store.take([Taken(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk, epoch=EPOCH), 1)])
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def plan(history: History, query: Any) -> str:
 
 
 def test_only_the_events_of_a_person_are_read_from_the_table(where: Where, crowd: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.history.queries, "SORTED", 0)
+    monkeypatch.setattr(facewire_platform.history.queries, "MAX_SORTED", 0)
     with History(where) as history:
         if isinstance(where, str):
             # So few rows are read faster one after the other.
@@ -115,6 +115,6 @@ def test_only_the_events_of_a_person_are_read_from_the_table(where: Where, crowd
             history._db.execute_sql("SET enable_bitmapscan = off")
         for wanted in (Filter(person="a", since=0), Filter(device="d", since=0), Filter(person="a")):
             for after in (None, (5, 1, 1)):
-                told = plan(history, history._page(wanted, after, 10, newest_first=False))
-                assert "COVERING INDEX" in told or "Index Only Scan" in told, told
-                assert "timestamp_stream_seq" in told
+                text = plan(history, history._page(wanted, after, 10, newest_first=False))
+                assert "COVERING INDEX" in text or "Index Only Scan" in text, text
+                assert "timestamp_stream_seq" in text

@@ -31,7 +31,7 @@ def store(where: Where) -> Iterator[Store]:
         yield opened
 
 
-def made(seq: int, at: int, who: str = "p", name: str = "Ann") -> Event:
+def event_at(seq: int, at: int, who: str = "p", name: str = "Ann") -> Event:
     return event(seq)._replace(timestamp=at, identity_id=who, identity_name=name)
 
 
@@ -61,7 +61,7 @@ def watermark(where: Where) -> int:
 @pytest.mark.parametrize("chunk", [1, 2, 1_000])
 def test_what_is_older_is_deleted_and_the_watermark_stays(store: Store, where: Where, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", chunk)
-    take(store, full(0, *(made(seq, seq * 10) for seq in range(1, 8))))
+    take(store, full(0, *(event_at(seq, seq * 10) for seq in range(1, 8))))
     assert purge(where, 40, dry_run=True) == Purged(events=3, reached=30)
     assert seqs(where) == [1, 2, 3, 4, 5, 6, 7]
     assert purge(where, 40) == Purged(events=3, reached=30)
@@ -107,7 +107,7 @@ def test_a_person_is_deleted_from_every_hour_and_nobody_else(
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", chunk)
     whose = ("7", "17", "7", "Ann", "7", "x" * 64, "x" * 65, "7", "nul\0", "nul")
-    take(store, full(0, *(made(seq, (seq - 3) * HOUR // 2, who) for seq, who in enumerate(whose, 1))))
+    take(store, full(0, *(event_at(seq, (seq - 3) * HOUR // 2, who) for seq, who in enumerate(whose, 1))))
     assert purge_person(where, "7", dry_run=True).events == 4
     assert seqs(where) == list(range(1, 11))
     assert purge_person(where, "7") == Purged(events=4, reached=5 * HOUR // 2)
@@ -119,7 +119,7 @@ def test_a_person_is_deleted_from_every_hour_and_nobody_else(
 
 
 def test_a_person_leaves_quarantine_by_id_and_by_the_names_of_their_events(store: Store, where: Where) -> None:
-    take(store, full(0, made(1, 1, "7", "小明"), made(2, 2, "8", "Bob")))
+    take(store, full(0, event_at(1, 1, "7", "小明"), event_at(2, 2, "8", "Bob")))
     payloads = {
         "id": codec.pack({"identity_id": "7", "score": "bad"}),
         "name": b'{"identity_name": "\\u5c0f\\u660e", "cut',
@@ -135,7 +135,7 @@ def test_a_person_leaves_quarantine_by_id_and_by_the_names_of_their_events(store
 
 def test_a_purge_that_was_cut_short_is_finished_by_another(store: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", 2)
-    take(store, full(0, *(made(seq, seq, "7") for seq in range(1, 8))))
+    take(store, full(0, *(event_at(seq, seq, "7") for seq in range(1, 8))))
     with Retention(where, rest=lambda _: None) as retention:
         steps = retention.person("7")
         while not next(steps).events:
@@ -147,12 +147,12 @@ def test_a_purge_that_was_cut_short_is_finished_by_another(store: Store, where: 
 
 def test_the_store_goes_on_between_two_transactions_of_a_purge(store: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", 2)
-    take(store, full(0, *(made(seq, seq) for seq in range(1, 7))))
-    came = iter(range(7, 100))
+    take(store, full(0, *(event_at(seq, seq) for seq in range(1, 7))))
+    seqs_to_come = iter(range(7, 100))
 
     def ingest(_: float) -> None:
-        seq = next(came)
-        take(store, full(seq - 1, made(seq, seq * 1_000)))
+        seq = next(seqs_to_come)
+        take(store, full(seq - 1, event_at(seq, seq * 1_000)))
 
     with Retention(where, rest=ingest) as retention:
         assert list(retention.older_than(1_000))[-1].events == 6
@@ -163,13 +163,13 @@ def test_the_store_goes_on_between_two_transactions_of_a_purge(store: Store, whe
 def test_on_sqlite_the_bytes_of_a_person_are_gone_from_the_file_and_its_log(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     with open_store(path) as store:
-        take(store, full(0, *(made(seq, seq, f"secret-{seq % 5}", f"Name-{seq % 5}-") for seq in range(1, 101))))
+        take(store, full(0, *(event_at(seq, seq, f"secret-{seq % 5}", f"Name-{seq % 5}-") for seq in range(1, 101))))
         # Worker and purge hold it open, as they would.
         purge_person(path, "secret-3")
-        held = b"".join(Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal"))
-    assert b"secret-3" not in held
-    assert b"Name-3-" not in held
-    assert b"secret-2" in held
+        file_bytes = b"".join(Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal"))
+    assert b"secret-3" not in file_bytes
+    assert b"Name-3-" not in file_bytes
+    assert b"secret-2" in file_bytes
 
 
 def test_a_database_that_is_not_there_is_an_error_and_is_not_made(tmp_path: Path) -> None:
@@ -198,12 +198,12 @@ def run(path: Path, *arguments: str) -> Result:
 
 def test_the_command_says_how_many(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        take(store, full(0, made(1, 1, "7"), made(2, 2, "8"), made(3, 2**60, "8")))
-    told = {"events": 1, "kept": 0, "quarantined": 0}
-    assert json.loads(run(tmp_path / "x.db", "--person", "7", "--dry-run").stdout) == {**told, "dry_run": True}
-    assert json.loads(run(tmp_path / "x.db", "--person", "7").stdout) == {**told, "dry_run": False}
+        take(store, full(0, event_at(1, 1, "7"), event_at(2, 2, "8"), event_at(3, 2**60, "8")))
+    counts = {"events": 1, "kept": 0, "quarantined": 0}
+    assert json.loads(run(tmp_path / "x.db", "--person", "7", "--dry-run").stdout) == {**counts, "dry_run": True}
+    assert json.loads(run(tmp_path / "x.db", "--person", "7").stdout) == {**counts, "dry_run": False}
     assert "nobody has this identity_id" in run(tmp_path / "x.db", "--person", "7").stderr
-    assert json.loads(run(tmp_path / "x.db", "--older-than", "180d").stdout) == {**told, "dry_run": False}
+    assert json.loads(run(tmp_path / "x.db", "--older-than", "180d").stdout) == {**counts, "dry_run": False}
     assert seqs(tmp_path / "x.db") == [3]
 
 

@@ -24,7 +24,7 @@ HOUR = 3_600_000
 AT = 1_764_054_000_000
 
 
-def made(seq: int, at: int, **changed: Any) -> Event:
+def event_at(seq: int, at: int, **changed: Any) -> Event:
     return event(seq)._replace(timestamp=at, **changed)
 
 
@@ -32,7 +32,7 @@ def fill(where: Where) -> None:
     """Two devices whose events are in the same moments, strangers, a gap, a broken message."""
     people = [{"identity_id": str(n % 3), "identity_name": "小明", "person_type": 1} for n in range(30)]
     strangers = [{"identity_id": f"s{n}", "identity_name": "", "person_type": 4, "score": 0.25} for n in range(10)]
-    events = [made(seq, AT + (seq // 4) * HOUR // 4, **who) for seq, who in enumerate([*people, *strangers], 1)]
+    events = [event_at(seq, AT + (seq // 4) * HOUR // 4, **who) for seq, who in enumerate([*people, *strangers], 1)]
     with open_store(where) as store:
         store.take([Taken("box-1", batch(0, 40, *events), 1_000), Taken("box-2", batch(0, 25, *events[:10], *events[20:25]), 2_000)])
         store.take([Taken("box-1", Status(BOOT, online=True, at=1, epoch=EPOCH, head=43, period=20.0, capacity=10_000), 3_000)])
@@ -137,9 +137,9 @@ def test_events_are_filtered_as_by_the_command(client: Client, parameters: dict[
 
 
 def test_a_page_of_photographs_ends_early_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_web.api, "MOST_BYTES", 3_000)
+    monkeypatch.setattr(facewire_web.api, "MAX_BYTES", 3_000)
     with open_store(tmp_path / "x.db") as store:
-        store.take([Taken("box-1", batch(0, 5, *(made(seq, seq, extra={"photo": b"\xff" * 900}) for seq in range(1, 6))), 1)])
+        store.take([Taken("box-1", batch(0, 5, *(event_at(seq, seq, extra={"photo": b"\xff" * 900}) for seq in range(1, 6))), 1)])
     client = Client(tmp_path / "x.db")
     first = get(client, "/api/events")
     rest = get(client, "/api/events", after=first["next"])
@@ -149,7 +149,7 @@ def test_a_page_of_photographs_ends_early_and_goes_on(tmp_path: Path, monkeypatc
 
 def test_what_json_cannot_say_is_told_all_the_same(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        store.take([Taken("box-1", batch(0, 1, made(1, 1, extra={"nan": float("nan"), "deep": {"b": b"\x00"}, "device": 5})), 1)])
+        store.take([Taken("box-1", batch(0, 1, event_at(1, 1, extra={"nan": float("nan"), "deep": {"b": b"\x00"}, "device": 5})), 1)])
     client = Client(tmp_path / "x.db")
     (row,) = get(client, "/api/events")["events"]
     assert (row["nan"], row["deep"], row["device"], row["event.device"]) == (None, {"b": "AA=="}, "box-1", 5)
@@ -177,13 +177,13 @@ def test_hours_are_of_the_last_day_unless_it_is_said(client: Client) -> None:
 
 
 def test_devices_are_assessed_and_summed_up(client: Client) -> None:
-    told = get(client, "/api/devices")
-    assert [(row["device"], row["state"], row["lag"], row["gaps"]) for row in told["devices"]] == [
+    answer = get(client, "/api/devices")
+    assert [(row["device"], row["state"], row["lag"], row["gaps"]) for row in answer["devices"]] == [
         ("box-1", "silent", 3, 0),
         ("box-2", "offline", 0, 10),
     ]
-    assert told["summary"] == {"online": 0, "silent": 1, "offline": 1, "devices": 2, "lag": 3, "gaps": 10, "quarantined": 0}
-    assert told["more"] is False
+    assert answer["summary"] == {"online": 0, "silent": 1, "offline": 1, "devices": 2, "lag": 3, "gaps": 10, "quarantined": 0}
+    assert answer["more"] is False
 
 
 def test_devices_are_paged_by_name(client: Client) -> None:
@@ -212,10 +212,10 @@ def test_gaps_are_ranges(client: Client) -> None:
 
 
 def test_quarantine_is_told_newest_first_and_without_its_bytes(client: Client) -> None:
-    told = get(client, "/api/quarantine", limit=2)
-    assert [item["reason"] for item in told["quarantine"]] == ["not msgpack 2", "not msgpack 1"]
-    assert told["more"] is True
-    assert "secret" not in json.dumps(told)
+    answer = get(client, "/api/quarantine", limit=2)
+    assert [item["reason"] for item in answer["quarantine"]] == ["not msgpack 2", "not msgpack 1"]
+    assert answer["more"] is True
+    assert "secret" not in json.dumps(answer)
 
 
 @pytest.mark.parametrize(
@@ -308,12 +308,12 @@ def test_metrics_are_of_the_database_and_of_the_streams(client: Client) -> None:
 
 
 def test_openapi_describes_every_answer(empty: Client) -> None:
-    told = get(empty, "/openapi.json")
-    assert set(told["paths"]) == {
+    answer = get(empty, "/openapi.json")
+    assert set(answer["paths"]) == {
         *("/api/events", "/api/hourly", "/api/devices", "/api/gaps", "/api/quarantine", "/api/stream", "/api/login"),
         *("/metrics", "/healthz"),
     }
-    since = next(parameter for parameter in told["paths"]["/api/events"]["get"]["parameters"] if parameter["name"] == "since")
+    since = next(parameter for parameter in answer["paths"]["/api/events"]["get"]["parameters"] if parameter["name"] == "since")
     assert "10m (ago)" in json.dumps(since)
 
 
@@ -321,9 +321,9 @@ def test_openapi_describes_every_answer(empty: Client) -> None:
 def test_answers_are_as_openapi_says(client: Client, path: str) -> None:
     import jsonschema
 
-    told = get(client, "/openapi.json")
-    schema = told["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-    jsonschema.validate(get(client, path), {**schema, "components": told["components"]})
+    answer = get(client, "/openapi.json")
+    schema = answer["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(get(client, path), {**schema, "components": answer["components"]})
 
 
 def test_with_a_token_the_api_asks_for_it_and_the_page_logs_in(tmp_path: Path) -> None:

@@ -8,25 +8,25 @@ from platform_model import BOOT, EPOCH, event
 
 from facewire.messages import Match
 from facewire_web import live
-from facewire_web.live import BEAT, MOST_READERS, MOST_SHOWN, MOST_WAITING, RECENT, Reader, Wall
+from facewire_web.live import BEAT, MAX_READERS, MAX_SHOWN, MAX_WAITING, RECENT, Reader, Wall
 
 
 def match(seq: int, **extra: Any) -> Match:
     return Match(EPOCH, BOOT, 1, event(seq, **extra))
 
 
-def come(wall: Wall, *seqs: int, reason: Any = None) -> None:
+def show(wall: Wall, *seqs: int, reason: Any = None) -> None:
     for seq in seqs:
         wall.show("box-1", match(seq), reason, 0.25, 5)
 
 
-def opened(wall: Wall) -> Reader:
+def open_reader(wall: Wall) -> Reader:
     reader = wall.open(1)
     assert reader is not None
     return reader
 
 
-def taken(reader: Reader) -> list[tuple[str, dict[str, Any]]]:
+def chunks_for(reader: Reader) -> list[tuple[str, dict[str, Any]]]:
     """What waits for a reader: names and data of the events."""
 
     async def take() -> list[bytes]:
@@ -53,88 +53,88 @@ def seqs(state: dict[str, Any]) -> list[int]:
 @pytest.fixture
 def wall() -> Iterator[Wall]:
     wall = Wall()
-    wall.tell(up=True)
+    wall.set_broker(up=True)
     wall.flush(0.0, 1)
     yield wall
     wall.close()
 
 
 def test_a_reader_gets_what_is_there_and_then_what_comes_each_match_once(wall: Wall) -> None:
-    come(wall, 1, 2)
+    show(wall, 1, 2)
     wall.flush(1.0, 1)
-    come(wall, 3)
-    reader = opened(wall)
+    show(wall, 3)
+    reader = open_reader(wall)
     wall.flush(1.1, 2)
-    come(wall, 4)
+    show(wall, 4)
     wall.flush(1.2, 3)
-    (hello, past), (first, new), (second, newer) = taken(reader)
+    (hello, past), (first, new), (second, newer) = chunks_for(reader)
     assert (hello, first, second) == ("hello", "wall", "wall")
     assert (seqs(past), seqs(new), seqs(newer)) == ([1, 2], [3], [4])
     assert (past["now"], new["now"], newer["now"]) == (1, 2, 3)
 
 
 def test_fresh_and_refused_are_both_shown_and_counted(wall: Wall) -> None:
-    reader = opened(wall)
-    come(wall, 1, 2)
-    come(wall, 3, reason="late")
+    reader = open_reader(wall)
+    show(wall, 1, 2)
+    show(wall, 3, reason="late")
     wall.flush(1.0, 1)
-    _, state = taken(reader)[-1]
+    _, state = chunks_for(reader)[-1]
     assert (state["accepted"], state["refused"]) == (2, {"late": 1})
     assert [shown["reason"] for shown in state["matches"]] == [None, None, "late"]
 
 
 def test_a_card_has_no_fields_of_the_vendors_and_no_photograph(wall: Wall) -> None:
-    reader = opened(wall)
+    reader = open_reader(wall)
     wall.show("box-1", match(1, photo=b"\xff\xd8", phone="1"), None, 0.1234567, 9)
     wall.flush(1.0, 1)
-    (shown,) = taken(reader)[-1][1]["matches"]
+    (shown,) = chunks_for(reader)[-1][1]["matches"]
     assert shown.keys() == {"device", "epoch", "sent_at", "received_at", "reason", "age", *event(1)._fields} - {"extra"}
     assert (shown["age"], shown["received_at"]) == (0.123, 9)
 
 
 def test_a_name_breaks_no_event_apart(wall: Wall) -> None:
-    reader = opened(wall)
+    reader = open_reader(wall)
     name = "a\n\nevent: hello\ndata: {}\r\u2028\ud800"
     wall.show("box-1", Match(EPOCH, BOOT, 1, event(1)._replace(identity_name=name)), None, 0.0, 1)
     wall.flush(1.0, 1)
-    (_, _), (kind, state) = taken(reader)
+    (_, _), (kind, state) = chunks_for(reader)
     assert kind == "wall"
     assert state["matches"][0]["identity_name"] == name.replace("\ud800", "\\ud800")
 
 
 def test_of_very_many_at_once_the_newest_are_shown_and_the_rest_counted(wall: Wall) -> None:
-    reader = opened(wall)
-    come(wall, *range(1, MOST_SHOWN + 31))
+    reader = open_reader(wall)
+    show(wall, *range(1, MAX_SHOWN + 31))
     wall.flush(1.0, 1)
-    _, state = taken(reader)[-1]
-    assert (seqs(state), state["skipped"]) == (list(range(31, MOST_SHOWN + 31)), 30)
-    late = opened(wall)
-    assert len(seqs(taken(late)[0][1])) == min(RECENT, MOST_SHOWN + 30)
+    _, state = chunks_for(reader)[-1]
+    assert (seqs(state), state["skipped"]) == (list(range(31, MAX_SHOWN + 31)), 30)
+    late = open_reader(wall)
+    assert len(seqs(chunks_for(late)[0][1])) == min(RECENT, MAX_SHOWN + 30)
 
 
 def test_a_slow_reader_skips_the_oldest_is_told_and_is_counted(wall: Wall) -> None:
-    slow = opened(wall)
-    for number in range(1, MOST_WAITING + 6):
-        come(wall, number * 2, number * 2 + 1)
+    slow = open_reader(wall)
+    for number in range(1, MAX_WAITING + 6):
+        show(wall, number * 2, number * 2 + 1)
         wall.flush(float(number), 1)
-    assert len(slow._waiting) == MOST_WAITING
-    (first, told), *rest = taken(slow)
-    assert (first, told) == ("skipped", {"matches": 10})  # and the hello, which held none
-    assert [name for name, _ in rest] == ["wall"] * MOST_WAITING
-    assert seqs(rest[-1][1]) == [2 * MOST_WAITING + 10, 2 * MOST_WAITING + 11]
+    assert len(slow._waiting) == MAX_WAITING
+    (first, skipped), *rest = chunks_for(slow)
+    assert (first, skipped) == ("skipped", {"matches": 10})  # and the hello, which held none
+    assert [name for name, _ in rest] == ["wall"] * MAX_WAITING
+    assert seqs(rest[-1][1]) == [2 * MAX_WAITING + 10, 2 * MAX_WAITING + 11]
     assert wall.counters.skipped == 10
 
 
 def test_all_readers_are_given_the_same_bytes(wall: Wall) -> None:
-    readers = [opened(wall) for _ in range(3)]
-    come(wall, 1)
+    readers = [open_reader(wall) for _ in range(3)]
+    show(wall, 1)
     wall.flush(1.0, 1)
     first, *others = (reader._waiting[-1][0] for reader in readers)
     assert all(chunk is first for chunk in others)
 
 
 def test_a_quiet_wall_gives_a_sign_of_life_now_and_then(wall: Wall) -> None:
-    reader = opened(wall)
+    reader = open_reader(wall)
     wall.flush(BEAT - 0.1, 1)
     assert len(reader._waiting) == 1
     wall.flush(BEAT, 1)
@@ -143,26 +143,26 @@ def test_a_quiet_wall_gives_a_sign_of_life_now_and_then(wall: Wall) -> None:
 
 
 def test_what_becomes_of_the_broker_is_told_at_once(wall: Wall) -> None:
-    reader = opened(wall)
-    wall.tell(up=False, reason="connection refused")
+    reader = open_reader(wall)
+    wall.set_broker(up=False, reason="connection refused")
     wall.flush(0.2, 1)
-    assert taken(reader)[-1][1]["broker"] == {"up": False, "reason": "connection refused"}
+    assert chunks_for(reader)[-1][1]["broker"] == {"up": False, "reason": "connection refused"}
     assert not wall.up
 
 
 def test_there_is_room_for_so_many_readers_and_again_when_one_leaves(wall: Wall) -> None:
-    readers = [opened(wall) for _ in range(MOST_READERS)]
+    readers = [open_reader(wall) for _ in range(MAX_READERS)]
     assert wall.open(1) is None
     assert wall.counters.refused == 1
     wall.leave(readers[0])
-    assert wall.readers == MOST_READERS - 1
-    opened(wall)
+    assert wall.readers == MAX_READERS - 1
+    open_reader(wall)
 
 
 def test_a_closed_wall_ends_its_streams_and_opens_none() -> None:
     async def run() -> list[bytes]:
         wall = Wall()
-        reader = opened(wall)
+        reader = open_reader(wall)
         asyncio.get_running_loop().call_soon(wall.close)
         chunks = [chunk async for chunk in reader]
         assert wall.open(1) is None
@@ -172,4 +172,4 @@ def test_a_closed_wall_ends_its_streams_and_opens_none() -> None:
 
 
 def test_the_times_go_together() -> None:
-    assert live.TICK * MOST_WAITING < BEAT
+    assert live.TICK * MAX_WAITING < BEAT

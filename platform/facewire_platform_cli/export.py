@@ -39,10 +39,10 @@ def export(database: str, to: Path | None, wanted: Filter, output: str) -> None:
         span = history.span(wanted.since, wanted.until)
         reach = stack.enter_context(progress(span)) if to is not None or not sys.stdout.isatty() else None
         out = standard_output() if to is None else stack.enter_context(_whole_file(to))
-        write_rows(_watched(history.events(wanted), reach), form, EVENT_COLUMNS, out=out)
+        write_rows(_with_progress(history.events(wanted), reach), form, EVENT_COLUMNS, out=out)
 
 
-def _watched(rows: Iterator[Row], reach: Reach | None) -> Iterator[Row]:
+def _with_progress(rows: Iterator[Row], reach: Reach | None) -> Iterator[Row]:
     for count, row in enumerate(rows, 1):
         yield row
         if reach is not None and count % STEP == 0:

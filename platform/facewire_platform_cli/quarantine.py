@@ -11,7 +11,9 @@ from facewire.topics import DEFAULT_ROOT, Topics
 from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, moment, to_json, write_rows
-from facewire_platform.history import quarantine as held
+from facewire_platform.history.quarantine import drop as drop_entries
+from facewire_platform.history.quarantine import entries, entry
+from facewire_platform.history.quarantine import retry as retry_entries
 from facewire_platform.store.database import locate
 from facewire_platform_cli.options import database_option
 
@@ -37,7 +39,7 @@ def list_entries(database: str, device: str | None, output: Form) -> None:
     An entry with a seq is one event of a batch, whose other events are
     stored; one without is a whole message. TIMES says how often it came.
     """
-    write_rows(held.entries(locate(database), device), output, COLUMNS, shown=_SHOWN)
+    write_rows(entries(locate(database), device), output, COLUMNS, shown=_SHOWN)
 
 
 @quarantine.command()
@@ -49,7 +51,7 @@ def show(database: str, number: int, output: Form) -> None:
 
     Bytes that cannot be decoded are shown in base64.
     """
-    row = held.entry(locate(database), number)
+    row = entry(locate(database), number)
     row["payload"] = _decoded(row["payload"])
     if output == "pretty":
         for name, value in row.items():
@@ -74,9 +76,9 @@ def retry(database: str, root: str, ids: Sequence[int], every: bool, output: For
         topics = Topics(root)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="'--root'") from exc
-    tried = [result._asdict() for result in held.retry(locate(database), topics, _chosen(ids, every))]
-    write_rows(tried, output, ("id", "outcome", "reason"))
-    if any(result["outcome"] == "kept" for result in tried):
+    results = [result._asdict() for result in retry_entries(locate(database), topics, _chosen(ids, every))]
+    write_rows(results, output, ("id", "outcome", "reason"))
+    if any(result["outcome"] == "kept" for result in results):
         raise click.exceptions.Exit(EXIT_UNHEALTHY)
 
 
@@ -90,7 +92,7 @@ def drop(database: str, ids: Sequence[int], every: bool) -> None:
     The seqs of dropped events stay counted as quarantined: they are not
     stored, and nobody should think so. Works beside a running worker.
     """
-    dropped = held.drop(locate(database), _chosen(ids, every))
+    dropped = drop_entries(locate(database), _chosen(ids, every))
     click.echo(f"dropped: {dropped}", err=True)
 
 

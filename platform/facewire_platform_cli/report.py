@@ -27,8 +27,8 @@ from facewire_platform_cli.options import check_text, database_option
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Devices that are named on standard error.
-NAMED: Final = 10
-MOST_DAYS: Final = 3_660
+MAX_NAMED: Final = 10
+MAX_DAYS: Final = 3_660
 
 
 def _check_zone(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dt.tzinfo:
@@ -58,7 +58,7 @@ def _check_day(ctx: click.Context, _param: click.Parameter, value: object) -> dt
 _REPORT_OPTIONS = (
     database_option,
     click.option("--day", default="today", show_default=True, callback=_check_day, help="2026-11-23, today or yesterday; the last day."),
-    click.option("--days", type=click.IntRange(1, MOST_DAYS), default=1, show_default=True, help="So many days up to that one."),
+    click.option("--days", type=click.IntRange(1, MAX_DAYS), default=1, show_default=True, help="So many days up to that one."),
     click.option("--tz", metavar="ZONE", is_eager=True, callback=_check_zone, help="Whose days: Europe/Berlin.  [default: this machine's]"),
     click.option("-d", "--device", type=DEVICE, help="Only this device."),
     click.option("--group", callback=check_text, help="Only compared against this group."),
@@ -74,11 +74,11 @@ def report_options(command: F) -> F:
     def with_days(database: str, day: dt.date, days: int, tz: dt.tzinfo, **given: Any) -> Any:
         wanted = Filter(**{name: given.pop(name) for name in ("device", "group", "min_score")})
         try:
-            found = [periods.day(day - dt.timedelta(days=back), tz) for back in reversed(range(days))]
+            chosen = [periods.day(day - dt.timedelta(days=back), tz) for back in reversed(range(days))]
         except (ValueError, OverflowError) as exc:
             raise click.BadParameter(f"{day}: {exc}", param_hint="'--day'") from exc
         with History(locate(database)) as history:
-            return command(history=history, wanted=wanted, days=found, zone=tz, **given)
+            return command(history=history, wanted=wanted, days=chosen, zone=tz, **given)
 
     for option in reversed(_REPORT_OPTIONS):
         with_days = option(with_days)
@@ -108,13 +108,13 @@ def attendance(
 
     def rows() -> Iterator[Row]:
         for day in days:
-            whole = complete.holds(day)
+            whole = complete.covers(day)
             for row in reports.attendance(history, wanted, day, entrances=entrances, exits=exits):
                 times = {name: _iso(row[name], zone) for name in moments}
                 yield {"record": "attendance", "day": _iso(day.since, zone)[:10], **row, **times, "complete": whole}
 
     columns = ("day", "identity_id", "identity_name", *moments, "passes", "complete")
-    _answer(rows(), complete, days, zone, output, columns)
+    _write_report(rows(), complete, days, zone, output, columns)
 
 
 @report.command()
@@ -133,48 +133,50 @@ def traffic(history: History, wanted: Filter, days: list[Period], zone: dt.tzinf
         for row in reports.traffic(history, wanted, spans):
             period = Period(row["since"], row["until"])
             times = {"since": _iso(period.since, zone), "until": _iso(period.until, zone)}
-            yield {"record": "traffic", **row, **times, "complete": complete.holds(period)}
+            yield {"record": "traffic", **row, **times, "complete": complete.covers(period)}
 
-    _answer(rows(), complete, days, zone, output, ("since", "until", "events", "people", "strangers", "complete"))
+    _write_report(rows(), complete, days, zone, output, ("since", "until", "events", "people", "strangers", "complete"))
 
 
-def _answer(
+def _write_report(
     rows: Iterable[Row], complete: Completeness, days: list[Period], zone: dt.tzinfo, output: Form, columns: tuple[str, ...]
 ) -> None:
     whole = Period(days[0].since, days[-1].until)
     devices = list(complete.of(whole))
-    told = (
+    device_rows = (
         {
             "record": "device",
-            "device": found.device,
-            "complete": found.covers(whole),
-            "complete_until": _iso(found.complete_until, zone),
-            "watermark_at": _iso(found.watermark_at, zone),
-            "lag": found.lag,
-            "gaps": found.gaps,
-            "lost": found.lost,
+            "device": coverage.device,
+            "complete": coverage.covers(whole),
+            "complete_until": _iso(coverage.complete_until, zone),
+            "watermark_at": _iso(coverage.watermark_at, zone),
+            "lag": coverage.lag,
+            "gaps": coverage.gaps,
+            "lost": coverage.lost,
         }
-        for found in devices
+        for coverage in devices
     )
     shown: dict[str, Callable[[Any], str]] = {name: _short for name in columns if name in _MOMENTS}
-    write_rows(itertools.chain(rows, told) if output == "json" else rows, output, columns, shown=shown)
+    write_rows(itertools.chain(rows, device_rows) if output == "json" else rows, output, columns, shown=shown)
     for line in _notice(devices, whole, zone):
         click.echo(line, err=True)
 
 
-def _notice(devices: list[reports.Standing], whole: Period, zone: dt.tzinfo) -> Iterator[str]:
-    lacking = [found for found in devices if not found.covers(whole)]
-    if not lacking:
+def _notice(devices: list[reports.Coverage], whole: Period, zone: dt.tzinfo) -> Iterator[str]:
+    incomplete = [coverage for coverage in devices if not coverage.covers(whole)]
+    if not incomplete:
         yield f"complete: all that {len(devices)} devices recorded" if devices else "no device has reported yet"
         return
-    yield f"incomplete: {len(lacking)} of {len(devices)} devices"
-    for found in lacking[:NAMED]:
-        until = f"complete until {_short(_iso(found.complete_until, zone))}" if found.complete_until is not None else "nothing came yet"
-        lag = f", {found.lag} events behind" if found.lag else ""
-        lost = f", {found.lost} events lost" if found.gaps else ""
-        yield visible(f"  {found.device}: {until}{lag}{lost}")
-    if len(lacking) > NAMED:
-        yield f"  and {len(lacking) - NAMED} more"
+    yield f"incomplete: {len(incomplete)} of {len(devices)} devices"
+    for coverage in incomplete[:MAX_NAMED]:
+        until = (
+            f"complete until {_short(_iso(coverage.complete_until, zone))}" if coverage.complete_until is not None else "nothing came yet"
+        )
+        lag = f", {coverage.lag} events behind" if coverage.lag else ""
+        lost = f", {coverage.lost} events lost" if coverage.gaps else ""
+        yield visible(f"  {coverage.device}: {until}{lag}{lost}")
+    if len(incomplete) > MAX_NAMED:
+        yield f"  and {len(incomplete) - MAX_NAMED} more"
 
 
 _MOMENTS: Final = ("first_seen", "last_seen", "first_in", "last_out", "since", "until")

@@ -18,8 +18,8 @@ from facewire_platform.store.drivers import Where
 from facewire_platform_cli.backup import backup, restore
 from facewire_platform_cli.options import database_option
 from facewire_platform_cli.purge import purge
-from facewire_platform_cli.web import beside, web_options
 from facewire_platform_cli.web import web as web_command
+from facewire_platform_cli.web import web_options, web_process
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def run(
     messages at hand; it may be killed at any time without loss.
     """
     service = Service()
-    serving = beside(locate(database), address, topics, web, web_token_file)
+    serving = web_process(locate(database), address, topics, web, web_token_file)
     if share:
         _check_sharing(address, topics)
     worker = Worker(locate(database), address, topics, share=share, on_turn=service.turn)
@@ -94,10 +94,10 @@ platform.add_command(web_command)
 
 
 def _serve_metrics(at: Endpoint, worker: Worker, where: Where) -> None:
-    from facewire_platform.health.metrics import serve
+    from facewire_platform.health.metrics import serve_metrics
 
     try:
-        port = serve(at.host, at.port, where, worker.counters)
+        port = serve_metrics(at.host, at.port, where, worker.counters)
     except OSError as exc:
         raise click.BadParameter(f"{at}: {exc.strerror or exc}", param_hint="'--metrics'") from exc
     log.info("metrics address=%s", at._replace(port=port))

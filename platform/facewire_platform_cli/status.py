@@ -10,7 +10,7 @@ from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, Row, write_rows
 from facewire_cli.render import duration
-from facewire_platform.health.state import Limits, assess, troubles
+from facewire_platform.health.state import HealthLimits, assess, troubles
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate
 from facewire_platform_cli.options import database_option
@@ -38,8 +38,8 @@ def status(
     outage budget is how long it can still be cut off before its ring
     overwrites events that are not acked, at the rate of its last 1,000.
     """
-    limits = Limits(max_lag, online=online, no_loss=no_loss)
-    if check != (limits != Limits()):
+    limits = HealthLimits(max_lag, online=online, no_loss=no_loss)
+    if check != (limits != HealthLimits()):
         raise click.UsageError("--check goes with one or more of --max-lag, --online and --no-loss")
     now_ms = time.time_ns() // 1_000_000
     with History(locate(database)) as history:
@@ -66,7 +66,7 @@ def _unknown(rows: Sequence[Row], devices: Sequence[str]) -> Iterator[str]:
     yield from (f"{device}: never heard of" for device in dict.fromkeys(devices) if device not in {row["device"] for row in rows})
 
 
-def _unhealthy(rows: Sequence[Row], limits: Limits, now_ms: int) -> Iterator[str]:
+def _unhealthy(rows: Sequence[Row], limits: HealthLimits, now_ms: int) -> Iterator[str]:
     for row in rows:
         if wrong := "; ".join(troubles(row, limits, now_ms)):
             yield f"{row['device']}: {wrong}"

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     # FastAPI is behind it, and `platform run` does without.
     import socket
 
-    from facewire_web.server import Web
+    from facewire_web.server import WebSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: A token file may have a line end.
-_MOST_BYTES: Final = 1_100
+_MAX_LINE_BYTES: Final = 1_100
 _TOKEN_HELP: Final = "Token that clients must show, in its first line; beyond loopback there must be one."  # noqa: S105
 
 
@@ -48,13 +48,13 @@ def web(address: Address, topics: Topics, database: str, listen: Endpoint, token
     The database is read, never written. Matches come from the broker, with a
     credential of the role `consumer`. SIGINT and SIGTERM end it.
     """
-    arguments = _web(locate(database), address, topics, listen, token_file, "--token-file")
-    from facewire_web.server import serve
+    arguments = _settings_and_socket(locate(database), address, topics, listen, token_file, "--token-file")
+    from facewire_web.server import serve_web
 
-    serve(*arguments)
+    serve_web(*arguments)
 
 
-def beside(
+def web_process(
     database: Where, address: Address, topics: Topics, listen: Endpoint | None, token_file: Any
 ) -> contextlib.AbstractContextManager[object]:
     """The web server as a process beside ours, as long as the context lasts; without an address there is none."""
@@ -62,20 +62,22 @@ def beside(
         if token_file is not None:
             raise click.UsageError("--web-token-file needs --web")
         return contextlib.nullcontext()
-    arguments = _web(database, address, topics, listen, token_file, "--web-token-file")
+    arguments = _settings_and_socket(database, address, topics, listen, token_file, "--web-token-file")
     from facewire_web.server import WebProcess
 
     return WebProcess(*arguments)
 
 
-def _web(where: Where, address: Address, topics: Topics, endpoint: Endpoint, token_file: Any, option: str) -> "tuple[Web, socket.socket]":
+def _settings_and_socket(
+    where: Where, address: Address, topics: Topics, endpoint: Endpoint, token_file: Any, option: str
+) -> "tuple[WebSettings, socket.socket]":
     try:
-        from facewire_web.server import Web, listen
+        from facewire_web.server import WebSettings, listen
     except ModuleNotFoundError as exc:
         raise click.ClickException(f"the page needs {exc.name}: pip install 'facewire[platform]'") from exc
     token = None if token_file is None else _read_token(token_file, option)
     try:
-        return Web(where, address, topics, token), listen(endpoint.host, endpoint.port, token)
+        return WebSettings(where, address, topics, token), listen(endpoint.host, endpoint.port, token)
     except ValueError as exc:
         raise click.UsageError(f"{exc}: {option}") from exc
     except OSError as exc:
@@ -84,7 +86,7 @@ def _web(where: Where, address: Address, topics: Topics, endpoint: Endpoint, tok
 
 def _read_token(file: Any, option: str) -> str:
     try:
-        token: str = file.readline(_MOST_BYTES).rstrip(b"\r\n").decode("ascii")
+        token: str = file.readline(_MAX_LINE_BYTES).rstrip(b"\r\n").decode("ascii")
     except (OSError, UnicodeDecodeError) as exc:
         raise click.BadParameter(f"{file.name}: its first line cannot be read as ASCII", param_hint=f"'{option}'") from exc
     return token

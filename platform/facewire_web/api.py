@@ -32,7 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from facewire.errors import StoreError
 from facewire.plain import plain
-from facewire_platform.health.metrics import registry
+from facewire_platform.health.metrics import metrics_registry
 from facewire_platform.history.queries import History, Place, Row
 from facewire_platform.store.drivers import Where
 from facewire_web import forms
@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 
 PAGE: Final = Path(__file__).parent / "page"
 #: A page of events ends with the one that passes this, in JSON: photographs are large.
-MOST_BYTES: Final = 4 * 1024 * 1024
+MAX_BYTES: Final = 4 * 1024 * 1024
 #: The longest body that a login has.
-MOST_LOGIN_BYTES: Final = 4_096
+MAX_LOGIN_BYTES: Final = 4_096
 #: A stream whose reader takes nothing for so long is ended, s.
 STUCK: Final = 30.0
 
@@ -129,7 +129,7 @@ def _add_live(app: FastAPI, database: Where, wall: Wall) -> None:
         reader = wall.open(_now_ms())
         return _error(503, "too many streams are open") if reader is None else _Stream(wall, reader)
 
-    metrics = registry(database)
+    metrics = metrics_registry(database)
     metrics.register(_OfStreams(wall))
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -170,39 +170,39 @@ async def _token_of(request: Request) -> str:
     try:
         async for part in request.stream():
             body += part
-            if len(body) > MOST_LOGIN_BYTES:
-                raise HTTPException(413, f"a login is over the limit of {MOST_LOGIN_BYTES} bytes")
+            if len(body) > MAX_LOGIN_BYTES:
+                raise HTTPException(413, f"a login is over the limit of {MAX_LOGIN_BYTES} bytes")
         return str(json.loads(body)["token"])
     except (ClientDisconnect, ValueError, KeyError, TypeError) as exc:
         raise HTTPException(400, 'a login is {"token": …}') from exc
 
 
 def _page_of_events(rows: Iterable[Row], limit: int) -> Response:
-    held: list[str] = []
+    texts: list[str] = []
     last, size, more = None, 0, None
     for row in rows:
-        if len(held) == limit or size > MOST_BYTES:
+        if len(texts) == limit or size > MAX_BYTES:
             more = last
             break
-        held.append(_to_json(row))
-        last, size = Place.of(row), size + len(held[-1])
-    return _written(f'{{"events":[{",".join(held)}],"next":{_to_json(more and str(more))}}}')
+        texts.append(_to_json(row))
+        last, size = Place.of(row), size + len(texts[-1])
+    return _json_text(f'{{"events":[{",".join(texts)}],"next":{_to_json(more and str(more))}}}')
 
 
 def _list(name: str, rows: Iterable[Row], limit: int, **beside: Any) -> Response:
-    held = list(itertools.islice(rows, limit + 1))
-    return _json({**beside, name: held[:limit], "more": len(held) > limit})
+    shown = list(itertools.islice(rows, limit + 1))
+    return _json({**beside, name: shown[:limit], "more": len(shown) > limit})
 
 
 def _json(value: Any) -> Response:
-    return _written(_to_json(value))
+    return _json_text(_to_json(value))
 
 
 def _to_json(value: Any) -> str:
     return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"))
 
 
-def _written(text: str) -> Response:
+def _json_text(text: str) -> Response:
     return Response(text, media_type="application/json")
 
 

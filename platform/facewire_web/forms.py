@@ -11,9 +11,9 @@ from facewire.topics import check_device
 from facewire_platform.history.queries import HOUR, Filter, Place
 
 #: Rows of an answer, at most.
-MOST_ROWS: Final = 1_000
+MAX_ROWS: Final = 1_000
 #: Hours of an answer, at most: a month.
-MOST_HOURS: Final = 31 * 24
+MAX_HOURS: Final = 31 * 24
 #: What an item of quarantine is told by; the bytes stay where they are.
 QUARANTINE: Final = ("id", "topic", "reason", "size_bytes", "first_at", "last_at", "times", "seq")
 
@@ -45,7 +45,7 @@ class _Form(BaseModel):
 class ListForm(_Form):
     """How much of a list."""
 
-    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 100
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 100
 
 
 class DevicesForm(ListForm):
@@ -101,8 +101,8 @@ class HourlyForm(_Filtered):
     def _is_bounded(self) -> Self:
         asked = self.filter
         hours = ((asked.until or 0) - (asked.since or 0)) / HOUR
-        if not 0 <= hours <= MOST_HOURS:
-            raise ValueError(f"from since to until are {hours:.1f} hours, not 0 to {MOST_HOURS}")
+        if not 0 <= hours <= MAX_HOURS:
+            raise ValueError(f"from since to until are {hours:.1f} hours, not 0 to {MAX_HOURS}")
         return self
 
 

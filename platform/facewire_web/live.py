@@ -35,13 +35,13 @@ TICK: Final = 0.2
 #: Without anything to show a chunk goes out all the same, s: whoever reads can tell a quiet wall from a dead one.
 BEAT: Final = 5.0
 #: Matches in a chunk; of more than 120 a second nobody sees each, and the rest is counted.
-MOST_SHOWN: Final = 24
+MAX_SHOWN: Final = 24
 #: What a new reader is shown of the past.
 RECENT: Final = 24
 #: Chunks that may wait for a reader: 4 s of a busy wall.
-MOST_WAITING: Final = 20
+MAX_WAITING: Final = 20
 #: Streams at a time.
-MOST_READERS: Final = 256
+MAX_READERS: Final = 256
 #: The wait after the broker has refused us, s: somebody has to do something about it first.
 REFUSED_WAIT: Final = 30.0
 
@@ -70,7 +70,7 @@ class Reader:
 
     def offer(self, chunk: bytes, matches: int) -> None:
         """Add a chunk that holds so many matches."""
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             _, lost = self._waiting.popleft()
             self._skipped += lost
             self._counters.skipped += lost
@@ -100,12 +100,12 @@ class Wall:
         self.counters = Counters()
         self._readers: set[Reader] = set()
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
-        self._new: deque[dict[str, Any]] = deque(maxlen=MOST_SHOWN)
-        self._came = 0
+        self._new: deque[dict[str, Any]] = deque(maxlen=MAX_SHOWN)
+        self._arrived = 0
         self._accepted = 0
         self._refused: dict[Reason, int] = {}
         self._broker: dict[str, Any] = {"up": False, "reason": "not connected yet"}
-        self._news = False
+        self._broker_changed = False
         self._flushed_at = -BEAT
         self._closed = False
 
@@ -125,28 +125,28 @@ class Wall:
             self._accepted += 1
         else:
             self._refused[reason] = self._refused.get(reason, 0) + 1
-        self._came += 1
-        shown = _shown(device, match, reason, age, at_ms)
-        self._new.append(shown)
-        self._recent.append(shown)
+        self._arrived += 1
+        card = _card(device, match, reason, age, at_ms)
+        self._new.append(card)
+        self._recent.append(card)
 
-    def tell(self, *, up: bool, reason: str = "") -> None:
+    def set_broker(self, *, up: bool, reason: str = "") -> None:
         """Take in what has become of the broker."""
-        self._broker, self._news = {"up": up, "reason": plain(reason)}, True
+        self._broker, self._broker_changed = {"up": up, "reason": plain(reason)}, True
 
     def flush(self, now: float, now_ms: int) -> None:
         """Give the readers what is new, or a sign of life; to be called every `TICK`, with monotonic s and ms since 1970 UTC."""
-        if not (self._came or self._news or now - self._flushed_at >= BEAT):
+        if not (self._arrived or self._broker_changed or now - self._flushed_at >= BEAT):
             return
-        chunk = event("wall", self._state(list(self._new), self._came - len(self._new), now_ms))
+        chunk = event("wall", self._state(list(self._new), self._arrived - len(self._new), now_ms))
         for reader in self._readers:
             reader.offer(chunk, len(self._new))
         self._new.clear()
-        self._came, self._news, self._flushed_at = 0, False, now
+        self._arrived, self._broker_changed, self._flushed_at = 0, False, now
 
     def open(self, now_ms: int) -> Reader | None:
-        """A new reader; None where there are `MOST_READERS`, or the wall is closed."""
-        if self._closed or len(self._readers) >= MOST_READERS:
+        """A new reader; None where there are `MAX_READERS`, or the wall is closed."""
+        if self._closed or len(self._readers) >= MAX_READERS:
             self.counters.refused += 1
             return None
         reader = Reader(self.counters)
@@ -179,26 +179,26 @@ async def run_wall(wall: Wall, address: Address, topics: Topics) -> None:
 
 
 async def _follow(wall: Wall, address: Address, topics: Topics) -> None:
-    def told(happening: Connected | Disconnected) -> None:
+    def on_connection(happening: Connected | Disconnected) -> None:
         match happening:
             case Connected():
-                wall.tell(up=True)
+                wall.set_broker(up=True)
             case Disconnected(reason):
-                wall.tell(up=False, reason=reason)
+                wall.set_broker(up=False, reason=reason)
 
     def not_fresh(device: str, match: Match, reason: Reason) -> None:
         wall.show(device, match, reason, None, _now_ms())
 
     while True:
         try:
-            async with fresh_matches_async(address, topics=topics, told=told, not_fresh=not_fresh) as matches:
+            async with fresh_matches_async(address, topics=topics, told=on_connection, not_fresh=not_fresh) as matches:
                 async for fresh in matches:
                     wall.show(fresh.device, fresh.match, None, fresh.age, fresh.received_at)
                     # While matches are waiting the iteration never gives way by itself.
                     await asyncio.sleep(0)
         except BrokerError as exc:
             log.error("live wall refused, trying again in %d s: error=%s", REFUSED_WAIT, exc)  # noqa: TRY400  # no fault of ours
-            wall.tell(up=False, reason=str(exc))
+            wall.set_broker(up=False, reason=str(exc))
             await asyncio.sleep(REFUSED_WAIT)
 
 
@@ -213,12 +213,12 @@ def event(name: str, data: object) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False, separators=(',', ':'))}\n\n".encode()
 
 
-def _shown(device: str, match: Match, reason: Reason | None, age: float | None, at_ms: int) -> dict[str, Any]:
+def _card(device: str, match: Match, reason: Reason | None, age: float | None, at_ms: int) -> dict[str, Any]:
     """What a card shows of a match: none of the vendor's fields, as photographs are among them."""
     fields = match.event._asdict()
     del fields["extra"]
-    told = {"device": device, "epoch": match.epoch, "sent_at": match.sent_at, "received_at": at_ms, "reason": reason}
-    return plain(told | {"age": None if age is None else round(age, 3)} | fields)  # type: ignore[no-any-return]
+    known = {"device": device, "epoch": match.epoch, "sent_at": match.sent_at, "received_at": at_ms, "reason": reason}
+    return plain(known | {"age": None if age is None else round(age, 3)} | fields)  # type: ignore[no-any-return]
 
 
 def _now_ms() -> int:

@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 GRACE: Final = 3
 #: After which the process is killed, s.
 END_WITHIN: Final = 6.0
-#: Connections at a time; streams are fewer (`live.MOST_READERS`).
-MOST_CONNECTIONS: Final = 512
+#: Connections at a time; streams are fewer (`live.MAX_READERS`).
+MAX_CONNECTIONS: Final = 512
 #: The wait before the server is started again doubles from the first to the second of these, s; it begins anew after a life of `LONG`.
 RESTART_WAIT: Final = (1.0, 30.0)
 LONG: Final = 60.0
@@ -48,7 +48,7 @@ NICE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Web:
+class WebSettings:
     """What a web server is about.
 
     Attributes:
@@ -81,14 +81,14 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
     return bound
 
 
-def serve(web: Web, bound: socket.socket, *, ignored: frozenset[int] = frozenset()) -> None:
+def serve_web(web: WebSettings, bound: socket.socket, *, ignored: frozenset[int] = frozenset()) -> None:
     """Serve until SIGINT or SIGTERM, in the main thread."""
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(web, bound, ignored))
 
 
-async def _serve(web: Web, bound: socket.socket, ignored: frozenset[int]) -> None:
+async def _serve(web: WebSettings, bound: socket.socket, ignored: frozenset[int]) -> None:
     wall = Wall()
     config = uvicorn.Config(
         create_app(web.database, wall, Access(web.token)),
@@ -96,7 +96,7 @@ async def _serve(web: Web, bound: socket.socket, ignored: frozenset[int]) -> Non
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=GRACE,
     )
     async with asyncio.TaskGroup() as both:
@@ -128,7 +128,7 @@ class WebProcess:
         bound: where it listens.
     """
 
-    def __init__(self, web: Web, bound: socket.socket) -> None:
+    def __init__(self, web: WebSettings, bound: socket.socket) -> None:
         root = logging.getLogger()
         self._arguments = (web, bound, root.level, root.handlers[0].formatter if root.handlers else None)
         self._bound = bound
@@ -184,7 +184,7 @@ class WebProcess:
             return self._process
 
 
-def _run(web: Web, bound: socket.socket, level: int, formatter: logging.Formatter | None) -> None:
+def _run(web: WebSettings, bound: socket.socket, level: int, formatter: logging.Formatter | None) -> None:
     """The process; it logs as its parent does."""
     os.nice(NICE)
     handler = logging.StreamHandler()
@@ -192,7 +192,7 @@ def _run(web: Web, bound: socket.socket, level: int, formatter: logging.Formatte
     logging.basicConfig(level=level, handlers=[handler])
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     # Ctrl-C on a terminal reaches both processes; the parent decides.
-    serve(web, bound, ignored=frozenset((signal.SIGINT,)))
+    serve_web(web, bound, ignored=frozenset((signal.SIGINT,)))
 
 
 def _end_with_parent() -> None:

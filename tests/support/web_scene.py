@@ -58,13 +58,13 @@ def play(site: Site) -> None:
     passes = sorted(
         (now - hour * HOUR - chance.randrange(HOUR), chance.choice(list(DEVICES))) for hour, n in enumerate(RHYTHM) for _ in range(n)
     )
-    told: dict[str, list[dict[str, Any]]] = {device: [] for device in DEVICES}
+    events_of: dict[str, list[dict[str, Any]]] = {device: [] for device in DEVICES}
     for at, device in passes:
-        events = told[device]
+        events = events_of[device]
         # The garage's ring overwrote 37 events in a long outage.
         seq = (events[-1]["seq"] if events else 0) + (38 if device == "garage" and len(events) == 60 else 1)
         events.append(event_map(seq, timestamp=at, ep_id=DEVICES[device], **someone(chance)))
-    for device, events in told.items():
+    for device, events in events_of.items():
         for first in range(0, len(events), 100):
             site.history(device, *events[first : first + 100], after=events[first - 1]["seq"] if first else 0)
         head = events[-1]["seq"] + (6 if device == "canteen" else 0)

@@ -78,8 +78,8 @@ class Site:
         self.wire.publish(f"facewire/v1/{device}/history", json.dumps(batch).encode(), qos=1)
 
     def status(self, device: str, **fields: Any) -> None:
-        told = Status(**{"boot": BOOT, "online": True, "at": now_ms(), **fields})
-        self.wire.publish(f"facewire/v1/{device}/status", encode(told), qos=1)
+        status = Status(**{"boot": BOOT, "online": True, "at": now_ms(), **fields})
+        self.wire.publish(f"facewire/v1/{device}/status", encode(status), qos=1)
 
     def __enter__(self) -> Self:
         return self

@@ -19,9 +19,9 @@ from facewire_platform.store.schema import StoreRow
 
 #: Below these, disk space is a warning and a failure: as a share of the disk, and bytes.
 SPACE_LOW: Final = (0.10, 5 * 2**30)
-SPACE_OUT: Final = (0.01, 500 * 2**20)
+SPACE_CRITICAL: Final = (0.01, 500 * 2**20)
 #: A clock further off than this makes late matches look fresh, or fresh ones late, s.
-CLOCK_OFF: Final = 5.0
+MAX_CLOCK_OFFSET: Final = 5.0
 #: So many devices must agree before our own clock is suspected.
 WITNESSES: Final = 3
 #: What adjtimex(2) returns while nobody keeps the clock right.
@@ -46,7 +46,7 @@ def check_database(where: Where) -> Iterator[Finding]:
         yield Finding("database", "warn", f"{where} is not there yet", "facewire platform run makes it; is --database what the worker has?")
         return
     try:
-        _write_again(where)
+        _check_writable(where)
         with History(where) as history:
             devices, streams = [assess(row, _now_ms()) for row in history.devices()], list(history.conservation())
     except StoreError as exc:
@@ -71,7 +71,7 @@ def check_disk(where: Where) -> Iterator[Finding]:
         yield Finding("disk", "FAIL", f"{folder}: {exc.strerror}", "make the folder, or mount it")
         return
     text = f"{folder}: {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
-    if _is_below(free, total, SPACE_OUT):
+    if _is_below(free, total, SPACE_CRITICAL):
         yield Finding("disk", "FAIL", text, "make room; a full disk stops acks, and the devices fill up")
     elif _is_below(free, total, SPACE_LOW):
         yield Finding("disk", "warn", text, "make room, or facewire platform purge --older-than 180d")
@@ -83,10 +83,10 @@ def check_clock() -> Finding:
     """Whether the kernel knows that somebody (chrony, ntpd, timesyncd) keeps our clock right."""
     try:
         # struct timex has 208 bytes; all zero asks and changes nothing.
-        kept = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
+        clock_state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
     except (AttributeError, OSError):
-        kept = -1
-    if kept in {-1, _TIME_ERROR}:
+        clock_state = -1
+    if clock_state in {-1, _TIME_ERROR}:
         return Finding("clock", "warn", "nobody is known to keep this machine's clock right", "run chrony or systemd-timesyncd")
     return Finding("clock", "ok", "this machine's clock is kept right")
 
@@ -96,7 +96,7 @@ def _is_below(free: int, total: int, limit: tuple[float, int]) -> bool:
     return free < min(share * total, size_bytes)
 
 
-def _write_again(where: Where) -> None:
+def _check_writable(where: Where) -> None:
     """Write what is there already, durably, as a worker does. Raises `StoreError`."""
     with closing(open_database(where, "write")) as database, store_errors(where), database.atomic():
         StoreRow.update(identity=StoreRow.identity).bind(database).execute()
@@ -114,15 +114,15 @@ def _conservation(streams: list[Row]) -> Finding:
 
 def _clocks(devices: list[Row]) -> Iterator[Finding]:
     offsets: dict[str, Any] = {row["device"]: row["clock_offset"] for row in devices}
-    off = [device for device, offset in offsets.items() if abs(offset) > CLOCK_OFF]
-    if len(offsets) >= WITNESSES and abs(middle := statistics.median(offsets.values())) > CLOCK_OFF:
+    off = [device for device, offset in offsets.items() if abs(offset) > MAX_CLOCK_OFFSET]
+    if len(offsets) >= WITNESSES and abs(middle := statistics.median(offsets.values())) > MAX_CLOCK_OFFSET:
         text = f"half of {len(offsets)} devices are {middle:+.0f} s or more off ours: it may be ours that is wrong"
         yield Finding("device clocks", "warn", text, "run chrony or systemd-timesyncd here; restart the worker then")
     elif off:
-        text = f"{len(off)} of {len(offsets)} are over {CLOCK_OFF:g} s off: {', '.join(f'{name} ({offsets[name]:+.0f} s)' for name in off[:3])}"
+        text = f"{len(off)} of {len(offsets)} are over {MAX_CLOCK_OFFSET:g} s off: {', '.join(f'{name} ({offsets[name]:+.0f} s)' for name in off[:3])}"
         yield Finding("device clocks", "warn", text, "set their time server; their events are stored under their own time")
     elif offsets:
-        yield Finding("device clocks", "ok", f"{len(offsets)} devices within {CLOCK_OFF:g} s of ours")
+        yield Finding("device clocks", "ok", f"{len(offsets)} devices within {MAX_CLOCK_OFFSET:g} s of ours")
 
 
 def _now_ms() -> int:

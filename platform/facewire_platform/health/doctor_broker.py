@@ -23,12 +23,12 @@ from facewire_platform.intake.sharing import shared_subscriptions_deliver
 RoleName: TypeAlias = Literal["platform", "consumer", "operator"]
 
 #: The device that there is not; always the same one, so that quarantine has each probe once.
-PROBED: Final = "facewire-doctor"
+PROBE_DEVICE: Final = "facewire-doctor"
 PAYLOAD: Final = b"facewire doctor was here"
 #: A publication that was let through comes back within this, s.
 GRACE: Final = 1.5
 #: A certificate that expires within so many days is a warning, and a failure.
-DAYS_LOW, DAYS_OUT = 30.0, 7.0
+DAYS_LOW, DAYS_CRITICAL = 30.0, 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def check_broker(address: Address, topics: Topics, role: RoleName, wait: float) 
     """
     yield from _check_tls(address)
     try:
-        with Visit(address, "fw-doctor", _heard(topics, _ROLES[role].hears)):
+        with Visit(address, "fw-doctor", _subscriptions(topics, _ROLES[role].hears)):
             yield Finding("broker", "ok", f"{address} answers")
     except CredentialsRefused as exc:
         yield Finding("broker", "ok", f"{address} answers")
@@ -85,7 +85,7 @@ def _check_credential(address: Address, topics: Topics, role: RoleName, wait: fl
         rights = list(_check_rights(address, topics, role))
         yield from rights
         if role == "consumer":
-            yield _check_not_heard(address, topics, wait)
+            yield _check_privacy(address, topics, wait)
         if any(finding.verdict == "FAIL" for finding in rights):
             return
     if role == "platform":
@@ -103,7 +103,7 @@ def _check_tls(address: Address) -> Iterator[Finding]:
             socket.create_connection((address.host, address.port), PATIENCE) as plain,
             context.wrap_socket(plain, server_hostname=address.host) as tls,
         ):
-            found = tls.getpeercert() or {}
+            certificate = tls.getpeercert() or {}
     except ssl.SSLError as exc:
         yield Finding(
             "tls", "FAIL", str(getattr(exc, "verify_message", "") or exc.reason or exc), "is --cafile the broker's, and --host its name?"
@@ -111,8 +111,8 @@ def _check_tls(address: Address) -> Iterator[Finding]:
     except OSError:
         return  # which is told as the broker's
     else:
-        days = (ssl.cert_time_to_seconds(str(found["notAfter"])) - time.time()) / 86_400
-        verdict: Literal["ok", "warn", "FAIL"] = "FAIL" if days < DAYS_OUT else "warn" if days < DAYS_LOW else "ok"
+        days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86_400
+        verdict: Literal["ok", "warn", "FAIL"] = "FAIL" if days < DAYS_CRITICAL else "warn" if days < DAYS_LOW else "ok"
         remedy = "" if verdict == "ok" else "give the broker a new certificate, and restart it"
         yield Finding("tls", verdict, f"the broker's certificate holds for {days:.0f} more days", remedy)
 
@@ -122,8 +122,8 @@ def _check_rights(address: Address, topics: Topics, role: RoleName) -> Iterator[
     # What nobody hears cannot be seen: of a consumer's, only matches.
     forbidden = tuple(kind for kind in hears if kind not in says)
     try:
-        missing = sorted(set(says) - _came_back(address, topics, hears, says))
-        too_much = sorted(_came_back(address, topics, hears, forbidden))
+        missing = sorted(set(says) - _delivered(address, topics, hears, says))
+        too_much = sorted(_delivered(address, topics, hears, forbidden))
     except BrokerError as exc:
         yield Finding("credential", "FAIL", str(exc), "look into the broker's log")
         return
@@ -138,29 +138,30 @@ def _check_rights(address: Address, topics: Topics, role: RoleName) -> Iterator[
         yield Finding("credential", "ok", f"{user} {able} {', '.join(forbidden)}")
 
 
-def _came_back(address: Address, topics: Topics, hears: Sequence[Kind], says: Sequence[Kind]) -> set[str]:
+def _delivered(address: Address, topics: Topics, hears: Sequence[Kind], says: Sequence[Kind]) -> set[str]:
     """Publish on these kinds, each once; those that came back."""
-    came: set[str] = set()
+    received: set[str] = set()
     if not says:
-        return came
-    with Visit(address, "fw-doctor", _heard(topics, hears)) as visit, contextlib.suppress(BrokerError):  # some brokers hang up on it
+        return received
+    # Some brokers end the connection at a forbidden publication.
+    with Visit(address, "fw-doctor", _subscriptions(topics, hears)) as visit, contextlib.suppress(BrokerError):
         for kind in says:
-            visit.publish(topics.of(PROBED, kind), PAYLOAD)
+            visit.publish(topics.of(PROBE_DEVICE, kind), PAYLOAD)
         deadline = time.monotonic() + GRACE
-        while came != set(says) and (message := visit.message(deadline)) is not None:
+        while received != set(says) and (message := visit.message(deadline)) is not None:
             if message.payload == PAYLOAD:
-                came.add(topics.parse(message.topic)[1])
-    return came
+                received.add(topics.parse(message.topic)[1])
+    return received
 
 
-def _check_not_heard(address: Address, topics: Topics, wait: float) -> Finding:
+def _check_privacy(address: Address, topics: Topics, wait: float) -> Finding:
     """History never reaches a gate, because the broker refuses it, not because a flag says so."""
     user = address.username or "the certificate"
     try:
         with Visit(address, "fw-doctor", [(topics.all(kind), QOS[kind]) for kind in ("history", "ack")]) as visit:
             # It should not be able to say so; where it is, no device needs to be there for it to hear something.
-            visit.publish(topics.of(PROBED, "history"), PAYLOAD)
-            visit.publish(topics.of(PROBED, "ack"), PAYLOAD)
+            visit.publish(topics.of(PROBE_DEVICE, "history"), PAYLOAD)
+            visit.publish(topics.of(PROBE_DEVICE, "ack"), PAYLOAD)
             message = visit.message(time.monotonic() + wait)
     except SubscriptionRefused:
         return Finding("privacy", "ok", f"{user} may not subscribe history or acks")
@@ -183,5 +184,5 @@ def _check_sharing(address: Address, topics: Topics) -> Finding:
     return Finding("shared subscriptions", "warn", "granted, and nothing is delivered", "run one worker, without --share")
 
 
-def _heard(topics: Topics, kinds: Sequence[Kind]) -> list[tuple[str, int]]:
-    return [(topics.of(PROBED, kind), QOS[kind]) for kind in kinds]
+def _subscriptions(topics: Topics, kinds: Sequence[Kind]) -> list[tuple[str, int]]:
+    return [(topics.of(PROBE_DEVICE, kind), QOS[kind]) for kind in kinds]

@@ -65,7 +65,7 @@ _WORKER: Final = (
 _REFUSED: Final = (("refused", "contract"), ("stale_statuses", "earlier_boot"), ("dropped", "inbox_full"))
 
 
-class _Health(Collector):
+class _PlatformCollector(Collector):
     """Asks anew at each scrape, on the thread of the scrape."""
 
     def __init__(self, where: Where, counters: "Counters | None", now: Callable[[], float]) -> None:
@@ -78,15 +78,15 @@ class _Health(Collector):
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("facewire_database_up", "Whether the platform's database could be read.", value=1)
         try:
-            yield from _of_database(self._where, int(self._now() * 1000))
+            yield from _database_metrics(self._where, int(self._now() * 1000))
         except StoreError:
             up = GaugeMetricFamily(up.name, up.documentation, value=0)
         yield up
         if self._counters is not None:
-            yield from _of_worker(self._counters)
+            yield from _worker_metrics(self._counters)
 
 
-def registry(where: Where, counters: "Counters | None" = None, *, now: Callable[[], float] = time.time) -> CollectorRegistry:
+def metrics_registry(where: Where, counters: "Counters | None" = None, *, now: Callable[[], float] = time.time) -> CollectorRegistry:
     """A registry of its own for one database.
 
     Args:
@@ -94,22 +94,22 @@ def registry(where: Where, counters: "Counters | None" = None, *, now: Callable[
         counters: the running worker's `Counters`; without it there are no facewire_worker_ metrics.
         now: s since 1970 UTC.
     """
-    made = CollectorRegistry(auto_describe=False)
-    made.register(_Health(where, counters, now))
-    return made
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_PlatformCollector(where, counters, now))
+    return registry
 
 
-def serve(host: str, port: int, where: Where, counters: "Counters | None" = None) -> int:
+def serve_metrics(host: str, port: int, where: Where, counters: "Counters | None" = None) -> int:
     """Answer `/metrics` on threads of its own until the process ends; returns the port.
 
     Raises:
         OSError: nothing can listen there.
     """
-    server, _ = start_http_server(port, host, registry(where, counters))
+    server, _ = start_http_server(port, host, metrics_registry(where, counters))
     return int(server.server_port)
 
 
-def _of_database(where: Where, now_ms: int) -> list[Metric]:
+def _database_metrics(where: Where, now_ms: int) -> list[Metric]:
     with History(where) as history:
         devices = [assess(row, now_ms) for row in history.devices()]
         streams = list(history.conservation())
@@ -133,7 +133,7 @@ def _gauges(prefix: str, columns: Iterable[_Column], rows: list[Row], labels: tu
         yield gauge
 
 
-def _of_worker(counters: "Counters") -> Iterator[Metric]:
+def _worker_metrics(counters: "Counters") -> Iterator[Metric]:
     for name, text in _WORKER:
         yield CounterMetricFamily(f"facewire_worker_{name}", text, value=getattr(counters, name))
     refused = CounterMetricFamily("facewire_worker_refused", "Messages that were not stored, by reason.", labels=("reason",))

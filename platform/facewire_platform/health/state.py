@@ -19,7 +19,7 @@ PERIOD: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HealthLimits:
     """What is healthy; each field that is given is one more thing to look at.
 
     Attributes:
@@ -62,7 +62,7 @@ def assess(row: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     return {**row, "state": state(row, now_ms), "acked": row["watermark"], "outage_budget": outage_budget(row)}
 
 
-def troubles(row: Mapping[str, Any], limits: Limits, now_ms: int) -> Iterator[str]:
+def troubles(row: Mapping[str, Any], limits: HealthLimits, now_ms: int) -> Iterator[str]:
     """What is unhealthy about an assessed row, each naming the value and the limit."""
     if limits.max_lag is not None and row["lag"] > limits.max_lag:
         yield f"lag {row['lag']} is over {limits.max_lag}"

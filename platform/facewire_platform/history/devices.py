@@ -10,10 +10,10 @@ from facewire_platform.store.schema import EventRow, StreamRow
 Row: TypeAlias = dict[str, Any]
 
 #: The rate of a device is that of so many of its last events.
-PACED: Final = 1_000
+RATE_EVENTS: Final = 1_000
 
 
-class Pace(NamedTuple):
+class Rate(NamedTuple):
     """From which event on, and to which, the rate of a stream is taken."""
 
     first: int
@@ -25,11 +25,13 @@ class Pace(NamedTuple):
         return (self.last - self.first + 1) * 1000 / (at_ms - self.first_at) if at_ms > self.first_at else None
 
 
-def paces() -> Any:
-    """Device, epoch, and the `Pace` of each stream; two rows of each are read, by their key."""
+def rates() -> Any:
+    """Device, epoch, and the `Rate` of each stream; two rows of each are read, by their key."""
     newest, earlier = EventRow.alias(), EventRow.alias()
     last = EventRow.select(peewee.fn.MAX(EventRow.seq)).where(EventRow.stream == StreamRow.id)
-    first = EventRow.select(peewee.fn.MIN(EventRow.seq)).where((EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.head - PACED))
+    first = EventRow.select(peewee.fn.MIN(EventRow.seq)).where(
+        (EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.head - RATE_EVENTS)
+    )
     return (
         StreamRow.select(StreamRow.device, StreamRow.epoch, earlier.seq, earlier.timestamp, newest.seq)
         .join(newest, on=((newest.stream == StreamRow.id) & (newest.seq == last)))
@@ -37,22 +39,22 @@ def paces() -> Any:
     )
 
 
-def device_row(device: str, epoch: str, told: Row | None, stream: Row | None, pace: Pace | None, *, current: bool) -> Row:
+def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, rate: Rate | None, *, current: bool) -> Row:
     """One epoch of a device.
 
     Args:
         device: its name.
         epoch: which.
-        told: its row of `DeviceRow`.
+        row: its row of `DeviceRow`.
         stream: that of its epoch's `StreamRow`.
-        pace: of that stream.
+        rate: of that stream.
         current: whether this is its newest epoch, which its status is about.
     """
-    said = codec.unpack(told["status"]) if told and told["status"] else {}
-    if not current or said.get("epoch") != epoch:
-        said = {}
+    status = codec.unpack(row["status"]) if row and row["status"] else {}
+    if not current or status.get("epoch") != epoch:
+        status = {}
     stored = stream or {"watermark": 0, "head": 0, "oldest": 1, "gaps": 0, "quarantined": 0, "last_seen": 0}
-    head = max(stored["head"], said.get("head") or 0)
+    head = max(stored["head"], status.get("head") or 0)
     return {
         "device": device,
         "epoch": epoch,
@@ -61,13 +63,13 @@ def device_row(device: str, epoch: str, told: Row | None, stream: Row | None, pa
         "lag": max(0, head - stored["watermark"]),
         "gaps": stored["gaps"],
         "quarantined": stored["quarantined"],
-        "dropped": said.get("dropped"),
-        "online": bool(current and told and told["online"]),
-        "last_seen": max(stored["last_seen"], told["last_seen"] if current and told else 0),
+        "dropped": status.get("dropped"),
+        "online": bool(current and row and row["online"]),
+        "last_seen": max(stored["last_seen"], row["last_seen"] if current and row else 0),
         "current": current,
-        "period": said.get("period"),
-        "capacity": said.get("capacity"),
-        "version": said.get("version"),
-        "clock_offset": (said["at"] - said["received_at"]) / 1000 if "received_at" in said else None,
-        "rate": pace.until(said["at"]) if pace and said else None,
+        "period": status.get("period"),
+        "capacity": status.get("capacity"),
+        "version": status.get("version"),
+        "clock_offset": (status["at"] - status["received_at"]) / 1000 if "received_at" in status else None,
+        "rate": rate.until(status["at"]) if rate and status else None,
     }

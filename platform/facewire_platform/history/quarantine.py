@@ -23,7 +23,7 @@ from facewire_platform.store.schema import QuarantineRow, StreamRow
 from facewire_platform.store.writer import Store, Taken, open_store
 
 #: Entries deleted in one transaction.
-DROPPED_AT_ONCE: Final = 500
+DROP_CHUNK: Final = 500
 
 _COLUMNS: Final = tuple(column for column in QuarantineRow._meta.sorted_fields if column.name not in {"digest", "payload"})
 
@@ -46,9 +46,9 @@ def entries(where: Where, device: str | None = None) -> Iterator[Row]:
         streams = {stream.id: stream for stream in StreamRow.select().bind(database)}
         rows: Any = QuarantineRow.select(*_COLUMNS).order_by(QuarantineRow.id).bind(database).dicts()
         for row in rows:
-            told = _told(row, streams.get(row["stream"]))
-            if device in {None, told["device"]}:
-                yield told
+            described = _described(row, streams.get(row["stream"]))
+            if device in {None, described["device"]}:
+                yield described
 
 
 def entry(where: Where, number: int) -> Row:
@@ -57,7 +57,7 @@ def entry(where: Where, number: int) -> Row:
         row = _find(database, number)
         if row is None:
             raise StoreError(f"quarantine has no entry {number}")
-        return _told(row, _stream(database, StreamRow.id == row["stream"])) | {"payload": bytes(row["payload"])}
+        return _described(row, _stream(database, StreamRow.id == row["stream"])) | {"payload": bytes(row["payload"])}
 
 
 def drop(where: Where, numbers: Sequence[int] | None = None) -> int:
@@ -65,9 +65,9 @@ def drop(where: Where, numbers: Sequence[int] | None = None) -> int:
     dropped = 0
     with closing(open_database(where, "write")) as database, store_errors(where):
         wanted = _numbers(database) if numbers is None else numbers
-        for start in range(0, len(wanted), DROPPED_AT_ONCE):
-            some = QuarantineRow.id.in_(wanted[start : start + DROPPED_AT_ONCE])
-            dropped += QuarantineRow.delete().where(some).bind(database).execute()
+        for start in range(0, len(wanted), DROP_CHUNK):
+            chunk = QuarantineRow.id.in_(wanted[start : start + DROP_CHUNK])
+            dropped += QuarantineRow.delete().where(chunk).bind(database).execute()
     return dropped
 
 
@@ -133,19 +133,19 @@ def _read_message(database: Any, topics: Topics, row: Row) -> Taken | None:
 
 
 def _find(database: Any, number: int) -> Row | None:
-    found: Any = QuarantineRow.select().where(QuarantineRow.id == number).bind(database).dicts()
-    return next(iter(found), None)
+    rows: Any = QuarantineRow.select().where(QuarantineRow.id == number).bind(database).dicts()
+    return next(iter(rows), None)
 
 
 def _numbers(database: Any) -> list[int]:
-    found: Any = QuarantineRow.select(QuarantineRow.id).order_by(QuarantineRow.id).bind(database).tuples()
-    return [number for (number,) in found]
+    rows: Any = QuarantineRow.select(QuarantineRow.id).order_by(QuarantineRow.id).bind(database).tuples()
+    return [number for (number,) in rows]
 
 
 def _stream(database: Any, which: Any) -> StreamRow | None:
     return next(iter(StreamRow.select().where(which).bind(database)), None)
 
 
-def _told(row: Row, stream: StreamRow | None) -> Row:
+def _described(row: Row, stream: StreamRow | None) -> Row:
     head = {"id": row["id"], "device": stream and stream.device, "epoch": stream and stream.epoch}
     return head | {name: row[name] for name in ("seq", "topic", "reason", "times", "size_bytes", "first_at", "last_at")}

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import peewee
 
 from facewire import codec
-from facewire_platform.history.devices import Pace, device_row, paces
+from facewire_platform.history.devices import Rate, device_row, rates
 from facewire_platform.store.database import open_database
 from facewire_platform.store.drivers import Where, store_errors
 from facewire_platform.store.rows import escape, unescape
@@ -25,7 +25,7 @@ KEY: Final = (EventRow.timestamp, EventRow.stream, EventRow.seq)
 #: Events read at a time, photographs and all; between two pages the database is free.
 PAGE: Final = 250
 #: A device with no more events than this has them sorted for each page.
-SORTED: Final = 10_000
+MAX_SORTED: Final = 10_000
 HOUR: Final = 3_600_000  # ms
 STRANGER: Final = 4
 
@@ -45,10 +45,10 @@ class Place(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Place":
         """Read it back. Raises `ValueError`."""
-        found = re.fullmatch(r"(-?[0-9]{1,18}):([A-Za-z0-9._-]{1,64}):([0-9A-Fa-f]{16}):([0-9]{1,18})", text)
-        if not found:
+        match = re.fullmatch(r"(-?[0-9]{1,18}):([A-Za-z0-9._-]{1,64}):([0-9A-Fa-f]{16}):([0-9]{1,18})", text)
+        if not match:
             raise ValueError(f"{text[:120]!a} is not TIMESTAMP:DEVICE:EPOCH:SEQ of an event")
-        return cls(int(found[1]), found[2], found[3], int(found[4]))
+        return cls(int(match[1]), match[2], match[3], int(match[4]))
 
     def __str__(self) -> str:
         return ":".join(map(str, self))
@@ -85,7 +85,7 @@ class History:
         self._where = where
         self._db = open_database(where, "read")
         # PostgreSQL keeps some texts otherwise than they came.
-        self.kept, self.came = (escape, unescape) if isinstance(where, str) else (_same, _same)
+        self.kept, self.came = (escape, unescape) if isinstance(where, str) else (_unchanged, _unchanged)
 
     def close(self) -> None:
         self._db.close()
@@ -108,8 +108,8 @@ class History:
         rows = self._stored(wanted, key, page, newest_first=newest_first)
         for row in itertools.islice(rows, None if limit is None else min(limit, sys.maxsize)):
             if row[0] not in streams:
-                told = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).tuples()
-                streams = {stream: (device, epoch) for stream, device, epoch in self.rows(told)}
+                query = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).tuples()
+                streams = {stream: (device, epoch) for stream, device, epoch in self.rows(query)}
             yield _event(streams[row[0]], tuple(map(self.came, row)))
 
     def span(self, since: int | None, until: int | None) -> tuple[int, int] | None:
@@ -120,14 +120,14 @@ class History:
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
         """How far each device is stored, and what it says of itself: one row for its newest epoch, or for each epoch."""
-        told: dict[str, Row] = {row["device"]: row for row in self.rows(DeviceRow.select().dicts())}
-        rates = {row[:2]: Pace(*row[2:]) for row in self.rows(paces().tuples())}
+        statuses: dict[str, Row] = {row["device"]: row for row in self.rows(DeviceRow.select().dicts())}
+        event_rates = {row[:2]: Rate(*row[2:]) for row in self.rows(rates().tuples())}
         streams = {(row["device"], row["epoch"]): row for row in self.rows(StreamRow.select().order_by(StreamRow.id).dicts())}
-        newest = dict(streams.keys()) | {device: row["epoch"] for device, row in told.items() if row["epoch"]}
+        newest = dict(streams.keys()) | {device: row["epoch"] for device, row in statuses.items() if row["epoch"]}
         keys = set(newest.items()) | (streams.keys() if all_epochs else set())
         for device, epoch in sorted(keys):
             key, current = (device, epoch), newest[device] == epoch
-            yield device_row(device, epoch, told.get(device), streams.get(key), rates.get(key), current=current)
+            yield device_row(device, epoch, statuses.get(device), streams.get(key), event_rates.get(key), current=current)
 
     def conservation(self) -> Iterator[Row]:
         """For each epoch of each device, whether watermark = stored + gaps + quarantined.
@@ -150,8 +150,8 @@ class History:
         if device is not None:
             with_gaps = with_gaps.where(StreamRow.device == device)
         for stream, name, epoch in self.rows(with_gaps.order_by(StreamRow.device, StreamRow.id).tuples()):
-            found = GapRow.select(GapRow.first, GapRow.last, GapRow.declared_at).where(GapRow.stream == stream)
-            for gap in self._paged(found.dicts(), GapRow.first):
+            gaps = GapRow.select(GapRow.first, GapRow.last, GapRow.declared_at).where(GapRow.stream == stream)
+            for gap in self._paged(gaps.dicts(), GapRow.first):
                 yield {"device": name, "epoch": epoch, **gap, "events": gap["last"] - gap["first"] + 1}
 
     def hourly(self, wanted: Filter) -> Iterator[Row]:
@@ -181,8 +181,8 @@ class History:
     def _key(self, place: Place) -> tuple[int, int, int]:
         """A place by the columns that the order is made of; a stream that is not there comes before any other."""
         stream = StreamRow.select(StreamRow.id).where((StreamRow.device == place.device) & (StreamRow.epoch == place.epoch))
-        found = self.rows(stream.tuples())
-        return (place.timestamp, found[0][0] if found else 0, place.seq)
+        streams = self.rows(stream.tuples())
+        return (place.timestamp, streams[0][0] if streams else 0, place.seq)
 
     def _stored(self, wanted: Filter, after: Key | None, page: int, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
         full = True
@@ -200,27 +200,27 @@ class History:
         if after is not None:
             # SQLite would rather begin each page at this bound than where the last one ended.
             wanted = replace(wanted, until=None) if newest_first else replace(wanted, since=None)
-        apart = wanted.person is not None or wanted.device is not None
-        query = EventRow.select(*KEY) if apart else EventRow.select(*KEY, *EVENT_FIELDS)
-        for condition in self._by_index(wanted) if apart else self.conditions(wanted):
+        by_place = wanted.person is not None or wanted.device is not None
+        query = EventRow.select(*KEY) if by_place else EventRow.select(*KEY, *EVENT_FIELDS)
+        for condition in self._by_index(wanted) if by_place else self.conditions(wanted):
             query = query.where(condition)
         if after is not None:
             # A row value comparison, which SQLite and PostgreSQL answer from the index.
-            here, there = peewee.Tuple(*KEY), peewee.Tuple(*after)
-            query = query.where(here < there if newest_first else here > there)
+            here, last = peewee.Tuple(*KEY), peewee.Tuple(*after)
+            query = query.where(here < last if newest_first else here > last)
         query = query.order_by(*_ordered(KEY, newest_first=newest_first)).limit(limit)
-        return self._whole(query.cte("found"), wanted, newest_first=newest_first) if apart else query
+        return self._events_at(query.cte("places"), wanted, newest_first=newest_first) if by_place else query
 
-    def _whole(self, found: Any, wanted: Filter, *, newest_first: bool) -> Any:
+    def _events_at(self, places: Any, wanted: Filter, *, newest_first: bool) -> Any:
         """The events whose places were found."""
         event = EventRow.alias()
-        same = (event.stream == found.c.stream) & (event.seq == found.c.seq)
+        same = (event.stream == places.c.stream) & (event.seq == places.c.seq)
         for condition in self._by_row(wanted, event):
             same &= condition
-        key = (found.c.timestamp, found.c.stream, found.c.seq)
+        key = (places.c.timestamp, places.c.stream, places.c.seq)
         fields = (getattr(event, column.name) for column in EVENT_FIELDS)
-        query = peewee.Select([found.join(event, peewee.JOIN.LEFT_OUTER, on=same)], [*key, *fields])
-        return query.order_by(*_ordered(key, newest_first=newest_first)).with_cte(found)
+        query = peewee.Select([places.join(event, peewee.JOIN.LEFT_OUTER, on=same)], [*key, *fields])
+        return query.order_by(*_ordered(key, newest_first=newest_first)).with_cte(places)
 
     def _paged(self, query: Any, key: Any, *, newest_first: bool = False) -> Iterator[Row]:
         """All rows of a query by one column, which they give under its name."""
@@ -265,7 +265,7 @@ class History:
         SQLite would always sort. A sum is no column, so it keeps to the index by time, which holds the stream too.
         """
         streams = self.rows(StreamRow.select(StreamRow.id, StreamRow.head).where(StreamRow.device == device).tuples())
-        few = sum(head for _, head in streams) <= SORTED
+        few = sum(head for _, head in streams) <= MAX_SORTED
         return (EventRow.stream if few else EventRow.stream + 0).in_([stream for stream, _ in streams])
 
     def rows(self, query: Any) -> list[Any]:
@@ -283,7 +283,7 @@ def _ordered(columns: Sequence[Any], *, newest_first: bool) -> Iterator[Any]:
     return (column.desc() if newest_first else column for column in columns)
 
 
-def _same(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 

@@ -24,7 +24,7 @@ PEOPLE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Coverage:
     """How complete the history of one device is, and what of a period it lacks.
 
     Attributes:
@@ -51,37 +51,37 @@ class Completeness:
 
     def __init__(self, history: History, device: str | None = None) -> None:
         self._history = history
-        found = _streams() if device is None else _streams().where(StreamRow.device == device)
-        streams = {(name, epoch): rest for name, epoch, *rest in history.rows(found.tuples())}
+        query = _streams() if device is None else _streams().where(StreamRow.device == device)
+        streams = {(name, epoch): rest for name, epoch, *rest in history.rows(query.tuples())}
         self._devices = {stream: name for (name, _), (stream, *_) in streams.items()}
-        told = (row for row in history.devices() if device in (None, row["device"]))
-        self._standings = [_standing(row, streams.get((row["device"], row["epoch"]))) for row in told]
+        rows = (row for row in history.devices() if device in (None, row["device"]))
+        self._coverages = [_coverage(row, streams.get((row["device"], row["epoch"]))) for row in rows]
 
-    def of(self, period: Period) -> Iterator[Standing]:
+    def of(self, period: Period) -> Iterator[Coverage]:
         """Each device, by name."""
         gaps = self._gaps(period)
-        for standing in self._standings:
-            count, lost = gaps.get(standing.device, (0, 0))
-            yield replace(standing, gaps=count, lost=lost)
+        for coverage in self._coverages:
+            count, lost = gaps.get(coverage.device, (0, 0))
+            yield replace(coverage, gaps=count, lost=lost)
 
-    def holds(self, period: Period) -> bool:
+    def covers(self, period: Period) -> bool:
         """Whether everything of the period is here, of every device."""
-        return all(standing.covers(period) for standing in self._standings) and not self._gaps(period)
+        return all(coverage.covers(period) for coverage in self._coverages) and not self._gaps(period)
 
     def _gaps(self, period: Period) -> dict[str, tuple[int, int]]:
         """Gaps of each device that reach into a period, by the events on both sides of them, and the events lost."""
         if not self._devices:
             return {}
-        beside = EventRow.alias()
-        of_stream = beside.select(beside.timestamp).where(beside.stream == GapRow.stream)
-        before = of_stream.where(beside.seq < GapRow.first).order_by(beside.seq.desc()).limit(1)
-        after = of_stream.where(beside.seq > GapRow.last).order_by(beside.seq).limit(1)
+        neighbour = EventRow.alias()
+        of_stream = neighbour.select(neighbour.timestamp).where(neighbour.stream == GapRow.stream)
+        before = of_stream.where(neighbour.seq < GapRow.first).order_by(neighbour.seq.desc()).limit(1)
+        after = of_stream.where(neighbour.seq > GapRow.last).order_by(neighbour.seq).limit(1)
         # Where nothing came after it, it was lost before it was declared.
         ends = peewee.fn.COALESCE(before, period.since), peewee.fn.COALESCE(after, GapRow.declared_at)
-        found = GapRow.select(GapRow.stream, peewee.fn.COUNT(GapRow.first), peewee.fn.SUM(GapRow.last - GapRow.first + 1))
-        found = found.where((ends[0] < period.until) & (ends[1] >= period.since)).group_by(GapRow.stream)
+        query = GapRow.select(GapRow.stream, peewee.fn.COUNT(GapRow.first), peewee.fn.SUM(GapRow.last - GapRow.first + 1))
+        query = query.where((ends[0] < period.until) & (ends[1] >= period.since)).group_by(GapRow.stream)
         of_device: dict[str, tuple[int, int]] = {}
-        for stream, gaps, lost in self._history.rows(found.tuples()):
+        for stream, gaps, lost in self._history.rows(query.tuples()):
             if (device := self._devices.get(stream)) is not None:
                 count, events = of_device.get(device, (0, 0))
                 of_device[device] = (count + gaps, events + int(lost))
@@ -103,7 +103,7 @@ def attendance(
     Yields:
         identity_id, identity_name, first_seen, last_seen, passes; where there are entrances first_in, where exits last_out.
     """
-    seen: list[Any] = [
+    columns: list[Any] = [
         EventRow.identity_id,
         # Of several names, always the same one.
         peewee.fn.MAX(EventRow.identity_name).alias("identity_name"),
@@ -113,9 +113,9 @@ def attendance(
     ]
     for name, pick, endpoints in (("first_in", peewee.fn.MIN, entrances), ("last_out", peewee.fn.MAX, exits)):
         if endpoints:
-            there = EventRow.ep_id.in_([history.kept(endpoint) for endpoint in endpoints])
-            seen.append(pick(peewee.Case(None, [(there, EventRow.timestamp)])).alias(name))
-    query = EventRow.select(*seen).where(EventRow.person_type != STRANGER)
+            at_endpoint = EventRow.ep_id.in_([history.kept(endpoint) for endpoint in endpoints])
+            columns.append(pick(peewee.Case(None, [(at_endpoint, EventRow.timestamp)])).alias(name))
+    query = EventRow.select(*columns).where(EventRow.person_type != STRANGER)
     for condition in history.conditions(replace(wanted, since=day.since, until=day.until)):
         query = query.where(condition)
     query = query.group_by(EventRow.identity_id).order_by(EventRow.identity_id).limit(PEOPLE)
@@ -141,9 +141,9 @@ def _streams() -> Any:
     )
 
 
-def _standing(told: Row, stream: list[Any] | None) -> Standing:
+def _coverage(row: Row, stream: list[Any] | None) -> Coverage:
     """Of a device that `History.devices` tells of, and the stream of its epoch."""
     _, heard, watermark_at = stream or (None, None, None)
     # A status says more than nothing of a device that never had an event; a will does not, and both move `last_seen`.
-    heard = told["last_seen"] if heard is None and told["online"] else heard
-    return Standing(told["device"], watermark_at if told["lag"] else heard, watermark_at, told["lag"])
+    heard = row["last_seen"] if heard is None and row["online"] else heard
+    return Coverage(row["device"], watermark_at if row["lag"] else heard, watermark_at, row["lag"])

@@ -112,7 +112,7 @@ class Retention:
         kept_as = identity_id if self._lite else escape(identity_id)
         by_key, theirs = EventRow.id_key == key(identity_id), EventRow.identity_id == kept_as
         # First, for the names are known from the events: a purge that is killed and started again must still know them.
-        names = {name for found in self._found(by_key, theirs) for *_, name in found}
+        names = {name for found in self._matching(by_key, theirs) for *_, name in found}
         texts = {identity_id, *(name if self._lite else unescape(name) for name in names)} - {""}
         so_far = yield from self._delete_quarantine(so_far, functools.partial(_holds, _needles(texts)))
         yield from self._delete_events(so_far, by_key, theirs)
@@ -120,7 +120,7 @@ class Retention:
             with store_errors(self._where):
                 self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _found(self, *wanted: Any) -> Iterator[list[Any]]:
+    def _matching(self, *wanted: Any) -> Iterator[list[Any]]:
         """Timestamp, stream, seq and name of events, in this order, some at a time: the next of a person may be far."""
         after: Key = (-(2**63), 0, 0)
         while True:
@@ -133,7 +133,7 @@ class Retention:
             after = found[-1][:3]
 
     def _delete_events(self, so_far: Purged, *wanted: Any) -> Steps:
-        for found in self._found(*wanted):
+        for found in self._matching(*wanted):
             # A watermark that rises meanwhile keeps some that need not be.
             streams = StreamRow.select(StreamRow.id, StreamRow.watermark).where(StreamRow.id.in_({stream for _, stream, *_ in found}))
             watermarks = dict(self._rows(streams.tuples()))
@@ -165,10 +165,10 @@ class Retention:
                 entry = QuarantineRow.select(QuarantineRow.id, QuarantineRow.payload).where(QuarantineRow.id > last)
                 entry = entry if by_bytes else entry.where(wanted)
                 found = self._rows(entry.order_by(QuarantineRow.id).limit(QUARANTINE_CHUNK).tuples())
-                gone = [number for number, raw in found if not by_bytes or wanted(bytes(raw))]
-                if gone and not self._dry_run:
-                    QuarantineRow.delete().where(QuarantineRow.id.in_(gone)).bind(self._db).execute()
-            so_far = replace(so_far, quarantined=so_far.quarantined + len(gone))
+                numbers = [number for number, raw in found if not by_bytes or wanted(bytes(raw))]
+                if numbers and not self._dry_run:
+                    QuarantineRow.delete().where(QuarantineRow.id.in_(numbers)).bind(self._db).execute()
+            so_far = replace(so_far, quarantined=so_far.quarantined + len(numbers))
             yield so_far
             if len(found) < QUARANTINE_CHUNK:
                 return so_far
