@@ -174,7 +174,7 @@ def test_whoever_is_killed_whenever_recorded_is_stored_exactly_once(household: H
 def check(household: Household) -> None:
     with open_store(household.store, create=False) as store:
         ring = store.ring()
-        packed = list(store.above(0, float("-inf")))
+        packed = list(store.events_above(0, float("-inf")))
     recorded = {(ring.epoch, fields["seq"], fields["identity_id"]) for fields in (codec.unpack(event) for _, event in packed)}
     with History(household.database) as history:
         rows = [(row["epoch"], row["seq"], row["identity_id"]) for row in history.events(Filter())]

@@ -1,4 +1,4 @@
-"""CONTRACT.md, Device: a platform of our own making speaks to the real `facewire device run`.
+"""docs/contract.md, Device: a platform of our own making speaks to the real `facewire device run`.
 
 Nothing of facewire makes or reads the wire here (see wire.py). A device's period is 20 s at least, so the scenarios run
 at the same time, each a device with its own thread, and each test looks at the end of one of them. `Scene.start` is when

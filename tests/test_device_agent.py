@@ -91,7 +91,7 @@ def platform_on(address: Address) -> Iterator[Platform]:
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploader, "AFTER_CONNECT", 0.1)
     monkeypatch.setattr(uploader, "ACK_TIMEOUT", 1.0)
     monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
@@ -244,7 +244,7 @@ def test_a_probe_comes_with_nothing_to_send_and_finds_out_a_platform_that_lost_i
 ) -> None:
     with open_store(tmp_path / "s.db") as store:
         store.append(events(1, 5))
-        store.settle(lambda _: uploader.Adopt(5))
+        store.apply_ack(lambda _: uploader.Adopt(5))
     agent, _ = start()
     probe = platform.probe()
     assert (probe.events, probe.after, probe.cursor, probe.head) == ((), 5, 5, 5)
@@ -402,21 +402,21 @@ def test_a_store_that_fails_while_a_cursor_is_adopted_is_tried_again(
     start: Start, platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(agent_module, "STORE_RETRY", 0.01)
-    monkeypatch.setattr(uploader, "LEAST_PERIOD", 0.1)
+    monkeypatch.setattr(uploader, "MIN_PERIOD", 0.1)
     failing = threading.Event()
-    settle = Store.settle
+    apply_ack = Store.apply_ack
 
-    def sometimes(store: Store, judge: Callable[[Ring], uploader.Outcome]) -> tuple[uploader.Outcome, Ring]:
-        def judge_and_fail(ring: Ring) -> uploader.Outcome:
-            outcome = judge(ring)
+    def sometimes(store: Store, decide: Callable[[Ring], uploader.Outcome]) -> tuple[uploader.Outcome, Ring]:
+        def decide_and_fail(ring: Ring) -> uploader.Outcome:
+            outcome = decide(ring)
             if failing.is_set():
                 failing.clear()
                 raise StoreError("disk is full")
             return outcome
 
-        return settle(store, judge_and_fail)
+        return apply_ack(store, decide_and_fail)
 
-    monkeypatch.setattr(Store, "settle", sometimes)
+    monkeypatch.setattr(Store, "apply_ack", sometimes)
     agent, recorder = start(period=0.1)
     recorder.record_all(events(1, 2))
     failing.set()

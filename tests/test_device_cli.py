@@ -189,7 +189,7 @@ def test_a_foreign_file_is_a_clear_error_for_every_command(store: Path, command:
 
 def test_status_says_where_a_store_stands(store: Path) -> None:
     with open_store(store, capacity=100) as opened:
-        opened.name("gate")
+        opened.assign_device("gate")
         opened.append(events(1000, 1119))
         epoch = opened.ring().epoch
     (row,) = rows(call("status", "--store", store, "-o", "json"))

@@ -27,7 +27,7 @@ def recorder(path: Path) -> Iterator[Recorder]:
         yield opened
 
 
-def held(path: Path) -> list[int]:
+def stored_seqs(path: Path) -> list[int]:
     with open_store(path, create=False) as store:
         packed = store._query("SELECT seq FROM event ORDER BY seq")
     return [seq for (seq,) in packed]
@@ -63,13 +63,13 @@ class Doubtful:
 def test_record_returns_the_identity_of_an_event_that_is_in_the_store(recorder: Recorder, path: Path) -> None:
     first, second = recorder.record(VENDOR), recorder.record(VENDOR)
     assert second == Recorded(first.epoch, 2)
-    assert held(path) == [1, 2]
+    assert stored_seqs(path) == [1, 2]
 
 
 def test_a_hundred_callers_get_a_seq_each_without_a_hole(path: Path) -> None:
     with Recorder(functools.partial(open_store, path)) as recorder, ThreadPoolExecutor(100) as pool:
         recorded = list(pool.map(lambda _: recorder.record(VENDOR).seq, range(2_000)))
-    assert sorted(recorded) == held(path) == list(range(1, 2_001))
+    assert sorted(recorded) == stored_seqs(path) == list(range(1, 2_001))
 
 
 def test_each_caller_gets_the_seqs_of_its_own_events_in_their_order(path: Path) -> None:
@@ -80,7 +80,7 @@ def test_each_caller_gets_the_seqs_of_its_own_events_in_their_order(path: Path) 
     with Recorder(functools.partial(open_store, path)) as recorder, ThreadPoolExecutor(20) as pool:
         said = {pair for pairs in pool.map(functools.partial(record, recorder), range(1, 200)) for pair in pairs}
     with open_store(path) as store:
-        stored = {(seq, codec.unpack(packed)["timestamp"]) for seq, packed in store.above(0, -1.0)}
+        stored = {(seq, codec.unpack(packed)["timestamp"]) for seq, packed in store.events_above(0, -1.0)}
     assert said == stored
 
 
@@ -111,12 +111,12 @@ def test_an_event_that_breaks_the_contract_is_refused_and_its_neighbours_are_not
     with pytest.raises(EventError, match="score is missing"):
         recorder.record({name: value for name, value in VENDOR.items() if name != "score"})
     assert recorder.record(VENDOR).seq == 2
-    assert held(path) == [1, 2]
+    assert stored_seqs(path) == [1, 2]
 
 
 def test_no_events_need_no_commit(recorder: Recorder, path: Path) -> None:
     assert recorder.record_all([]) == []
-    assert held(path) == []
+    assert stored_seqs(path) == []
 
 
 def test_a_store_that_cannot_be_opened_is_the_makers_to_hear(path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_store_whose_file_was_replaced_is_opened_anew(recorder: Recorder, path
     again = recorder.record(VENDOR)
     assert again.seq == 1
     assert again.epoch != epoch
-    assert held(path) == [1]
+    assert stored_seqs(path) == [1]
 
 
 def test_a_store_that_can_not_be_opened_anew_fails_until_it_can(recorder: Recorder, path: Path) -> None:

@@ -26,13 +26,13 @@ from facewire_device.identity import new_id
 from facewire_device.ring import Ring
 from facewire_device.store import MAX_BATCH_BYTES, Appended, ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent
-from facewire_device.uploader import Adopt, Fork, Ignored
+from facewire_device.uploader import Adopt, Fork, Ignore
 
 BOOT = "b" * 16
 
 
-def next_batch(store: Store, most: int = 100) -> Batch:
-    outgoing = store.outgoing(BOOT, most)
+def decoded_batch(store: Store, most: int = 100) -> Batch:
+    outgoing = store.next_batch(BOOT, most)
     batch = decode_batch(outgoing.payload)
     assert (batch.epoch, batch.boot, batch.cursor, batch.bad) == (outgoing.epoch, BOOT, outgoing.key, ())
     return batch
@@ -41,18 +41,18 @@ def next_batch(store: Store, most: int = 100) -> Batch:
 def drain(store: Store) -> list[Event]:
     """All events above the cursor, as a platform gets them."""
     found: list[Event] = []
-    while (batch := next_batch(store)).events:
+    while (batch := decoded_batch(store)).events:
         found += batch.events
         adopt(store, batch.cursor)
     return found
 
 
 def adopt(store: Store, cursor: int) -> Ring:
-    return store.settle(lambda _: Adopt(cursor))[1]
+    return store.apply_ack(lambda _: Adopt(cursor))[1]
 
 
 def fork(store: Store, first: int) -> Ring:
-    return store.settle(lambda _: Fork(first))[1]
+    return store.apply_ack(lambda _: Fork(first))[1]
 
 
 @pytest.fixture
@@ -78,13 +78,13 @@ def test_a_new_store_is_empty_and_has_an_epoch_of_its_own(tmp_path: Path) -> Non
         assert a.ring() == Ring(a.ring().epoch)
         assert a.ring().epoch != b.ring().epoch
         assert a.capacity == 10_000
-        assert not next_batch(a).events
+        assert not decoded_batch(a).events
 
 
 def test_an_event_comes_back_as_it_went_in_with_its_seq(store: Store) -> None:
     given = Event(0, 5, -0.0, "p", "Zoë\0", 9, "g", "e", {"x": [1, {"y": None}], "picture": b"\0\xff", "big": 2**63})
     assert store.append([given]) == Appended(store.ring().epoch, 1, 1)
-    assert next_batch(store).events == (given._replace(seq=1),)
+    assert decoded_batch(store).events == (given._replace(seq=1),)
 
 
 def test_seqs_go_on_without_a_hole_after_the_store_was_closed(path: Path) -> None:
@@ -98,10 +98,10 @@ def test_seqs_go_on_without_a_hole_after_the_store_was_closed(path: Path) -> Non
 
 def test_a_batch_ends_at_its_number_of_events_or_before_it_grows_too_large(store: Store) -> None:
     store.append([*events(1, 150), *events(151, 160, picture=bytes(MAX_EVENT_BYTES // 2))])
-    assert next_batch(store, 7).cursor == 7
-    assert next_batch(store).cursor == 100
+    assert decoded_batch(store, 7).cursor == 7
+    assert decoded_batch(store).cursor == 100
     adopt(store, 150)
-    payload = store.outgoing(BOOT).payload
+    payload = store.next_batch(BOOT).payload
     assert 1 < len(decode_batch(payload).events) < 10
     assert len(payload) < MAX_BATCH_BYTES + 1000
 
@@ -114,8 +114,8 @@ def test_an_event_larger_than_a_batch_should_be_goes_alone(store: Store, monkeyp
 
 def test_only_scores_above_the_threshold_are_found_after_a_seq(store: Store) -> None:
     store.append([event(number, score) for number, score in enumerate([0.9, 0.8, 0.81, 0.2, 0.95], 1)])
-    assert [seq for seq, _ in store.above(0, 0.8)] == [1, 3, 5]
-    assert [seq for seq, _ in store.above(1, 0.8)] == [3, 5]
+    assert [seq for seq, _ in store.events_above(0, 0.8)] == [1, 3, 5]
+    assert [seq for seq, _ in store.events_above(1, 0.8)] == [3, 5]
 
 
 def test_another_connections_commit_changes_the_version_and_nothing_else_does(store: Store, path: Path) -> None:
@@ -144,7 +144,7 @@ def test_the_oldest_are_overwritten_and_what_was_not_acked_of_them_is_counted(pa
         adopt(store, 2)
         store.append(events(5, 9))
         assert (store.ring().oldest, store.ring().dropped) == (5, 2)
-        batch = next_batch(store)
+        batch = decoded_batch(store)
         assert (batch.after, [item.seq for item in batch.events]) == (2, [5, 6, 7, 8, 9])
 
 
@@ -258,15 +258,15 @@ def test_the_first_machine_that_is_known_owns_a_store_without_a_fork(path: Path)
 def test_an_ack_that_is_ignored_changes_nothing(store: Store) -> None:
     store.append([event()])
     before = store.ring()
-    assert store.settle(lambda _: Ignored()) == (Ignored(), before)
+    assert store.apply_ack(lambda _: Ignore()) == (Ignore(), before)
     assert store.ring() == before
 
 
 def test_a_store_stays_with_its_device(store: Store) -> None:
-    store.name("gate-1")
-    store.name("gate-1")
+    store.assign_device("gate-1")
+    store.assign_device("gate-1")
     with pytest.raises(StoreError, match="is the store of device 'gate-1', not of 'gate-2'"):
-        store.name("gate-2")
+        store.assign_device("gate-2")
     assert store.device() == "gate-1"
 
 
@@ -280,8 +280,8 @@ class AgainstAModel(RuleBasedStateMachine):
         self.capacity = 7
         self.store = open_store(self.path, capacity=7)
         self.recorded = 0
-        #: (seq, number) of what is held.
-        self.held: list[tuple[int, int]] = []
+        #: (seq, number) of what is kept.
+        self.kept: list[tuple[int, int]] = []
         self.head = self.cursor = 0
 
     def teardown(self) -> None:
@@ -292,15 +292,15 @@ class AgainstAModel(RuleBasedStateMachine):
     def append(self, count: int) -> None:
         first = self.recorded + 1
         self.store.append(events(first, self.recorded + count))
-        self.held += [(self.head + 1 + place, first + place) for place in range(count)]
+        self.kept += [(self.head + 1 + place, first + place) for place in range(count)]
         self.recorded += count
         self.head += count
-        self.held = self.held[-self.capacity :]
+        self.kept = self.kept[-self.capacity :]
 
     @rule()
     def send_and_adopt(self) -> None:
-        batch = next_batch(self.store, 3)
-        expected = [pair for pair in self.held if pair[0] > self.cursor][:3]
+        batch = decoded_batch(self.store, 3)
+        expected = [pair for pair in self.kept if pair[0] > self.cursor][:3]
         assert [(item.seq, item.timestamp) for item in batch.events] == expected
         self.cursor = adopt(self.store, batch.cursor).cursor
         assert self.cursor == batch.cursor
@@ -315,7 +315,7 @@ class AgainstAModel(RuleBasedStateMachine):
     def fork(self, share: float) -> None:
         first = 1 + int(self.head * share)
         fork(self.store, first)
-        self.held = [(seq - first + 1, number) for seq, number in self.held if seq >= first]
+        self.kept = [(seq - first + 1, number) for seq, number in self.kept if seq >= first]
         self.head, self.cursor = self.head - first + 1, 0
 
     @rule(capacity=st.integers(1, 12))
@@ -323,13 +323,13 @@ class AgainstAModel(RuleBasedStateMachine):
         self.store.close()
         self.store = open_store(self.path, capacity=capacity)
         self.capacity = capacity
-        self.held = self.held[-capacity:]
+        self.kept = self.kept[-capacity:]
 
     @invariant()
     def they_agree(self) -> None:
         ring = self.store.ring()
         assert (ring.head, ring.cursor) == (self.head, self.cursor)
-        assert ring.oldest == (self.held[0][0] if self.held else self.head + 1)
+        assert ring.oldest == (self.kept[0][0] if self.kept else self.head + 1)
 
 
 TestAgainstAModel = AgainstAModel.TestCase
@@ -411,7 +411,13 @@ def no_file_larger_than(size_bytes: int) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "change",
-    [lambda s: s.append(events(1, 2_000)), lambda s: adopt(s, 30), lambda s: fork(s, 20), lambda s: s.resize(5), lambda s: s.claim("m")],
+    [
+        lambda s: s.append(events(1, 2_000)),
+        lambda s: adopt(s, 30),
+        lambda s: fork(s, 20),
+        lambda s: s.resize(5),
+        lambda s: s.assign_machine("m"),
+    ],
 )
 def test_a_full_disk_fails_a_change_whole_and_the_next_one_goes_through(path: Path, change: Callable[[Store], Any]) -> None:
     with open_store(path) as store, open_store(path) as other:
@@ -422,7 +428,7 @@ def test_a_full_disk_fails_a_change_whole_and_the_next_one_goes_through(path: Pa
                 with pytest.raises(StoreError, match=r"store\.db: (disk I/O error|database or disk is full)"):
                     change(store)
             assert store.ring() == other.ring() == before
-            assert next_batch(store).cursor == 50, "what is there can still be sent"
+            assert decoded_batch(store).cursor == 50, "what is there can still be sent"
         change(store)
         assert store.append([event(51)]).last == store.ring().head
     with open_store(path, check=True):
@@ -589,11 +595,11 @@ def test_an_event_that_is_not_what_was_recorded_is_left_out_and_so_declared_lost
     assert whole.count(b"p3\xad") == 1
     path.write_bytes(whole.replace(b"p3\xad", b"p4\xad"))
     with open_store(path) as store:
-        batch = next_batch(store)
+        batch = decoded_batch(store)
         assert ([item.seq for item in batch.events], batch.cursor) == ([1, 2, 4, 5], 5)
-        assert [seq for seq, _ in store.above(0, 0.1)] == [1, 2, 4, 5]
+        assert [seq for seq, _ in store.events_above(0, 0.1)] == [1, 2, 4, 5]
         fork(store, 2)
-        assert [item.seq for item in next_batch(store).events] == [1, 3, 4]
+        assert [item.seq for item in decoded_batch(store).events] == [1, 3, 4]
         assert numbers(drain(store)) == [2, 4, 5]
     assert "event damaged" in caplog.text
     with open_store(path, check=True):
@@ -660,7 +666,7 @@ def test_a_store_whose_file_was_replaced_takes_no_events_that_nobody_would_read(
             item.rename(item.with_name(f"elsewhere-{item.name}")) if how == "moved" else item.unlink()
         if how == "replaced":
             open_store(path).close()
-        for use in (lambda: store.append([event()]), store.ring, store.version, lambda: store.outgoing(BOOT)):
+        for use in (lambda: store.append([event()]), store.ring, store.version, lambda: store.next_batch(BOOT)):
             with pytest.raises(ReplacedError):
                 use()
 

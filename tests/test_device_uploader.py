@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from facewire.messages import Ack
 from facewire_device import uploader as module
 from facewire_device.ring import Ring
-from facewire_device.uploader import ACK_TIMEOUT, AFTER_CONNECT, BACKOFF, MOST_PATIENCE, Adopt, Fork, Ignored, Refused, Uploader
+from facewire_device.uploader import ACK_TIMEOUT, AFTER_CONNECT, BACKOFF, MAX_RETRY_AFTER, Adopt, Fork, Ignore, Retry, Uploader
 
 EPOCH, BOOT = "e" * 16, "b" * 16
 
@@ -161,7 +161,7 @@ def test_an_ack_for_a_batch_that_was_replaced_by_a_larger_one_is_ignored() -> No
     uploader = up()
     uploader.sent(1.0, EPOCH, 7)
     uploader.sent(6.0, EPOCH, 9)
-    assert uploader.acked(6.1, ack(7), Ring(EPOCH, head=9)) == Ignored()
+    assert uploader.acked(6.1, ack(7), Ring(EPOCH, head=9)) == Ignore()
     assert uploader.acked(6.2, ack(9), Ring(EPOCH, head=9)) == Adopt(9)
 
 
@@ -170,16 +170,16 @@ def test_an_ack_that_is_not_for_the_batch_in_flight_is_ignored_r2(change: dict[s
     uploader = up()
     uploader.sent(1.0, EPOCH, 7)
     before = uploader.wakes_at
-    assert uploader.acked(2.0, replace(ack(7), **change), Ring(EPOCH, head=9)) == Ignored()
+    assert uploader.acked(2.0, replace(ack(7), **change), Ring(EPOCH, head=9)) == Ignore()
     assert uploader.wakes_at == before
 
 
 def test_an_ack_counts_once() -> None:
     uploader = up()
-    assert uploader.acked(0.1, ack(0), Ring(EPOCH)) == Ignored(), "nothing was sent"
+    assert uploader.acked(0.1, ack(0), Ring(EPOCH)) == Ignore(), "nothing was sent"
     uploader.sent(1.0, EPOCH, 7)
     uploader.acked(2.0, ack(7), Ring(EPOCH, head=7))
-    assert uploader.acked(2.1, ack(7), Ring(EPOCH, head=7)) == Ignored()
+    assert uploader.acked(2.1, ack(7), Ring(EPOCH, head=7)) == Ignore()
 
 
 @pytest.mark.parametrize(
@@ -217,12 +217,12 @@ def test_a_batch_refused_whole_goes_on_as_if_no_ack_had_come() -> None:
     uploader = up()
     uploader.sent(1.0, EPOCH, 7)
     before = due_at(uploader)
-    assert uploader.acked(2.0, ack(7, error="no"), Ring(EPOCH, head=7)) == Refused("no")
+    assert uploader.acked(2.0, ack(7, error="no"), Ring(EPOCH, head=7)) == Retry("no")
     assert due_at(uploader) == before
     assert uploader.sent(before, EPOCH, 7) == 1
 
 
-@pytest.mark.parametrize(("retry_after", "at"), [(90_000, 92.0), (1, 20.5), (10**15, 2.0 + MOST_PATIENCE)])
+@pytest.mark.parametrize(("retry_after", "at"), [(90_000, 92.0), (1, 20.5), (10**15, 2.0 + MAX_RETRY_AFTER)])
 def test_a_platform_may_ask_for_patience_but_not_for_ever(retry_after: int, at: float) -> None:
     uploader = up()
     uploader.sent(0.5, EPOCH, 7)
@@ -301,7 +301,7 @@ class Times(RuleBasedStateMachine):
     @rule(key=st.integers(0, 1000), error=st.none() | st.just("no"))
     def stray(self, key: int, error: str | None) -> None:
         outcome = self.uploader.acked(self.now, ack(key, boot="c" * 16, error=error), self.ring)
-        assert outcome == Ignored()
+        assert outcome == Ignore()
 
     @invariant()
     def no_period_has_more_batches_than_allowed(self) -> None:
@@ -321,4 +321,4 @@ TestTimes = Times.TestCase
 
 
 def test_the_default_period_is_the_specifications() -> None:
-    assert module.DEFAULT_PERIOD == module.LEAST_PERIOD == 20.0
+    assert module.DEFAULT_PERIOD == module.MIN_PERIOD == 20.0

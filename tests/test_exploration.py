@@ -153,7 +153,7 @@ class World:
             return
         batch = self._batch(s)
         uploader.sent(LATER, batch.epoch, batch.cursor)
-        s = s._replace(in_flight=uploader._in_flight)
+        s = s._replace(in_flight=uploader.in_flight)
         yield from self._put(s, batch)
 
     def deliver(self, s: State, message: Message) -> State:
@@ -175,14 +175,14 @@ class World:
         batch = self._batch(s)
         uploader.sent(LATER, batch.epoch, batch.cursor)
         platform, ack = self._ingest(s.platform, batch)
-        return self._acked(s._replace(in_flight=uploader._in_flight, platform=platform), ack)
+        return self._acked(s._replace(in_flight=uploader.in_flight, platform=platform), ack)
 
     def _due(self, uploader: real_uploader.Uploader, s: State) -> bool:
         return uploader.poll(LATER) and (self.probes or s.device.ring.lag > 0)
 
     def _uploader(self, s: State) -> real_uploader.Uploader:
         uploader: real_uploader.Uploader = self.uploader.Uploader(f"b{s.boot}", now=0.0, jitter=float)
-        uploader._in_flight = s.in_flight
+        uploader.in_flight = s.in_flight
         uploader.connected(0.0)
         return uploader
 
@@ -197,7 +197,7 @@ class World:
         uploader = self._uploader(s)
         ring, held = s.device
         match_name = type(outcome := uploader.acked(LATER, ack, ring)).__name__
-        s = s._replace(in_flight=uploader._in_flight)
+        s = s._replace(in_flight=uploader.in_flight)
         if match_name == "Adopt":
             return s._replace(device=Device(ring.adopted(outcome.cursor), held))  # type: ignore[union-attr]  # a mutant's class
         if match_name == "Fork":
@@ -247,11 +247,11 @@ def contents(platform: Platform) -> set[int]:
 
 
 #: More than any state of the real machines needs; without the rules a device may fork without end.
-MOST_EPOCHS: Final = 5
+MAX_EPOCHS: Final = 5
 
 
 def check_streams(s: State) -> None:
-    assert s.epochs <= MOST_EPOCHS, f"does not settle: forks without end, {s.epochs} epochs"
+    assert s.epochs <= MAX_EPOCHS, f"does not settle: forks without end, {s.epochs} epochs"
     for epoch, stream in s.platform:
         stored = dict(stream.stored)
         assert len(stored) == len(stream.stored), f"stored twice in {epoch}: {stream}"
@@ -277,7 +277,7 @@ class Bound:
     pipe_size: int = 2
 
 
-def explore(world: World, faults: Faults, *, most_states: int = 10_000_000) -> int:
+def explore(world: World, faults: Faults, *, max_states: int = 10_000_000) -> int:
     """Visit every state; returns how many. Raises AssertionError with the shortest way to a state that breaks a promise."""
     first = world.start(faults)
     came_from: dict[State, State | None] = {first: None}
@@ -297,12 +297,12 @@ def explore(world: World, faults: Faults, *, most_states: int = 10_000_000) -> i
                     came_from[after] = state
                     following.append(after)
         layer = following
-        assert len(came_from) <= most_states
+        assert len(came_from) <= max_states
     return len(came_from)
 
 
 #: A fork and a rewind each take a round or two; nothing needs this many.
-MOST_ROUNDS: Final = 20
+MAX_ROUNDS: Final = 20
 _NO_FAULTS: Final = Faults(0, 0, 0, 0, 0, 0, 0)
 
 
@@ -310,7 +310,7 @@ def _check_settles(world: World, state: State, settled: set[State]) -> None:
     # What may still go wrong or be restored makes no difference to a run without faults: fewer states to settle.
     state = state._replace(faults=_NO_FAULTS, snapshot=(), image=Device(Ring("")))
     path = []
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         if state in settled:
             break
         path.append(state)
@@ -320,7 +320,7 @@ def _check_settles(world: World, state: State, settled: set[State]) -> None:
             break
         state = after
     else:
-        raise AssertionError(f"does not settle within {MOST_ROUNDS} rounds: {state}")
+        raise AssertionError(f"does not settle within {MAX_ROUNDS} rounds: {state}")
     settled.update(path)
 
 
@@ -352,8 +352,8 @@ def test_every_interleaving_keeps_the_promise(bound: Bound, capsys: pytest.Captu
 
 #: rule -> the text of the uploader that states it, and what stands there without the rule
 MUTANTS: Final = {
-    "R2": ("(ack.epoch, ack.key) != self._in_flight or ack.boot != self.boot", "False"),
-    "R2 epoch": ("(ack.epoch, ack.key) != self._in_flight", "ack.key != (self._in_flight or (0, -1))[1]"),
+    "R2": ("(ack.epoch, ack.key) != self.in_flight or ack.boot != self.boot", "False"),
+    "R2 epoch": ("(ack.epoch, ack.key) != self.in_flight", "ack.key != (self.in_flight or (0, -1))[1]"),
     "R2 boot": (" or ack.boot != self.boot", ""),
     "R3 never past what was sent": ("Adopt(min(ack.cursor, ack.key))", "Adopt(ack.cursor)"),
     "R3 goes back": ("Adopt(min(ack.cursor, ack.key))", "Adopt(max(ring.cursor, min(ack.cursor, ack.key)))"),

@@ -12,7 +12,7 @@ from facewire.events import event_from_map
 from facewire.messages import MAX_BATCH_EVENTS, Ack, decode_batch, decode_match
 from facewire_device.uploader import Adopt, Fork
 from facewire_fleet import net
-from facewire_fleet.fleet import OFFICE_DAY, REGULARS, Device, Kept, Memory, Plan, Rhythm, compare, crowd, percentile
+from facewire_fleet.fleet import OFFICE_DAY, REGULARS, Comparison, Device, MemoryStore, Plan, Rhythm, compare, crowd, percentile
 
 NOW_MS = 1_764_054_000_000
 PLAN = Plan(rate=0.2, duration=1_000.0, people=crowd(500, random.Random(1).random), rhythm=Rhythm())
@@ -42,9 +42,9 @@ def ack(device: Device, key: int, cursor: int, conflict: int | None = None) -> A
 
 def send(device: Device, now: float) -> int:
     device.uploader.connected(now)
-    outgoing = device.batch()
-    device.uploader.sent(now, outgoing.epoch, outgoing.key)
-    return outgoing.key
+    batch = device.batch()
+    device.uploader.sent(now, batch.epoch, batch.key)
+    return batch.key
 
 
 def test_events_come_at_the_mean_rate_and_all_within_the_run() -> None:
@@ -127,10 +127,10 @@ def test_first_batches_are_spread_over_the_period() -> None:
 
 
 def test_a_ring_in_memory_overwrites_the_oldest_and_says_so() -> None:
-    memory = Memory("e" * 16, 5, counter())
+    memory = MemoryStore("e" * 16, 5, counter())
     for n in range(8):
         memory.append({"timestamp": n, "score": 0.5, "identity_id": "", "identity_name": "", "person_type": 1})
-    batch = decode_batch(memory.outgoing("b" * 16).payload)
+    batch = decode_batch(memory.next_batch("b" * 16).payload)
     assert (batch.after, batch.cursor, batch.head, batch.oldest) == (0, 8, 8, 4)
     assert [event.seq for event in batch.events] == [4, 5, 6, 7, 8]
     assert memory.ring.dropped == 3
@@ -167,24 +167,24 @@ def test_a_conflict_forks_into_a_new_epoch_with_the_rest_recorded_again() -> Non
 
 def test_every_event_stored_once_or_declared_lost_is_kept() -> None:
     heads = {("a", "1"): 3, ("b", "2"): 2, ("c", "3"): 0}
-    assert compare(heads, {("a", "1"): [3, 1, 2], ("b", "2"): [2]}, {("b", "2"): 1}) == Kept(stored=4, gaps=1)
+    assert compare(heads, {("a", "1"): [3, 1, 2], ("b", "2"): [2]}, {("b", "2"): 1}) == Comparison(stored=4, gaps=1)
 
 
 @pytest.mark.parametrize(
     ("seqs", "expected"),
     [
-        ([1, 2], Kept(stored=2, missing=1)),
-        ([1, 2, 2, 3], Kept(stored=3, doubled=1)),
-        ([1, 2, 2], Kept(stored=2, doubled=1, missing=1)),
-        ([1, 2, 3, 4], Kept(stored=3, doubled=1)),
+        ([1, 2], Comparison(stored=2, missing=1)),
+        ([1, 2, 2, 3], Comparison(stored=3, doubled=1)),
+        ([1, 2, 2], Comparison(stored=2, doubled=1, missing=1)),
+        ([1, 2, 3, 4], Comparison(stored=3, doubled=1)),
     ],
 )
-def test_what_is_missing_doubled_or_never_recorded_is_seen(seqs: list[int], expected: Kept) -> None:
+def test_what_is_missing_doubled_or_never_recorded_is_seen(seqs: list[int], expected: Comparison) -> None:
     assert compare({("a", "1"): 3}, {("a", "1"): seqs}, {}) == expected
 
 
 def test_an_epoch_that_no_device_has_is_doubled() -> None:
-    assert compare({("a", "1"): 1}, {("a", "1"): [1], ("a", "9"): [1, 2]}, {}) == Kept(stored=1, doubled=2)
+    assert compare({("a", "1"): 1}, {("a", "1"): [1], ("a", "9"): [1, 2]}, {}) == Comparison(stored=1, doubled=2)
 
 
 def test_percentiles_are_of_values_that_were_measured() -> None:

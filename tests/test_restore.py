@@ -50,7 +50,7 @@ class Acks:
     def __init__(self, broker: Address, stack: ExitStack) -> None:
         self.cursors: defaultdict[str, list[int]] = defaultdict(list)
         self._changed, self._up = threading.Condition(), False
-        connection = Connection(broker, "acks", [(Topics().all("ack"), 1)], self._tell)
+        connection = Connection(broker, "acks", [(Topics().all("ack"), 1)], self._on_happening)
         connection.start()
         stack.callback(connection.close)
         self.wait(lambda: self._up)
@@ -59,7 +59,7 @@ class Acks:
         with self._changed:
             assert self._changed.wait_for(condition, 30.0), self.cursors
 
-    def _tell(self, happening: Happening) -> None:
+    def _on_happening(self, happening: Happening) -> None:
         with self._changed:
             if isinstance(happening, Connected):
                 self._up = True
@@ -70,8 +70,8 @@ class Acks:
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploader, "LEAST_PERIOD", PERIOD)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploader, "MIN_PERIOD", PERIOD)
     monkeypatch.setattr(uploader, "AFTER_CONNECT", 0.1)
     monkeypatch.setattr(uploader, "ACK_TIMEOUT", 1.0)
     monkeypatch.setattr(uploader, "BACKOFF", (0.2, 0.5))

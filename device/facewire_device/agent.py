@@ -4,7 +4,7 @@
     paho's thread ── happenings ─▶ inbox ─┴▶ agent's thread: store + uploader ──▶ match, history, status
 
 One thread owns the store's connection and the uploader. Events that another process records are found by looking at
-the store every `LOOK_EVERY`.
+the store every `POLL_EVERY`.
 """
 
 import logging
@@ -25,19 +25,18 @@ from facewire_device.ring import Ring
 from facewire_device.settings import Settings as Settings
 from facewire_device.store import ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent
-from facewire_device.uploader import Adopt, Fork, Ignored, Outcome, Refused, Uploader
-from facewire_mqtt.connection import Connected, Connection, Disconnected, Happening, Publication, Received
-from facewire_mqtt.connection import Refused as BrokerRefused
+from facewire_device.uploader import Adopt, Fork, Ignore, Outcome, Retry, Uploader
+from facewire_mqtt.connection import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
 
 log = logging.getLogger(__name__)
 
 #: How soon an event that another process recorded is seen, s. The specification allows 0.1.
-LOOK_EVERY: Final = 0.05
+POLL_EVERY: Final = 0.05
 #: Resends without an ack after which the session is taken for dead, however alive it looks.
-RESENDS_A_SESSION: Final = 3
+RESENDS_PER_SESSION: Final = 3
 #: The wait after a failure of the store, s.
 STORE_RETRY: Final = 1.0
-INBOX: Final = 1_000
+INBOX_LIMIT: Final = 1_000
 
 
 class Agent:
@@ -63,16 +62,18 @@ class Agent:
         self.boot = new_id()
         self._uploader = Uploader(self.boot, now=time.monotonic(), period=settings.period, catch_up=settings.catch_up, jitter=random.random)
         self._topic = {kind: settings.topics.of(settings.device, kind) for kind in QOS}
-        self._connection = Connection(settings.address, settings.device, [(self._topic["ack"], QOS["ack"])], self._tell, will=self._offline)
+        self._connection = Connection(
+            settings.address, settings.device, [(self._topic["ack"], QOS["ack"])], self._on_happening, will=self._offline
+        )
         self._inbox: queue.SimpleQueue[Happening | None] = queue.SimpleQueue()
         #: A wake is in the inbox: one is enough.
-        self._woken = False
+        self._wake_queued = False
         self._stopping = threading.Event()
         #: Set once an ack of this run left nothing to send.
         self._confirmed = threading.Event()
         self._was_connected = threading.Event()
         self._failure: BaseException | None = None
-        self._trouble = ""
+        self._last_error = ""
         self._connected = False
         self._status_due = 0.0
         # Opened here too, so that what is wrong with it is the caller's to see, and a clone is forked before anyone records.
@@ -81,7 +82,7 @@ class Agent:
             with open_store(
                 settings.store, capacity=settings.capacity, machine=settings.machine, replace=settings.set_aside, check=True
             ) as store:
-                store.name(settings.device)
+                store.assign_device(settings.device)
                 ring = store.ring()
         except BaseException:
             self._lock.close()
@@ -100,8 +101,8 @@ class Agent:
 
     def wake(self) -> None:
         """Something was recorded: look at once. For `Recorder(on_commit=…)`."""
-        if not self._woken:
-            self._woken = True
+        if not self._wake_queued:
+            self._wake_queued = True
             self._inbox.put(None)
 
     def wait_connected(self, timeout: float) -> bool:
@@ -112,7 +113,7 @@ class Agent:
         """Wait until everything recorded is acked, as an ack of this run confirms. Raises `StoreError` if the agent fails."""
         with self.open_store() as store:
             while not (self._confirmed.is_set() and store.ring().lag == 0):
-                self.wait(LOOK_EVERY)
+                self.wait(POLL_EVERY)
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait for so long, s, or for ever. Raises `StoreError` if the agent fails."""
@@ -137,9 +138,9 @@ class Agent:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _tell(self, happening: Happening) -> None:
+    def _on_happening(self, happening: Happening) -> None:
         """Called on paho's thread. Only messages may be many; one that is lost is asked for again by a resend."""
-        if isinstance(happening, Received) and self._inbox.qsize() >= INBOX:
+        if isinstance(happening, Received) and self._inbox.qsize() >= INBOX_LIMIT:
             log.warning("inbox full, dropped topic=%s", happening.topic)
         else:
             self._inbox.put(happening)
@@ -157,47 +158,47 @@ class Agent:
         """Until the end, or until the store is to be opened again."""
         try:
             with self.open_store() as store:
-                store.name(self.settings.device)
+                store.assign_device(self.settings.device)
                 while not self._stopping.is_set():
-                    self._turn_safely(store)
+                    self._turn_or_wait(store)
                     self._on_turn()
-                self.realtime.look(store)
+                self.realtime.poll(store)
         except StoreError as exc:
-            self._wait_out(exc)
+            self._wait_after_failure(exc)
 
-    def _turn_safely(self, store: Store) -> None:
+    def _turn_or_wait(self, store: Store) -> None:
         try:
             self._turn(store)
-            self._trouble = ""
+            self._last_error = ""
         except ReplacedError:
             raise
         except StoreError as exc:
-            self._wait_out(exc)
+            self._wait_after_failure(exc)
 
-    def _wait_out(self, exc: StoreError) -> None:
+    def _wait_after_failure(self, exc: StoreError) -> None:
         """An outage of the store, such as a full disk: what failed is tried again. Said once."""
-        if str(exc) != self._trouble:
+        if str(exc) != self._last_error:
             log.error("store failed error=%s", exc)
-        self._trouble = str(exc)
+        self._last_error = str(exc)
         self._stopping.wait(STORE_RETRY)
 
     def _turn(self, store: Store) -> None:
-        happening = self._next()
+        happening = self._next_happening()
         if happening is not None:
             self._handle(happening, store)
-        self.realtime.look(store)
+        self.realtime.poll(store)
         if self._uploader.poll(time.monotonic()):
             self._publish_batch(store)
 
-    def _next(self) -> Happening | None:
+    def _next_happening(self) -> Happening | None:
         wakes_at = self._uploader.wakes_at
-        wait = LOOK_EVERY if wakes_at is None else min(LOOK_EVERY, wakes_at - time.monotonic())
+        wait = POLL_EVERY if wakes_at is None else min(POLL_EVERY, wakes_at - time.monotonic())
         try:
             happening = self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()
         except queue.Empty:
             return None
         if happening is None:
-            self._woken = False
+            self._wake_queued = False
         return happening
 
     def _handle(self, happening: Happening, store: Store) -> None:
@@ -213,12 +214,12 @@ class Agent:
                     log.warning("disconnected reason=%s matches_missed=%d", reason, self.realtime.missed)
                 self._connected = False
                 self._uploader.disconnected()
-            case BrokerRefused(reason):
+            case Refused(reason):
                 log.error("broker refuses device=%s reason=%s", self.settings.device, reason)
             case Received(topic=topic, payload=payload):
-                self._take_ack(topic, payload, store)
+                self._handle_ack(topic, payload, store)
 
-    def _take_ack(self, topic: str, payload: bytes, store: Store) -> None:
+    def _handle_ack(self, topic: str, payload: bytes, store: Store) -> None:
         if topic != self._topic["ack"]:
             log.warning("ignored message topic=%s", topic)
             return
@@ -228,12 +229,12 @@ class Agent:
             log.warning("ignored ack error=%s", exc)
             return
         now = time.monotonic()
-        outcome, ring = store.settle(lambda ring: self._judge(now, ack, ring))
+        outcome, ring = store.apply_ack(lambda ring: self._decide(now, ack, ring))
         match outcome:
-            case Ignored():
+            case Ignore():
                 log.debug("ignored ack key=%d: not the batch in flight", ack.key)
                 return
-            case Refused(error):
+            case Retry(error):
                 log.error("platform refused the batch key=%d error=%s", ack.key, error)
                 return
             case Adopt(cursor):
@@ -248,24 +249,24 @@ class Agent:
         if now >= self._status_due:
             self._publish_status(store)
 
-    def _judge(self, now: float, ack: Ack, ring: Ring) -> Outcome:
+    def _decide(self, now: float, ack: Ack, ring: Ring) -> Outcome:
         # Another process may have forked the store, or somebody replaced it, since the batch was sent.
-        return self._uploader.acked(now, ack, ring) if ack.epoch == ring.epoch else Ignored()
+        return self._uploader.acked(now, ack, ring) if ack.epoch == ring.epoch else Ignore()
 
     def _publish_match(self, payload: bytes) -> bool:
         return self._connected and self._connection.publish(Publication(self._topic["match"], payload, QOS["match"]))
 
     def _publish_batch(self, store: Store) -> None:
-        outgoing = store.outgoing(self.boot, self.settings.batch)
-        if not self._connection.publish(Publication(self._topic["history"], outgoing.payload, QOS["history"])):
+        batch = store.next_batch(self.boot, self.settings.batch)
+        if not self._connection.publish(Publication(self._topic["history"], batch.payload, QOS["history"])):
             self._uploader.disconnected()
             self._connection.reconnect("publishing failed")
             return
-        resends = self._uploader.sent(time.monotonic(), outgoing.epoch, outgoing.key)
-        log.debug("sent batch key=%d resends=%d", outgoing.key, resends)
+        resends = self._uploader.sent(time.monotonic(), batch.epoch, batch.key)
+        log.debug("sent batch key=%d resends=%d", batch.key, resends)
         if resends:
-            log.warning("no ack in time, sent again key=%d resends=%d", outgoing.key, resends)
-        if resends and resends % RESENDS_A_SESSION == 0:
+            log.warning("no ack in time, sent again key=%d resends=%d", batch.key, resends)
+        if resends and resends % RESENDS_PER_SESSION == 0:
             self._connection.reconnect(f"no ack after {resends} resends")
 
     def _publish_status(self, store: Store) -> None:
@@ -285,13 +286,13 @@ class Agent:
             dropped=ring.dropped,
             version=version("facewire"),
         )
-        self._connection.publish(self._about(online))
+        self._connection.publish(self._status_publication(online))
 
     def _offline(self) -> Publication:
         """The last will, and the goodbye."""
-        return self._about(Status(self.boot, online=False, at=_now_ms()))
+        return self._status_publication(Status(self.boot, online=False, at=_now_ms()))
 
-    def _about(self, status: Status) -> Publication:
+    def _status_publication(self, status: Status) -> Publication:
         return Publication(self._topic["status"], encode(status), QOS["status"], retain=True)
 
 

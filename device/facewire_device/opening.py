@@ -15,8 +15,8 @@ import peewee
 
 from facewire.errors import StoreError
 from facewire_device.identity import new_id
-from facewire_device.schema import EventRow, StateRow
-from facewire_device.store_file import APPLICATION_ID, DamagedError, holds_store, place
+from facewire_device.schema import RingEvent, RingState
+from facewire_device.store_file import APPLICATION_ID, DamagedError, file_id, has_store
 
 log = logging.getLogger(__name__)
 # At DEBUG, peewee logs each statement with its values, names of people among them.
@@ -30,8 +30,8 @@ _SCHEMA: Final = 1
 
 #: Files that this process has open, by device and inode. Nothing else may open them: closing that again would drop SQLite's
 #: locks on them (https://www.sqlite.org/howtocorrupt.html section 2.2), and another process would delete the WAL under us.
-_open_here: Final[Counter[tuple[int, int] | None]] = Counter()
-_opening: Final = threading.Lock()
+_open_files: Final[Counter[tuple[int, int] | None]] = Counter()
+_opening_lock: Final = threading.Lock()
 
 
 def open_database(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
@@ -46,37 +46,37 @@ def open_database(path: Path, *, create: bool, check: bool) -> peewee.SqliteData
         StoreError: missing, foreign, or of a newer schema.
         DamagedError: ours, and not whole.
     """
-    with _opening:
-        database = _open_alone(path, create=create, check=check)
-        _open_here.update([place(database.database)])
+    with _opening_lock:
+        database = _open(path, create=create, check=check)
+        _open_files.update([file_id(database.database)])
         return database
 
 
 def close_database(database: peewee.SqliteDatabase, opened: tuple[int, int] | None) -> None:
-    """Close it; `opened` is the `place` that it had when it was opened. May be called twice."""
-    with _opening:
+    """Close it; `opened` is the `file_id` that it had when it was opened. May be called twice."""
+    with _opening_lock:
         if database.close():
-            _open_here.subtract([opened])
+            _open_files.subtract([opened])
 
 
-def _open_alone(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
-    there = _open_here[place(str(path))] > 0 or holds_store(path)
-    if not there and not create:
+def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
+    exists = _open_files[file_id(str(path))] > 0 or has_store(path)
+    if not exists and not create:
         raise StoreError(f"{path}: there is no store")
     # An absolute path is a file, whatever its name: SQLite keeps a ":memory:" in memory.
     database = peewee.SqliteDatabase(str(path.absolute()), timeout=BUSY_TIMEOUT, autoconnect=False)
     try:
-        with store_errors(path), _damage():
+        with store_errors(path), _damage_errors():
             database.connect()
             # In a damaged row a blob may say that it is text: `crc` is to find that, not an error that nobody gets past.
-            database.connection().text_factory = _any_text
+            database.connection().text_factory = _lenient_text
             database.pragma("synchronous", "full")
-            if not there:
+            if not exists:
                 _create(database)
-            _go_to_wal(database)
+            _switch_to_wal(database)
             _check_schema(database)
             if check:
-                _check_whole(database)
+                _check_integrity(database)
     except BaseException:
         database.close()
         raise
@@ -85,18 +85,18 @@ def _open_alone(path: Path, *, create: bool, check: bool) -> peewee.SqliteDataba
 
 def _create(database: peewee.SqliteDatabase) -> None:
     """Not in WAL mode yet, so that the file has its identity and its epoch even if it loses its WAL."""
-    with database.transaction("IMMEDIATE"), database.bind_ctx([EventRow, StateRow]):
+    with database.transaction("IMMEDIATE"), database.bind_ctx([RingEvent, RingState]):
         if database.get_tables():  # another process was faster
             return
         epoch = new_id()
-        database.create_tables([EventRow, StateRow])
-        StateRow.create(epoch=epoch, head=0, oldest=1, cursor=0, dropped=0, capacity=DEFAULT_CAPACITY, device="", machine="")
+        database.create_tables([RingEvent, RingState])
+        RingState.create(epoch=epoch, head=0, oldest=1, cursor=0, dropped=0, capacity=DEFAULT_CAPACITY, device="", machine="")
         database.pragma("application_id", APPLICATION_ID)
         database.pragma("user_version", _SCHEMA)
     log.info("new store path=%s epoch=%s", database.database, epoch)
 
 
-def _go_to_wal(database: peewee.SqliteDatabase) -> None:
+def _switch_to_wal(database: peewee.SqliteDatabase) -> None:
     deadline = time.monotonic() + BUSY_TIMEOUT
     while not _is_wal(database):
         if time.monotonic() > deadline:
@@ -122,28 +122,28 @@ def _check_schema(database: peewee.SqliteDatabase) -> None:
         raise DamagedError("is damaged: has no state")
 
 
-def _check_whole(database: peewee.SqliteDatabase) -> None:
+def _check_integrity(database: peewee.SqliteDatabase) -> None:
     verdict = database.pragma("quick_check")
     if verdict != "ok":
         raise DamagedError(f"is damaged: {str(verdict).splitlines()[0]}")
     states = database.execute_sql(_CHECK_STATE).fetchall()
     if len(states) != 1:
         raise DamagedError(f"is damaged: has {len(states)} states, should have 1")
-    epoch, held, beyond, head, oldest, cursor, dropped, capacity = states[0]
+    epoch, found, beyond, head, oldest, cursor, dropped, capacity = states[0]
     numbers_fit = 0 <= cursor <= head and dropped >= 0 and 1 <= oldest <= head + 1 <= oldest + capacity
     if not (numbers_fit and re.fullmatch("[0-9a-f]{16}", epoch)):
         raise DamagedError(f"is damaged: head {head}, oldest {oldest}, cursor {cursor} and the rest do not go together")
-    if beyond or held != head - oldest + 1:
-        raise DamagedError(f"is damaged: holds {held} events and {beyond} past its head, should hold {head - oldest + 1}")
+    if beyond or found != head - oldest + 1:
+        raise DamagedError(f"is damaged: holds {found} events and {beyond} past its head, should hold {head - oldest + 1}")
 
 
 @contextlib.contextmanager
-def _damage() -> Iterator[None]:
+def _damage_errors() -> Iterator[None]:
     """Tell what is wrong with the file, which is ours, from what is wrong around it: a lock, a full disk, rights."""
     try:
         yield
     except (peewee.DatabaseError, sqlite3.DatabaseError, TypeError, ValueError) as exc:
-        if isinstance(exc, peewee.OperationalError | sqlite3.OperationalError) and not _WRONG_INSIDE.search(str(exc)):
+        if isinstance(exc, peewee.OperationalError | sqlite3.OperationalError) and not _DAMAGE_MESSAGES.search(str(exc)):
             raise
         raise DamagedError(f"is damaged: {exc}") from exc
 
@@ -154,17 +154,17 @@ def store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (peewee.PeeweeException, sqlite3.Error) as exc:  # peewee does not wrap what executemany and a cursor raise
-        raise StoreError(f"{path}: {_first(exc)}") from exc
+        raise StoreError(f"{path}: {_first_cause(exc)}") from exc
 
 
-def _first(exc: BaseException) -> BaseException:
+def _first_cause(exc: BaseException) -> BaseException:
     """What failed: after a full disk there is nothing to roll back, which fails too and would be all that is said."""
     while isinstance(exc.__context__, peewee.PeeweeException | sqlite3.Error):
         exc = exc.__context__
     return exc
 
 
-def _any_text(raw: bytes) -> str:
+def _lenient_text(raw: bytes) -> str:
     return raw.decode(errors="surrogateescape")
 
 
@@ -173,4 +173,4 @@ _CHECK_STATE: Final = """
         head, oldest, cursor, dropped, capacity
     FROM state
 """
-_WRONG_INSIDE: Final = re.compile("no such (table|column)|decode")
+_DAMAGE_MESSAGES: Final = re.compile("no such (table|column)|decode")

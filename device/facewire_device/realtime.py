@@ -33,15 +33,15 @@ class Realtime:
         #: Epoch, and the seq up to which matches were looked for.
         self._seen = (ring.epoch, ring.head)
         self._version = -1
-        self._looked_at = time.monotonic()
+        self._polled_at = time.monotonic()
 
-    def look(self, store: Store) -> None:
+    def poll(self, store: Store) -> None:
         """Publish what was recorded since the last look. Called whenever something may have been."""
         now, version_now = time.monotonic(), store.version()
         if version_now != self._version:
-            self._publish_new(store, stale=now - self._looked_at > STALE_AFTER)
+            self._publish_new(store, stale=now - self._polled_at > STALE_AFTER)
             self._version = version_now
-        self._looked_at = now
+        self._polled_at = now
 
     def forked(self, ring: Ring, first: int) -> None:
         """The events from `first` on were recorded again from seq 1: they keep their place, as most were published long ago."""
@@ -54,7 +54,7 @@ class Realtime:
         if self._threshold is None or ring.epoch != epoch:
             self._seen = (ring.epoch, ring.head)
             return
-        for seq, packed in store.above(seen, self._threshold):
+        for seq, packed in store.events_above(seen, self._threshold):
             self._publish_one(epoch, packed, stale=stale)
             self._seen = (epoch, seq)
         self._seen = (epoch, max(ring.head, self._seen[1]))

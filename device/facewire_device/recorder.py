@@ -137,18 +137,18 @@ class Recorder:
         except Exception as exc:  # noqa: BLE001  # raised in the callers' threads
             group.error = exc
         else:
-            self._tell_safely()
+            self._call_on_commit()
         group.finish()
 
     def _append(self, events: Sequence[Event]) -> Appended:
         try:
-            return self._opened_store().append(events)
+            return self._current_store().append(events)
         except ReplacedError as exc:
             log.warning("store opened anew error=%s", exc)
             self._close_store()
-            return self._opened_store().append(events)
+            return self._current_store().append(events)
 
-    def _opened_store(self) -> Store:
+    def _current_store(self) -> Store:
         if self._store is None:
             self._store = self._open_store()
         return self._store
@@ -158,7 +158,7 @@ class Recorder:
         if store is not None:
             store.close()
 
-    def _tell_safely(self) -> None:
+    def _call_on_commit(self) -> None:
         # What is durable is recorded, whatever becomes of its match.
         try:
             self._on_commit()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """Where one epoch of a store stands (CONTRACT.md, Words)."""
+    """Where one epoch of a store stands (docs/contract.md, Words)."""
 
     epoch: str
     #: Highest seq ever recorded, 0 in an empty store.

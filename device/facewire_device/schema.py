@@ -7,7 +7,7 @@ state   one row: epoch, head, oldest, cursor, dropped, capacity, device, machine
 import peewee
 
 
-class EventRow(peewee.Model):
+class RingEvent(peewee.Model):
     """One event of the ring."""
 
     seq = peewee.BigIntegerField(primary_key=True)
@@ -19,7 +19,7 @@ class EventRow(peewee.Model):
         table_name = "event"
 
 
-class StateRow(peewee.Model):
+class RingState(peewee.Model):
     """The ring's numbers, and whose it is. One row."""
 
     epoch = peewee.TextField()

@@ -25,14 +25,14 @@ from facewire.messages import MAX_BATCH_EVENTS, splice_batch
 from facewire_device.identity import new_id
 from facewire_device.opening import close_database, open_database, store_errors
 from facewire_device.ring import Ring
-from facewire_device.schema import EventRow, StateRow
-from facewire_device.store_file import DamagedError, place, set_aside
+from facewire_device.schema import RingEvent, RingState
+from facewire_device.store_file import DamagedError, file_id, set_aside
 from facewire_device.uploader import Adopt, Fork, Outcome
 
 log = logging.getLogger(__name__)
 
 #: More is a slip of the finger.
-MOST_CAPACITY: Final = 100_000_000
+MAX_CAPACITY: Final = 100_000_000
 #: A batch ends before it would grow past this; the largest event fits. Our broker's packet limit is 256 KiB.
 MAX_BATCH_BYTES: Final = MAX_EVENT_BYTES + 32 * 1024
 #: Overwritten rows are deleted this many at a time: at each insert it would cost a third of the speed.
@@ -49,7 +49,7 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class OutgoingBatch:
     """A batch ready to publish, and the key under which its ack comes."""
 
     epoch: str
@@ -66,13 +66,13 @@ class Store:
 
     def __init__(self, database: peewee.SqliteDatabase, path: Path) -> None:
         self._db = database
-        self._place = place(database.database)
+        self._file_id = file_id(database.database)
         self.path = path
         self.capacity = 0
 
     def close(self) -> None:
         """May be called twice."""
-        close_database(self._db, self._place)
+        close_database(self._db, self._file_id)
 
     def __enter__(self) -> "Store":
         return self
@@ -82,12 +82,12 @@ class Store:
 
     def ring(self) -> Ring:
         """Where the store stands now."""
-        self._check_place()
+        self._check_file()
         return self._read_ring()
 
     def version(self) -> int:
         """A number that changes when another connection has committed (SQLite's data_version)."""
-        self._check_place()
+        self._check_file()
         version: int = self._query("PRAGMA data_version")[0][0]
         return version
 
@@ -102,14 +102,14 @@ class Store:
             ring = before.appended(len(events), self.capacity)
             # More at once than the ring holds: the first of them are overwritten before they are written.
             first = max(before.head + 1, ring.oldest)
-            held = events[first - before.head - 1 :]
-            self._insert([_row(event.to_map() | {"seq": seq}) for seq, event in enumerate(held, first)])
+            kept_events = events[first - before.head - 1 :]
+            self._insert([_row(event.to_map() | {"seq": seq}) for seq, event in enumerate(kept_events, first)])
             self._write_ring(ring)
             if before.oldest // TRIM_EVERY != ring.oldest // TRIM_EVERY:
                 self._trim(ring)
         return Appended(ring.epoch, before.head + 1, ring.head)
 
-    def outgoing(self, boot: str, most: int = MAX_BATCH_EVENTS) -> Outgoing:
+    def next_batch(self, boot: str, limit: int = MAX_BATCH_EVENTS) -> OutgoingBatch:
         """The next batch: the oldest events above the cursor, `most` of them or what the byte limit allows; without any, a probe."""
         packed: list[bytes] = []
         with self._transaction("DEFERRED"):
@@ -117,30 +117,30 @@ class Store:
             size_bytes, key = 0, ring.cursor
             # Row by row, as a hundred pictures are many times what fits.
             rows = self._iterate(_SELECT_PACKED, max(ring.cursor + 1, ring.oldest), _ALL)
-            for seq, event in itertools.islice(rows, most):
+            for seq, event in itertools.islice(rows, limit):
                 size_bytes += len(event)
                 if packed and size_bytes > MAX_BATCH_BYTES:
                     break
                 packed.append(event)
                 key = seq
         payload = splice_batch(ring.epoch, boot, after=ring.cursor, cursor=key, head=ring.head, oldest=ring.oldest, events=packed)
-        return Outgoing(ring.epoch, key, payload)
+        return OutgoingBatch(ring.epoch, key, payload)
 
-    def settle(self, judge: Callable[[Ring], Outcome]) -> tuple[Outcome, Ring]:
-        """Let an ack be judged against the ring and carry out what follows, in one transaction."""
+    def apply_ack(self, decide: Callable[[Ring], Outcome]) -> tuple[Outcome, Ring]:
+        """Let an ack be decided against the ring and carry out what follows, in one transaction."""
         with self._transaction():
             ring = before = self._read_ring()
-            outcome = judge(ring)
+            outcome = decide(ring)
             match outcome:
                 case Adopt(cursor):
                     ring = ring.adopted(cursor)
                     self._write_ring(ring)
                 case Fork(first):
                     ring = self._fork(ring, first)
-        _say_if_forked(before, ring)
+        _log_fork(before, ring)
         return outcome, ring
 
-    def above(self, seq: int, threshold: float) -> Iterator[tuple[int, bytes]]:
+    def events_above(self, seq: int, threshold: float) -> Iterator[tuple[int, bytes]]:
         """Events after `seq` with a score above the threshold: (seq, packed), oldest first."""
         with store_errors(self.path):
             yield from self._iterate(_SELECT_ABOVE, seq, threshold, _ALL)
@@ -161,7 +161,7 @@ class Store:
         name: str = self._query("SELECT device FROM state")[0][0]
         return name
 
-    def name(self, device: str) -> None:
+    def assign_device(self, device: str) -> None:
         """Make the store this device's.
 
         Raises:
@@ -173,7 +173,7 @@ class Store:
                 raise StoreError(f"{self.path}: is the store of device {owner!r}, not of {device!r}: use that --id, or another --store")
             self._execute("UPDATE state SET device = ?", device)
 
-    def claim(self, machine: str) -> bool:
+    def assign_machine(self, machine: str) -> bool:
         """Make the store this machine's; forks it if it was another's, and returns whether it did.
 
         A cloned card would otherwise go on under the epoch of the box it was cloned from. What was not acked yet is
@@ -187,7 +187,7 @@ class Store:
             if owner:
                 ring = self._fork(ring, ring.cursor + 1)
             self._execute("UPDATE state SET machine = ?", machine)
-        _say_if_forked(before, ring)
+        _log_fork(before, ring)
         return bool(owner)
 
     def resize(self, capacity: int) -> None:
@@ -221,7 +221,7 @@ class Store:
     def _iterate(self, sql: str, *values: Any) -> Iterator[tuple[int, bytes]]:
         """What a query of event rows finds, one by one: (seq, packed), without events that are damaged."""
         for row in self._db.execute_sql(sql, values):
-            if _is_whole(row):
+            if _is_intact(row):
                 yield row[0], row[2]
             else:
                 log.error("event damaged store=%s seq=%d: left out", self.path, row[0])
@@ -241,18 +241,18 @@ class Store:
     def _execute(self, sql: str, *values: Any) -> None:
         self._db.execute_sql(sql, values)
 
-    def _check_place(self) -> None:
-        if place(self._db.database) != self._place:
+    def _check_file(self) -> None:
+        if file_id(self._db.database) != self._file_id:
             raise ReplacedError(f"{self.path}: the file was moved, removed or replaced")
 
     @contextlib.contextmanager
     def _transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
         with store_errors(self.path), self._db.transaction(lock):
             yield
-            self._check_place()
+            self._check_file()
 
 
-def _say_if_forked(before: Ring, after: Ring) -> None:
+def _log_fork(before: Ring, after: Ring) -> None:
     if after.epoch != before.epoch:
         log.warning("forked from=%s head=%d to=%s lag=%d", before.epoch, before.head, after.epoch, after.lag)
 
@@ -274,8 +274,8 @@ def open_store(
         StoreError: missing, foreign, from a newer facewire, or damaged; says what to do.
         ValueError: a capacity out of its limits.
     """
-    if capacity is not None and not 1 <= capacity <= MOST_CAPACITY:
-        raise ValueError(f"capacity of {capacity} events is not from 1 to the limit of {MOST_CAPACITY}")
+    if capacity is not None and not 1 <= capacity <= MAX_CAPACITY:
+        raise ValueError(f"capacity of {capacity} events is not from 1 to the limit of {MAX_CAPACITY}")
     try:
         database = open_database(path, create=create, check=check)
     except DamagedError as exc:
@@ -289,7 +289,7 @@ def open_store(
         if capacity is not None and capacity != store.capacity:
             store.resize(capacity)
         if machine is not None:
-            store.claim(machine)
+            store.assign_machine(machine)
     except BaseException:
         store.close()
         raise
@@ -297,7 +297,7 @@ def open_store(
 
 
 _Row: TypeAlias = tuple[int, float, bytes, int]
-_PLACE: Final = struct.Struct("<qd")
+_SEQ_AND_SCORE: Final = struct.Struct("<qd")
 
 
 def _row(event: dict[str, Any]) -> _Row:
@@ -308,10 +308,10 @@ def _row(event: dict[str, Any]) -> _Row:
 def _shifted(row: _Row, shift: int) -> _Row:
     """The row of the same event at another place. One that is damaged stays so: its place is not to be another's."""
     seq, score, packed, _ = row
-    return _row(codec.unpack(packed) | {"seq": seq - shift}) if _is_whole(row) else (seq - shift, score, packed, -1)
+    return _row(codec.unpack(packed) | {"seq": seq - shift}) if _is_intact(row) else (seq - shift, score, packed, -1)
 
 
-def _is_whole(row: _Row) -> bool:
+def _is_intact(row: _Row) -> bool:
     try:
         return row[3] == _crc(row[0], row[1], row[2])
     except (TypeError, struct.error):
@@ -320,7 +320,7 @@ def _is_whole(row: _Row) -> bool:
 
 def _crc(seq: int, score: float, packed: bytes) -> int:
     # SQLite gives -0.0 back as 0.0.
-    return zlib.crc32(packed, zlib.crc32(_PLACE.pack(seq, score + 0.0)))
+    return zlib.crc32(packed, zlib.crc32(_SEQ_AND_SCORE.pack(seq, score + 0.0)))
 
 
 # Made once by peewee: making them anew for each event costs more than running them.
@@ -329,13 +329,13 @@ def _sql(query: Any) -> str:
     return sql
 
 
-_ROW: Final = (EventRow.seq, EventRow.score, EventRow.packed, EventRow.crc)
-_INSERT_EVENT: Final = _sql(EventRow.insert({EventRow.seq: 0, EventRow.score: 0.0, EventRow.packed: b"", EventRow.crc: 0}))
-_SELECT_PACKED: Final = _sql(EventRow.select(*_ROW).where(EventRow.seq >= 0).order_by(EventRow.seq).limit(1))
-_SELECT_ONE: Final = _sql(EventRow.select(*_ROW).where(EventRow.seq == 0))
-_SELECT_ABOVE: Final = _sql(EventRow.select(*_ROW).where((EventRow.seq > 0) & (EventRow.score > 0.0)).order_by(EventRow.seq).limit(1))
+_ROW: Final = (RingEvent.seq, RingEvent.score, RingEvent.packed, RingEvent.crc)
+_INSERT_EVENT: Final = _sql(RingEvent.insert({RingEvent.seq: 0, RingEvent.score: 0.0, RingEvent.packed: b"", RingEvent.crc: 0}))
+_SELECT_PACKED: Final = _sql(RingEvent.select(*_ROW).where(RingEvent.seq >= 0).order_by(RingEvent.seq).limit(1))
+_SELECT_ONE: Final = _sql(RingEvent.select(*_ROW).where(RingEvent.seq == 0))
+_SELECT_ABOVE: Final = _sql(RingEvent.select(*_ROW).where((RingEvent.seq > 0) & (RingEvent.score > 0.0)).order_by(RingEvent.seq).limit(1))
 #: As SQLite's LIMIT.
 _ALL: Final = -1
-_RING: Final = (StateRow.epoch, StateRow.head, StateRow.oldest, StateRow.cursor, StateRow.dropped)
-_SELECT_STATE: Final = _sql(StateRow.select(*_RING, StateRow.capacity))
-_UPDATE_STATE: Final = _sql(StateRow.update(dict.fromkeys(_RING, 0)))
+_RING: Final = (RingState.epoch, RingState.head, RingState.oldest, RingState.cursor, RingState.dropped)
+_SELECT_STATE: Final = _sql(RingState.select(*_RING, RingState.capacity))
+_UPDATE_STATE: Final = _sql(RingState.update(dict.fromkeys(_RING, 0)))

@@ -19,14 +19,14 @@ from facewire.errors import StoreError
 APPLICATION_ID: Final = int.from_bytes(b"FWDV", "big")
 _MAGIC: Final = b"SQLite format 3\0"
 #: SQLite keeps what is not in the file yet beside it.
-_BESIDE: Final = ("-wal", "-shm", "-journal")
+_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 
 
 class DamagedError(Exception):
     """The file is a store of ours, and not whole."""
 
 
-def holds_store(path: Path) -> bool:
+def has_store(path: Path) -> bool:
     """Whether there is a store in the file; False where one may be made.
 
     Raises:
@@ -68,7 +68,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def place(path: str) -> tuple[int, int] | None:
+def file_id(path: str) -> tuple[int, int] | None:
     """Which file is under this name now; None if none is. A store that was moved away would take events that nobody reads."""
     try:
         found = os.stat(path)  # noqa: PTH116  # at each commit: a Path costs three times as much
@@ -83,7 +83,7 @@ def set_aside(path: Path) -> Path:
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
     # The file itself last: without it SQLite would delete the rest.
-    for suffix in (*_BESIDE, ""):
+    for suffix in (*_SIDE_FILES, ""):
         beside = path.with_name(path.name + suffix)
         if beside.exists():
             beside.rename(aside.with_name(aside.name + suffix))

@@ -1,4 +1,4 @@
-"""When to send a history batch, and what its ack does: a pure machine (CONTRACT.md, Device, rules R1 to R5).
+"""When to send a history batch, and what its ack does: a pure machine (docs/contract.md, Device, rules R1 to R5).
 
     connected ─▶ poll: due ─▶ (the agent publishes a batch) ─▶ sent ─▶ acked ─▶ Adopt or Fork ─▶ wait for the period
                    ▲                                             │
@@ -17,7 +17,7 @@ from facewire_device.ring import Ring
 
 #: The specification's period, and the least that it allows, s.
 DEFAULT_PERIOD: Final = 20.0
-LEAST_PERIOD: Final = 20.0
+MIN_PERIOD: Final = 20.0
 
 ACK_TIMEOUT: Final = 5.0
 #: Time from a connect to a batch that is due, on the average, s: a fleet that comes back does not come at once, and what
@@ -26,7 +26,7 @@ AFTER_CONNECT: Final = 1.0
 #: The wait before a resend doubles from the first to the second of these, s.
 BACKOFF: Final = (1.0, 60.0)
 #: A platform that asks for more patience than this is taken to have asked for this, s.
-MOST_PATIENCE: Final = 3600.0
+MAX_RETRY_AFTER: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,18 @@ class Fork:
 
 
 @dataclass(frozen=True, slots=True)
-class Ignored:
+class Ignore:
     """The ack is not for the batch in flight."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Retry:
     """The platform refused the batch whole."""
 
     error: str
 
 
-Outcome: TypeAlias = Adopt | Fork | Ignored | Refused
+Outcome: TypeAlias = Adopt | Fork | Ignore | Retry
 
 
 class Uploader:
@@ -73,9 +73,9 @@ class Uploader:
     """
 
     def __init__(self, boot: str, *, now: float, period: float = DEFAULT_PERIOD, catch_up: int = 1, jitter: Callable[[], float]) -> None:
-        if not period >= LEAST_PERIOD:
+        if not period >= MIN_PERIOD:
             raise ValueError(
-                f"period of {period:g} s is below the limit of {LEAST_PERIOD:g} s: history is for reliability, matches are realtime"
+                f"period of {period:g} s is below the limit of {MIN_PERIOD:g} s: history is for reliability, matches are realtime"
             )
         if catch_up < 1:
             raise ValueError(f"catch-up of {catch_up} batches a period is below the limit of 1")
@@ -85,7 +85,7 @@ class Uploader:
         self._jitter = jitter
         self._connected = False
         #: (epoch, key) of the batch in flight.
-        self._in_flight: tuple[str, int] | None = None
+        self.in_flight: tuple[str, int] | None = None
         self._resends = 0
         self._next_at = now
         self._period_from = now - period
@@ -95,7 +95,7 @@ class Uploader:
         """There is a session. What was in flight went down with the one before."""
         self._connected = True
         soon = now + AFTER_CONNECT * (0.5 + self._jitter())
-        self._next_at = soon if self._in_flight else max(self._next_at, soon)
+        self._next_at = soon if self.in_flight else max(self._next_at, soon)
 
     def disconnected(self) -> None:
         self._connected = False
@@ -115,31 +115,31 @@ class Uploader:
 
     def sent(self, now: float, epoch: str, key: int) -> int:
         """A batch was published: the oldest events above the cursor up to `key`. Returns how many went unacked before it."""
-        if self._in_flight:
+        if self.in_flight:
             self._resends += 1
         else:
             self._count_batch(now)
-        self._in_flight = (epoch, key)
+        self.in_flight = (epoch, key)
         self._next_at = now + ACK_TIMEOUT + self._backoff()
         return self._resends
 
     def acked(self, now: float, ack: Ack, ring: Ring) -> Outcome:
         """An ack came. Apply the outcome to the store that `ring` was read from, in the same transaction."""
-        if (ack.epoch, ack.key) != self._in_flight or ack.boot != self.boot:  # R2
-            return Ignored()
+        if (ack.epoch, ack.key) != self.in_flight or ack.boot != self.boot:  # R2
+            return Ignore()
         if ack.error is not None:
-            return Refused(ack.error)
-        self._in_flight = None
+            return Retry(ack.error)
+        self.in_flight = None
         self._resends = 0
-        outcome = self._read(ack, ring)
+        outcome = self._decide(ack, ring)
         backlog = ring.head - outcome.cursor if isinstance(outcome, Adopt) else ring.head - outcome.first + 1
-        may_go_on = backlog > 0 and self._batches < self._catch_up
-        self._next_at = now if may_go_on else max(now, self._period_from + self.period)
+        may_catch_up = backlog > 0 and self._batches < self._catch_up
+        self._next_at = now if may_catch_up else max(now, self._period_from + self.period)
         if ack.retry_after is not None:
-            self._next_at = max(self._next_at, now + min(ack.retry_after / 1000, MOST_PATIENCE))
+            self._next_at = max(self._next_at, now + min(ack.retry_after / 1000, MAX_RETRY_AFTER))
         return outcome
 
-    def _read(self, ack: Ack, ring: Ring) -> Adopt | Fork:
+    def _decide(self, ack: Ack, ring: Ring) -> Adopt | Fork:
         if ack.conflict is not None:  # R4
             # Beyond the batch the platform cannot know of a conflict, and what was not sent is not to be left behind.
             return Fork(min(ack.conflict, ack.key + 1))

@@ -41,7 +41,7 @@ def replay(
     devices: tuple[str, ...],
     speed: float,
     now: bool,  # click's
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Send a recorded FILE through devices of its own; ends when all is acked.
 
@@ -55,7 +55,7 @@ def replay(
     names = sorted({reading.device for reading in readings})
     try:
         agents = {
-            name: Agent(Settings(name, stores / f"{name}.db", address, topics, machine=machine_identity(), **given)) for name in names
+            name: Agent(Settings(name, stores / f"{name}.db", address, topics, machine=machine_identity(), **options)) for name in names
         }
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc

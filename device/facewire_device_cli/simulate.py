@@ -17,8 +17,8 @@ from facewire_cli.ask import rows_of
 from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import SECONDS, connection_options, output_option
 from facewire_cli.output import Form, write_rows
-from facewire_device.uploader import DEFAULT_PERIOD, LEAST_PERIOD
-from facewire_fleet.fleet import Kept, Plan, Rhythm, compare, crowd, percentile
+from facewire_device.uploader import DEFAULT_PERIOD, MIN_PERIOD
+from facewire_fleet.fleet import Comparison, Plan, Rhythm, compare, crowd, percentile
 from facewire_fleet.net import Fleet, State, allow_files
 from facewire_mqtt.address import Address
 
@@ -26,7 +26,7 @@ PROGRESS_EVERY: Final = 5.0
 #: People whom the whole fleet has enrolled.
 PEOPLE: Final = 2_000
 #: Larger with a few events of 200 bytes is more than a batch may be.
-MOST_PHOTO_BYTES: Final = 150_000
+MAX_PHOTO_BYTES: Final = 150_000
 
 
 def _check_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -69,14 +69,14 @@ def _check_prefix(_ctx: click.Context, _param: click.Parameter, value: str) -> s
 @click.option("--threshold", type=float, default=0.8, show_default=True, help="Scores above it are matches.")
 @click.option("--prefix", default="sim-", show_default=True, callback=_check_prefix, help="What the devices' names start with.")
 @click.option(
-    "--photo", type=click.IntRange(0, MOST_PHOTO_BYTES), default=0, metavar="BYTES", help="A picture of so many bytes with each event."
+    "--photo", type=click.IntRange(0, MAX_PHOTO_BYTES), default=0, metavar="BYTES", help="A picture of so many bytes with each event."
 )
 @click.option(
     "--capacity", type=click.IntRange(1), default=1_000, show_default=True, metavar="N", help="Events that a device holds, in our memory."
 )
 @click.option("--database", callback=_check_url, metavar="URL", help="The platform's, to see what is stored.")
 @output_option
-def simulate(address: Address, topics: Topics, database: str | None, output: Form, **given: Any) -> None:
+def simulate(address: Address, topics: Topics, database: str | None, output: Form, **options: Any) -> None:
     """A fleet of devices under load, with a verdict on every event.
 
     One process, a real connection for each device, the real contract. People
@@ -84,16 +84,16 @@ def simulate(address: Address, topics: Topics, database: str | None, output: For
     only if everything recorded is acked and, with --database, stored exactly
     once; else 3.
     """
-    _check_times(given["duration"], given["outage"], given["period"])
-    allow_files(given["devices"])
+    _check_times(options["duration"], options["outage"], options["period"])
+    allow_files(options["devices"])
     started_ms = time.time_ns() // 1_000_000
-    fleet = _fleet(address, topics, **given)
+    fleet = _fleet(address, topics, **options)
     state = asyncio.run(fleet.run(_Progress().show, PROGRESS_EVERY))
     verdict = _verdict(state)
     if database is not None:
-        kept = _stored(database, fleet.heads(), started_ms)
-        lost = max(kept.gaps, state.dropped)
-        verdict |= {"stored": kept.stored, "doubled": kept.doubled, "missing": kept.missing, "lost": lost}
+        comparison = _stored(database, fleet.heads(), started_ms)
+        lost = max(comparison.gaps, state.dropped)
+        verdict |= {"stored": comparison.stored, "doubled": comparison.doubled, "missing": comparison.missing, "lost": lost}
     _write(verdict, output)
     if not is_healthy(verdict):
         raise click.exceptions.Exit(EXIT_UNHEALTHY)
@@ -110,13 +110,13 @@ def _check_times(duration: float, outage: float, period: float) -> None:
         raise click.UsageError("--for is not above 0 s")
     if outage >= duration:
         raise click.UsageError(f"--outage of {outage:g} s is not within the {duration:g} s of the run")
-    if period < LEAST_PERIOD:
-        raise click.UsageError(f"--period of {period:g} s is below the limit of {LEAST_PERIOD:g} s")
+    if period < MIN_PERIOD:
+        raise click.UsageError(f"--period of {period:g} s is below the limit of {MIN_PERIOD:g} s")
 
 
-def _fleet(address: Address, topics: Topics, *, devices: int, prefix: str, seed: int, outage: float, photo: int, **given: Any) -> Fleet:
+def _fleet(address: Address, topics: Topics, *, devices: int, prefix: str, seed: int, outage: float, photo: int, **options: Any) -> Fleet:
     chance = random.Random(seed)  # noqa: S311  # no secret
-    plan = Plan(people=crowd(PEOPLE, chance.random), rhythm=Rhythm(), photo=chance.randbytes(photo), **given)
+    plan = Plan(people=crowd(PEOPLE, chance.random), rhythm=Rhythm(), photo=chance.randbytes(photo), **options)
     names = [f"{prefix}{n:05}" for n in range(1, devices + 1)]
     return Fleet(address, topics, names, plan, seed=seed, outage=outage)
 
@@ -125,15 +125,15 @@ class _Progress:
     """A line on standard error now and then."""
 
     def __init__(self) -> None:
-        self._told = 0
+        self._reported = 0
 
     def show(self, state: State) -> None:
         tally = state.tally
-        lately = percentile(sorted(tally.latencies[self._told :]), 0.99)
-        self._told = len(tally.latencies)
+        lately = percentile(sorted(tally.latencies[self._reported :]), 0.99)
+        self._reported = len(tally.latencies)
         line = f"{state.elapsed:5.0f} s  connected {state.connected}/{state.devices}  recorded {state.recorded}  acked {state.acked}"
         line += f"  matches {tally.matches}  ack p99 {'-' if lately is None else f'{lately * 1000:.0f} ms'}"
-        click.echo(line + (f"  ({tally.trouble})" if tally.trouble else ""), err=True)
+        click.echo(line + (f"  ({tally.last_error})" if tally.last_error else ""), err=True)
 
 
 def _verdict(state: State) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _verdict(state: State) -> dict[str, Any]:
         "recorded": state.recorded,
         "acked": state.acked,
         "not_acked": state.recorded - state.acked,
-        "devices_not_acked": state.unsettled,
+        "devices_not_acked": state.not_fully_acked,
         "lost": state.dropped,
         "matches": tally.matches,
         "matches_missed": tally.matches_missed,
@@ -163,7 +163,7 @@ def _verdict(state: State) -> dict[str, Any]:
     return row | {"peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
 
 
-def _stored(database: str, heads: dict[tuple[str, str], int], started_ms: int) -> Kept:
+def _stored(database: str, heads: dict[tuple[str, str], int], started_ms: int) -> Comparison:
     """What the platform has of the run."""
     names = {device for device, _ in heads}
     stored: defaultdict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))

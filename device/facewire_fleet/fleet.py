@@ -1,7 +1,7 @@
 """Simulated devices without their network, pure: people who pass, a store in memory, the real uploader.
 
     Crowd ── people ──┐
-    Rhythm ── when ───┴▶ Device.record ─▶ Memory (ring of packed events) ─▶ Device.batch ─▶ wire
+    Rhythm ── when ───┴▶ Device.record ─▶ MemoryStore (ring of packed events) ─▶ Device.batch ─▶ wire
                                               ▲                                              │
                                               └────────────── Device.acked ◀── ack ──────────┘
 
@@ -96,7 +96,7 @@ class Plan:
     capacity: int = 1_000
 
 
-class Outgoing(NamedTuple):
+class OutgoingBatch(NamedTuple):
     """A batch to be published, and its key."""
 
     epoch: str
@@ -104,47 +104,47 @@ class Outgoing(NamedTuple):
     payload: bytes
 
 
-class Memory:
+class MemoryStore:
     """A device's store in memory: a ring of events, packed as they travel.
 
     Args:
         epoch: of the store; `new_id` makes others, should it fork.
     """
 
-    __slots__ = ("_capacity", "_held", "_new_id", "ring")
+    __slots__ = ("_capacity", "_events", "_new_id", "ring")
 
     def __init__(self, epoch: str, capacity: int, new_id: Callable[[], str]) -> None:
         self.ring = Ring(epoch)
         self._capacity = capacity
         self._new_id = new_id
         #: The events from `ring.oldest` to `ring.head`.
-        self._held: deque[bytes] = deque(maxlen=capacity)
+        self._events: deque[bytes] = deque(maxlen=capacity)
 
     def append(self, fields: dict[str, Any]) -> bytes:
         """Record an event; its seq is given here. Returns it packed."""
         packed = codec.pack({"seq": self.ring.head + 1, **fields})
-        self._held.append(packed)
+        self._events.append(packed)
         self.ring = self.ring.appended(1, self._capacity)
         return packed
 
-    def outgoing(self, boot: str) -> Outgoing:
+    def next_batch(self, boot: str) -> OutgoingBatch:
         """The next batch: the oldest events above the cursor, as many as the limits allow; without any, a probe."""
         ring = self.ring
         first = max(ring.cursor + 1, ring.oldest)
         packed: list[bytes] = []
         size_bytes = 0
-        for event in itertools.islice(self._held, first - ring.oldest, first - ring.oldest + MAX_BATCH_EVENTS):
+        for event in itertools.islice(self._events, first - ring.oldest, first - ring.oldest + MAX_BATCH_EVENTS):
             size_bytes += len(event)
             if packed and size_bytes > MAX_BATCH_BYTES:
                 break
             packed.append(event)
         key = first + len(packed) - 1 if packed else ring.cursor
         payload = splice_batch(ring.epoch, boot, after=ring.cursor, cursor=key, head=ring.head, oldest=ring.oldest, events=packed)
-        return Outgoing(ring.epoch, key, payload)
+        return OutgoingBatch(ring.epoch, key, payload)
 
-    def settle(self, judge: Callable[[Ring], Outcome]) -> Outcome:
-        """Let an ack be judged against the ring, and carry out what follows."""
-        outcome = judge(self.ring)
+    def apply_ack(self, decide: Callable[[Ring], Outcome]) -> Outcome:
+        """Let an ack be decided against the ring, and carry out what follows."""
+        outcome = decide(self.ring)
         match outcome:
             case Adopt(cursor):
                 self.ring = self.ring.adopted(cursor)
@@ -154,9 +154,9 @@ class Memory:
 
     def _fork(self, first: int) -> None:
         before, after = self.ring, self.ring.forked(self._new_id(), first)
-        kept = itertools.islice(self._held, max(0, first - before.oldest), None)
-        again = [codec.unpack(packed) | {"seq": seq} for seq, packed in enumerate(kept, after.oldest)]
-        self._held = deque(map(codec.pack, again), self._capacity)
+        remaining = itertools.islice(self._events, max(0, first - before.oldest), None)
+        again = [codec.unpack(packed) | {"seq": seq} for seq, packed in enumerate(remaining, after.oldest)]
+        self._events = deque(map(codec.pack, again), self._capacity)
         self.ring = after
 
 
@@ -172,26 +172,26 @@ class Device:
         new_id: makes an epoch or a boot.
     """
 
-    __slots__ = ("_home", "_passed", "_plan", "_random", "_starts_at", "boot", "memory", "name", "next_at", "uploader")
+    __slots__ = ("_first_regular", "_plan", "_random", "_share_done", "_starts_at", "boot", "memory", "name", "next_at", "uploader")
 
     def __init__(self, name: str, plan: Plan, *, starts_at: float, random: Random, jitter: Random, new_id: Callable[[], str]) -> None:
         self.name = name
         self.boot = new_id()
-        self.memory = Memory(new_id(), plan.capacity, new_id)
+        self.memory = MemoryStore(new_id(), plan.capacity, new_id)
         # The period begins somewhere in the first one, or a fleet would send all of its batches at once; in a run that is
         # shorter, somewhere in the run.
         first_at = starts_at + min(plan.period, plan.duration) * random()
         self.uploader = Uploader(self.boot, now=first_at, period=plan.period, catch_up=plan.catch_up, jitter=jitter)
         #: Where its regulars begin among the people: devices share some, a fleet does not share all.
-        self._home = zlib.crc32(name.encode())
+        self._first_regular = zlib.crc32(name.encode())
         self._plan = plan
         self._starts_at = starts_at
         self._random = random
         #: The share of the run's events that is over.
-        self._passed = 0.0
+        self._share_done = 0.0
         #: When the next person passes, monotonic seconds; infinite when the run is over.
         self.next_at = 0.0
-        self._pass_on()
+        self._schedule_next()
 
     def record(self, now_ms: int) -> bytes | None:
         """Somebody passes. Returns the Match to publish, if the score makes it one.
@@ -211,16 +211,16 @@ class Device:
         if self._plan.photo:
             fields["photo"] = self._plan.photo
         packed = self.memory.append(fields)
-        self._pass_on()
+        self._schedule_next()
         return splice_match(self.memory.ring.epoch, self.boot, now_ms, packed) if score > self._plan.threshold else None
 
-    def batch(self) -> Outgoing:
+    def batch(self) -> OutgoingBatch:
         """The batch to publish now."""
-        return self.memory.outgoing(self.boot)
+        return self.memory.next_batch(self.boot)
 
     def acked(self, now: float, ack: Ack) -> Outcome:
         """An ack came; the store follows it."""
-        return self.memory.settle(lambda ring: self.uploader.acked(now, ack, ring))
+        return self.memory.apply_ack(lambda ring: self.uploader.acked(now, ack, ring))
 
     def status(self, at_ms: int, version: str) -> Status:
         """What it says of itself while online."""
@@ -248,18 +248,18 @@ class Device:
         # Some come through the same door all day, others hardly ever: the square favours the first.
         regular = int(REGULARS * place * place)
         score = round(0.98 - 0.3 * sureness**4, 4)
-        return score, self._plan.people[(self._home + regular) % len(self._plan.people)]
+        return score, self._plan.people[(self._first_regular + regular) % len(self._plan.people)]
 
-    def _pass_on(self) -> None:
+    def _schedule_next(self) -> None:
         expected = self._plan.rate * self._plan.duration
         # What is left to chance alone comes at exponential distances.
-        self._passed += -math.log(1.0 - self._random()) / expected
-        over = self._passed >= 1.0
-        self.next_at = math.inf if over else self._starts_at + self._plan.duration * self._plan.rhythm.at(self._passed)
+        self._share_done += -math.log(1.0 - self._random()) / expected
+        over = self._share_done >= 1.0
+        self.next_at = math.inf if over else self._starts_at + self._plan.duration * self._plan.rhythm.at(self._share_done)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Comparison:
     """What a platform has of a fleet, compared with what was recorded."""
 
     #: Events that are there.
@@ -274,7 +274,7 @@ class Kept:
 
 def compare(
     heads: Mapping[tuple[str, str], int], stored: Mapping[tuple[str, str], Sequence[int]], gaps: Mapping[tuple[str, str], int]
-) -> Kept:
+) -> Comparison:
     """Compare what was recorded with what is stored, stream by stream.
 
     Args:
@@ -282,16 +282,16 @@ def compare(
         stored: the seqs that are stored, of these and any other streams of these devices since the run began.
         gaps: events declared lost.
     """
-    kept = doubled = missing = lost = 0
+    stored_once = doubled = missing = lost = 0
     for stream, head in heads.items():
         seqs = stored.get(stream, [])
         once = sum(1 for seq in set(seqs) if 1 <= seq <= head)
-        kept += once
+        stored_once += once
         doubled += len(seqs) - once
         lost += gaps.get(stream, 0)
         missing += max(0, head - once - gaps.get(stream, 0))
     doubled += sum(len(seqs) for stream, seqs in stored.items() if stream not in heads)
-    return Kept(kept, doubled, missing, lost)
+    return Comparison(stored_once, doubled, missing, lost)
 
 
 def percentile(rising: Sequence[float], share: float) -> float | None:

@@ -20,7 +20,7 @@ from facewire.errors import BrokerError
 from facewire.topics import Topics
 from facewire_device.identity import new_id
 from facewire_fleet.fleet import Device, Plan
-from facewire_fleet.member import KEEPALIVE, Member, Net, Tally
+from facewire_fleet.member import KEEPALIVE, Member, Network, Tally
 from facewire_mqtt.address import Address, tls_context
 from facewire_mqtt.connection import CONNECT_TIMEOUT, RECONNECT_WAIT
 
@@ -30,7 +30,7 @@ CONNECTS_A_SECOND: Final = 1_000
 CONNECTING: Final = 200
 #: After the run, beside what the periods need, s.
 DRAIN_PATIENCE: Final = 60.0
-LOOK_EVERY: Final = 0.1
+POLL_EVERY: Final = 0.1
 GOODBYE: Final = 5.0
 #: Descriptors beside those of the connections.
 SPARE_FILES: Final = 64
@@ -48,7 +48,7 @@ class State:
     #: Overwritten before they were acked.
     dropped: int
     #: Devices that have not had everything acked.
-    unsettled: int
+    not_fully_acked: int
     tally: Tally
 
 
@@ -89,7 +89,7 @@ class Fleet:
             BrokerError: the broker cannot be reached at the start, or refuses.
         """
         self._loop = asyncio.get_running_loop()
-        self._net = await self._reach()
+        self._network = await self._look_up_broker()
         began = self._loop.time()
         starts_at = self._starts_at = began + 1.0 + len(self._names) / CONNECTS_A_SECOND
         self._members = [self._member(name, starts_at) for name in self._names]
@@ -100,11 +100,11 @@ class Fleet:
         gc.freeze()
         watching = asyncio.create_task(self._watch(progress, every))
         try:
-            await self._live(starts_at)
+            await self._run_phases(starts_at)
             return self.state()
         finally:
             watching.cancel()
-            await self._say_goodbye()
+            await self._disconnect_all()
 
     def state(self) -> State:
         """Where it stands now."""
@@ -116,8 +116,8 @@ class Fleet:
             recorded=sum(ring.head for ring in rings),
             acked=sum(ring.cursor for ring in rings),
             dropped=sum(ring.dropped for ring in rings),
-            unsettled=sum(not member.settled for member in self._members),
-            tally=self._net.tally,
+            not_fully_acked=sum(not member.fully_acked for member in self._members),
+            tally=self._network.tally,
         )
 
     def heads(self) -> dict[tuple[str, str], int]:
@@ -127,50 +127,50 @@ class Fleet:
 
     def _member(self, name: str, starts_at: float) -> Member:
         own = random.Random(f"{self._seed} {name}").random  # noqa: S311  # no secret
-        return Member(self._net, Device(name, self._plan, starts_at=starts_at, random=own, jitter=self._net.jitter, new_id=new_id))
+        return Member(self._network, Device(name, self._plan, starts_at=starts_at, random=own, jitter=self._network.jitter, new_id=new_id))
 
-    async def _reach(self) -> Net:
+    async def _look_up_broker(self) -> Network:
         """Look the broker up, once for all, and see that it is there."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 _, writer = await asyncio.open_connection(self._address.host, self._address.port)
-            place: tuple[str, int] = writer.get_extra_info("peername")[:2]
+            endpoint: tuple[str, int] = writer.get_extra_info("peername")[:2]
             writer.close()
             await writer.wait_closed()
         except OSError as exc:  # of which TimeoutError is one
             raise BrokerError(f"{self._address}: {exc.strerror or str(exc) or 'no answer'}") from exc
         jitter = random.Random(self._seed).random  # noqa: S311  # no secret
         gate = asyncio.Semaphore(CONNECTING)
-        return Net(self._loop, self._address, place, tls_context(self._address), self._topics, gate, jitter)
+        return Network(self._loop, self._address, endpoint, tls_context(self._address), self._topics, gate, jitter)
 
-    async def _live(self, starts_at: float) -> None:
+    async def _run_phases(self, starts_at: float) -> None:
         ends_at = starts_at + self._plan.duration
         if self._outage:
             await self._wait_until((starts_at + ends_at - self._outage) / 2)
-            await self._lose_everything()
+            await self._cause_outage()
         await self._wait_until(ends_at)
         give_up_at = ends_at + self._drain_time()
-        while not all(member.settled for member in self._members) and self._loop.time() < give_up_at:
-            await self._wait_until(self._loop.time() + LOOK_EVERY)
+        while not all(member.fully_acked for member in self._members) and self._loop.time() < give_up_at:
+            await self._wait_until(self._loop.time() + POLL_EVERY)
 
-    async def _lose_everything(self) -> None:
-        self._net.cut = True
+    async def _cause_outage(self) -> None:
+        self._network.outage = True
         for member in self._members:
             member.session.abort()
         await self._wait_until(self._loop.time() + self._outage)
-        self._net.cut = False
+        self._network.outage = False
 
     async def _wait_until(self, moment: float) -> None:
         while (left := moment - self._loop.time()) > 0:
-            self._check()
-            await asyncio.sleep(min(left, LOOK_EVERY))
+            self._check_reachable()
+            await asyncio.sleep(min(left, POLL_EVERY))
 
-    def _check(self) -> None:
+    def _check_reachable(self) -> None:
         """End a run of which nothing can come."""
-        if self._net.refused is not None:
-            raise self._net.refused
-        if not self._net.tally.sessions and self._loop.time() > self._starts_at + CONNECT_TIMEOUT:
-            raise BrokerError(f"{self._address}: no device has a session: {self._net.tally.trouble or 'no answer'}")
+        if self._network.refused is not None:
+            raise self._network.refused
+        if not self._network.tally.sessions and self._loop.time() > self._starts_at + CONNECT_TIMEOUT:
+            raise BrokerError(f"{self._address}: no device has a session: {self._network.tally.last_error or 'no answer'}")
 
     def _drain_time(self) -> float:
         """How long a backlog may take: a batch a period, or as many as the devices may catch up."""
@@ -179,22 +179,22 @@ class Fleet:
         return DRAIN_PATIENCE + periods * self._plan.period + RECONNECT_WAIT[1]
 
     async def _watch(self, progress: Callable[[State], None], every: float) -> None:
-        ping_at = tell_at = self._loop.time()
+        ping_at = report_at = self._loop.time()
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(POLL_EVERY)
             now = self._loop.time()
             if now >= ping_at + KEEPALIVE / 2:
                 ping_at = now
                 for member in self._members:
                     member.session.ping()
-            if now >= tell_at + every:
-                tell_at = now
+            if now >= report_at + every:
+                report_at = now
                 progress(self.state())
 
-    async def _say_goodbye(self) -> None:
+    async def _disconnect_all(self) -> None:
         for member in self._members:
             member.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE):
                 while any(member.session.up for member in self._members):
-                    await asyncio.sleep(LOOK_EVERY)
+                    await asyncio.sleep(POLL_EVERY)

@@ -43,4 +43,4 @@ def die_in_a_fork(path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         store._insert = insert  # type: ignore[method-assign]  # to die at a moment that only it knows
-        store.settle(lambda _: Fork(50))
+        store.apply_ack(lambda _: Fork(50))
