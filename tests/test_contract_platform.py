@@ -1,4 +1,4 @@
-"""CONTRACT.md, Platform: a device of our own making speaks to the real `facewire platform run`.
+"""docs/contract.md, Platform: a device of our own making speaks to the real `facewire platform run`.
 
 Nothing of facewire makes or reads the wire here (see wire.py), and what is stored is asked of `facewire events`.
 """

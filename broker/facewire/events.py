@@ -1,4 +1,4 @@
-"""One comparison of a face against the enrolled people (CONTRACT.md, Event)."""
+"""One comparison of a face against the enrolled people (docs/contract.md, Event)."""
 
 import numbers
 from collections.abc import Iterable, Mapping, Sequence

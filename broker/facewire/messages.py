@@ -1,4 +1,4 @@
-"""The four messages of the wire, and their bytes (CONTRACT.md, Payloads).
+"""The four messages of the wire, and their bytes (docs/contract.md, Payloads).
 
     decode(kind, payload)  ->  Match | Batch | Ack | Status, or an error that says who is to blame
     encode(message)        ->  bytes

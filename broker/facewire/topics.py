@@ -1,4 +1,4 @@
-"""Where the messages travel: `{root}/v1/{device}/{kind}` (CONTRACT.md, Topics)."""
+"""Where the messages travel: `{root}/v1/{device}/{kind}` (docs/contract.md, Topics)."""
 
 import re
 from dataclasses import dataclass

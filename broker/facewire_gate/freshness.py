@@ -1,4 +1,4 @@
-"""Which matches one consumer may act on, pure (CONTRACT.md, Consumer): a late match opens no door.
+"""Which matches one consumer may act on, pure (docs/contract.md, Consumer): a late match opens no door.
 
 A match is acted on if it is not retained, its boot is the newest seen, its identity was not acted on before, and it
 is shown to be no older than the limit. What cannot be shown is refused, with its reason.

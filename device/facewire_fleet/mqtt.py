@@ -4,7 +4,7 @@ Why not paho, driven by its external loop: its `connect` looks up the name, wait
 calling thread, so that one device that comes back to a full backlog would stop the fleet and show as latency of the
 platform. It also reads each packet by three or four system calls, of a byte or two. (Its memory would do: 5 KB a client; a
 QoS 0 publish takes it 18 µs, 7 µs here.) What our devices need of MQTT is this page: a clean session, a will, one
-subscription, PUBLISH both ways, PINGREQ. A PUBACK says nothing that the device builds on (CONTRACT.md): none is awaited.
+subscription, PUBLISH both ways, PINGREQ. A PUBACK says nothing that the device builds on (docs/contract.md): none is awaited.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a batch does to a stream, pure (CONTRACT.md, Platform, rule 2).
+"""What a batch does to a stream, pure (docs/contract.md, Platform, rule 2).
 
 A stream is one epoch of one device. At and below its watermark W every seq is stored, a gap or in quarantine:
 

@@ -1,4 +1,4 @@
-"""Whether a device is online, pure: a will that comes late must not undo a newer session (CONTRACT.md, Status)."""
+"""Whether a device is online, pure: a will that comes late must not undo a newer session (docs/contract.md, Status)."""
 
 from typing import Final
 

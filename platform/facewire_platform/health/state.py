@@ -14,7 +14,7 @@ STATES: Final[tuple[State, ...]] = get_args(State)
 #: A device gives its status, and a batch or a probe, once a period; one of whom nothing came for so many is silent, whatever
 #: the broker said last: it may have died with the broker, whose wills died with it.
 SILENT_AFTER: Final = 3.0
-#: Of a device that never said its period, s (CONTRACT.md, Device 3).
+#: Of a device that never said its period, s (docs/contract.md, Device 3).
 PERIOD: Final = 20.0
 
 
