@@ -6,7 +6,7 @@ from mosquitto_server import ANONYMOUS, Mosquitto
 from postgresql_server import PostgreSQL
 
 from facewire_mqtt.connection import Address
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def postgresql(postgresql_server: PostgreSQL) -> str:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """A database that is not there yet, one of each kind."""
-    found: Where = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+    found: Location = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
     return found

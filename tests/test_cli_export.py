@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from facewire_process import FACEWIRE
 from platform_model import batch, event
-from platform_store import take
+from platform_store import store_batches
 
 from facewire.errors import StoreError
 from facewire_cli.main import cli
@@ -23,7 +23,7 @@ from facewire_platform.store.writer import open_store
 def path(tmp_path: Path) -> Path:
     with open_store(tmp_path / "x.db") as store:
         for after in range(0, 1_000, 100):
-            take(store, batch(after, after + 100, *(event(seq, seq, card_id="A7") for seq in range(after + 1, after + 101))))
+            store_batches(store, batch(after, after + 100, *(event(seq, seq, card_id="A7") for seq in range(after + 1, after + 101))))
     return tmp_path / "x.db"
 
 

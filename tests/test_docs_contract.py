@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from platform_store import take, take_refused
+from platform_store import store_batches, store_refused
 
 from facewire.codec import Format
 from facewire.errors import BatchRefused
 from facewire.messages import Ack, Batch, Match, Status, decode, encode
-from facewire_platform.store.writer import Store, Taken, open_store
+from facewire_platform.store.writer import Message, Store, open_store
 
 PAGE: Final = (Path(__file__).parent.parent / "docs" / "contract.md").read_text(encoding="utf-8")
 DEVICE: Final = "lobby-1"
@@ -28,9 +28,9 @@ def answer(store: Store, payload: bytes) -> Ack:
     try:
         batch = decode("history", payload)
     except BatchRefused as refused:
-        return take_refused(store, DEVICE, refused)
+        return store_refused(store, DEVICE, refused)
     assert isinstance(batch, Batch)
-    return take(store, batch, device=DEVICE)
+    return store_batches(store, batch, device=DEVICE)
 
 
 def told(payload: bytes) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_the_platform_answers_as_the_page_says(tmp_path: Path) -> None:
             elif kind != "ack":
                 message = decode(kind, payload.encode())
                 assert isinstance(message, Match | Status)
-                store.take([Taken(DEVICE, message, 1)])
+                store.store([Message(DEVICE, message, 1)])
     shown = [payload.encode() for kind, payload in SHOWN if kind == "ack"]
     assert [told(ack) for ack in answers] == [told(ack) for ack in shown]
     assert [list(json.loads(ack)) for ack in answers] == [list(json.loads(ack)) for ack in shown]

@@ -14,7 +14,7 @@ from facewire.codec import pack
 from facewire.messages import BadEvent, Status
 from facewire_platform.health.metrics import metrics_registry
 from facewire_platform.intake.worker import Counters
-from facewire_platform.store.writer import Taken, open_store
+from facewire_platform.store.writer import Message, open_store
 
 PAGE: Final = (Path(__file__).parent.parent / "docs" / "health.md").read_text(encoding="utf-8")
 
@@ -24,9 +24,9 @@ def database(tmp_path: Path) -> Path:
     """That of a platform with one device, which has one bad event in quarantine."""
     bad = BadEvent(2, "odd", pack({"seq": 2, "timestamp": 1, "score": 0.5, "identity_id": "", "identity_name": "", "person_type": 1}))
     with open_store(tmp_path / "platform.db") as store:
-        store.take([Taken("lobby-1", batch(0, 2, 1, bad=(bad,)), 1)])
+        store.store([Message("lobby-1", batch(0, 2, 1, bad=(bad,)), 1)])
         said = Status(BOOT, True, 1_700_000_010_000, EPOCH, head=2, oldest=1, cursor=2, period=20.0, capacity=100, dropped=0)
-        store.take([Taken("lobby-1", said, 1)])
+        store.store([Message("lobby-1", said, 1)])
     return tmp_path / "platform.db"
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 from platform_model import batch, event
-from platform_store import take
+from platform_store import store_batches
 from shown_commands import blocks, typed
 
 from facewire_platform.store.writer import open_store
@@ -18,7 +18,7 @@ def test_the_commands_of_the_page_work_one_after_the_other(tmp_path: Path) -> No
     with open_store(tmp_path / "facewire.db") as store:
         at = 1_764_054_000_000  # 2025-11-25T07:00Z
         seen = (event(seq)._replace(timestamp=at + seq, identity_id=who) for seq, who in enumerate(("666666", "7", "7"), 1))
-        take(store, batch(0, 3, *seen), device="lobby-1")
+        store_batches(store, batch(0, 3, *seen), device="lobby-1")
     done = typed("\n".join(blocks(PAGE)), tmp_path)
     assert "Traceback" not in done.stderr
     assert done.stdout.count('"first_seen": ') == 2

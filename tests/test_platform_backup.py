@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from platform_model import batch
-from platform_store import check_conserved, rows, take
+from platform_store import check_conserved, rows, store_batches
 
 import facewire_platform.store.backup
 from facewire.errors import StoreError
@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(file: Path) -> Iterator[Store]:
     with open_store(file) as opened:
-        take(opened, batch(0, 50, *range(1, 51)))
+        store_batches(opened, batch(0, 50, *range(1, 51)))
         yield opened
 
 
@@ -51,13 +51,13 @@ def test_a_copy_is_of_the_moment_at_which_it_began_however_much_is_written_meanw
             def step(*told: int) -> None:
                 seq = next(written)
                 if seq < 200:
-                    take(store, batch(seq - 1, seq, seq))
+                    store_batches(store, batch(seq - 1, seq, seq))
                 progress(*told)
 
             super().backup(target, pages=1, progress=step, **more)
 
     for number in range(5):  # so that there are pages to copy
-        take(store, batch(0, 100, *range(1, 101)), device=f"d{number}")
+        store_batches(store, batch(0, 100, *range(1, 101)), device=f"d{number}")
     monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Beside))
     copy = file.with_name("copy.db")
     backup(file, copy)
@@ -110,7 +110,7 @@ def test_what_is_no_database_of_a_platform_is_neither_copied_nor_restored(tmp_pa
 
 def test_a_damaged_database_gives_no_copy(file: Path) -> None:
     with open_store(file) as store:
-        take(store, batch(0, 100, *range(1, 101)))
+        store_batches(store, batch(0, 100, *range(1, 101)))
     content = bytearray(file.read_bytes())
     page = content.rindex(b"\x0d", 0, -16_384) // 16_384 * 16_384
     content[page : page + 200] = b"\xff" * 200
@@ -127,10 +127,10 @@ def test_a_folder_that_is_not_there_is_named(file: Path, store: Store) -> None:
 
 def test_what_was_there_is_set_aside_with_its_wal_and_harms_the_restored_one_in_nothing(file: Path) -> None:
     store = open_store(file)
-    take(store, batch(0, 50, *range(1, 51)))
+    store_batches(store, batch(0, 50, *range(1, 51)))
     copy = file.with_name("copy.db")
     backup(file, copy)
-    take(store, batch(50, 90, *range(51, 91)))
+    store_batches(store, batch(50, 90, *range(51, 91)))
     # As after a SIGKILL: the newest events are in the -wal alone.
     for suffix in ("", "-wal", "-shm"):
         (file.parent / f"killed.db{suffix}").write_bytes((file.parent / f"{file.name}{suffix}").read_bytes())
@@ -141,7 +141,7 @@ def test_what_was_there_is_set_aside_with_its_wal_and_harms_the_restored_one_in_
     assert (watermark(killed), watermark(aside)) == (50, 90)
     assert restore(killed, copy) == file.parent / "killed.db.replaced-2"
     with open_store(killed) as again:
-        assert take(again, batch(50, 60, *range(51, 61))).cursor == 60
+        assert store_batches(again, batch(50, 60, *range(51, 61))).cursor == 60
     check_conserved(killed)
 
 

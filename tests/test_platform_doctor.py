@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from mqtt_probe import Probe
 from platform_model import EPOCH, batch
 from platform_store import run as run_sql
-from platform_store import take
+from platform_store import store_batches
 
 import facewire_platform.health.doctor
 import facewire_platform.health.doctor_broker
@@ -30,8 +30,8 @@ from facewire_cli.main import cli
 from facewire_mqtt.address import Address
 from facewire_platform.health.doctor import Finding, check_clock, check_database, check_disk
 from facewire_platform.health.doctor_broker import PROBE_DEVICE, RoleName, check_broker
-from facewire_platform.store.drivers import Where
-from facewire_platform.store.writer import Store, Taken, open_store
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.writer import Message, Store, open_store
 
 
 def verdicts(found: Iterator[Finding]) -> dict[str, str]:
@@ -174,26 +174,26 @@ def test_an_address_that_others_can_read_along_wants_tls() -> None:
 
 
 @pytest.fixture
-def worker(where: Where) -> Iterator[Store]:
-    with open_store(where) as store:
-        take(store, batch(0, 3, 1, 3))
+def worker(location: Location) -> Iterator[Store]:
+    with open_store(location) as store:
+        store_batches(store, batch(0, 3, 1, 3))
         yield store
 
 
 def tell(store: Store, device: str, offset: float) -> None:
     now_ms = facewire_platform.health.doctor._now_ms()
-    store.take([Taken(device, Status("00000000000000b1", True, now_ms + round(offset * 1000), EPOCH, period=20.0), now_ms)])
+    store.store([Message(device, Status("00000000000000b1", True, now_ms + round(offset * 1000), EPOCH, period=20.0), now_ms)])
 
 
-def test_a_database_that_a_worker_has_is_found_well_and_nothing_is_written(where: Where, worker: Store) -> None:
+def test_a_database_that_a_worker_has_is_found_well_and_nothing_is_written(location: Location, worker: Store) -> None:
     tell(worker, "d", 1.0)
-    assert verdicts(check_database(where)) == {"database": "ok", "conservation": "ok", "device clocks": "ok"}
-    take(worker, batch(3, 4, 4))
+    assert verdicts(check_database(location)) == {"database": "ok", "conservation": "ok", "device clocks": "ok"}
+    store_batches(worker, batch(3, 4, 4))
 
 
-def test_events_that_vanished_are_a_failure_that_names_their_stream(where: Where, worker: Store) -> None:
-    run_sql(where, "UPDATE stream SET stored = stored - 1")
-    findings = {found.check: found for found in check_database(where)}
+def test_events_that_vanished_are_a_failure_that_names_their_stream(location: Location, worker: Store) -> None:
+    run_sql(location, "UPDATE stream SET stored = stored - 1")
+    findings = {found.check: found for found in check_database(location)}
     assert findings["conservation"].verdict == "FAIL"
     assert f"d {EPOCH} (1)" in findings["conservation"].message
 

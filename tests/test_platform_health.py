@@ -9,7 +9,7 @@ from facewire.messages import Status
 from facewire_cli.main import cli
 from facewire_platform.health.state import HealthLimits, assess, outage_budget, silence, state, troubles
 from facewire_platform.history.queries import History
-from facewire_platform.store.writer import Store, Taken, open_store
+from facewire_platform.store.writer import Message, Store, open_store
 
 ROW: dict[str, Any] = {
     "device": "d",
@@ -89,12 +89,12 @@ def fill(store: Store, device: str, times: list[int], now_ms: int) -> None:
     events = [event(seq)._replace(timestamp=at) for seq, at in enumerate(times, 1)]
     for first in range(0, len(events), 100):
         chunk = events[first : first + 100]
-        store.take([Taken(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk), now_ms)])
+        store.store([Message(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk), now_ms)])
 
 
 def tell(store: Store, device: str, now_ms: int, *, at: int, online: bool = True, boot: str = BOOT) -> None:
     status = Status(boot, online, at, EPOCH, head=1, oldest=1, cursor=0, period=30.0, capacity=200) if online else Status(boot, online, at)
-    store.take([Taken(device, status, now_ms)])
+    store.store([Message(device, status, now_ms)])
 
 
 def device(path: Path) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def test_the_clock_offset_is_that_of_the_last_status_and_nothing_else_moves_it(t
         tell(store, "d", 10_000, at=8_500)
         assert device(tmp_path / "x.db")["clock_offset"] == -1.5
         fill(store, "d", [1], 60_000)
-        store.take([Taken("d", batch(1, 1, boot="00000000000000b2"), 70_000)])
+        store.store([Message("d", batch(1, 1, boot="00000000000000b2"), 70_000)])
         assert device(tmp_path / "x.db")["clock_offset"] == -1.5
         tell(store, "d", 99_000, at=8_000, online=False)
         assert device(tmp_path / "x.db")["clock_offset"] == -1.5
@@ -132,7 +132,7 @@ def test_the_clock_offset_is_that_of_the_last_status_and_nothing_else_moves_it(t
 
 def test_what_the_broker_had_kept_says_nothing_about_the_clock(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        store.take([Taken("d", Status(BOOT, True, 5, EPOCH), 90_000, retained=True)])
+        store.store([Message("d", Status(BOOT, True, 5, EPOCH), 90_000, retained=True)])
     shown = device(tmp_path / "x.db")
     assert (shown["clock_offset"], shown["last_seen"]) == (None, 0)
 
@@ -140,10 +140,10 @@ def test_what_the_broker_had_kept_says_nothing_about_the_clock(tmp_path: Path) -
 def test_a_worker_that_comes_back_still_knows_the_offset_of_what_it_is_told_again(tmp_path: Path) -> None:
     same, later = (Status(BOOT, True, at, EPOCH) for at in (8_500, 28_500))
     with open_store(tmp_path / "x.db") as store:
-        store.take([Taken("d", same, 10_000)])
-        store.take([Taken("d", same, 90_000, retained=True)])
+        store.store([Message("d", same, 10_000)])
+        store.store([Message("d", same, 90_000, retained=True)])
         assert device(tmp_path / "x.db")["clock_offset"] == -1.5
-        store.take([Taken("d", later, 90_000, retained=True)])
+        store.store([Message("d", later, 90_000, retained=True)])
         assert device(tmp_path / "x.db")["clock_offset"] is None
 
 
@@ -158,7 +158,7 @@ def run(path: Path, *arguments: str) -> Result:
 def site(tmp_path: Path) -> Path:
     with open_store(tmp_path / "x.db") as store:
         fill(store, "lobby", [1, 2], 1)
-        store.take([Taken("gate", batch(5, 5, head=9), 1)])
+        store.store([Message("gate", batch(5, 5, head=9), 1)])
     return tmp_path / "x.db"
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import facewire_platform.intake.inbox
 from facewire_mqtt.connection import Connected, Disconnected, Received
-from facewire_platform.intake.inbox import Arrived, Inbox
+from facewire_platform.intake.inbox import Inbox, Queued
 
 
 def received(payload: bytes, retain: bool = False) -> Received:
@@ -21,7 +21,7 @@ def test_messages_come_out_in_order_each_with_what_it_is_packed_to() -> None:
     full.put(received(b"1"))
     full.put(received(b"23", retain=True))
     topic = "facewire/v1/d/match"
-    assert full.take(9, 0.0).messages == [Arrived(topic, b"1", False, None), Arrived(topic, b"23", True, b"3")]
+    assert full.take(9, 0.0).messages == [Queued(topic, b"1", False, None), Queued(topic, b"23", True, b"3")]
     assert full.take(9, 0.0).messages == []
 
 

@@ -6,7 +6,7 @@ import pytest
 from broker_engines import free_port
 from facewire_process import Running
 from platform_model import EPOCH, bad_event, batch
-from platform_store import run, take, take_match
+from platform_store import run, store_batches, store_match
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,15 +14,15 @@ from facewire.messages import Status
 from facewire_platform.health.metrics import metrics_registry
 from facewire_platform.history.queries import History
 from facewire_platform.intake.worker import Counters
-from facewire_platform.store.drivers import Where
-from facewire_platform.store.writer import Taken, open_store
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.writer import Message, open_store
 
 BOOT = "00000000000000b1"
 
 
-def scrape(where: Where, counters: Counters | None = None, now: float = 100.0) -> dict[tuple[str, str], float]:
+def scrape(location: Location, counters: Counters | None = None, now: float = 100.0) -> dict[tuple[str, str], float]:
     """Each sample by its name and the values of its labels."""
-    text = generate_latest(metrics_registry(where, counters, now=lambda: now)).decode()
+    text = generate_latest(metrics_registry(location, counters, now=lambda: now)).decode()
     return {
         (sample.name, ",".join(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -30,11 +30,11 @@ def scrape(where: Where, counters: Counters | None = None, now: float = 100.0) -
     }
 
 
-def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(where: Where) -> None:
-    with open_store(where) as store:
-        store.take([Taken("d", batch(0, 5, 1, 2, bad=(bad_event(5),), head=9), 95_000)])
-        store.take([Taken("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2), 95_000)])
-    found = scrape(where)
+def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(location: Location) -> None:
+    with open_store(location) as store:
+        store.store([Message("d", batch(0, 5, 1, 2, bad=(bad_event(5),), head=9), 95_000)])
+        store.store([Message("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2), 95_000)])
+    found = scrape(location)
     assert found["facewire_database_up", ""] == 1
     assert found["facewire_device_online", "d"] == 1
     assert [found["facewire_devices", state] for state in ("online", "silent", "offline")] == [1, 0, 0]
@@ -49,33 +49,33 @@ def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(where: Where) 
     assert found["facewire_device_clock_offset_seconds", "d"] == 1.0
 
 
-def test_what_is_above_the_watermark_is_not_taken_for_stored_below_it(where: Where) -> None:
-    with open_store(where) as store:
-        store.take([Taken("d", batch(0, 5, 1, 2), 1), Taken("d", batch(7, 9, 8, 9), 1)])
-        take_match(store, 12)
-    found = scrape(where)
+def test_what_is_above_the_watermark_is_not_taken_for_stored_below_it(location: Location) -> None:
+    with open_store(location) as store:
+        store.store([Message("d", batch(0, 5, 1, 2), 1), Message("d", batch(7, 9, 8, 9), 1)])
+        store_match(store, 12)
+    found = scrape(location)
     assert found["facewire_stream_stored_events", f"d,{EPOCH}"] == 2
     assert found["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 0
 
 
-def test_an_event_that_vanished_is_seen_and_one_that_retention_deleted_is_not_missed(where: Where) -> None:
-    with open_store(where) as store:
-        store.take([Taken("d", batch(0, 5, 1, 2, 3, 4, 5), 1)])
-    run(where, "DELETE FROM event WHERE seq = 1")  # as retention does
-    assert scrape(where)["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 0
-    run(where, "UPDATE stream SET stored = stored - 1")
-    assert scrape(where)["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 1
+def test_an_event_that_vanished_is_seen_and_one_that_retention_deleted_is_not_missed(location: Location) -> None:
+    with open_store(location) as store:
+        store.store([Message("d", batch(0, 5, 1, 2, 3, 4, 5), 1)])
+    run(location, "DELETE FROM event WHERE seq = 1")  # as retention does
+    assert scrape(location)["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 0
+    run(location, "UPDATE stream SET stored = stored - 1")
+    assert scrape(location)["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 1
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        store.take([Taken("d", batch(0, 1, 1), 95_000)])
+        store.store([Message("d", batch(0, 1, 1), 95_000)])
     assert ("facewire_device_clock_offset_seconds", "d") not in scrape(tmp_path / "x.db")
 
 
 def test_a_device_turns_silent_between_two_scrapes(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        store.take([Taken("d", Status(BOOT, True, 1, EPOCH), 95_000)])
+        store.store([Message("d", Status(BOOT, True, 1, EPOCH), 95_000)])
     assert scrape(tmp_path / "x.db", now=155.0)["facewire_device_online", "d"] == 1
     assert scrape(tmp_path / "x.db", now=156.0)["facewire_devices", "silent"] == 1
 
@@ -124,23 +124,23 @@ def test_the_worker_answers_prometheus_and_an_address_that_is_taken_is_a_usage_e
         assert worker.end() == 0
 
 
-def test_the_counts_add_up_at_every_moment_of_a_worker_at_work(where: Where) -> None:
-    open_store(where).close()
+def test_the_counts_add_up_at_every_moment_of_a_worker_at_work(location: Location) -> None:
+    open_store(location).close()
     done = threading.Event()
 
     def work() -> None:
         try:
-            with open_store(where) as store:
+            with open_store(location) as store:
                 for after in range(0, 600, 6):
-                    take_match(store, after + 9)
-                    take(store, batch(after, after + 6, after + 1, after + 2, bad=(bad_event(after + 4),)))
+                    store_match(store, after + 9)
+                    store_batches(store, batch(after, after + 6, after + 1, after + 2, bad=(bad_event(after + 4),)))
         finally:
             done.set()
 
     writer = threading.Thread(target=work)
     writer.start()
     looks = 0
-    with History(where) as history:
+    with History(location) as history:
         while not done.is_set():
             assert [row["unaccounted"] for row in history.conservation()] in ([], [0])
             looks += 1

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from platform_model import batch
-from platform_store import check_conserved, rows, run, take
+from platform_store import check_conserved, rows, run, store_batches
 
 from facewire.errors import StoreError
 from facewire_platform.history.queries import Filter, History
@@ -53,7 +53,7 @@ def test_migrating_the_first_schema_keeps_all_and_takes_a_copy_before(old: Path)
     assert set(rows(old, "SELECT id_key, name_key FROM event")) == {(key("p"), key("name"))}
     assert rows(old, "SELECT watermark, stored, gaps, quarantined FROM stream") == [(4, 3, 1, 1)]
     with open_store(old) as store:
-        assert take(store, batch(4, 6, 5, 6), device="lobby").cursor == 6
+        assert store_batches(store, batch(4, 6, 5, 6), device="lobby").cursor == 6
     check_conserved(old)
     with History(old) as history:
         assert [row["seq"] for row in history.events(Filter())] == [1, 4, 5, 6]
@@ -125,4 +125,4 @@ def test_postgresql_is_migrated_from_its_first_schema(postgresql: str) -> None:
     assert migrate(postgresql) == ["0002_counts_and_keys"]
     assert rows(postgresql, "SELECT watermark, stored, gaps FROM stream") == [(2, 1, 1)]
     with open_store(postgresql) as store:
-        assert take(store, batch(0, 1, 1)).cursor == 1
+        assert store_batches(store, batch(0, 1, 1)).cursor == 1

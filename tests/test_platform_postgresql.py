@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from platform_desk import Desk, history
 from platform_model import BOOT, EPOCH, batch, event
-from platform_store import check_conserved, counts, rows, run, take
+from platform_store import check_conserved, counts, rows, run, store_batches
 from postgresql_server import PostgreSQL
 from psycopg import errors
 
@@ -15,7 +15,7 @@ from facewire.messages import Ack, Status
 from facewire_platform.history.queries import Filter, History
 from facewire_platform.store.database import locate, open_database
 from facewire_platform.store.drivers import is_outage, shown
-from facewire_platform.store.writer import Store, Taken, open_store
+from facewire_platform.store.writer import Message, Store, open_store
 
 pytestmark = pytest.mark.postgresql
 
@@ -32,21 +32,21 @@ def disconnect(url: str) -> None:
 
 
 def test_a_lost_connection_is_an_outage_after_which_the_store_is_to_be_opened_anew(store: Store, postgresql: str) -> None:
-    take(store, batch(0, 1, 1))
+    store_batches(store, batch(0, 1, 1))
     disconnect(postgresql)
     with pytest.raises(StoreError):
-        take(store, batch(1, 2, 2))
+        store_batches(store, batch(1, 2, 2))
     assert store.replaced
     with open_store(postgresql) as again:
         assert again.identity == store.identity
-        assert take(again, batch(1, 2, 2)).cursor == 2
+        assert store_batches(again, batch(1, 2, 2)).cursor == 2
 
 
 def test_a_group_whose_commit_was_not_heard_of_may_be_taken_again(store: Store, postgresql: str) -> None:
-    group = [Taken("d", batch(0, 3, 1, 3), 1), Taken("d", batch(3, 4, 4), 1)]
-    first = store.take(group)
+    group = [Message("d", batch(0, 3, 1, 3), 1), Message("d", batch(3, 4, 4), 1)]
+    first = store.store(group)
     assert [ack.cursor for ack in first if isinstance(ack, Ack)] == [3, 4]
-    assert [ack.cursor for ack in store.take(group) if isinstance(ack, Ack)] == [4, 4]
+    assert [ack.cursor for ack in store.store(group) if isinstance(ack, Ack)] == [4, 4]
     check_conserved(postgresql)
 
 
@@ -55,13 +55,13 @@ def test_what_was_acked_is_there_after_the_server_lost_its_power() -> None:
     try:
         url = server.new_database()
         with open_store(url) as store:
-            assert take(store, batch(0, 100, *range(1, 101))).cursor == 100
+            assert store_batches(store, batch(0, 100, *range(1, 101))).cursor == 100
             server.stop("immediate")
             with pytest.raises(StoreError):
-                take(store, batch(100, 101, 101))
+                store_batches(store, batch(100, 101, 101))
         server.start()
         with open_store(url) as store:
-            assert take(store, batch(100, 101, 101)).cursor == 101
+            assert store_batches(store, batch(100, 101, 101)).cursor == 101
         with History(url) as history:
             assert len(list(history.events(Filter()))) == 101
     finally:
@@ -73,7 +73,7 @@ def test_a_standby_that_only_reads_is_an_outage(postgresql: str) -> None:
     with open_store(postgresql) as store:
         store._db.execute_sql("SET default_transaction_read_only = on")
         with pytest.raises(StoreError, match="read-only"):
-            take(store, batch(0, 1, 1))
+            store_batches(store, batch(0, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_workers_that_take_the_same_devices_at_once_store_each_event_once(postgr
                 start.wait()
                 for after in range(0, 200, 10):
                     order = names[number:] + names[:number] if number else names[::-1]
-                    group = [Taken(name, batch(after, after + 10, *range(after + 1, after + 11)), 1) for name in order]
+                    group = [Message(name, batch(after, after + 10, *range(after + 1, after + 11)), 1) for name in order]
                     boot = f"{after:016x}"
-                    store.take([*group, *(Taken(name, Status(boot, True, 1, EPOCH), 1) for name in order)])
+                    store.store([*group, *(Message(name, Status(boot, True, 1, EPOCH), 1) for name in order)])
         except Exception as exc:  # noqa: BLE001  # told by the test's thread
             failures.append(exc)
 
@@ -147,7 +147,7 @@ def test_workers_that_take_the_same_devices_at_once_store_each_event_once(postgr
 def test_a_text_with_nul_comes_back_and_is_no_conflict_with_itself(store: Store, postgresql: str) -> None:
     odd = event(1)._replace(identity_id="a\x00b", identity_name="\x01", group_name="\x010", ep_id="\x00", extra={"x": "\x00"})
     for _ in range(2):
-        ack = take(store, batch(0, 1, odd))
+        ack = store_batches(store, batch(0, 1, odd))
         assert (ack.cursor, ack.conflict) == (1, None)
     with History(postgresql) as history:
         [row] = history.events(Filter())
@@ -178,7 +178,7 @@ def test_a_newer_schema_is_refused_with_both_numbers(postgresql: str) -> None:
 
 
 def test_a_query_cannot_write(store: Store, postgresql: str) -> None:
-    take(store, batch(0, 1, 1))
+    store_batches(store, batch(0, 1, 1))
     with History(postgresql) as history, pytest.raises(Exception, match="read-only"):
         history._db.execute_sql("DELETE FROM event")
     assert counts(postgresql) == (1, 1, 0, 0)
@@ -212,7 +212,7 @@ def test_the_database_that_a_url_names_may_be_in_a_schema_of_its_own(postgresql:
     run(postgresql, "CREATE SCHEMA ours")
     url = f"{postgresql}&options=-csearch_path%3Dours"
     with open_store(url) as store:
-        assert take(store, batch(0, 1, 1)).cursor == 1
+        assert store_batches(store, batch(0, 1, 1)).cursor == 1
     with psycopg.connect(postgresql) as server:
         assert server.execute("SELECT count(*) FROM ours.event").fetchone() == (1,)
     assert open_database(locate(url), "read").close() in {True, None}
@@ -220,6 +220,6 @@ def test_the_database_that_a_url_names_may_be_in_a_schema_of_its_own(postgresql:
 
 def test_the_boot_seen_by_two_workers_at_once_is_kept(postgresql: str) -> None:
     with open_store(postgresql) as one, open_store(postgresql) as other:
-        one.take([Taken("d", Status(BOOT, True, 1, EPOCH), 1)])
-        other.take([Taken("d", Status("0000000000000002", True, 2, EPOCH), 2)])
-        assert one.take([Taken("d", Status(BOOT, False, 1), 3)]) == [False]
+        one.store([Message("d", Status(BOOT, True, 1, EPOCH), 1)])
+        other.store([Message("d", Status("0000000000000002", True, 2, EPOCH), 2)])
+        assert one.store([Message("d", Status(BOOT, False, 1), 3)]) == [False]

@@ -20,7 +20,7 @@ from facewire.events import MAX_INT, Event, event_from_map
 from facewire.messages import Status
 from facewire_cli.main import cli
 from facewire_platform.history.queries import Filter, History
-from facewire_platform.store.writer import Store, Taken, Unreadable, open_store
+from facewire_platform.store.writer import Message, Store, Unreadable, open_store
 
 NAMES = ("a", "b", "c")
 VENDOR_EVENTS = Path(__file__).parent / "data" / "vendor-events.jsonl"
@@ -33,7 +33,7 @@ def event_at(seq: int, at: int, **changed: Any) -> Event:
 def fill(store: Store, device: str, *events: Event, epoch: str = EPOCH, now_ms: int = 1) -> None:
     for first in range(0, len(events), 100):
         chunk = events[first : first + 100]
-        store.take([Taken(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk, epoch=epoch), now_ms)])
+        store.store([Message(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk, epoch=epoch), now_ms)])
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +201,8 @@ def test_reads_go_on_while_the_worker_writes(tmp_path: Path) -> None:
 def test_devices_show_their_newest_epoch_and_all_of_them_on_demand(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         fill(store, "a", event_at(1, 1), event_at(9, 2), now_ms=50)
-        store.take([Taken("a", batch(9, 10, bad=(bad_event(10),), boot=BOOT, head=15), 60)])
-        store.take([Taken("b", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0, dropped=3), 70)])
+        store.store([Message("a", batch(9, 10, bad=(bad_event(10),), boot=BOOT, head=15), 60)])
+        store.store([Message("b", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0, dropped=3), 70)])
         fill(store, "a", event_at(1, 1), epoch="00000000000000e2", now_ms=80)
     with History(tmp_path / "x.db") as history:
         rows = list(history.devices())
@@ -221,7 +221,7 @@ def test_gaps_and_quarantine_are_read_page_by_page(tmp_path: Path, monkeypatch: 
     with open_store(tmp_path / "x.db") as store:
         for device in ("b", "a"):
             fill(store, device, *(event_at(seq, seq) for seq in range(1, 12, 2)), now_ms=5)
-        store.take([Taken("", Unreadable("t", f"reason {number}", b"%d" % number), 1) for number in range(5)])
+        store.store([Message("", Unreadable("t", f"reason {number}", b"%d" % number), 1) for number in range(5)])
     with History(tmp_path / "x.db") as history:
         assert [(row["device"], row["first"]) for row in history.gaps()] == [(name, seq) for name in "ab" for seq in (2, 4, 6, 8, 10)]
         assert len(list(history.gaps("a"))) == 5
@@ -292,7 +292,7 @@ def test_csv_has_the_columns_and_pretty_shows_times_as_people_write_them(vendor:
 def test_status_and_gaps_have_the_fields_that_others_rely_on(vendor: tuple[Path, list[dict[str, Any]]]) -> None:
     path, _ = vendor
     with open_store(path) as store:
-        store.take([Taken("box-1", batch(3, 9, 9), 1)])
+        store.store([Message("box-1", batch(3, 9, 9), 1)])
     row = lines(run(path, "status", "-o", "json"))[0]
     assert {"device", "epoch", "head", "watermark", "lag", "gaps", "online", "last_seen"} <= row.keys()
     assert (row["head"], row["watermark"], row["lag"], row["gaps"], row["online"]) == (9, 9, 0, 5, False)

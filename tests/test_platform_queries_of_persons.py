@@ -11,9 +11,9 @@ from platform_model import EPOCH, batch, event
 import facewire_platform.history.queries
 from facewire.events import Event
 from facewire_platform.history.queries import Filter, History, Place
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 from facewire_platform.store.rows import key
-from facewire_platform.store.writer import Store, Taken, open_store
+from facewire_platform.store.writer import Message, Store, open_store
 
 HOUR = 3_600_000
 LONG = "x" * 64
@@ -23,11 +23,11 @@ IDS = ("a", "b", "", LONG, LONG + "1", LONG + "2", "nul\0in it", "nul")
 def fill(store: Store, device: str, events: list[Event]) -> None:
     for first in range(0, len(events), 100):
         chunk = events[first : first + 100]
-        store.take([Taken(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk, epoch=EPOCH), 1)])
+        store.store([Message(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk, epoch=EPOCH), 1)])
 
 
 @pytest.fixture
-def crowd(where: Where) -> list[Event]:
+def crowd(location: Location) -> list[Event]:
     """Persons over hours of which many have nobody, some before 1970, and clocks that were far off."""
     chance = random.Random(1)
     moments = [*(chance.randrange(-3 * HOUR, 40 * HOUR) for _ in range(200)), *range(5), -1, HOUR - 1, HOUR, 10**15, -(10**15)]
@@ -35,7 +35,7 @@ def crowd(where: Where) -> list[Event]:
         event(seq)._replace(timestamp=at, identity_id=chance.choice(IDS), identity_name=chance.choice(("Ann", "b", "")))
         for seq, at in enumerate(moments, 1)
     ]
-    with open_store(where) as store:
+    with open_store(location) as store:
         fill(store, "d", events)
     return events
 
@@ -49,10 +49,10 @@ SPANS = ((None, None), (0, None), (None, 0), (-1, 1), (HOUR, 2 * HOUR), (HOUR + 
 
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_a_person_is_found_whole_and_in_order_in_any_time(
-    where: Where, crowd: list[Event], newest_first: bool, monkeypatch: pytest.MonkeyPatch
+    location: Location, crowd: list[Event], newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 4)
-    with History(where) as history:
+    with History(location) as history:
         for since, until in SPANS:
             for who in IDS:
                 wanted = [e for e in crowd if (since is None or e.timestamp >= since) and (until is None or e.timestamp < until)]
@@ -65,51 +65,53 @@ def test_a_person_is_found_whole_and_in_order_in_any_time(
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_a_person_can_be_read_on_from_any_place(where: Where, crowd: list[Event], newest_first: bool) -> None:
-    with History(where) as history:
+def test_a_person_can_be_read_on_from_any_place(location: Location, crowd: list[Event], newest_first: bool) -> None:
+    with History(location) as history:
         rows = list(history.events(Filter(person="a"), newest_first=newest_first))
         for place, row in list(enumerate(rows, 1))[::7]:
             following = history.events(Filter(person="a"), after=Place.of(row), newest_first=newest_first)
             assert seqs(following) == [later["seq"] for later in rows[place:]]
 
 
-def test_two_ids_with_one_key_are_told_apart_and_do_not_end_the_search(where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ids_with_one_key_are_told_apart_and_do_not_end_the_search(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 4)
     # The CRC-32 of both is 0x4ddb0c25.
     ids = ["plumless"] * 9 + ["buckeroo"] + ["plumless"] * 9
     assert key("plumless") == key("buckeroo")
-    with open_store(where) as store:
+    with open_store(location) as store:
         fill(store, "d", [event(seq)._replace(timestamp=seq, identity_id=who) for seq, who in enumerate(ids, 1)])
-    with History(where) as history:
+    with History(location) as history:
         assert seqs(history.events(Filter(person="buckeroo"))) == [10]
         assert len(seqs(history.events(Filter(person="plumless")))) == 18
 
 
-def test_a_person_and_a_device_and_a_score_narrow_together(where: Where) -> None:
-    with open_store(where) as store:
+def test_a_person_and_a_device_and_a_score_narrow_together(location: Location) -> None:
+    with open_store(location) as store:
         for device in "de":
             fill(store, device, [event(seq)._replace(timestamp=seq, identity_id="ab"[seq % 2], score=seq / 10) for seq in range(1, 11)])
-    with History(where) as history:
+    with History(location) as history:
         rows = list(history.events(Filter(person="a", device="e", min_score=0.5)))
     assert [(row["device"], row["seq"]) for row in rows] == [("e", 6), ("e", 8), ("e", 10)]
 
 
-def test_an_empty_history_has_nobody(where: Where) -> None:
-    open_store(where).close()
-    with History(where) as history:
+def test_an_empty_history_has_nobody(location: Location) -> None:
+    open_store(location).close()
+    with History(location) as history:
         assert list(history.events(Filter(person="a"))) == []
 
 
 def plan(history: History, query: Any) -> str:
     sql, values = query.bind(history._db).sql()
-    explain = "EXPLAIN QUERY PLAN" if isinstance(history._where, Path) else "EXPLAIN"
+    explain = "EXPLAIN QUERY PLAN" if isinstance(history._location, Path) else "EXPLAIN"
     return "\n".join(str(row[-1]) for row in history._db.execute_sql(f"{explain} {sql}", values))
 
 
-def test_only_the_events_of_a_person_are_read_from_the_table(where: Where, crowd: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_events_of_a_person_are_read_from_the_table(
+    location: Location, crowd: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(facewire_platform.history.queries, "MAX_SORTED", 0)
-    with History(where) as history:
-        if isinstance(where, str):
+    with History(location) as history:
+        if isinstance(location, str):
             # So few rows are read faster one after the other.
             history._db.execute_sql("SET enable_seqscan = off")
             history._db.execute_sql("SET enable_bitmapscan = off")

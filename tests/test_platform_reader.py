@@ -6,32 +6,32 @@ from facewire.errors import BatchRefused
 from facewire.messages import Ack, Batch, encode
 from facewire.topics import Topics
 from facewire_platform.intake.decoder import pack
-from facewire_platform.intake.inbox import Arrived
-from facewire_platform.intake.reader import Held, read
+from facewire_platform.intake.inbox import Queued
+from facewire_platform.intake.reader import read
 from facewire_platform.store.rows import InsertRows
-from facewire_platform.store.writer import Taken, Unreadable
+from facewire_platform.store.writer import Message, Unreadable
 
 BATCH = encode(batch(0, 2, 1, 2))
 
 
-def reading(kind: str, payload: bytes, *, packed: bytes | None = None, retained: bool = False) -> list[Taken]:
-    arrived = Arrived(f"facewire/v1/d/{kind}", payload, retained, packed)
-    held = read(arrived, Topics(), InsertRows, 7)
-    assert all(one == Held(arrived, one.taken) and one.taken.at_ms == 7 for one in held)
-    return [one.taken for one in held]
+def reading(kind: str, payload: bytes, *, packed: bytes | None = None, retained: bool = False) -> list[Message]:
+    queued = Queued(f"facewire/v1/d/{kind}", payload, retained, packed)
+    messages = read(queued, Topics(), InsertRows, 7)
+    assert all(one.at_ms == 7 for one in messages)
+    return messages
 
 
 def test_a_batch_is_the_same_packed_or_not() -> None:
     (plain,), (packed,) = reading("history", BATCH), reading("history", b"", packed=pack(BATCH, InsertRows))
-    assert isinstance(plain.message, Batch)
-    assert isinstance(packed.message, Batch)
+    assert isinstance(plain.body, Batch)
+    assert isinstance(packed.body, Batch)
     assert (plain.device, packed.device) == ("d", "d")
-    assert InsertRows.of(plain.message.events).packed == InsertRows.of(packed.message.events).packed
+    assert InsertRows.of(plain.body.events).packed == InsertRows.of(packed.body.events).packed
 
 
 def test_a_batch_that_is_refused_is_kept_and_answered() -> None:
     payload = encode(batch(5, 5)).replace(b"\xa5after\x05", b"\xa5after\x09")
-    kept, refused = (taken.message for taken in reading("history", payload))
+    kept, refused = (message.body for message in reading("history", payload))
     assert isinstance(kept, Unreadable)
     assert kept.raw == payload
     assert isinstance(refused, BatchRefused)
@@ -40,14 +40,14 @@ def test_a_batch_that_is_refused_is_kept_and_answered() -> None:
 def test_what_is_not_for_us_or_cannot_be_read_is_kept_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     ack = encode(Ack("0" * 16, "0" * 16, 0, 0, "s"))
     (not_ours,), (no_message,) = reading("ack", ack), reading("match", b"\xc1")
-    assert not_ours.message == Unreadable("facewire/v1/d/ack", "an ack is not for us", ack)
-    assert isinstance(no_message.message, Unreadable)
-    (elsewhere,) = read(Arrived("elsewhere", b"", False, None), Topics(), InsertRows, 7)
-    assert isinstance(elsewhere.taken.message, Unreadable)
+    assert not_ours.body == Unreadable("facewire/v1/d/ack", "an ack is not for us", ack)
+    assert isinstance(no_message.body, Unreadable)
+    (elsewhere,) = read(Queued("elsewhere", b"", False, None), Topics(), InsertRows, 7)
+    assert isinstance(elsewhere.body, Unreadable)
     monkeypatch.setattr(facewire_platform.intake.reader, "decode", lambda *_: 1 / 0)
     (ours,) = reading("match", b"")
-    assert ours.message == Unreadable("facewire/v1/d/match", "internal error: ZeroDivisionError", b"")
+    assert ours.body == Unreadable("facewire/v1/d/match", "internal error: ZeroDivisionError", b"")
 
 
 def test_it_is_told_what_the_broker_had_kept() -> None:
-    assert [taken.retained for retained in (True, False) for taken in reading("history", BATCH, retained=retained)] == [True, False]
+    assert [message.retained for retained in (True, False) for message in reading("history", BATCH, retained=retained)] == [True, False]

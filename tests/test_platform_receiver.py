@@ -20,7 +20,7 @@ from facewire.messages import encode
 from facewire_cli.logs import split
 from facewire_mqtt.connection import Address, Connected, Disconnected, Publication
 from facewire_platform.intake.decoder import pack
-from facewire_platform.intake.inbox import Came, Inbox
+from facewire_platform.intake.inbox import Delivery, Inbox
 from facewire_platform.intake.receiver import Receiver, Subscriber, _ForWorker
 from facewire_platform.store.rows import CopyRows
 
@@ -50,7 +50,7 @@ def probe(mosquitto: Address) -> Iterator[Probe]:
         yield made
 
 
-def exchanges(receiver: Receiver) -> Iterator[Came]:
+def exchanges(receiver: Receiver) -> Iterator[Delivery]:
     """For as long as a test may take."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

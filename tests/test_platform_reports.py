@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from platform_model import EPOCH, batch, event
-from platform_store import take, take_match
+from platform_store import store_batches, store_match
 
 import facewire_platform.history.reports
 from facewire.events import Event
@@ -18,16 +18,16 @@ from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import Filter, History
 from facewire_platform.history.reports import Completeness, Coverage, attendance, traffic
 from facewire_platform.history.retention import Retention
-from facewire_platform.store.drivers import Where
-from facewire_platform.store.writer import Store, Taken, open_store
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.writer import Message, Store, open_store
 
 HOUR = 3_600_000
 DAY = Period(0, 24 * HOUR)
 
 
 @pytest.fixture
-def store(where: Where) -> Iterator[Store]:
-    with open_store(where) as opened:
+def store(location: Location) -> Iterator[Store]:
+    with open_store(location) as opened:
         yield opened
 
 
@@ -35,14 +35,14 @@ def event_at(seq: int, hour: float, who: str = "7", kind: int = 1, ep: str | Non
     return event(seq)._replace(timestamp=int(hour * HOUR), identity_id=who, identity_name=f"name {who}", person_type=kind, ep_id=ep, **more)
 
 
-def coverage(where: Where, *, device: str | None = None, period: Period = DAY) -> list[Coverage]:
-    with History(where) as history:
+def coverage(location: Location, *, device: str | None = None, period: Period = DAY) -> list[Coverage]:
+    with History(location) as history:
         return list(Completeness(history, device).of(period))
 
 
 @pytest.mark.parametrize("page", [1, 10_000])
 def test_attendance_is_first_and_last_seen_and_passes_of_everybody_but_strangers(
-    store: Store, where: Where, page: int, monkeypatch: pytest.MonkeyPatch
+    store: Store, location: Location, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.reports, "PEOPLE", page)
     events = (
@@ -57,8 +57,8 @@ def test_attendance_is_first_and_last_seen_and_passes_of_everybody_but_strangers
         event_at(9, 24, "8"),
         event_at(10, 10, "nul\0"),
     )
-    take(store, batch(0, 10, *events))
-    with History(where) as history:
+    store_batches(store, batch(0, 10, *events))
+    with History(location) as history:
         rows = list(attendance(history, Filter(), DAY))
         directed = list(attendance(history, Filter(), DAY, entrances=["in", "door"], exits=["out"]))
         scored = list(attendance(history, Filter(min_score=0.9), DAY))
@@ -72,7 +72,7 @@ def test_attendance_is_first_and_last_seen_and_passes_of_everybody_but_strangers
     assert scored == []
 
 
-def test_traffic_counts_events_people_and_strangers_of_each_period(store: Store, where: Where) -> None:
+def test_traffic_counts_events_people_and_strangers_of_each_period(store: Store, location: Location) -> None:
     events = (
         event_at(1, 0),
         event_at(2, 0.5),
@@ -81,60 +81,62 @@ def test_traffic_counts_events_people_and_strangers_of_each_period(store: Store,
         event_at(5, 1, "s2", 4),
         event_at(6, 3, "8"),
     )
-    take(store, batch(0, 6, *events))
-    with History(where) as history:
+    store_batches(store, batch(0, 6, *events))
+    with History(location) as history:
         rows = list(traffic(history, Filter(), [Period(hour * HOUR, (hour + 1) * HOUR) for hour in range(4)]))
     assert [(row["events"], row["people"], row["strangers"]) for row in rows] == [(4, 2, 1), (1, 0, 1), (0, 0, 0), (1, 1, 0)]
 
 
-def test_a_device_without_lag_is_complete_up_to_when_it_was_last_heard(store: Store, where: Where) -> None:
-    take(store, batch(0, 1, event_at(1, 8)), now_ms=9 * HOUR)
-    assert coverage(where) == [Coverage("d", 9 * HOUR, 8 * HOUR, 0)]
-    with History(where) as history:
+def test_a_device_without_lag_is_complete_up_to_when_it_was_last_heard(store: Store, location: Location) -> None:
+    store_batches(store, batch(0, 1, event_at(1, 8)), now_ms=9 * HOUR)
+    assert coverage(location) == [Coverage("d", 9 * HOUR, 8 * HOUR, 0)]
+    with History(location) as history:
         complete = Completeness(history)
         assert complete.covers(Period(0, 9 * HOUR))
         assert not complete.covers(Period(0, 9 * HOUR + 1))
 
 
-def test_a_device_with_lag_is_complete_up_to_its_watermark(store: Store, where: Where) -> None:
-    take(store, batch(0, 1, event_at(1, 8), head=5), now_ms=9 * HOUR)
-    store.take([Taken("late", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0), 9 * HOUR)])
-    assert coverage(where) == [Coverage("d", 8 * HOUR, 8 * HOUR, 4), Coverage("late", None, None, 7)]
-    assert coverage(where, device="late") == [Coverage("late", None, None, 7)]
-    with History(where) as history:
+def test_a_device_with_lag_is_complete_up_to_its_watermark(store: Store, location: Location) -> None:
+    store_batches(store, batch(0, 1, event_at(1, 8), head=5), now_ms=9 * HOUR)
+    store.store([Message("late", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0), 9 * HOUR)])
+    assert coverage(location) == [Coverage("d", 8 * HOUR, 8 * HOUR, 4), Coverage("late", None, None, 7)]
+    assert coverage(location, device="late") == [Coverage("late", None, None, 7)]
+    with History(location) as history:
         assert not Completeness(history).covers(Period(0, HOUR))
         assert Completeness(history, "d").covers(Period(0, HOUR))
 
 
-def test_a_match_ahead_of_the_history_is_lag(store: Store, where: Where) -> None:
-    take(store, batch(0, 1, event_at(1, 8)), now_ms=9 * HOUR)
-    take_match(store, 4, now_ms=10 * HOUR)
-    assert coverage(where) == [Coverage("d", 8 * HOUR, 8 * HOUR, 3)]
+def test_a_match_ahead_of_the_history_is_lag(store: Store, location: Location) -> None:
+    store_batches(store, batch(0, 1, event_at(1, 8)), now_ms=9 * HOUR)
+    store_match(store, 4, now_ms=10 * HOUR)
+    assert coverage(location) == [Coverage("d", 8 * HOUR, 8 * HOUR, 3)]
 
 
-def test_a_gap_counts_in_the_periods_that_it_may_reach_into(store: Store, where: Where) -> None:
-    take(store, batch(0, 6, event_at(1, 8), event_at(5, 10), event_at(6, 11)), now_ms=30 * HOUR)
+def test_a_gap_counts_in_the_periods_that_it_may_reach_into(store: Store, location: Location) -> None:
+    store_batches(store, batch(0, 6, event_at(1, 8), event_at(5, 10), event_at(6, 11)), now_ms=30 * HOUR)
     for since, until, gaps in ((0, 8, 0), (0, 8.1, 1), (9, 9.5, 1), (10, 24, 1), (10.1, 24, 0)):
         period = Period(int(since * HOUR), int(until * HOUR))
-        [found] = coverage(where, period=period)
+        [found] = coverage(location, period=period)
         assert (found.gaps, found.lost) == (gaps, 3 * gaps), period
-        with History(where) as history:
+        with History(location) as history:
             assert Completeness(history).covers(period) == (not gaps)
 
 
-def test_a_gap_at_the_end_was_lost_before_it_was_declared_and_one_whose_past_is_purged_at_any_time(store: Store, where: Where) -> None:
-    take(store, batch(0, 3, event_at(1, 8)), now_ms=12 * HOUR)
-    assert [coverage(where, period=Period(since * HOUR, 24 * HOUR))[0].lost for since in (9, 12, 13)] == [2, 2, 0]
-    assert coverage(where, period=Period(0, 8 * HOUR))[0].lost == 0
-    with Retention(where, rest=lambda _: None) as retention:
+def test_a_gap_at_the_end_was_lost_before_it_was_declared_and_one_whose_past_is_purged_at_any_time(
+    store: Store, location: Location
+) -> None:
+    store_batches(store, batch(0, 3, event_at(1, 8)), now_ms=12 * HOUR)
+    assert [coverage(location, period=Period(since * HOUR, 24 * HOUR))[0].lost for since in (9, 12, 13)] == [2, 2, 0]
+    assert coverage(location, period=Period(0, 8 * HOUR))[0].lost == 0
+    with Retention(location, rest=lambda _: None) as retention:
         list(retention.older_than(20 * HOUR))
-    assert coverage(where, period=Period(0, 8 * HOUR))[0].lost == 2
+    assert coverage(location, period=Period(0, 8 * HOUR))[0].lost == 2
 
 
-def test_the_gaps_of_an_earlier_epoch_are_the_devices_too_and_its_lag_is_not(store: Store, where: Where) -> None:
-    take(store, batch(0, 3, event_at(1, 8), event_at(3, 10), head=9), now_ms=11 * HOUR)
-    take(store, batch(0, 1, event_at(1, 10), epoch="00000000000000e2"), now_ms=24 * HOUR)
-    assert coverage(where) == [Coverage("d", 24 * HOUR, 10 * HOUR, 0, gaps=1, lost=1)]
+def test_the_gaps_of_an_earlier_epoch_are_the_devices_too_and_its_lag_is_not(store: Store, location: Location) -> None:
+    store_batches(store, batch(0, 3, event_at(1, 8), event_at(3, 10), head=9), now_ms=11 * HOUR)
+    store_batches(store, batch(0, 1, event_at(1, 10), epoch="00000000000000e2"), now_ms=24 * HOUR)
+    assert coverage(location) == [Coverage("d", 24 * HOUR, 10 * HOUR, 0, gaps=1, lost=1)]
 
 
 # The commands
@@ -155,7 +157,7 @@ def berlin(tmp_path: Path) -> Path:
             event_at(3, midnight + 3.5, ep="gate"),
             event_at(4, midnight + 24.5, "s", 4),
         )
-        take(store, batch(0, 4, *events), now_ms=int((midnight + 24) * HOUR))
+        store_batches(store, batch(0, 4, *events), now_ms=int((midnight + 24) * HOUR))
     return tmp_path / "x.db"
 
 
@@ -205,10 +207,10 @@ def test_attendance_with_directions_from_the_settings(berlin: Path, tmp_path: Pa
 def test_the_notice_says_when_all_is_there_and_names_no_more_than_ten_devices(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         for number in range(12):
-            take(store, batch(0, 1, event_at(1, 1)), device=f"d{number}", now_ms=2**50)
+            store_batches(store, batch(0, 1, event_at(1, 1)), device=f"d{number}", now_ms=2**50)
         assert run(tmp_path / "x.db", "traffic", "--day", "1970-01-02", "--tz", "UTC").stderr == "complete: all that 12 devices recorded\n"
         for number in range(12):
-            take(store, batch(1, 1, head=3), device=f"d{number}", now_ms=2**50)
+            store_batches(store, batch(1, 1, head=3), device=f"d{number}", now_ms=2**50)
     lines = run(tmp_path / "x.db", "attendance", "--day", "1970-01-02", "--tz", "UTC").stderr.splitlines()
     assert lines[:2] == ["incomplete: 12 of 12 devices", "  d0: complete until 1970-01-01 01:00, 2 events behind"]
     assert lines[-1] == "  and 2 more"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from platform_model import bad_event, batch, event
-from platform_store import rows, take, take_match
+from platform_store import rows, store_batches, store_match
 
 import facewire_platform.history.retention
 from facewire import codec
@@ -19,15 +19,15 @@ from facewire.events import Event
 from facewire.messages import Batch
 from facewire_cli.main import cli
 from facewire_platform.history.retention import Purged, Retention
-from facewire_platform.store.drivers import Where
-from facewire_platform.store.writer import Store, Taken, Unreadable, open_store
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.writer import Message, Store, Unreadable, open_store
 
 HOUR = 3_600_000
 
 
 @pytest.fixture
-def store(where: Where) -> Iterator[Store]:
-    with open_store(where) as opened:
+def store(location: Location) -> Iterator[Store]:
+    with open_store(location) as opened:
         yield opened
 
 
@@ -39,87 +39,89 @@ def full(after: int, *events: Event) -> Batch:
     return batch(after, events[-1].seq, *events)
 
 
-def purge(where: Where, before_ms: int, **how: Any) -> Purged:
-    with Retention(where, rest=lambda _: None, **how) as retention:
+def purge(location: Location, before_ms: int, **how: Any) -> Purged:
+    with Retention(location, rest=lambda _: None, **how) as retention:
         return list(retention.older_than(before_ms))[-1]
 
 
-def purge_person(where: Where, who: str, **how: Any) -> Purged:
-    with Retention(where, rest=lambda _: None, **how) as retention:
+def purge_person(location: Location, who: str, **how: Any) -> Purged:
+    with Retention(location, rest=lambda _: None, **how) as retention:
         return list(retention.person(who))[-1]
 
 
-def seqs(where: Where) -> list[int]:
-    return [seq for (seq,) in rows(where, "SELECT seq FROM event ORDER BY seq")]
+def seqs(location: Location) -> list[int]:
+    return [seq for (seq,) in rows(location, "SELECT seq FROM event ORDER BY seq")]
 
 
-def watermark(where: Where) -> int:
-    found: int = rows(where, "SELECT watermark FROM stream")[0][0]
+def watermark(location: Location) -> int:
+    found: int = rows(location, "SELECT watermark FROM stream")[0][0]
     return found
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 1_000])
-def test_what_is_older_is_deleted_and_the_watermark_stays(store: Store, where: Where, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_older_is_deleted_and_the_watermark_stays(
+    store: Store, location: Location, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", chunk)
-    take(store, full(0, *(event_at(seq, seq * 10) for seq in range(1, 8))))
-    assert purge(where, 40, dry_run=True) == Purged(events=3, reached=30)
-    assert seqs(where) == [1, 2, 3, 4, 5, 6, 7]
-    assert purge(where, 40) == Purged(events=3, reached=30)
-    assert seqs(where) == [4, 5, 6, 7]
-    assert watermark(where) == 7
-    assert rows(where, "SELECT stored, gaps, quarantined FROM stream") == [(7, 0, 0)]
-    assert purge(where, 40) == Purged()
+    store_batches(store, full(0, *(event_at(seq, seq * 10) for seq in range(1, 8))))
+    assert purge(location, 40, dry_run=True) == Purged(events=3, reached=30)
+    assert seqs(location) == [1, 2, 3, 4, 5, 6, 7]
+    assert purge(location, 40) == Purged(events=3, reached=30)
+    assert seqs(location) == [4, 5, 6, 7]
+    assert watermark(location) == 7
+    assert rows(location, "SELECT stored, gaps, quarantined FROM stream") == [(7, 0, 0)]
+    assert purge(location, 40) == Purged()
 
 
-def test_what_is_above_the_watermark_is_kept_until_its_history_copy_has_come(store: Store, where: Where) -> None:
-    take(store, batch(0, 1, 1))
-    take_match(store, 3)
+def test_what_is_above_the_watermark_is_kept_until_its_history_copy_has_come(store: Store, location: Location) -> None:
+    store_batches(store, batch(0, 1, 1))
+    store_match(store, 3)
     late = 2**62
-    assert purge(where, late) == Purged(events=1, kept=1, reached=event(3).timestamp)
-    assert seqs(where) == [3]
-    take(store, batch(1, 3, 2, 3))
-    assert purge(where, late).events == 2
+    assert purge(location, late) == Purged(events=1, kept=1, reached=event(3).timestamp)
+    assert seqs(location) == [3]
+    store_batches(store, batch(1, 3, 2, 3))
+    assert purge(location, late).events == 2
     # Everything was stored once and counted once.
-    assert rows(where, "SELECT watermark, stored, gaps FROM stream") == [(3, 3, 0)]
+    assert rows(location, "SELECT watermark, stored, gaps FROM stream") == [(3, 3, 0)]
 
 
-def test_a_purged_event_that_is_sent_again_is_there_again_and_counted_once(store: Store, where: Where) -> None:
-    take(store, batch(0, 3, 1, 2, 3))
-    purge(where, 2**62)
-    assert take(store, batch(1, 3, 2, 3)).cursor == 3
-    assert seqs(where) == [2, 3]
-    assert rows(where, "SELECT watermark, stored, gaps, quarantined FROM stream") == [(3, 3, 0, 0)]
+def test_a_purged_event_that_is_sent_again_is_there_again_and_counted_once(store: Store, location: Location) -> None:
+    store_batches(store, batch(0, 3, 1, 2, 3))
+    purge(location, 2**62)
+    assert store_batches(store, batch(1, 3, 2, 3)).cursor == 3
+    assert seqs(location) == [2, 3]
+    assert rows(location, "SELECT watermark, stored, gaps, quarantined FROM stream") == [(3, 3, 0, 0)]
 
 
-def test_gaps_stay_and_quarantine_ages(store: Store, where: Where) -> None:
-    take(store, batch(0, 3, 1, bad=(bad_event(3),)), now_ms=100)
-    store.take([Taken("", Unreadable("t", "late", b"x"), 200)])
-    assert purge(where, 150).quarantined == 1
-    assert rows(where, "SELECT reason FROM quarantine") == [("late",)]
-    assert rows(where, "SELECT watermark, stored, gaps, quarantined FROM stream") == [(3, 1, 1, 1)]
-    assert rows(where, "SELECT count(*) FROM rejected")[0][0] == 1
-    assert rows(where, "SELECT count(*) FROM gap")[0][0] == 1
+def test_gaps_stay_and_quarantine_ages(store: Store, location: Location) -> None:
+    store_batches(store, batch(0, 3, 1, bad=(bad_event(3),)), now_ms=100)
+    store.store([Message("", Unreadable("t", "late", b"x"), 200)])
+    assert purge(location, 150).quarantined == 1
+    assert rows(location, "SELECT reason FROM quarantine") == [("late",)]
+    assert rows(location, "SELECT watermark, stored, gaps, quarantined FROM stream") == [(3, 1, 1, 1)]
+    assert rows(location, "SELECT count(*) FROM rejected")[0][0] == 1
+    assert rows(location, "SELECT count(*) FROM gap")[0][0] == 1
 
 
 @pytest.mark.parametrize("chunk", [1, 1_000])
 def test_a_person_is_deleted_from_every_hour_and_nobody_else(
-    store: Store, where: Where, chunk: int, monkeypatch: pytest.MonkeyPatch
+    store: Store, location: Location, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", chunk)
     whose = ("7", "17", "7", "Ann", "7", "x" * 64, "x" * 65, "7", "nul\0", "nul")
-    take(store, full(0, *(event_at(seq, (seq - 3) * HOUR // 2, who) for seq, who in enumerate(whose, 1))))
-    assert purge_person(where, "7", dry_run=True).events == 4
-    assert seqs(where) == list(range(1, 11))
-    assert purge_person(where, "7") == Purged(events=4, reached=5 * HOUR // 2)
-    assert seqs(where) == [2, 4, 6, 7, 9, 10]
+    store_batches(store, full(0, *(event_at(seq, (seq - 3) * HOUR // 2, who) for seq, who in enumerate(whose, 1))))
+    assert purge_person(location, "7", dry_run=True).events == 4
+    assert seqs(location) == list(range(1, 11))
+    assert purge_person(location, "7") == Purged(events=4, reached=5 * HOUR // 2)
+    assert seqs(location) == [2, 4, 6, 7, 9, 10]
     for who, left in (("x" * 64, [2, 4, 7, 9, 10]), ("nul\0", [2, 4, 7, 10]), ("nobody", [2, 4, 7, 10])):
-        purge_person(where, who)
-        assert seqs(where) == left
-    assert watermark(where) == 10
+        purge_person(location, who)
+        assert seqs(location) == left
+    assert watermark(location) == 10
 
 
-def test_a_person_leaves_quarantine_by_id_and_by_the_names_of_their_events(store: Store, where: Where) -> None:
-    take(store, full(0, event_at(1, 1, "7", "小明"), event_at(2, 2, "8", "Bob")))
+def test_a_person_leaves_quarantine_by_id_and_by_the_names_of_their_events(store: Store, location: Location) -> None:
+    store_batches(store, full(0, event_at(1, 1, "7", "小明"), event_at(2, 2, "8", "Bob")))
     payloads = {
         "id": codec.pack({"identity_id": "7", "score": "bad"}),
         "name": b'{"identity_name": "\\u5c0f\\u660e", "cut',
@@ -127,43 +129,43 @@ def test_a_person_leaves_quarantine_by_id_and_by_the_names_of_their_events(store
         "longer id": codec.pack({"identity_id": "17"}),
         "other": b'{"identity_name": "Bob"}',
     }
-    store.take([Taken("", Unreadable("t", reason, raw), 1) for reason, raw in payloads.items()])
-    assert purge_person(where, "7", dry_run=True) == Purged(events=1, quarantined=3, reached=1)
-    assert purge_person(where, "7") == Purged(events=1, quarantined=3, reached=1)
-    assert sorted(reason for (reason,) in rows(where, "SELECT reason FROM quarantine")) == ["longer id", "other"]
+    store.store([Message("", Unreadable("t", reason, raw), 1) for reason, raw in payloads.items()])
+    assert purge_person(location, "7", dry_run=True) == Purged(events=1, quarantined=3, reached=1)
+    assert purge_person(location, "7") == Purged(events=1, quarantined=3, reached=1)
+    assert sorted(reason for (reason,) in rows(location, "SELECT reason FROM quarantine")) == ["longer id", "other"]
 
 
-def test_a_purge_that_was_cut_short_is_finished_by_another(store: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_purge_that_was_cut_short_is_finished_by_another(store: Store, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", 2)
-    take(store, full(0, *(event_at(seq, seq, "7") for seq in range(1, 8))))
-    with Retention(where, rest=lambda _: None) as retention:
+    store_batches(store, full(0, *(event_at(seq, seq, "7") for seq in range(1, 8))))
+    with Retention(location, rest=lambda _: None) as retention:
         steps = retention.person("7")
         while not next(steps).events:
             pass
-    assert seqs(where) == [3, 4, 5, 6, 7]
-    assert purge_person(where, "7").events == 5
-    assert seqs(where) == []
+    assert seqs(location) == [3, 4, 5, 6, 7]
+    assert purge_person(location, "7").events == 5
+    assert seqs(location) == []
 
 
-def test_the_store_goes_on_between_two_transactions_of_a_purge(store: Store, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_goes_on_between_two_transactions_of_a_purge(store: Store, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", 2)
-    take(store, full(0, *(event_at(seq, seq) for seq in range(1, 7))))
+    store_batches(store, full(0, *(event_at(seq, seq) for seq in range(1, 7))))
     seqs_to_come = iter(range(7, 100))
 
     def ingest(_: float) -> None:
         seq = next(seqs_to_come)
-        take(store, full(seq - 1, event_at(seq, seq * 1_000)))
+        store_batches(store, full(seq - 1, event_at(seq, seq * 1_000)))
 
-    with Retention(where, rest=ingest) as retention:
+    with Retention(location, rest=ingest) as retention:
         assert list(retention.older_than(1_000))[-1].events == 6
-    assert watermark(where) == seqs(where)[-1] > 8
-    assert len(seqs(where)) == watermark(where) - 6
+    assert watermark(location) == seqs(location)[-1] > 8
+    assert len(seqs(location)) == watermark(location) - 6
 
 
 def test_on_sqlite_the_bytes_of_a_person_are_gone_from_the_file_and_its_log(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     with open_store(path) as store:
-        take(store, full(0, *(event_at(seq, seq, f"secret-{seq % 5}", f"Name-{seq % 5}-") for seq in range(1, 101))))
+        store_batches(store, full(0, *(event_at(seq, seq, f"secret-{seq % 5}", f"Name-{seq % 5}-") for seq in range(1, 101))))
         # Worker and purge hold it open, as they would.
         purge_person(path, "secret-3")
         file_bytes = b"".join(Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal"))
@@ -198,7 +200,7 @@ def run(path: Path, *arguments: str) -> Result:
 
 def test_the_command_says_how_many(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        take(store, full(0, event_at(1, 1, "7"), event_at(2, 2, "8"), event_at(3, 2**60, "8")))
+        store_batches(store, full(0, event_at(1, 1, "7"), event_at(2, 2, "8"), event_at(3, 2**60, "8")))
     counts = {"events": 1, "kept": 0, "quarantined": 0}
     assert json.loads(run(tmp_path / "x.db", "--person", "7", "--dry-run").stdout) == {**counts, "dry_run": True}
     assert json.loads(run(tmp_path / "x.db", "--person", "7").stdout) == {**counts, "dry_run": False}

@@ -9,11 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from platform_model import batch, event
 from platform_store import rows as stored
-from platform_store import take
+from platform_store import store_batches
 
 from facewire import codec
 from facewire.events import Event
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 from facewire_platform.store.rows import WIDTH, CopyRows, InsertRows, Row, Rows, escape, key, unescape
 from facewire_platform.store.schema import ROW_COLUMNS
 from facewire_platform.store.writer import open_store
@@ -71,7 +71,7 @@ def test_an_insert_is_given_all_values_with_the_stream_of_each_row() -> None:
     assert extra is None
 
 
-def test_a_database_has_what_they_were_made_of(where: Where) -> None:
+def test_a_database_has_what_they_were_made_of(location: Location) -> None:
     columns = ", ".join(column.column_name for column in ROW_COLUMNS)
     newest = f"SELECT {columns} FROM event WHERE stream = (SELECT max(id) FROM stream) ORDER BY seq"
     devices = map(str, itertools.count())
@@ -81,14 +81,14 @@ def test_a_database_has_what_they_were_made_of(where: Where) -> None:
     @example([event(1)._replace(identity_name="\x01", group_name="a\x00", ep_id="")])
     def check(events: list[Event]) -> None:
         events = [made._replace(seq=seq) for seq, made in enumerate(events, 1)]
-        take(store, batch(0, len(events), *events), device=next(devices))
-        found = [value for row in stored(where, newest) for value in row[:-1]]
+        store_batches(store, batch(0, len(events), *events), device=next(devices))
+        found = [value for row in stored(location, newest) for value in row[:-1]]
         expected: list[Any] = []
         InsertRows.of(events).add_to(expected, 0)
         del expected[WIDTH - 1 :: WIDTH]
-        assert (list(map(unescape, found)) if isinstance(where, str) else found) == expected
+        assert (list(map(unescape, found)) if isinstance(location, str) else found) == expected
 
-    with open_store(where) as store:
+    with open_store(location) as store:
         check()
 
 

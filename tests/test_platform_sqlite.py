@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from platform_model import batch, event
-from platform_store import counts, take
+from platform_store import counts, store_batches
 
 from facewire.errors import StoreError
 from facewire_platform.history.queries import Filter, History
@@ -83,7 +83,7 @@ def test_a_name_that_sqlite_would_read_otherwise_is_a_file(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     for name in (":memory:", "a b?mode=ro#%41", "file:x"):
         with open_store(Path(name)) as store:
-            take(store, batch(0, 1, 1))
+            store_batches(store, batch(0, 1, 1))
         with History(Path(name)) as history:
             assert len(list(history.events(Filter()))) == 1
         assert (tmp_path / name).exists()
@@ -99,7 +99,7 @@ def test_a_query_writes_nothing_and_makes_no_files(path: Path) -> None:
     assert [(file.name, file.stat().st_size) for file in path.parent.iterdir()] == [(path.name, 0)]
     path.unlink()
     with open_store(path) as store:
-        take(store, batch(0, 1, 1))
+        store_batches(store, batch(0, 1, 1))
     before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
     with History(path) as history:
         assert len(list(history.events(Filter()))) == 1
@@ -114,9 +114,9 @@ def test_after_a_kill_a_query_reads_what_was_committed_and_leaves_the_recovery_t
         "sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
         "from platform_model import batch\n"
-        "from facewire_platform.store.writer import Taken, open_store\n"
+        "from facewire_platform.store.writer import Message, open_store\n"
         "store = open_store(Path(sys.argv[1]))\n"
-        "store.take([Taken('d', batch(0, 1, 1), 1)])\n"
+        "store.store([Message('d', batch(0, 1, 1), 1)])\n"
         "os._exit(9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(path), str(Path(__file__).parent / "support")], check=False, timeout=30)
@@ -125,7 +125,7 @@ def test_after_a_kill_a_query_reads_what_was_committed_and_leaves_the_recovery_t
         assert len(list(history.events(Filter()))) == 1
     assert path.read_bytes() == before
     with open_store(path) as store:
-        assert take(store, batch(1, 1)).cursor == 1
+        assert store_batches(store, batch(1, 1)).cursor == 1
 
 
 def test_a_lock_of_another_process_is_an_outage(store: Store, path: Path) -> None:
@@ -133,25 +133,25 @@ def test_a_lock_of_another_process_is_an_outage(store: Store, path: Path) -> Non
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="locked"):
-            take(store, batch(0, 1, 1))
+            store_batches(store, batch(0, 1, 1))
         other.execute("ROLLBACK")
-    assert take(store, batch(0, 1, 1)).cursor == 1
+    assert store_batches(store, batch(0, 1, 1)).cursor == 1
 
 
 def test_a_full_disk_is_an_outage_in_which_nothing_is_half_written(store: Store, path: Path) -> None:
-    take(store, batch(0, 1, 1))
+    store_batches(store, batch(0, 1, 1))
     before = store._db.pragma("page_count")
     store._db.pragma("max_page_count", before)
     with pytest.raises(StoreError, match="full"):
-        take(store, batch(1, 5, *(event(seq, photo=bytes(100_000)) for seq in range(2, 6))))
+        store_batches(store, batch(1, 5, *(event(seq, photo=bytes(100_000)) for seq in range(2, 6))))
     assert counts(path) == (1, 1, 0, 0)
     store._db.pragma("max_page_count", before + 1_000)
-    assert take(store, batch(1, 3, 2, 3)).cursor == 3
+    assert store_batches(store, batch(1, 3, 2, 3)).cursor == 3
 
 
 def test_a_damaged_page_is_an_error_that_says_so(path: Path) -> None:
     with open_store(path) as store:
-        take(store, batch(0, 100, *(event(seq, photo=bytes(1_000)) for seq in range(1, 101))))
+        store_batches(store, batch(0, 100, *(event(seq, photo=bytes(1_000)) for seq in range(1, 101))))
     content = bytearray(path.read_bytes())
     content[3 * 16_384 :] = b"\xff" * (len(content) - 3 * 16_384)
     path.write_bytes(content)
@@ -165,9 +165,9 @@ def test_a_commit_is_on_the_disk_before_the_transaction_ends(store: Store) -> No
 
 
 def test_the_usual_batch_takes_few_statements(store: Store) -> None:
-    take(store, batch(0, 100, *range(1, 101)))
+    store_batches(store, batch(0, 100, *range(1, 101)))
     told: list[str] = []
     store._db.connection().set_trace_callback(told.append)
-    take(store, batch(100, 200, *range(101, 201)))
+    store_batches(store, batch(100, 200, *range(101, 201)))
     store._db.connection().set_trace_callback(None)
     assert len(told) == 6, told  # begin, stream, stored, insert, update, commit

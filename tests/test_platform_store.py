@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from platform_model import BOOT, EPOCH, StreamModel, bad_event, batch, event
-from platform_store import check_conserved, counts, rows, run, take, take_match, take_refused
+from platform_store import check_conserved, counts, rows, run, store_batches, store_match, store_refused
 from postgresql_server import PostgreSQL
 
 import facewire_platform.store.losses
@@ -19,20 +19,20 @@ from facewire.errors import BatchRefused, StoreError
 from facewire.events import MAX_INT, event_from_map
 from facewire.messages import Ack, Batch, Match, Status
 from facewire_platform.history.queries import Filter, History
-from facewire_platform.store.drivers import Where
-from facewire_platform.store.writer import Store, Taken, Unreadable, open_store
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.writer import Message, Store, Unreadable, open_store
 
 VENDOR_EVENTS = Path(__file__).parent / "data" / "vendor-events.jsonl"
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
-    where: Where = tmp_path / "platform.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
-    return where
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    location: Location = tmp_path / "platform.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+    return location
 
 
 @pytest.fixture
-def store(path: Where) -> Iterator[Store]:
+def store(path: Location) -> Iterator[Store]:
     with open_store(path) as opened:
         yield opened
 
@@ -50,12 +50,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.make()
         self.store = open_store(self.path)
         self.model = StreamModel()
-        self.group: list[Taken] = []
+        self.group: list[Message] = []
         facewire_platform.store.writer.DENSE = self.dense  # type: ignore[misc]  # how it looks is to make no difference
 
     def make(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.path: Where = Path(self.folder.name) / "x.db"
+        self.path: Location = Path(self.folder.name) / "x.db"
 
     @rule(
         after=st.integers(0, 12),
@@ -71,29 +71,29 @@ class StoreMachine(RuleBasedStateMachine):
         bad = [bad_event(seq) for seq, kind in enumerate(kinds, after + 1) if kind == "bad"]
         if unreadable:
             bad.append(bad_event(None))
-        self.group.append(Taken("d", batch(after, after + len(kinds), *good, bad=tuple(bad)), 1))
+        self.group.append(Message("d", batch(after, after + len(kinds), *good, bad=tuple(bad)), 1))
 
     @rule(seq=SEQS, content=st.integers(0, 1))
     def realtime(self, seq: int, content: int) -> None:
-        self.group.append(Taken("d", Match(EPOCH, BOOT, 1, event(seq, content)), 1))
+        self.group.append(Message("d", Match(EPOCH, BOOT, 1, event(seq, content)), 1))
 
     @rule()
     def commit(self) -> None:
-        outcomes = self.store.take(self.group)
-        for taken, outcome in zip(self.group, outcomes, strict=True):
-            if isinstance(taken.message, Match):
-                self.model.take_match(taken.message.event)
-            elif isinstance(taken.message, Batch):
+        outcomes = self.store.store(self.group)
+        for message, outcome in zip(self.group, outcomes, strict=True):
+            if isinstance(message.body, Match):
+                self.model.take_match(message.body.event)
+            elif isinstance(message.body, Batch):
                 assert isinstance(outcome, Ack)
-                assert (outcome.cursor, outcome.conflict) == self.model.take(taken.message)
+                assert (outcome.cursor, outcome.conflict) == self.model.take(message.body)
         self.group = []
         self.check()
 
     @rule()
     def fail_in_the_middle(self) -> None:
-        broken = Taken("d", Status(BOOT, True, 1, version="\ud800"), 1)
+        broken = Message("d", Status(BOOT, True, 1, version="\ud800"), 1)
         with pytest.raises(ValueError, match="surrogates"):
-            self.store.take([*self.group, broken])
+            self.store.store([*self.group, broken])
         self.group = []
         self.check()
 
@@ -163,10 +163,10 @@ def dense() -> Iterator[None]:
 
 
 def test_a_stream_begins_at_watermark_0_and_another_epoch_is_another_stream(store: Store) -> None:
-    assert take(store, batch(0, 2, 1, 2)).cursor == 2
-    assert take(store, batch(5, 6, 6, epoch="00000000000000e2")).cursor == 0
-    assert take(store, batch(0, 1, 1, epoch="00000000000000e2")).cursor == 1
-    assert take(store, batch(0, 0), device="other").cursor == 0
+    assert store_batches(store, batch(0, 2, 1, 2)).cursor == 2
+    assert store_batches(store, batch(5, 6, 6, epoch="00000000000000e2")).cursor == 0
+    assert store_batches(store, batch(0, 1, 1, epoch="00000000000000e2")).cursor == 1
+    assert store_batches(store, batch(0, 0), device="other").cursor == 0
     with store._sql.begin():
         # A device has many epochs in its life; of those that no message is about none is read.
         assert [row[1:3] for row in store._sql.streams([("d", "00000000000000e2"), ("new", EPOCH)])] == [
@@ -175,131 +175,131 @@ def test_a_stream_begins_at_watermark_0_and_another_epoch_is_another_stream(stor
         ]
 
 
-def test_the_same_batch_twice_in_a_transaction_is_stored_once(store: Store, path: Where) -> None:
-    assert take(store, batch(0, 2, 1, 2), batch(0, 2, 1, 2)).cursor == 2
+def test_the_same_batch_twice_in_a_transaction_is_stored_once(store: Store, path: Location) -> None:
+    assert store_batches(store, batch(0, 2, 1, 2), batch(0, 2, 1, 2)).cursor == 2
     assert counts(path) == (2, 2, 0, 0)
 
 
-def test_late_events_split_gaps_and_close_them(store: Store, path: Where) -> None:
-    take(store, batch(0, 9, 9))
-    take_match(store, 4)
+def test_late_events_split_gaps_and_close_them(store: Store, path: Location) -> None:
+    store_batches(store, batch(0, 9, 9))
+    store_match(store, 4)
     assert rows(path, "SELECT first, last FROM gap ORDER BY first") == [(1, 3), (5, 8)]
-    take(store, batch(0, 8, 1, 3, 5, 8))
+    store_batches(store, batch(0, 8, 1, 3, 5, 8))
     assert rows(path, "SELECT first, last FROM gap ORDER BY first") == [(2, 2), (6, 7)]
-    take(store, batch(0, 7, 2, 6, 7))
+    store_batches(store, batch(0, 7, 2, 6, 7))
     assert rows(path, "SELECT * FROM gap") == []
     check_conserved(path)
 
 
-def test_a_split_gap_keeps_the_time_at_which_it_was_declared(store: Store, path: Where) -> None:
-    take(store, batch(0, 9, 9), now_ms=70)
-    take_match(store, 4, now_ms=90)
+def test_a_split_gap_keeps_the_time_at_which_it_was_declared(store: Store, path: Location) -> None:
+    store_batches(store, batch(0, 9, 9), now_ms=70)
+    store_match(store, 4, now_ms=90)
     assert rows(path, "SELECT DISTINCT declared_at FROM gap") == [(70,)]
 
 
-def test_a_bad_event_later_sent_good_leaves_the_quarantine(store: Store, path: Where) -> None:
-    assert [r.seq for r in take(store, batch(0, 4, 1, 4, bad=(bad_event(2), bad_event(3)))).rejected] == [2, 3]
+def test_a_bad_event_later_sent_good_leaves_the_quarantine(store: Store, path: Location) -> None:
+    assert [r.seq for r in store_batches(store, batch(0, 4, 1, 4, bad=(bad_event(2), bad_event(3)))).rejected] == [2, 3]
     assert counts(path) == (4, 2, 0, 2)
-    take(store, batch(1, 2, 2))
-    take_match(store, 3)
+    store_batches(store, batch(1, 2, 2))
+    store_match(store, 3)
     assert counts(path) == (4, 4, 0, 0)
     assert rows(path, "SELECT * FROM quarantine") == []
 
 
-def test_the_count_survives_that_the_quarantine_is_bounded(store: Store, path: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_count_survives_that_the_quarantine_is_bounded(store: Store, path: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.store.losses, "MOST_QUARANTINED", 2)
-    take(store, batch(0, 5, bad=tuple(bad_event(seq) for seq in range(1, 6))))
+    store_batches(store, batch(0, 5, bad=tuple(bad_event(seq) for seq in range(1, 6))))
     assert rows(path, "SELECT seq FROM quarantine") == [(4,), (5,)]
-    take(store, batch(0, 1, 1))
+    store_batches(store, batch(0, 1, 1))
     assert counts(path) == (5, 1, 0, 4)
     check_conserved(path)
 
 
-def test_what_retention_deleted_may_come_again_and_the_counts_do_not_mind(store: Store, path: Where) -> None:
-    take(store, batch(0, 4, 1, 4, bad=(bad_event(2),)))
+def test_what_retention_deleted_may_come_again_and_the_counts_do_not_mind(store: Store, path: Location) -> None:
+    store_batches(store, batch(0, 4, 1, 4, bad=(bad_event(2),)))
     run(path, "DELETE FROM event WHERE seq = 1")
-    assert take(store, batch(0, 1, 1)).cursor == 4
+    assert store_batches(store, batch(0, 1, 1)).cursor == 4
     assert counts(path) == (4, 2, 1, 1)
-    take_match(store, 1)
+    store_match(store, 1)
     run(path, "DELETE FROM event WHERE seq = 1")
-    take_match(store, 1)
+    store_match(store, 1)
     assert counts(path) == (4, 2, 1, 1)
     assert rows(path, "SELECT stored FROM stream") == [(2,)], "an event that comes again is not counted again"
 
 
-def test_quarantine_keeps_one_row_for_a_message_however_often_it_comes(store: Store, path: Where) -> None:
+def test_quarantine_keeps_one_row_for_a_message_however_often_it_comes(store: Store, path: Location) -> None:
     for now_ms in (1, 2, 3):
-        store.take([Taken("", Unreadable("t", "why", b"\x00raw"), now_ms)])
+        store.store([Message("", Unreadable("t", "why", b"\x00raw"), now_ms)])
     assert rows(path, "SELECT topic, reason, payload, size_bytes, first_at, last_at, times FROM quarantine") == [
         ("t", "why", b"\x00raw", 4, 1, 3, 3)
     ]
 
 
-def test_quarantine_keeps_the_beginning_of_a_large_payload_and_its_size(store: Store, path: Where) -> None:
-    store.take([Taken("", Unreadable("t", "why", bytes(1_000_000)), 1)])
+def test_quarantine_keeps_the_beginning_of_a_large_payload_and_its_size(store: Store, path: Location) -> None:
+    store.store([Message("", Unreadable("t", "why", bytes(1_000_000)), 1)])
     assert rows(path, "SELECT length(payload), size_bytes FROM quarantine") == [(65_536, 1_000_000)]
 
 
-def test_a_batch_over_all_the_integers_is_one_gap_and_one_event(store: Store, path: Where) -> None:
-    assert take(store, batch(0, 2**60, 2**60)).cursor == 2**60
-    assert take(store, batch(2**60, MAX_INT, MAX_INT)).cursor == MAX_INT
-    assert take(store, batch(MAX_INT, MAX_INT)).cursor == MAX_INT
+def test_a_batch_over_all_the_integers_is_one_gap_and_one_event(store: Store, path: Location) -> None:
+    assert store_batches(store, batch(0, 2**60, 2**60)).cursor == 2**60
+    assert store_batches(store, batch(2**60, MAX_INT, MAX_INT)).cursor == MAX_INT
+    assert store_batches(store, batch(MAX_INT, MAX_INT)).cursor == MAX_INT
     assert rows(path, "SELECT first, last FROM gap") == [(1, 2**60 - 1), (2**60 + 1, MAX_INT - 1)]
     watermark, stored, gaps, _ = counts(path)
     assert watermark == stored + gaps
 
 
 def test_a_hole_at_the_end_of_the_integers_is_a_hole(store: Store) -> None:
-    assert take(store, batch(MAX_INT, MAX_INT)).cursor == 0
-    assert take(store, batch(MAX_INT - 1, MAX_INT, MAX_INT)).cursor == 0
-    assert take(store, batch(0, MAX_INT, 1)).cursor == MAX_INT
+    assert store_batches(store, batch(MAX_INT, MAX_INT)).cursor == 0
+    assert store_batches(store, batch(MAX_INT - 1, MAX_INT, MAX_INT)).cursor == 0
+    assert store_batches(store, batch(0, MAX_INT, 1)).cursor == MAX_INT
 
 
-def test_a_wide_batch_over_many_matches_declares_every_hole_between_them(store: Store, path: Where) -> None:
+def test_a_wide_batch_over_many_matches_declares_every_hole_between_them(store: Store, path: Location) -> None:
     """More gaps than one statement may have variables, which once kept the device's history out for ever."""
-    store.take([Taken("d", Match(EPOCH, BOOT, 1, event(seq)), 1) for seq in range(2, 40_001, 2)])
-    assert take(store, batch(0, 40_001, 40_001)).cursor == 40_001
+    store.store([Message("d", Match(EPOCH, BOOT, 1, event(seq)), 1) for seq in range(2, 40_001, 2)])
+    assert store_batches(store, batch(0, 40_001, 40_001)).cursor == 40_001
     assert rows(path, "SELECT count(*), min(last - first), max(last - first) FROM gap")[0] == (20_000, 0, 0)
     check_conserved(path)
 
 
-def test_match_first_or_history_first_makes_no_difference(store: Store, path: Where) -> None:
-    take_match(store, 1)
+def test_match_first_or_history_first_makes_no_difference(store: Store, path: Location) -> None:
+    store_match(store, 1)
     assert counts(path) == (0, 0, 0, 0)
-    take(store, batch(0, 2, 1, 2))
-    take_match(store, 2)
+    store_batches(store, batch(0, 2, 1, 2))
+    store_match(store, 2)
     assert counts(path) == (2, 2, 0, 0)
 
 
 def test_a_match_with_other_content_than_history_is_found_by_its_history_copy(store: Store) -> None:
-    take_match(store, 2, content=5)
-    ack = take(store, batch(0, 2, 1, 2))
+    store_match(store, 2, content=5)
+    ack = store_batches(store, batch(0, 2, 1, 2))
     assert (ack.conflict, ack.cursor) == (2, 1)
 
 
-def test_a_refused_batch_is_answered_with_the_watermark_and_changes_nothing(store: Store, path: Where) -> None:
-    take(store, batch(0, 2, 1, 2))
+def test_a_refused_batch_is_answered_with_the_watermark_and_changes_nothing(store: Store, path: Location) -> None:
+    store_batches(store, batch(0, 2, 1, 2))
     before = rows(path, "SELECT * FROM stream")
-    ack = take_refused(store, "d", BatchRefused("too many", epoch=EPOCH, boot=BOOT, key=9))
+    ack = store_refused(store, "d", BatchRefused("too many", epoch=EPOCH, boot=BOOT, key=9))
     assert ack == Ack(EPOCH, BOOT, 9, 2, store.identity, error="too many")
-    assert take_refused(store, "new", BatchRefused("too many", epoch=EPOCH, boot=BOOT, key=9)).cursor == 0
+    assert store_refused(store, "new", BatchRefused("too many", epoch=EPOCH, boot=BOOT, key=9)).cursor == 0
     assert rows(path, "SELECT * FROM stream") == before
 
 
-def online(path: Where) -> bool:
+def online(path: Location) -> bool:
     with History(path) as history:
         return bool(next(history.devices())["online"])
 
 
 def tell(store: Store, boot: str, *, online: bool) -> bool:
-    [counts] = store.take([Taken("d", Status(boot, online, 1, EPOCH if online else None), 1)])
+    [counts] = store.store([Message("d", Status(boot, online, 1, EPOCH if online else None), 1)])
     return bool(counts)
 
 
 OLD, NEW = "0000000000000001", "0000000000000002"
 
 
-def test_a_will_of_an_old_boot_is_ignored(store: Store, path: Where) -> None:
+def test_a_will_of_an_old_boot_is_ignored(store: Store, path: Location) -> None:
     assert tell(store, OLD, online=True)
     assert tell(store, NEW, online=True)
     assert not tell(store, OLD, online=False)
@@ -308,22 +308,22 @@ def test_a_will_of_an_old_boot_is_ignored(store: Store, path: Where) -> None:
     assert not online(path)
 
 
-def test_a_boot_is_seen_from_its_batches_and_its_matches_too(store: Store, path: Where) -> None:
+def test_a_boot_is_seen_from_its_batches_and_its_matches_too(store: Store, path: Location) -> None:
     for seq, how in enumerate(("batch", "match"), 1):
         assert tell(store, f"{seq:016x}", online=True)
         if how == "batch":
-            take(store, batch(0, 0, boot=f"{seq + 1:016x}"))
+            store_batches(store, batch(0, 0, boot=f"{seq + 1:016x}"))
         else:
-            take_match(store, 9, boot=f"{seq + 1:016x}")
+            store_match(store, 9, boot=f"{seq + 1:016x}")
         assert not tell(store, f"{seq:016x}", online=False)
         assert online(path)
 
 
-def test_every_field_of_the_vendors_comes_back_as_it_went_in(store: Store, path: Where) -> None:
+def test_every_field_of_the_vendors_comes_back_as_it_went_in(store: Store, path: Location) -> None:
     lines = [json.loads(line) for line in VENDOR_EVENTS.read_text().splitlines()]
     for seq, fields in enumerate(lines, 1):
         fields.setdefault("person_type", 4)
-        store.take([Taken("d", Match(EPOCH, BOOT, 1, event_from_map({**fields, "seq": seq})), 1)])
+        store.store([Message("d", Match(EPOCH, BOOT, 1, event_from_map({**fields, "seq": seq})), 1)])
     with History(path) as history:
         found = {row["seq"]: row for row in history.events(Filter())}
     for seq, fields in enumerate(lines, 1):
@@ -338,10 +338,10 @@ def test_the_identity_of_a_store_stays_and_a_new_store_has_another(tmp_path: Pat
     assert made[0] == made[1] != made[2]
 
 
-def test_a_mistake_of_ours_is_no_outage(store: Store, path: Where) -> None:
+def test_a_mistake_of_ours_is_no_outage(store: Store, path: Location) -> None:
     run(path, "ALTER TABLE gap RENAME TO missing")
     with pytest.raises(Exception, match=r"no such table|does not exist") as caught:
-        take(store, batch(0, 2, 2))
+        store_batches(store, batch(0, 2, 2))
     assert not isinstance(caught.value, StoreError)
     run(path, "ALTER TABLE missing RENAME TO gap")
-    assert take(store, batch(0, 1, 1)).cursor == 1
+    assert store_batches(store, batch(0, 1, 1)).cursor == 1

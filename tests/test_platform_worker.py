@@ -26,8 +26,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
 
 
 def path(desk: Desk) -> Path:
-    assert isinstance(desk.where, Path)
-    return desk.where
+    assert isinstance(desk.location, Path)
+    return desk.location
 
 
 def test_a_group_is_stored_in_one_commit_and_acked_after_it(desk: Desk) -> None:
@@ -48,14 +48,14 @@ def test_bad_messages_stop_none_of_the_others(desk: Desk) -> None:
 
 
 def test_a_message_that_we_fail_on_stops_none_of_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Store._take_batch
+    real = Store._apply_batch
 
     def failing(self: Store, device: str, *rest: Any) -> Ack:
         if device == "poison":
             raise ZeroDivisionError("小明")
         return real(self, device, *rest)
 
-    monkeypatch.setattr(Store, "_take_batch", failing)
+    monkeypatch.setattr(Store, "_apply_batch", failing)
     acks = desk.turn(history("d1", 0, 1), history("poison", 0, 1), history("d2", 0, 1))
     assert [ack.cursor for ack in acks] == [1, 1]
     assert desk.stored() == {("d1", 1), ("d2", 1)}
@@ -86,7 +86,7 @@ def test_what_came_during_an_outage_is_stored_and_acked_after_it(desk: Desk, cap
 
 
 def test_an_outage_in_the_middle_of_storing_one_by_one_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = Store._take_batch, []
+    real, calls = Store._apply_batch, []
 
     def failing(self: Store, device: str, *rest: Any) -> Ack:
         calls.append(device)
@@ -96,7 +96,7 @@ def test_an_outage_in_the_middle_of_storing_one_by_one_loses_nothing(desk: Desk,
             raise StoreError("full")
         return real(self, device, *rest)
 
-    monkeypatch.setattr(Store, "_take_batch", failing)
+    monkeypatch.setattr(Store, "_apply_batch", failing)
     assert [ack.cursor for ack in desk.turn(history("d1", 0, 1), history("poison", 0, 1), history("d2", 0, 1))] == [1]
     assert [ack.cursor for ack in desk.turn()] == [1]
     assert desk.stored() == {("d1", 1), ("d2", 1)}
@@ -127,14 +127,14 @@ def test_a_database_replaced_under_the_worker_is_opened_anew_before_the_next_ack
 
 
 def test_what_was_committed_into_a_file_that_is_gone_is_not_acked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Store._take_batch
+    real = Store._apply_batch
 
     def wiped(self: Store, *rest: Any) -> Ack:
         monkeypatch.undo()
         path(desk).unlink()
         return real(self, *rest)
 
-    monkeypatch.setattr(Store, "_take_batch", wiped)
+    monkeypatch.setattr(Store, "_apply_batch", wiped)
     assert desk.turn(history("d1", 0, 1)) == []
     assert [ack.cursor for ack in desk.turn()] == [1]
     assert desk.stored() == {("d1", 1)}

@@ -11,8 +11,8 @@ import facewire_web.api
 from facewire.events import Event
 from facewire.messages import Status
 from facewire_platform.history.queries import History
-from facewire_platform.store.drivers import Where
-from facewire_platform.store.writer import Taken, Unreadable, open_store
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.writer import Message, Unreadable, open_store
 from facewire_web.access import HEADERS, Access
 from facewire_web.api import PAGE, _Stream, create_app
 from facewire_web.devices import Devices
@@ -28,22 +28,24 @@ def event_at(seq: int, at: int, **changed: Any) -> Event:
     return event(seq)._replace(timestamp=at, **changed)
 
 
-def fill(where: Where) -> None:
+def fill(location: Location) -> None:
     """Two devices whose events are in the same moments, strangers, a gap, a broken message."""
     people = [{"identity_id": str(n % 3), "identity_name": "小明", "person_type": 1} for n in range(30)]
     strangers = [{"identity_id": f"s{n}", "identity_name": "", "person_type": 4, "score": 0.25} for n in range(10)]
     events = [event_at(seq, AT + (seq // 4) * HOUR // 4, **who) for seq, who in enumerate([*people, *strangers], 1)]
-    with open_store(where) as store:
-        store.take([Taken("box-1", batch(0, 40, *events), 1_000), Taken("box-2", batch(0, 25, *events[:10], *events[20:25]), 2_000)])
-        store.take([Taken("box-1", Status(BOOT, online=True, at=1, epoch=EPOCH, head=43, period=20.0, capacity=10_000), 3_000)])
-        store.take([Taken("box-1", Unreadable("facewire/v1/box-1/history", f"not msgpack {n}", b"secret %d" % n), 4_000) for n in range(3)])
+    with open_store(location) as store:
+        store.store([Message("box-1", batch(0, 40, *events), 1_000), Message("box-2", batch(0, 25, *events[:10], *events[20:25]), 2_000)])
+        store.store([Message("box-1", Status(BOOT, online=True, at=1, epoch=EPOCH, head=43, period=20.0, capacity=10_000), 3_000)])
+        store.store(
+            [Message("box-1", Unreadable("facewire/v1/box-1/history", f"not msgpack {n}", b"secret %d" % n), 4_000) for n in range(3)]
+        )
 
 
 class Client:
     """A browser without a page: keeps its cookies."""
 
-    def __init__(self, where: Where, token: str | None = None, *, wall: Wall | None = None, url: str = "http://localhost") -> None:
-        self._app = create_app(where, wall or Wall(), Access(token))
+    def __init__(self, location: Location, token: str | None = None, *, wall: Wall | None = None, url: str = "http://localhost") -> None:
+        self._app = create_app(location, wall or Wall(), Access(token))
         self._url = url
         self._cookies = httpx.Cookies()
 
@@ -65,11 +67,11 @@ class Client:
 def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Client:
     """Of a database that no test changes."""
     if request.param == "sqlite":
-        where: Where = tmp_path_factory.mktemp("web") / "platform.db"
+        location: Location = tmp_path_factory.mktemp("web") / "platform.db"
     else:
-        where = request.getfixturevalue("postgresql_server").new_database()
-    fill(where)
-    return Client(where)
+        location = request.getfixturevalue("postgresql_server").new_database()
+    fill(location)
+    return Client(location)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +141,7 @@ def test_events_are_filtered_as_by_the_command(client: Client, parameters: dict[
 def test_a_page_of_photographs_ends_early_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_web.api, "MAX_BYTES", 3_000)
     with open_store(tmp_path / "x.db") as store:
-        store.take([Taken("box-1", batch(0, 5, *(event_at(seq, seq, extra={"photo": b"\xff" * 900}) for seq in range(1, 6))), 1)])
+        store.store([Message("box-1", batch(0, 5, *(event_at(seq, seq, extra={"photo": b"\xff" * 900}) for seq in range(1, 6))), 1)])
     client = Client(tmp_path / "x.db")
     first = get(client, "/api/events")
     rest = get(client, "/api/events", after=first["next"])
@@ -149,7 +151,7 @@ def test_a_page_of_photographs_ends_early_and_goes_on(tmp_path: Path, monkeypatc
 
 def test_what_json_cannot_say_is_told_all_the_same(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        store.take([Taken("box-1", batch(0, 1, event_at(1, 1, extra={"nan": float("nan"), "deep": {"b": b"\x00"}, "device": 5})), 1)])
+        store.store([Message("box-1", batch(0, 1, event_at(1, 1, extra={"nan": float("nan"), "deep": {"b": b"\x00"}, "device": 5})), 1)])
     client = Client(tmp_path / "x.db")
     (row,) = get(client, "/api/events")["events"]
     assert (row["nan"], row["deep"], row["device"], row["event.device"]) == (None, {"b": "AA=="}, "box-1", 5)

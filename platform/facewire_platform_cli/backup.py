@@ -42,7 +42,7 @@ def restore(database: str, copy: Path) -> None:
 
 
 def _file(database: str) -> Path:
-    where = locate(database)
-    if isinstance(where, str):
+    location = locate(database)
+    if isinstance(location, str):
         raise click.UsageError("PostgreSQL is backed up by pg_dump and restored by pg_restore, see docs/operating.md")
-    return where
+    return location

@@ -15,7 +15,7 @@ from facewire_mqtt.address import Address
 from facewire_platform.health.doctor import Finding, check_clock, check_database, check_disk
 from facewire_platform.health.doctor_broker import RoleName, check_broker
 from facewire_platform.store.database import locate
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 from facewire_platform_cli.options import database_option
 
 COLUMNS: Final = ("check", "verdict", "message", "remedy")
@@ -65,12 +65,12 @@ def doctor(ctx: click.Context, address: Address, topics: Topics, database: str, 
         raise click.exceptions.Exit(EXIT_UNHEALTHY)
 
 
-def _findings(root: click.Context, address: Address, topics: Topics, role: RoleName, wait: float, where: Where) -> Iterator[Finding]:
+def _findings(root: click.Context, address: Address, topics: Topics, role: RoleName, wait: float, location: Location) -> Iterator[Finding]:
     yield _settings(root)
     yield from check_broker(address, topics, role, wait)
     if role == "platform":
-        yield from check_database(where)
-        yield from check_disk(where)
+        yield from check_database(location)
+        yield from check_disk(location)
     yield check_clock()
 
 

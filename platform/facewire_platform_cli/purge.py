@@ -10,7 +10,7 @@ from facewire_cli.progress import progress
 from facewire_platform.history.queries import History
 from facewire_platform.history.retention import Purged, Retention
 from facewire_platform.store.database import locate
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 from facewire_platform_cli.options import check_text, database_option
 
 COLUMNS = ("events", "kept", "quarantined", "dry_run")
@@ -40,12 +40,12 @@ def purge(database: str, older_than: float | None, person: str | None, dry_run: 
         click.echo("nobody has this identity_id; a name is not one", err=True)
 
 
-def _purge(where: Where, before_ms: int | None, person: str | None, *, dry_run: bool) -> Purged:
-    with History(where) as history:
+def _purge(location: Location, before_ms: int | None, person: str | None, *, dry_run: bool) -> Purged:
+    with History(location) as history:
         span = None if before_ms is None else history.span(None, before_ms)
     purged = Purged()
     try:
-        with Retention(where, dry_run=dry_run) as retention, progress(span) as reach:
+        with Retention(location, dry_run=dry_run) as retention, progress(span) as reach:
             for purged in retention.older_than(before_ms) if before_ms is not None else retention.person(person or ""):
                 reach(purged.reached, purged.events)
     except KeyboardInterrupt:

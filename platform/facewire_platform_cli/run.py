@@ -14,7 +14,7 @@ from facewire_cli.systemd import Service
 from facewire_mqtt.address import Address
 from facewire_platform.intake.worker import Worker
 from facewire_platform.store.database import locate
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 from facewire_platform_cli.backup import backup, restore
 from facewire_platform_cli.options import database_option
 from facewire_platform_cli.purge import purge
@@ -93,11 +93,11 @@ platform.add_command(purge)
 platform.add_command(web_command)
 
 
-def _serve_metrics(at: Endpoint, worker: Worker, where: Where) -> None:
+def _serve_metrics(at: Endpoint, worker: Worker, location: Location) -> None:
     from facewire_platform.health.metrics import serve_metrics
 
     try:
-        port = serve_metrics(at.host, at.port, where, worker.counters)
+        port = serve_metrics(at.host, at.port, location, worker.counters)
     except OSError as exc:
         raise click.BadParameter(f"{at}: {exc.strerror or exc}", param_hint="'--metrics'") from exc
     log.info("metrics address=%s", at._replace(port=port))

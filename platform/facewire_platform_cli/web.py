@@ -10,7 +10,7 @@ from facewire.topics import Topics
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
 from facewire_mqtt.address import Address
 from facewire_platform.store.database import locate
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 from facewire_platform_cli.options import database_option
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def web(address: Address, topics: Topics, database: str, listen: Endpoint, token
 
 
 def web_process(
-    database: Where, address: Address, topics: Topics, listen: Endpoint | None, token_file: Any
+    database: Location, address: Address, topics: Topics, listen: Endpoint | None, token_file: Any
 ) -> contextlib.AbstractContextManager[object]:
     """The web server as a process beside ours, as long as the context lasts; without an address there is none."""
     if listen is None:
@@ -69,7 +69,7 @@ def web_process(
 
 
 def _settings_and_socket(
-    where: Where, address: Address, topics: Topics, endpoint: Endpoint, token_file: Any, option: str
+    location: Location, address: Address, topics: Topics, endpoint: Endpoint, token_file: Any, option: str
 ) -> "tuple[WebSettings, socket.socket]":
     try:
         from facewire_web.server import WebSettings, listen
@@ -77,7 +77,7 @@ def _settings_and_socket(
         raise click.ClickException(f"the page needs {exc.name}: pip install 'facewire[platform]'") from exc
     token = None if token_file is None else _read_token(token_file, option)
     try:
-        return WebSettings(where, address, topics, token), listen(endpoint.host, endpoint.port, token)
+        return WebSettings(location, address, topics, token), listen(endpoint.host, endpoint.port, token)
     except ValueError as exc:
         raise click.UsageError(f"{exc}: {option}") from exc
     except OSError as exc:

@@ -34,7 +34,7 @@ from facewire.errors import StoreError
 from facewire.plain import plain
 from facewire_platform.health.metrics import metrics_registry
 from facewire_platform.history.queries import History, Place, Row
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 from facewire_web import forms
 from facewire_web.access import COOKIE, HEADERS, Access
 from facewire_web.devices import Devices
@@ -51,7 +51,7 @@ MAX_LOGIN_BYTES: Final = 4_096
 STUCK: Final = 30.0
 
 
-def create_app(database: Where, wall: Wall, access: Access) -> ASGIApp:
+def create_app(database: Location, wall: Wall, access: Access) -> ASGIApp:
     """The application, of which nothing runs but its answers: whoever serves it also runs the wall (`server`)."""
     app = FastAPI(
         title="facewire", version=version("facewire"), docs_url=None, redoc_url=None, summary="Face-recognition events of a platform."
@@ -85,7 +85,7 @@ def _add_errors(app: FastAPI) -> None:
         return _error(503, f"the database cannot be read: {exc}")
 
 
-def _add_questions(app: FastAPI, database: Where) -> None:
+def _add_questions(app: FastAPI, database: Location) -> None:
     fleet = Devices(database)
 
     @app.get("/api/events", responses=forms.answers(forms.Events))
@@ -122,7 +122,7 @@ def _add_questions(app: FastAPI, database: Where) -> None:
             return _list("quarantine", ({name: row[name] for name in forms.QUARANTINE} for row in rows), asked.limit)
 
 
-def _add_live(app: FastAPI, database: Where, wall: Wall) -> None:
+def _add_live(app: FastAPI, database: Location, wall: Wall) -> None:
     @app.get("/api/stream", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}, 503: {"model": forms.Error}})
     async def stream() -> Response:
         """Matches as they come, as server-sent events: `hello`, then `wall`, and `skipped` for who is slow."""

@@ -8,7 +8,7 @@ from typing import Final
 
 from facewire_platform.health.state import assess
 from facewire_platform.history.queries import History, Row
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 
 #: How many times as long as it took is a reading good for: of 10,000 devices it takes 0.4 s, of ten nothing.
 GOOD_FOR: Final = 4.0
@@ -31,7 +31,7 @@ class Reading:
 class Devices:
     """What is known of the devices of one database; for any number of threads."""
 
-    def __init__(self, database: Where, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, database: Location, clock: Callable[[], float] = time.monotonic) -> None:
         self._database, self._clock = database, clock
         self._lock = threading.Lock()
         self._reading = Reading(0, [])

@@ -27,7 +27,7 @@ import uvicorn
 
 from facewire.topics import Topics
 from facewire_mqtt.address import Address, is_loopback
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 from facewire_web.access import Access
 from facewire_web.api import create_app
 from facewire_web.live import Wall, run_wall
@@ -58,7 +58,7 @@ class WebSettings:
         token: what clients must show; None for a loopback address alone.
     """
 
-    database: Where
+    database: Location
     address: Address
     topics: Topics
     token: str | None = field(default=None, repr=False)

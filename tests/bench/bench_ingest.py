@@ -56,10 +56,10 @@ def groups(batches: int) -> list[list[Any]]:
     return made
 
 
-def timed(where: Path | str, rows: list[list[Any]], put: Callable[[Any, list[Any]], None]) -> float:
+def timed(location: Path | str, rows: list[list[Any]], put: Callable[[Any, list[Any]], None]) -> float:
     """Put the rows into the store's own table, without the store."""
-    open_store(where).close()
-    with closing(open_database(where, "write")) as database:
+    open_store(location).close()
+    with closing(open_database(location, "write")) as database:
         started = time.perf_counter()
         for group in rows:
             with database.transaction():

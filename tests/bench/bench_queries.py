@@ -27,9 +27,9 @@ from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import Filter, History
 from facewire_platform.history.reports import attendance
 from facewire_platform.store.database import open_database
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 from facewire_platform.store.schema import EVENT_COLUMNS, TABLES, EventRow, StreamRow
-from facewire_platform.store.writer import Taken, open_store
+from facewire_platform.store.writer import Message, open_store
 
 DEVICES, BATCH, PEOPLE = 100, 100, 20_000
 HOUR, DAY = 3_600_000, 86_400_000
@@ -48,28 +48,28 @@ def event(device: int, seq: int, chance: random.Random) -> Event:
     return Event(seq, at, chance.random(), f"{person}", f"name {person}", 1, "default", "0xe0__192.168.1.96", EXTRA)
 
 
-def groups(events: int) -> Iterator[list[Taken]]:
+def groups(events: int) -> Iterator[list[Message]]:
     """What a worker would take: a batch of each device, again and again."""
     chance = random.Random(1)
     for after in range(0, events // DEVICES, BATCH):
         cursor = min(after + BATCH, events // DEVICES)
         made = ((d, tuple(event(d, seq, chance) for seq in range(after + 1, cursor + 1))) for d in range(DEVICES))
-        yield [Taken(f"device-{d}", Batch(f"{d:016x}", "b" * 16, after, cursor, cursor, 1, some), 1) for d, some in made]
+        yield [Message(f"device-{d}", Batch(f"{d:016x}", "b" * 16, after, cursor, cursor, 1, some), 1) for d, some in made]
 
 
-def fill(where: Where, events: int) -> None:
+def fill(location: Location, events: int) -> None:
     """The first million through the store; the database copies it, each copy later than the one before."""
     first = min(events, FIRST)
-    with open_store(where) as store:
+    with open_store(location) as store:
         for group in groups(first):
-            store.take(group)
-    with contextlib.closing(open_database(where, "write")) as db, db.bind_ctx(TABLES):
+            store.store(group)
+    with contextlib.closing(open_database(location, "write")) as db, db.bind_ctx(TABLES):
         for copy in range(1, events // first):
             with db.atomic():
                 EventRow.insert_from(_later(copy * first // DEVICES, first // DEVICES), EVENT_COLUMNS).execute()
         heads = dict.fromkeys((StreamRow.head, StreamRow.watermark, StreamRow.stored), events // DEVICES)
         StreamRow.update(heads).execute()
-        db.execute_sql("ANALYZE" if isinstance(where, str) else "PRAGMA wal_checkpoint(TRUNCATE)")
+        db.execute_sql("ANALYZE" if isinstance(location, str) else "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _later(seqs: int, of_first: int) -> Any:
@@ -116,11 +116,11 @@ def questions(history: History, events: int, chance: random.Random) -> dict[str,
     }
 
 
-def measure(where: Where, events: int) -> dict[str, tuple[float, int]]:
+def measure(location: Location, events: int) -> dict[str, tuple[float, int]]:
     """Median ms of each question, and median rows."""
     chance = random.Random(2)
     told = {}
-    with History(where) as history:
+    with History(location) as history:
         for name, question in questions(history, events, chance).items():
             question()  # peewee, and the cache, the first time
             took: list[float] = []
@@ -152,14 +152,14 @@ def made(folder: Path, events: int) -> Path:
     return path
 
 
-def run(kind: str, sizes: Iterable[int], make: Callable[[int], Where]) -> None:
+def run(kind: str, sizes: Iterable[int], make: Callable[[int], Location]) -> None:
     told = {}
     for events in sizes:
         started = time.perf_counter()
-        where = make(events)
-        size = f", {where.stat().st_size / events:.0f} bytes each" if isinstance(where, Path) else ""
+        location = make(events)
+        size = f", {location.stat().st_size / events:.0f} bytes each" if isinstance(location, Path) else ""
         click.echo(f"{kind}: {events / 1e6:g} M events ready after {time.perf_counter() - started:.0f} s{size}", err=True)
-        told[events] = measure(where, events)
+        told[events] = measure(location, events)
     report(kind, told)
 
 

@@ -17,8 +17,8 @@ from facewire.events import event_from_map
 from facewire.messages import Batch
 from facewire_platform.store.backup import backup
 from facewire_platform.store.database import open_database
-from facewire_platform.store.drivers import Where
-from facewire_platform.store.writer import Taken, open_store
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.writer import Message, open_store
 
 DEVICES: Final = 200
 ID: Final = "ab" * 8
@@ -36,11 +36,11 @@ def kinds() -> dict[str, dict[str, Any]]:
     }
 
 
-def fill(where: Where, fields: dict[str, Any], rounds: int) -> None:
+def fill(location: Location, fields: dict[str, Any], rounds: int) -> None:
     """Store a batch of 100 events of each device, so many times."""
-    with open_store(where) as store:
+    with open_store(location) as store:
         for start in range(0, rounds * 100, 100):
-            store.take([Taken(f"lobby-{device}", _batch(fields, device, start), 1) for device in range(DEVICES)])
+            store.store([Message(f"lobby-{device}", _batch(fields, device, start), 1) for device in range(DEVICES)])
 
 
 def _batch(fields: dict[str, Any], device: int, after: int) -> Batch:
@@ -52,11 +52,11 @@ def _batch(fields: dict[str, Any], device: int, after: int) -> Batch:
     return Batch(ID, ID, after, after + 100, after + 100, 1, events)
 
 
-def size_bytes(where: Where, folder: Path) -> int:
+def size_bytes(location: Location, folder: Path) -> int:
     """Of a SQLite database as a backup has it, without its log."""
-    if isinstance(where, Path):
-        return backup(where, folder / "copy.db")
-    database = open_database(where, "read")
+    if isinstance(location, Path):
+        return backup(location, folder / "copy.db")
+    database = open_database(location, "read")
     size: int = database.execute_sql("SELECT pg_database_size(current_database())").fetchone()[0]
     database.close()
     return size
@@ -73,9 +73,9 @@ def main(count: int) -> None:
             rounds = 1 if "photo" in name else max(1, count // (DEVICES * 100))
             for engine in ("SQLite", *(("PostgreSQL",) if server else ())):
                 with tempfile.TemporaryDirectory() as folder:
-                    where = server.new_database() if server and engine == "PostgreSQL" else Path(folder) / "x.db"
-                    fill(where, fields, rounds)
-                    print(f"{name:<20} {engine:<12} {size_bytes(where, Path(folder)) / (rounds * DEVICES * 100):>8.0f}")
+                    location = server.new_database() if server and engine == "PostgreSQL" else Path(folder) / "x.db"
+                    fill(location, fields, rounds)
+                    print(f"{name:<20} {engine:<12} {size_bytes(location, Path(folder)) / (rounds * DEVICES * 100):>8.0f}")
     finally:
         if server:
             server.close()

@@ -11,9 +11,9 @@ from facewire.messages import Ack, decode_ack, encode
 from facewire.topics import Topics
 from facewire_mqtt.connection import Address, Happening, Publication, Received
 from facewire_platform.history.queries import Filter, History
-from facewire_platform.intake.inbox import Came, Inbox
+from facewire_platform.intake.inbox import Delivery, Inbox
 from facewire_platform.intake.worker import Worker
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 
 
 def received(device: str, kind: str, payload: bytes) -> Received:
@@ -27,15 +27,15 @@ def history(device: str, after: int, *seqs: int) -> Received:
 class Desk:
     """A worker without a broker: messages are put in, turns are taken, acks are looked at. It is the worker's receiver."""
 
-    def __init__(self, where: Where, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(facewire_platform.intake.worker, "STORE_RETRY", 0.0)
-        self.where = where
+        self.location = location
         self.inbox = Inbox(lambda _: None, gather=0.0)
-        self.worker = Worker(self.where, Address(), Topics())
+        self.worker = Worker(self.location, Address(), Topics())
         self.last: list[Publication] = []
         self.worker._receiver = self  # type: ignore[assignment]
 
-    def exchange(self, publications: list[Publication], most: int) -> Came:
+    def exchange(self, publications: list[Publication], most: int) -> Delivery:
         assert publications == []
         return self.inbox.take(most, 0.0)
 
@@ -50,15 +50,15 @@ class Desk:
         acks = [(Topics().parse(message.topic)[0], decode_ack(message.payload)) for message in self.worker._acks]
         self.worker._acks.clear()
         if acks:
-            with History(self.where) as other:  # another connection sees only what is committed
+            with History(self.location) as other:  # another connection sees only what is committed
                 watermarks = {row["device"]: row["watermark"] for row in other.devices()}
             assert all(ack.error or watermarks[device] >= ack.cursor for device, ack in acks), "acked before it was durable"
         return [ack for _, ack in acks]
 
     def stored(self) -> set[tuple[str, int]]:
-        with History(self.where) as history:
+        with History(self.location) as history:
             return {(row["device"], row["seq"]) for row in history.events(Filter())}
 
     def quarantine(self) -> list[dict[str, Any]]:
-        with History(self.where) as history:
+        with History(self.location) as history:
             return list(history.quarantine())

@@ -11,43 +11,43 @@ from platform_model import BOOT, EPOCH, event
 
 from facewire.errors import BatchRefused
 from facewire.messages import Ack, Batch, Match
-from facewire_platform.store.drivers import Where
-from facewire_platform.store.writer import Store, Taken
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.writer import Message, Store
 
 
-def take(store: Store, *batches: Batch, device: str = "d", now_ms: int = 1) -> Ack:
+def store_batches(store: Store, *batches: Batch, device: str = "d", now_ms: int = 1) -> Ack:
     """Store batches as one group; the last one's ack."""
-    ack = store.take([Taken(device, batch, now_ms) for batch in batches])[-1]
+    ack = store.store([Message(device, batch, now_ms) for batch in batches])[-1]
     assert isinstance(ack, Ack)
     return ack
 
 
-def take_match(store: Store, seq: int, content: int = 0, *, boot: str = BOOT, now_ms: int = 1) -> None:
-    store.take([Taken("d", Match(EPOCH, boot, 1, event(seq, content)), now_ms)])
+def store_match(store: Store, seq: int, content: int = 0, *, boot: str = BOOT, now_ms: int = 1) -> None:
+    store.store([Message("d", Match(EPOCH, boot, 1, event(seq, content)), now_ms)])
 
 
-def take_refused(store: Store, device: str, refused: BatchRefused) -> Ack:
-    [ack] = store.take([Taken(device, refused, 1)])
+def store_refused(store: Store, device: str, refused: BatchRefused) -> Ack:
+    [ack] = store.store([Message(device, refused, 1)])
     assert isinstance(ack, Ack)
     return ack
 
 
-def rows(where: Where, sql: str) -> list[Any]:
+def rows(location: Location, sql: str) -> list[Any]:
     """What a connection beside the store's sees."""
-    if isinstance(where, Path):
-        with closing(sqlite3.connect(where)) as lite:
+    if isinstance(location, Path):
+        with closing(sqlite3.connect(location)) as lite:
             return lite.execute(sql).fetchall()
-    return _server(where).execute(sql.encode()).fetchall()
+    return _server(location).execute(sql.encode()).fetchall()
 
 
-def run(where: Where, sql: str) -> None:
+def run(location: Location, sql: str) -> None:
     """Change something behind the store's back."""
-    if isinstance(where, Path):
-        with closing(sqlite3.connect(where)) as lite:
+    if isinstance(location, Path):
+        with closing(sqlite3.connect(location)) as lite:
             lite.execute(sql)
             lite.commit()
         return
-    _server(where).execute(sql.encode())
+    _server(location).execute(sql.encode())
 
 
 @functools.cache
@@ -56,18 +56,18 @@ def _server(url: str) -> "psycopg.Connection[Any]":
     return psycopg.connect(url, autocommit=True)
 
 
-def counts(where: Where) -> tuple[int, int, int, int]:
+def counts(location: Location) -> tuple[int, int, int, int]:
     """Watermark, stored at or below it, gaps, quarantined."""
     found = rows(
-        where, "SELECT watermark, (SELECT count(*) FROM event WHERE stream = id AND seq <= watermark), gaps, quarantined FROM stream"
+        location, "SELECT watermark, (SELECT count(*) FROM event WHERE stream = id AND seq <= watermark), gaps, quarantined FROM stream"
     )
     return tuple(found[0])
 
 
-def check_conserved(where: Where) -> None:
+def check_conserved(location: Location) -> None:
     """Watermark = stored + gaps + quarantined, by the rows and by the counts that the stream keeps."""
-    watermark, stored, gaps, quarantined = counts(where)
+    watermark, stored, gaps, quarantined = counts(location)
     assert watermark == stored + gaps + quarantined
-    assert gaps == rows(where, "SELECT coalesce(sum(last - first + 1), 0) FROM gap")[0][0]
-    assert quarantined == rows(where, "SELECT count(*) FROM rejected")[0][0]
-    assert rows(where, "SELECT stored FROM stream")[0][0] == rows(where, "SELECT count(*) FROM event")[0][0]
+    assert gaps == rows(location, "SELECT coalesce(sum(last - first + 1), 0) FROM gap")[0][0]
+    assert quarantined == rows(location, "SELECT count(*) FROM rejected")[0][0]
+    assert rows(location, "SELECT stored FROM stream")[0][0] == rows(location, "SELECT count(*) FROM event")[0][0]

@@ -14,7 +14,7 @@ from facewire.errors import StoreError
 from facewire_platform.health.state import assess
 from facewire_platform.history.queries import History, Row
 from facewire_platform.store.database import open_database
-from facewire_platform.store.drivers import Where, shown, store_errors
+from facewire_platform.store.drivers import Location, shown, store_errors
 from facewire_platform.store.schema import StoreRow
 
 #: Below these, disk space is a warning and a failure: as a share of the disk, and bytes.
@@ -40,31 +40,33 @@ class Finding:
     remedy: str = ""
 
 
-def check_database(where: Where) -> Iterator[Finding]:
+def check_database(location: Location) -> Iterator[Finding]:
     """Whether it can be written and has our schema, whether all that was acked is accounted for, and what clocks say."""
-    if isinstance(where, Path) and not where.exists():
-        yield Finding("database", "warn", f"{where} is not there yet", "facewire platform run makes it; is --database what the worker has?")
+    if isinstance(location, Path) and not location.exists():
+        yield Finding(
+            "database", "warn", f"{location} is not there yet", "facewire platform run makes it; is --database what the worker has?"
+        )
         return
     try:
-        _check_writable(where)
-        with History(where) as history:
+        _check_writable(location)
+        with History(location) as history:
             devices, streams = [assess(row, _now_ms()) for row in history.devices()], list(history.conservation())
     except StoreError as exc:
-        url = shown(where) if isinstance(where, str) else f"sqlite:///{where}"
+        url = shown(location) if isinstance(location, str) else f"sqlite:///{location}"
         old = "run `facewire platform migrate`" in str(exc)
         remedy = f"facewire platform migrate --database {url}" if old else "see the message; a worker waits until it works"
         yield Finding("database", "FAIL", str(exc), remedy)
         return
-    yield Finding("database", "ok", f"{shown(where)}: writable, schema up to date, {len(devices)} devices")
+    yield Finding("database", "ok", f"{shown(location)}: writable, schema up to date, {len(devices)} devices")
     yield _conservation(streams)
     yield from _clocks([row for row in devices if row["state"] == "online" and row["clock_offset"] is not None])
 
 
-def check_disk(where: Where) -> Iterator[Finding]:
+def check_disk(location: Location) -> Iterator[Finding]:
     """Room for the database. Of a PostgreSQL's disk we know nothing."""
-    if isinstance(where, str):
+    if isinstance(location, str):
         return
-    folder = where.absolute().parent
+    folder = location.absolute().parent
     try:
         total, _, free = shutil.disk_usage(folder)
     except OSError as exc:
@@ -96,9 +98,9 @@ def _is_below(free: int, total: int, limit: tuple[float, int]) -> bool:
     return free < min(share * total, size_bytes)
 
 
-def _check_writable(where: Where) -> None:
+def _check_writable(location: Location) -> None:
     """Write what is there already, durably, as a worker does. Raises `StoreError`."""
-    with closing(open_database(where, "write")) as database, store_errors(where), database.atomic():
+    with closing(open_database(location, "write")) as database, store_errors(location), database.atomic():
         StoreRow.update(identity=StoreRow.identity).bind(database).execute()
 
 

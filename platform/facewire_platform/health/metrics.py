@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from facewire.errors import StoreError
 from facewire_platform.health.state import STATES, assess
 from facewire_platform.history.queries import History, Row
-from facewire_platform.store.drivers import Where
+from facewire_platform.store.drivers import Location
 
 if TYPE_CHECKING:
     from facewire_platform.intake.worker import Counters  # the page serves these, too, and has no worker
@@ -68,8 +68,8 @@ _REFUSED: Final = (("refused", "contract"), ("stale_statuses", "earlier_boot"), 
 class _PlatformCollector(Collector):
     """Asks anew at each scrape, on the thread of the scrape."""
 
-    def __init__(self, where: Where, counters: "Counters | None", now: Callable[[], float]) -> None:
-        self._where, self._counters, self._now = where, counters, now
+    def __init__(self, location: Location, counters: "Counters | None", now: Callable[[], float]) -> None:
+        self._location, self._counters, self._now = location, counters, now
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: to be registered costs no query."""
@@ -78,7 +78,7 @@ class _PlatformCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("facewire_database_up", "Whether the platform's database could be read.", value=1)
         try:
-            yield from _database_metrics(self._where, int(self._now() * 1000))
+            yield from _database_metrics(self._location, int(self._now() * 1000))
         except StoreError:
             up = GaugeMetricFamily(up.name, up.documentation, value=0)
         yield up
@@ -86,31 +86,31 @@ class _PlatformCollector(Collector):
             yield from _worker_metrics(self._counters)
 
 
-def metrics_registry(where: Where, counters: "Counters | None" = None, *, now: Callable[[], float] = time.time) -> CollectorRegistry:
+def metrics_registry(location: Location, counters: "Counters | None" = None, *, now: Callable[[], float] = time.time) -> CollectorRegistry:
     """A registry of its own for one database.
 
     Args:
-        where: read at each scrape, beside the worker that writes it.
+        location: read at each scrape, beside the worker that writes it.
         counters: the running worker's `Counters`; without it there are no facewire_worker_ metrics.
         now: s since 1970 UTC.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_PlatformCollector(where, counters, now))
+    registry.register(_PlatformCollector(location, counters, now))
     return registry
 
 
-def serve_metrics(host: str, port: int, where: Where, counters: "Counters | None" = None) -> int:
+def serve_metrics(host: str, port: int, location: Location, counters: "Counters | None" = None) -> int:
     """Answer `/metrics` on threads of its own until the process ends; returns the port.
 
     Raises:
         OSError: nothing can listen there.
     """
-    server, _ = start_http_server(port, host, metrics_registry(where, counters))
+    server, _ = start_http_server(port, host, metrics_registry(location, counters))
     return int(server.server_port)
 
 
-def _database_metrics(where: Where, now_ms: int) -> list[Metric]:
-    with History(where) as history:
+def _database_metrics(location: Location, now_ms: int) -> list[Metric]:
+    with History(location) as history:
         devices = [assess(row, now_ms) for row in history.devices()]
         streams = list(history.conservation())
     counts = Counter(row["state"] for row in devices)

@@ -18,9 +18,9 @@ from facewire.messages import Ack, Match, Status, decode
 from facewire.topics import Topics
 from facewire_platform.history.queries import Row
 from facewire_platform.store.database import open_database
-from facewire_platform.store.drivers import Where, store_errors
+from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.schema import QuarantineRow, StreamRow
-from facewire_platform.store.writer import Store, Taken, open_store
+from facewire_platform.store.writer import Message, Store, open_store
 
 #: Entries deleted in one transaction.
 DROP_CHUNK: Final = 500
@@ -36,13 +36,13 @@ class Retried(NamedTuple):
     reason: str = ""
 
 
-def entries(where: Where, device: str | None = None) -> Iterator[Row]:
+def entries(location: Location, device: str | None = None) -> Iterator[Row]:
     """The entries without their bytes, oldest first; of a bad event with its device, epoch and seq.
 
     Raises:
         StoreError: the database cannot be read.
     """
-    with closing(open_database(where, "read")) as database, store_errors(where):
+    with closing(open_database(location, "read")) as database, store_errors(location):
         streams = {stream.id: stream for stream in StreamRow.select().bind(database)}
         rows: Any = QuarantineRow.select(*_COLUMNS).order_by(QuarantineRow.id).bind(database).dicts()
         for row in rows:
@@ -51,19 +51,19 @@ def entries(where: Where, device: str | None = None) -> Iterator[Row]:
                 yield described
 
 
-def entry(where: Where, number: int) -> Row:
+def entry(location: Location, number: int) -> Row:
     """One entry with its bytes, `payload`, of which the first are kept. Raises `StoreError` where there is none."""
-    with closing(open_database(where, "read")) as database, store_errors(where):
+    with closing(open_database(location, "read")) as database, store_errors(location):
         row = _find(database, number)
         if row is None:
             raise StoreError(f"quarantine has no entry {number}")
         return _described(row, _stream(database, StreamRow.id == row["stream"])) | {"payload": bytes(row["payload"])}
 
 
-def drop(where: Where, numbers: Sequence[int] | None = None) -> int:
+def drop(location: Location, numbers: Sequence[int] | None = None) -> int:
     """Delete entries, all without `numbers`, and say how many there were. Their seqs stay counted as quarantined."""
     dropped = 0
-    with closing(open_database(where, "write")) as database, store_errors(where):
+    with closing(open_database(location, "write")) as database, store_errors(location):
         wanted = _numbers(database) if numbers is None else numbers
         for start in range(0, len(wanted), DROP_CHUNK):
             chunk = QuarantineRow.id.in_(wanted[start : start + DROP_CHUNK])
@@ -71,22 +71,22 @@ def drop(where: Where, numbers: Sequence[int] | None = None) -> int:
     return dropped
 
 
-def retry(where: Where, topics: Topics, numbers: Sequence[int] | None = None) -> Iterator[Retried]:
+def retry(location: Location, topics: Topics, numbers: Sequence[int] | None = None) -> Iterator[Retried]:
     """Read entries again, all without `numbers`, and store what is good now, as after an upgrade of facewire.
 
     Raises:
         StoreError: the database cannot be written; what was told before is done.
     """
-    with open_store(where, alone=False) as store, closing(open_database(where, "write")) as database:
+    with open_store(location, alone=False) as store, closing(open_database(location, "write")) as database:
         for number in _numbers(database) if numbers is None else numbers:
-            with store_errors(where):
+            with store_errors(location):
                 row = _find(database, number)
             if row is None:
                 yield Retried(number, "kept", "there is no such entry")
                 continue
             retried = _retry(store, database, topics, row)
             if retried.outcome != "kept":
-                with store_errors(where):
+                with store_errors(location):
                     QuarantineRow.delete().where(QuarantineRow.id == number).bind(database).execute()
             yield retried
 
@@ -95,13 +95,13 @@ def _retry(store: Store, database: Any, topics: Topics, row: Row) -> Retried:
     if row["size_bytes"] > len(row["payload"]):
         return Retried(row["id"], "kept", f"only the first {len(row['payload'])} of its {row['size_bytes']} bytes were kept")
     try:
-        taken = _read_message(database, topics, row) if row["stream"] is None else _read_event(database, row)
+        message = _read_message(database, topics, row) if row["stream"] is None else _read_event(database, row)
     except (DecodeError, ProtocolError) as exc:
         return Retried(row["id"], "kept", str(exc))
-    if taken is None:
+    if message is None:
         return Retried(row["id"], "dropped", "a status is of its moment only")
     try:
-        store.take([taken])
+        store.store([message])
     except StoreError:
         raise
     except Exception as exc:  # noqa: BLE001  # what the worker failed on when it came, we may fail on again
@@ -109,7 +109,7 @@ def _retry(store: Store, database: Any, topics: Topics, row: Row) -> Retried:
     return Retried(row["id"], "stored")
 
 
-def _read_event(database: Any, row: Row) -> Taken:
+def _read_event(database: Any, row: Row) -> Message:
     """A bad event as a match, which is stored on either side of the watermark; not as a sign of life of its device."""
     stream = _stream(database, StreamRow.id == row["stream"])
     if stream is None:
@@ -118,10 +118,10 @@ def _read_event(database: Any, row: Row) -> Taken:
         event = event_from_map(codec.unpack(bytes(row["payload"])))
     except ValueError as exc:  # it could not be packed when it came: what is kept is for the eye
         raise DecodeError("its bytes cannot be read") from exc
-    return Taken(stream.device, Match(stream.epoch, stream.boot, 0, event), stream.last_seen)
+    return Message(stream.device, Match(stream.epoch, stream.boot, 0, event), stream.last_seen)
 
 
-def _read_message(database: Any, topics: Topics, row: Row) -> Taken | None:
+def _read_message(database: Any, topics: Topics, row: Row) -> Message | None:
     device, kind = topics.parse(row["topic"])
     message = decode(kind, bytes(row["payload"]))
     if isinstance(message, Status):
@@ -129,7 +129,7 @@ def _read_message(database: Any, topics: Topics, row: Row) -> Taken | None:
     if isinstance(message, Ack):
         raise ProtocolError("an ack is not for us")
     stream = _stream(database, (StreamRow.device == device) & (StreamRow.epoch == message.epoch))
-    return Taken(device, message, stream.last_seen if stream else row["last_at"])
+    return Message(device, message, stream.last_seen if stream else row["last_at"])
 
 
 def _find(database: Any, number: int) -> Row | None:

@@ -12,7 +12,7 @@ import peewee
 from facewire import codec
 from facewire_platform.history.devices import Rate, device_row, rates
 from facewire_platform.store.database import open_database
-from facewire_platform.store.drivers import Where, store_errors
+from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.rows import escape, unescape
 from facewire_platform.store.rows import key as key_of
 from facewire_platform.store.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
@@ -81,11 +81,11 @@ class History:
         StoreError: there is none, or it is not a platform's.
     """
 
-    def __init__(self, where: Where) -> None:
-        self._where = where
-        self._db = open_database(where, "read")
+    def __init__(self, location: Location) -> None:
+        self._location = location
+        self._db = open_database(location, "read")
         # PostgreSQL keeps some texts otherwise than they came.
-        self.kept, self.came = (escape, unescape) if isinstance(where, str) else (_unchanged, _unchanged)
+        self.kept, self.came = (escape, unescape) if isinstance(location, str) else (_unchanged, _unchanged)
 
     def close(self) -> None:
         self._db.close()
@@ -270,12 +270,12 @@ class History:
 
     def rows(self, query: Any) -> list[Any]:
         """All rows of a query, texts as the database keeps them (see `came`)."""
-        with store_errors(self._where):
+        with store_errors(self._location):
             return list(query.bind(self._db))
 
     def _plain_rows(self, query: Any) -> Any:
         """As the driver gives them, which is what these columns hold: peewee's conversion takes a quarter of the time."""
-        with store_errors(self._where):
+        with store_errors(self._location):
             return self._db.execute_sql(*query.bind(self._db).sql()).fetchall()
 
 

@@ -23,7 +23,7 @@ import peewee
 from facewire import codec
 from facewire_platform.history.queries import KEY, Key
 from facewire_platform.store.database import open_database
-from facewire_platform.store.drivers import Where, store_errors
+from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.rows import escape, key, unescape
 from facewire_platform.store.schema import EventRow, QuarantineRow, StreamRow
 
@@ -57,7 +57,7 @@ class Retention:
     """A database open for deleting, on the thread that opened it, beside any worker.
 
     Args:
-        where: the database.
+        location: the database.
         dry_run: count, and delete nothing.
         rest: called with the seconds that the last transaction took.
 
@@ -65,12 +65,12 @@ class Retention:
         StoreError: there is none, it is not a platform's, or it was locked for longer than `PATIENCE`.
     """
 
-    def __init__(self, where: Where, *, dry_run: bool = False, rest: Callable[[float], None] = time.sleep) -> None:
-        self._where = where
+    def __init__(self, location: Location, *, dry_run: bool = False, rest: Callable[[float], None] = time.sleep) -> None:
+        self._location = location
         self._dry_run = dry_run
         self._rest = rest
-        self._db = open_database(where, "write")
-        self._lite = isinstance(where, Path)
+        self._db = open_database(location, "write")
+        self._lite = isinstance(location, Path)
         if self._lite:
             self._db.pragma("busy_timeout", int(PATIENCE * 1000))
 
@@ -117,7 +117,7 @@ class Retention:
         so_far = yield from self._delete_quarantine(so_far, functools.partial(_holds, _needles(texts)))
         yield from self._delete_events(so_far, by_key, theirs)
         if self._lite and not self._dry_run:
-            with store_errors(self._where):
+            with store_errors(self._location):
                 self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _matching(self, *wanted: Any) -> Iterator[list[Any]]:
@@ -179,12 +179,12 @@ class Retention:
         began = time.monotonic()
         # SQLite cannot turn a reader into a writer once another has written: take the lock first.
         first = ("IMMEDIATE",) if self._lite and not self._dry_run else ()
-        with store_errors(self._where), self._db.transaction(*first):
+        with store_errors(self._location), self._db.transaction(*first):
             yield
         self._rest(time.monotonic() - began)
 
     def _rows(self, query: Any) -> list[Any]:
-        with store_errors(self._where):
+        with store_errors(self._location):
             return list(query.bind(self._db))
 
 

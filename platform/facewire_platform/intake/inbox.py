@@ -24,12 +24,12 @@ GATHER: Final = 0.02
 News: TypeAlias = Connected | Disconnected | Refused | LogRecord
 
 
-class Arrived(NamedTuple):
-    """A message as it came."""
+class Queued(NamedTuple):
+    """A message as it waits in the inbox."""
 
     topic: str
     payload: bytes
-    #: The broker had kept it, nobody knows for how long.
+    #: A retained message: nobody knows how old it is.
     retained: bool
     #: A batch, for `decoder.unpack`.
     packed: bytes | None
@@ -39,10 +39,10 @@ class Arrived(NamedTuple):
         return len(self.payload) + len(self.packed or b"")
 
 
-class Came(NamedTuple):
-    """What came since the last time."""
+class Delivery(NamedTuple):
+    """What an inbox gives at once."""
 
-    messages: list[Arrived]
+    messages: list[Queued]
     news: list[News]
     #: Messages that did not fit.
     dropped: int
@@ -54,7 +54,7 @@ class Inbox:
     """A queue between paho's thread and that of the receiver, bounded in messages and bytes.
 
     Args:
-        pack: packs a batch, see `Arrived.packed`.
+        pack: packs a batch, see `Queued.packed`.
         most_messages: that may wait.
         most_bytes: of them.
         gather: see GATHER.
@@ -69,7 +69,7 @@ class Inbox:
     ) -> None:
         self._pack = pack
         self._most_messages, self._most_bytes, self._gather = most_messages, most_bytes, gather
-        self._waiting: deque[Arrived] = deque()
+        self._waiting: deque[Queued] = deque()
         self._size_bytes = 0
         self._news: deque[News] = deque(maxlen=INBOX_NEWS)
         self._dropped = 0
@@ -79,16 +79,16 @@ class Inbox:
         #: Nobody is to be woken for fewer messages.
         self._wanted = 1
 
-    def put(self, came: Happening | LogRecord) -> None:
+    def put(self, item: Happening | LogRecord) -> None:
         """Add news, or a message if there is room for it; otherwise it is counted. Messages are put by one thread."""
-        if isinstance(came, Received):
-            self._put_message(came)
+        if isinstance(item, Received):
+            self._put_message(item)
             return
         with self._changed:
-            self._news.append(came)
+            self._news.append(item)
             self._changed.notify()
 
-    def take(self, most: int, timeout: float) -> Came:
+    def take(self, most: int, timeout: float) -> Delivery:
         """Up to `most` messages, oldest first, and all news; waits for something, no longer than `timeout` seconds.
 
         With `most` of 0, news only, which are not waited for.
@@ -99,10 +99,10 @@ class Inbox:
             if self._waiting:
                 self._wait_for(most, min(timeout, self._taken_at + self._gather - time.monotonic()))
             fill = max(len(self._waiting) / self._most_messages, self._size_bytes / self._most_bytes)
-            came = Came(self._take_messages(most), list(self._news), self._dropped, fill)
+            delivery = Delivery(self._take_messages(most), list(self._news), self._dropped, fill)
             self._news.clear()
             self._dropped = 0
-        return came
+        return delivery
 
     def _put_message(self, message: Received) -> None:
         with self._changed:
@@ -110,15 +110,15 @@ class Inbox:
                 self._dropped += 1
                 return
         # Packed without the lock, which whoever takes would wait for.
-        arrived = Arrived(message.topic, message.payload, message.retain, self._pack(message))
+        queued = Queued(message.topic, message.payload, message.retain, self._pack(message))
         with self._changed:
-            self._waiting.append(arrived)
-            self._size_bytes += arrived.size_bytes
+            self._waiting.append(queued)
+            self._size_bytes += queued.size_bytes
             if len(self._waiting) >= self._wanted:
                 self._changed.notify()
 
-    def _take_messages(self, most: int) -> list[Arrived]:
-        taken: list[Arrived] = []
+    def _take_messages(self, most: int) -> list[Queued]:
+        taken: list[Queued] = []
         size_bytes = 0
         while self._waiting and len(taken) < most and size_bytes < TAKEN_BYTES:
             taken.append(self._waiting.popleft())

@@ -1,47 +1,39 @@
-"""Reads what came: one message, or what is to be kept of one that cannot be read."""
+"""Reads a queued message. If it cannot be read, the quarantine gets it."""
 
 import logging
-from typing import NamedTuple
 
 from facewire.errors import BatchRefused, DecodeError, ProtocolError
 from facewire.messages import Ack, decode
 from facewire.topics import Topics
 from facewire_platform.intake.decoder import unpack
-from facewire_platform.intake.inbox import Arrived
+from facewire_platform.intake.inbox import Queued
 from facewire_platform.store.rows import Rows
-from facewire_platform.store.writer import Taken, Unreadable
+from facewire_platform.store.writer import Message, Unreadable
 
 log = logging.getLogger(__name__)
 
 
-class Held(NamedTuple):
-    """A message that is not stored yet; a batch that is refused is two of them."""
-
-    arrived: Arrived
-    taken: Taken
-
-
-def read(arrived: Arrived, topics: Topics, rows: type[Rows], now_ms: int) -> list[Held]:
-    """Decode a message.
+def read(queued: Queued, topics: Topics, rows: type[Rows], now_ms: int) -> list[Message]:
+    """Decode a message; a refused batch becomes two, one for the quarantine and one to be answered.
 
     Args:
-        arrived: as it came; it may be anything.
-        topics: where the devices publish.
-        rows: what was packed is in this form.
+        queued: its topic and payload may be anything.
+        topics: the topics on which the devices publish.
+        rows: the form of a packed batch.
         now_ms: platform clock, ms since 1970 UTC.
     """
-    device, payload = "", arrived.payload
+    device, payload = "", queued.payload
     try:
-        device, kind = topics.parse(arrived.topic)
-        message = decode(kind, payload) if arrived.packed is None else unpack(arrived.packed, rows)
-        if not isinstance(message, Ack):
-            return [Held(arrived, Taken(device, message, now_ms, arrived.retained))]
+        device, kind = topics.parse(queued.topic)
+        body = decode(kind, payload) if queued.packed is None else unpack(queued.packed, rows)
+        if not isinstance(body, Ack):
+            return [Message(device, body, now_ms, queued.retained)]
         reason = "an ack is not for us"
     except BatchRefused as exc:
-        return [Held(arrived, Taken(device, message, now_ms)) for message in (Unreadable(arrived.topic, str(exc), payload), exc)]
+        return [Message(device, body, now_ms) for body in (Unreadable(queued.topic, str(exc), payload), exc)]
     except (DecodeError, ProtocolError) as exc:
         reason = str(exc)
     except Exception as exc:
-        log.exception("message cannot be read topic=%r", arrived.topic)
+        log.exception("message cannot be read topic=%r", queued.topic)
         reason = f"internal error: {type(exc).__name__}"
-    return [Held(arrived, Taken(device, Unreadable(arrived.topic, reason, payload), now_ms))]
+    return [Message(device, Unreadable(queued.topic, reason, payload), now_ms)]

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from facewire_mqtt.connection import Address, Connection, Disconnected, Publication, Received
 from facewire_platform.intake.decoder import pack
-from facewire_platform.intake.inbox import Came, Inbox
+from facewire_platform.intake.inbox import Delivery, Inbox
 from facewire_platform.store.rows import Rows
 
 #: An exchange that has nothing to give ends after this long, s.
@@ -49,7 +49,7 @@ class Receiver:
         #: When it may be started, monotonic, s.
         self._from = 0.0
 
-    def exchange(self, publications: list[Publication], most: int) -> Came:
+    def exchange(self, publications: list[Publication], most: int) -> Delivery:
         """Publish, and take what came, at once or after LOOK_EVERY.
 
         Args:
@@ -61,7 +61,7 @@ class Receiver:
         except (OSError, EOFError) as exc:
             self._from = time.monotonic() + RETRY
             self._end(0.0)
-            return Came([], [Disconnected(f"receiver failed: {str(exc) or type(exc).__name__}")], 0, 0.0)
+            return Delivery([], [Disconnected(f"receiver failed: {str(exc) or type(exc).__name__}")], 0, 0.0)
 
     def close(self, publications: list[Publication]) -> None:
         """Publish, and end the connection and the process."""
@@ -98,10 +98,10 @@ class _Process:
             )
             self.pipe = Pipe(ours.detach())
 
-    def exchange(self, publications: list[Publication], most: int) -> Came:
+    def exchange(self, publications: list[Publication], most: int) -> Delivery:
         self.pipe.send((publications, most))
-        came: Came = self.pipe.recv()
-        return came
+        delivery: Delivery = self.pipe.recv()
+        return delivery
 
     def end(self, patience: float) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -13,18 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from facewire.codec import Format
 from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, StoreError
 from facewire.messages import Ack, Batch, Match, Status, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt.connection import Address, Connected, Disconnected, Publication, Refused
-from facewire_platform.intake.inbox import News
-from facewire_platform.intake.reader import Held, read
+from facewire_platform.intake.inbox import News, Queued
+from facewire_platform.intake.reader import read
 from facewire_platform.intake.receiver import Receiver, Subscriber
-from facewire_platform.store.drivers import Where
-from facewire_platform.store.writer import Outcome, Taken, Unreadable, open_store
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.writer import Message, Outcome, Unreadable, open_store
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,9 @@ PATIENCE_MS: Final = 60_000
 SUBSCRIBED: Final[tuple[Kind, ...]] = ("match", "history", "status")
 #: What a group of workers shares. Each of them hears every status: a shared subscription is not given what is retained.
 SHARED: Final = frozenset(("match", "history"))
+
+
+_Pair: TypeAlias = tuple[Queued, Message]
 
 
 @dataclass(slots=True)
@@ -78,7 +81,7 @@ class Worker:
 
     def __init__(
         self,
-        database: Where,
+        database: Location,
         address: Address,
         topics: Topics,
         *,
@@ -89,7 +92,8 @@ class Worker:
         self._database = database
         self._address = address
         self._on_turn = on_turn
-        self._held: list[Held] = []
+        #: Read and not stored yet, each with what it was read from.
+        self._unstored: list[_Pair] = []
         #: Of what is stored, to be published.
         self._acks: list[Publication] = []
         #: How full the inbox is, from 0 to 1.
@@ -127,14 +131,14 @@ class Worker:
 
     def _turn(self) -> None:
         self._exchange()
-        if not self._held:
+        if not self._unstored:
             return
         try:
             if self._store.replaced:
                 self._reopen()
-            self._store_held()
+            self._store_all()
         except StoreError as exc:
-            # What is held is tried again: history would be sent again by its device, a will would not.
+            # Tried again: the devices would send their history again, the broker no will.
             self._tell_outage(str(exc))
             self._stopping.wait(STORE_RETRY)
         else:
@@ -142,15 +146,16 @@ class Worker:
 
     def _exchange(self) -> None:
         acks, self._acks = self._acks, []
-        came = self._receiver.exchange(acks, 0 if self._held else GROUP)
-        for news in came.news:
+        delivery = self._receiver.exchange(acks, 0 if self._unstored else GROUP)
+        for news in delivery.news:
             self._hear(news)
-        if came.dropped:
-            log.warning("inbox full, dropped=%d", came.dropped)
-            self.counters.dropped += came.dropped
-        self._fill = came.fill
+        if delivery.dropped:
+            log.warning("inbox full, dropped=%d", delivery.dropped)
+            self.counters.dropped += delivery.dropped
+        self._fill = delivery.fill
         now_ms = time.time_ns() // 1_000_000
-        self._held += [held for arrived in came.messages for held in read(arrived, self._topics, self._store.rows, now_ms)]
+        for queued in delivery.messages:
+            self._unstored += [(queued, message) for message in read(queued, self._topics, self._store.rows, now_ms)]
 
     def _hear(self, news: News) -> None:
         match news:
@@ -175,61 +180,61 @@ class Worker:
         self._store = open_store(self._database)
         log.info("database open store=%s", self._store.identity)
 
-    def _store_held(self) -> None:
+    def _store_all(self) -> None:
         try:
-            self._take(self._held)
-            self._held = []
+            self._commit(self._unstored)
+            self._unstored = []
         except StoreError:
             raise
         except Exception:
-            log.exception("group failed, storing its messages one by one messages=%d", len(self._held))
-            while self._held:
-                self._take_alone(self._held[0])
-                del self._held[0]
+            log.exception("group failed, storing its messages one by one messages=%d", len(self._unstored))
+            while self._unstored:
+                self._commit_alone(*self._unstored[0])
+                del self._unstored[0]
 
-    def _take_alone(self, held: Held) -> None:
-        """One message that we fail on, which is our fault, must not keep the others from being stored.
+    def _commit_alone(self, queued: Queued, message: Message) -> None:
+        """Store one message. If it fails by a fault of ours, the others must be stored all the same.
 
         Raises:
-            StoreError: an outage, no fault of the message.
+            StoreError: an outage; the message is not at fault.
         """
         try:
-            self._take([held])
+            self._commit([(queued, message)])
         except StoreError:
             raise
         except Exception as exc:
-            log.exception("message failed topic=%r", held.arrived.topic)
-            kept = Unreadable(held.arrived.topic, f"internal error: {type(exc).__name__}", held.arrived.payload)
+            log.exception("message failed topic=%r", queued.topic)
+            unreadable = Unreadable(queued.topic, f"internal error: {type(exc).__name__}", queued.payload)
             try:
-                self._take([Held(held.arrived, held.taken._replace(message=kept))])
+                self._commit([(queued, message._replace(body=unreadable))])
             except StoreError:
                 raise
-            except Exception:  # a damaged database: what it still can store, it stores
-                log.exception("message lost topic=%r", held.arrived.topic)
+            except Exception:  # the database is damaged: it stores what it still can
+                log.exception("message lost topic=%r", queued.topic)
 
-    def _take(self, some: Sequence[Held]) -> None:
+    def _commit(self, some: Sequence[_Pair]) -> None:
         started = time.perf_counter()
-        outcomes = self._store.take([held.taken for held in some])
+        outcomes = self._store.store([message for _, message in some])
         self.counters.commits += 1
         self.counters.commit_seconds += time.perf_counter() - started
-        for held, outcome in zip(some, outcomes, strict=True):
-            self._count(held.taken, outcome)
+        for (queued, message), outcome in zip(some, outcomes, strict=True):
+            self._count(message, outcome)
             if isinstance(outcome, Ack):
-                self._answer(held, outcome)
+                self._answer(queued, message.device, outcome)
 
-    def _answer(self, held: Held, ack: Ack) -> None:
+    def _answer(self, queued: Queued, device: str, ack: Ack) -> None:
         if self._fill > PATIENCE_FROM:
             ack = dataclasses.replace(ack, retry_after=round(self._fill * PATIENCE_MS))
-        fmt = Format.JSON if held.arrived.payload[:1] == b"{" else Format.MSGPACK
-        self._acks.append(Publication(self._topics.of(held.taken.device, "ack"), encode(ack, fmt), QOS["ack"]))
+        fmt = Format.JSON if queued.payload[:1] == b"{" else Format.MSGPACK
+        self._acks.append(Publication(self._topics.of(device, "ack"), encode(ack, fmt), QOS["ack"]))
 
-    def _count(self, taken: Taken, outcome: Outcome) -> None:
+    def _count(self, message: Message, outcome: Outcome) -> None:
         counters = self.counters
-        match taken.message:
+        match message.body:
             case Batch() as batch:
                 counters.batches += 1
                 counters.events += len(batch.events)
-                self._tell_ack(taken.device, batch.epoch, outcome)
+                self._tell_ack(message.device, batch.epoch, outcome)
             case Match():
                 counters.matches += 1
             case Status():

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from facewire_platform.store.drivers import Mode, Where, shown
+from facewire_platform.store.drivers import Location, Mode, shown
 from facewire_platform.store.postgresql import open_postgresql
 from facewire_platform.store.sqlite import open_sqlite
 
 
-def locate(url: str) -> Where:
+def locate(url: str) -> Location:
     """What `sqlite:///FILE` (four slashes for an absolute path) or `postgresql://…` names.
 
     Raises:
@@ -25,7 +25,7 @@ def locate(url: str) -> Where:
     raise ValueError(f"database {shown(url)!r} is neither sqlite:///FILE nor postgresql://USER@HOST/NAME")
 
 
-def open_database(where: Where, mode: Mode) -> Any:
+def open_database(location: Location, mode: Mode) -> Any:
     """Open the database on the calling thread, which alone may use it.
 
     Returns:
@@ -34,6 +34,6 @@ def open_database(where: Where, mode: Mode) -> Any:
     Raises:
         StoreError: missing, not ours, or of another schema.
     """
-    if isinstance(where, Path):
-        return open_sqlite(where, mode)
-    return open_postgresql(where, mode)
+    if isinstance(location, Path):
+        return open_sqlite(location, mode)
+    return open_postgresql(location, mode)

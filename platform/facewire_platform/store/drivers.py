@@ -16,7 +16,7 @@ from facewire.errors import StoreError
 logging.getLogger("peewee").setLevel(logging.INFO)
 
 #: Where a database is: the file of SQLite, or the postgresql:// URL.
-Where: TypeAlias = Path | str
+Location: TypeAlias = Path | str
 
 #: What a database is opened for: `read` writes nothing, not even to recover it after a crash; `create` takes an empty one too,
 #: and `migrate` one of an older schema.
@@ -39,18 +39,18 @@ _SQLITE_OUTAGES: Final = frozenset((5, 6, 7, 8, 9, 10, 13, 14, 15))
 _POSTGRESQL_OUTAGES: Final = ("08", "28", "40", "53", "55P03", "57", "58", "25006", "3D000")
 
 
-def shown(where: Where) -> str:
+def shown(location: Location) -> str:
     """The database as it may be told: without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", re.sub(r"([?&]password=)[^&]*", r"\1***", str(where)))
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", re.sub(r"([?&]password=)[^&]*", r"\1***", str(location)))
 
 
 @contextlib.contextmanager
-def store_errors(where: Where) -> Iterator[None]:
+def store_errors(location: Location) -> Iterator[None]:
     """What the database raises becomes a `StoreError`."""
     try:
         yield
     except DATABASE_ERRORS as exc:
-        raise StoreError(f"{shown(where)}: {str(exc).strip()}") from exc
+        raise StoreError(f"{shown(location)}: {str(exc).strip()}") from exc
 
 
 def is_outage(exc: BaseException | None) -> bool:

@@ -17,7 +17,7 @@ from playhouse.migrations import Runner
 from facewire.errors import StoreError
 from facewire_platform.store import postgresql, sqlite
 from facewire_platform.store.database import open_database
-from facewire_platform.store.drivers import Where, shown, store_errors
+from facewire_platform.store.drivers import Location, shown, store_errors
 from facewire_platform.store.schema import SCHEMA, TABLES, StoreRow
 
 log = logging.getLogger(__name__)
@@ -44,11 +44,11 @@ def create_tables(database: peewee.Database, identity: str) -> None:
             database.pragma("user_version", SCHEMA)
 
 
-def migrate(where: Where, tell: Callable[[str], None] = lambda _: None) -> list[str]:
+def migrate(location: Location, tell: Callable[[str], None] = lambda _: None) -> list[str]:
     """Bring a database up to date while no worker runs; the file of SQLite is copied before.
 
     Args:
-        where: the database.
+        location: the database.
         tell: called with what is going on, for people.
 
     Returns:
@@ -57,30 +57,30 @@ def migrate(where: Where, tell: Callable[[str], None] = lambda _: None) -> list[
     Raises:
         StoreError: a worker has it, it is not ours, or of a newer facewire; or a migration failed, and is undone.
     """
-    with _held(where), contextlib.closing(open_database(where, "migrate")) as database, store_errors(where):
+    with _held(location), contextlib.closing(open_database(location, "migrate")) as database, store_errors(location):
         runner = Runner(database, str(_FOLDER))
         pending = [found.name for found in runner.status() if found.path and not found.applied]
         if not pending:
             return []
-        if isinstance(where, Path):
-            tell(f"copied to {_copy(where)}")
+        if isinstance(location, Path):
+            tell(f"copied to {_copy(location)}")
         with _alone(database):
             applied: list[str] = runner.up()
             if isinstance(database, peewee.SqliteDatabase):
                 database.pragma("user_version", SCHEMA)
-    log.info("migrated database=%s to=%d", shown(where), SCHEMA)
+    log.info("migrated database=%s to=%d", shown(location), SCHEMA)
     return applied
 
 
 @contextlib.contextmanager
-def _held(where: Where) -> Iterator[None]:
+def _held(location: Location) -> Iterator[None]:
     """SQLite's worker is kept out by its lock file, PostgreSQL's by the locks that the change of a table takes."""
-    if isinstance(where, str):
+    if isinstance(location, str):
         yield
         return
-    if not where.exists():
-        raise StoreError(f"{where}: there is no database")
-    lock = sqlite.lock(where)
+    if not location.exists():
+        raise StoreError(f"{location}: there is no database")
+    lock = sqlite.lock(location)
     try:
         yield
     finally:

@@ -171,13 +171,13 @@ def columns_of(columns: Sequence[Any], table: str) -> str:
     return ", ".join(f'{table}."{column.column_name}"' for column in columns)
 
 
-def check_schema(where: object, found: int, *, migrating: bool = False) -> None:
+def check_schema(location: object, found: int, *, migrating: bool = False) -> None:
     """Refuse a database of another schema; one that is about to be migrated may be of an older one.
 
     Raises:
         StoreError: says whether the database or facewire is to be brought up to date.
     """
     if found > SCHEMA:
-        raise StoreError(f"{where}: has schema {found}, this facewire knows {SCHEMA}: it needs a newer facewire")
+        raise StoreError(f"{location}: has schema {found}, this facewire knows {SCHEMA}: it needs a newer facewire")
     if found < SCHEMA and not migrating:
-        raise StoreError(f"{where}: has schema {found}, this facewire needs {SCHEMA}: run `facewire platform migrate`")
+        raise StoreError(f"{location}: has schema {found}, this facewire needs {SCHEMA}: run `facewire platform migrate`")

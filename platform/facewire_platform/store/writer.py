@@ -24,7 +24,7 @@ from facewire.messages import Ack, Batch, Match, Status, to_map
 from facewire_platform import presence
 from facewire_platform.ingest import Content, Range, answer, decide
 from facewire_platform.store.database import open_database
-from facewire_platform.store.drivers import DATABASE_ERRORS, Where, is_outage, shown, store_errors
+from facewire_platform.store.drivers import DATABASE_ERRORS, Location, is_outage, shown, store_errors
 from facewire_platform.store.losses import Losses
 from facewire_platform.store.migrate import create_tables
 from facewire_platform.store.postgresql import PostgresqlStatements
@@ -44,14 +44,14 @@ class Unreadable(NamedTuple):
     raw: bytes
 
 
-class Taken(NamedTuple):
-    """A message as it is stored."""
+class Message(NamedTuple):
+    """A message as it was read, to be stored."""
 
     device: str
-    message: Batch | Match | Status | BatchRefused | Unreadable
+    body: Batch | Match | Status | BatchRefused | Unreadable
     #: Platform clock, ms since 1970 UTC.
     at_ms: int
-    #: The broker kept it, nobody knows for how long.
+    #: A retained message: nobody knows how old it is.
     retained: bool = False
 
 
@@ -112,12 +112,12 @@ class _Group:
 class Store:
     """An open store for writing. Use `open_store`."""
 
-    def __init__(self, where: Where, database: Any, held: int | None) -> None:
-        self._where = where
+    def __init__(self, location: Location, database: Any, held: int | None) -> None:
+        self._location = location
         self._db = database
         self._held = held
-        self._file = _file(where)
-        self._sql = SqliteStatements(database) if isinstance(where, Path) else PostgresqlStatements(database)
+        self._file = _file(location)
+        self._sql = SqliteStatements(database) if isinstance(location, Path) else PostgresqlStatements(database)
         #: The form in which events are best given.
         self.rows: type[Rows] = self._sql.rows
         self._losses = Losses(database)
@@ -140,13 +140,13 @@ class Store:
     @property
     def replaced(self) -> bool:
         """Whether the database is there no more: the file was removed or replaced, or the connection is lost."""
-        return _file(self._where) != self._file or not self._db.is_connection_usable()
+        return _file(self._location) != self._file or not self._db.is_connection_usable()
 
-    def take(self, messages: Sequence[Taken]) -> list[Outcome]:
+    def store(self, messages: Sequence[Message]) -> list[Outcome]:
         """Store a group of messages in one transaction, durable when this returns; only then may its acks be published.
 
         Returns:
-            What came of each message, in their order.
+            The outcome of each message, in their order.
 
         Raises:
             StoreError: an outage (locked, full, no connection): none of it was written, and later all of it may be. After a
@@ -155,29 +155,29 @@ class Store:
         try:
             with self._sql.begin():
                 group = self._read(messages)
-                outcomes = [self._take(taken, group) for taken in messages]
+                outcomes = [self._apply(message, group) for message in messages]
                 self._write(group)
         except DATABASE_ERRORS as exc:
             if is_outage(exc):
-                raise StoreError(f"{shown(self._where)}: {str(exc).strip()}") from exc
+                raise StoreError(f"{shown(self._location)}: {str(exc).strip()}") from exc
             raise
-        if _file(self._where) != self._file:
-            raise StoreError(f"{self._where}: was removed or replaced while in use")
+        if _file(self._location) != self._file:
+            raise StoreError(f"{self._location}: was removed or replaced while in use")
         return outcomes
 
-    def _read(self, messages: Sequence[Taken]) -> _Group:
+    def _read(self, messages: Sequence[Message]) -> _Group:
         group = _Group()
-        about = [(taken.device, taken.message) for taken in messages if isinstance(taken.message, Batch | Match)]
-        keys = dict.fromkeys((device, message.epoch) for device, message in about)
+        about = [(message.device, message.body) for message in messages if isinstance(message.body, Batch | Match)]
+        keys = dict.fromkeys((device, body.epoch) for device, body in about)
         group.streams = {(row[1], row[2]): _Stream(*row) for row in self._sql.streams(list(keys))}
         group.contents = {stream.id: {} for stream in group.streams.values()}
-        for device, message in about:
-            group.streams[device, message.epoch].messages += 1
-        ranges = [span for device, message in about for span in _ranges(group.streams[device, message.epoch].id, message)]
+        for device, body in about:
+            group.streams[device, body.epoch].messages += 1
+        ranges = [span for device, body in about for span in _ranges(group.streams[device, body.epoch].id, body)]
         for stream, seq, timestamp, identity_id, score in self._sql.contents(ranges):
             group.contents[stream][seq] = Content(timestamp, identity_id, score)
-        names = {device for device, message in about if message.boot != group.streams[device, message.epoch].boot}
-        names |= {taken.device for taken in messages if isinstance(taken.message, Status)}
+        names = {device for device, body in about if body.boot != group.streams[device, body.epoch].boot}
+        names |= {message.device for message in messages if isinstance(message.body, Status)}
         group.devices = {row[0]: _Device(*row) for row in self._sql.devices(sorted(names))}
         return group
 
@@ -193,22 +193,22 @@ class Store:
             self._sql.insert_events(group.events)
             group.events = []
 
-    def _take(self, taken: Taken, group: _Group) -> Outcome:
-        match taken.message:
+    def _apply(self, message: Message, group: _Group) -> Outcome:
+        match message.body:
             case Batch() as batch:
-                return self._take_batch(taken.device, batch, taken.at_ms, group)
+                return self._apply_batch(message.device, batch, message.at_ms, group)
             case Match() as match:
-                self._take_match(taken.device, match, taken.at_ms, group)
+                self._apply_match(message.device, match, message.at_ms, group)
                 return True
             case Status() as status:
-                return self._take_status(taken.device, status, None if taken.retained else taken.at_ms, group)
+                return self._apply_status(message.device, status, None if message.retained else message.at_ms, group)
             case BatchRefused() as refused:
-                return self._answer_refused(taken.device, refused)
+                return self._answer_refused(message.device, refused)
             case Unreadable(topic, reason, raw):
-                self._losses.quarantine(topic, reason, raw, taken.at_ms)
+                self._losses.quarantine(topic, reason, raw, message.at_ms)
                 return True
 
-    def _take_batch(self, device: str, batch: Batch, now_ms: int, group: _Group) -> Ack:
+    def _apply_batch(self, device: str, batch: Batch, now_ms: int, group: _Group) -> Ack:
         stream = group.streams[device, batch.epoch]
         decision = decide(batch, stream.watermark, *self._stored(stream, batch, group))
         self._add(stream, decision.store, group)
@@ -228,7 +228,7 @@ class Store:
         watermark = next((row[0] for row in self._run(query.tuples())), 0)
         return Ack(refused.epoch, refused.boot, refused.key, watermark, self.identity, error=str(refused))
 
-    def _take_match(self, device: str, match: Match, now_ms: int, group: _Group) -> None:
+    def _apply_match(self, device: str, match: Match, now_ms: int, group: _Group) -> None:
         """Store the realtime copy of an event; a no-op where its history copy came first."""
         stream, seq = group.streams[device, match.epoch], match.event.seq
         if seq in group.contents[stream.id]:
@@ -242,7 +242,7 @@ class Store:
         stream.head = max(stream.head, seq)
         self._see(stream, match.boot, now_ms, group)
 
-    def _take_status(self, device: str, status: Status, now_ms: int | None, group: _Group) -> bool:
+    def _apply_status(self, device: str, status: Status, now_ms: int | None, group: _Group) -> bool:
         """Note what a device says of itself; False for a will or status of an earlier boot, which is ignored.
 
         One that the broker had kept, where `now_ms` is None, is no sign of life: its device may have died with its broker.
@@ -300,49 +300,49 @@ class Store:
         return query.bind(self._db).execute()
 
 
-def open_store(where: Where, *, alone: bool = True) -> Store:
+def open_store(location: Location, *, alone: bool = True) -> Store:
     """Open the store for writing.
 
     Args:
-        where: made if it is not there.
+        location: the database; made if it is not there.
         alone: as a worker. One process at a time is that of a SQLite store, any number of a PostgreSQL one. Otherwise for a
             command that writes a little beside a worker: the store must be there.
 
     Raises:
         StoreError: another worker has it, or it cannot be opened (see `open_database`).
     """
-    if isinstance(where, Path) and where.is_dir():
-        raise StoreError(f"{where}: is a directory")
-    held = lock(where) if alone and isinstance(where, Path) else None
+    if isinstance(location, Path) and location.is_dir():
+        raise StoreError(f"{location}: is a directory")
+    held = lock(location) if alone and isinstance(location, Path) else None
     with contextlib.ExitStack() as undo:
         if held is not None:
             undo.callback(os.close, held)
-        database = open_database(where, "create" if alone else "write")
+        database = open_database(location, "create" if alone else "write")
         undo.callback(database.close)
-        with store_errors(where):
+        with store_errors(location):
             if alone:
                 create_tables(database, secrets.token_hex(8))
-            store = Store(where, database, held)
+            store = Store(location, database, held)
         undo.pop_all()
     return store
 
 
-def _ranges(stream: int, message: Batch | Match) -> Iterator[tuple[int, int, int]]:
+def _ranges(stream: int, body: Batch | Match) -> Iterator[tuple[int, int, int]]:
     """The seqs that a message is about, as ranges (stream, first, last)."""
-    if isinstance(message, Match):
-        yield stream, message.event.seq, message.event.seq
-    elif message.cursor - message.after > DENSE:
-        seqs = (*(event.seq for event in message.events), *(bad.seq for bad in message.bad if bad.seq is not None))
+    if isinstance(body, Match):
+        yield stream, body.event.seq, body.event.seq
+    elif body.cursor - body.after > DENSE:
+        seqs = (*(event.seq for event in body.events), *(bad.seq for bad in body.bad if bad.seq is not None))
         yield from ((stream, seq, seq) for seq in seqs)
-    elif message.after < message.cursor:
-        yield stream, message.after + 1, message.cursor
+    elif body.after < body.cursor:
+        yield stream, body.after + 1, body.cursor
 
 
-def _file(where: Where) -> tuple[int, int] | None:
-    if isinstance(where, str):
+def _file(location: Location) -> tuple[int, int] | None:
+    if isinstance(location, str):
         return None
     try:
-        found = where.stat()
+        found = location.stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
