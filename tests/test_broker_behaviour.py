@@ -90,7 +90,7 @@ def test_subscribing_again_replaces_the_qos(at: Address, t: str) -> None:
         one.subscribe((t, 1))
         two.publish(t, b"m", 1)
         assert one.message().qos == 1
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 def test_subscribing_again_gives_the_retained_message_again(at: Address, t: str) -> None:
@@ -107,7 +107,7 @@ def test_overlapping_filters_deliver_once_at_the_greater_qos(at: Address, t: str
         one.subscribe(*((f"{t}/{level}", int(level == greater)) for level in "#+x"))
         two.publish(f"{t}/x", b"m", 1)
         assert one.message().qos == 1
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 def test_subscribing_at_qos_2_is_granted_1(at: Address, t: str) -> None:
@@ -131,7 +131,7 @@ def test_a_retained_message_comes_only_to_who_subscribed_it(at: Address, t: str)
         assert not one.message().retain
         with Probe(at, f"{t}c") as three:
             three.subscribe((f"{t}/other", 1))
-            assert three.nothing_came()
+            assert three.has_no_message()
 
 
 def test_a_session_that_goes_on_gets_no_retained_message_again(at: Address, t: str) -> None:
@@ -144,7 +144,7 @@ def test_a_session_that_goes_on_gets_no_retained_message_again(at: Address, t: s
         one.disconnect()
     with Probe(at, f"{t}a", clean=False) as one:
         assert one.session_present
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 def test_an_empty_payload_forgets_what_is_retained(at: Address, t: str) -> None:
@@ -152,7 +152,7 @@ def test_an_empty_payload_forgets_what_is_retained(at: Address, t: str) -> None:
         one.publish(t, b"m", retain=True)
         one.publish(t, b"", retain=True)
         one.subscribe((t, 1))
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 def test_wildcards_bring_every_retained_message_that_they_take_in(at: Address, t: str) -> None:
@@ -162,7 +162,7 @@ def test_wildcards_bring_every_retained_message_that_they_take_in(at: Address, t
         one.publish(f"{t}/1/other", b"no", retain=True)
         one.subscribe((f"{t}/+/status", 1))
         assert {int(got.payload) for got in one.messages(300)} == set(range(300))
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 # -- filters --------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_a_filter_takes_in_what_section_4_7_says(at: Address, t: str, topic: str
     with Probe(at, f"{t}a") as one:
         one.subscribe((f"{t}/{pattern}", 1))
         one.publish(f"{t}/{topic}")
-        assert one.nothing_came() != taken_in
+        assert one.has_no_message() != taken_in
 
 
 @pytest.mark.parametrize("pattern", ["a/#/b", "a#", "a+", "+a/b", "", "a/b+/c"])
@@ -194,7 +194,7 @@ def test_the_brokers_own_topics_are_not_taken_in_by_a_leading_wildcard(at: Addre
     with Probe(at, f"{t}a") as one:
         one.subscribe(("+/broker/uptime", 0))
         one.send(publish(f"$SYS/broker/{t}", b"forged", 0))
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 def test_nothing_comes_after_unsubscribing(at: Address, t: str) -> None:
@@ -204,7 +204,7 @@ def test_nothing_comes_after_unsubscribing(at: Address, t: str) -> None:
             one.unsubscribe(pattern)
         one.publish(t)
         one.publish(f"{t}/x")
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 # -- sessions -------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_messages_in_one_segment_with_disconnect_are_delivered_without_the_will(
         # Order holds within a QoS (MQTT-4.6.0-6).
         assert sorted(int(got.payload) for got in one.messages(50)) == list(range(50))
         assert two.is_closed()
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 def test_everything_may_come_in_one_segment(at: Address, t: str) -> None:
@@ -272,7 +272,7 @@ def test_what_was_acked_does_not_come_again(at: Address, t: str) -> None:
             one.message()
             one.ping()
         with Probe(at, f"{t}a", clean=False) as one:
-            assert one.nothing_came()
+            assert one.has_no_message()
 
 
 def test_messages_for_a_client_that_is_away_come_in_order_without_retain(at: Address, t: str) -> None:
@@ -296,7 +296,7 @@ def test_a_qos_0_match_does_not_wait_for_a_client_that_is_away(at: Address, t: s
         two.publish(t, b"late", 0)
         two.ping()
     with Probe(at, f"{t}a", clean=False) as one:
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 def test_a_clean_session_forgets(at: Address, t: str) -> None:
@@ -306,7 +306,7 @@ def test_a_clean_session_forgets(at: Address, t: str) -> None:
     with Probe(at, f"{t}a", clean=True) as one:
         assert not one.session_present
         one.publish(t)
-        assert one.nothing_came()
+        assert one.has_no_message()
         one.disconnect()
     with Probe(at, f"{t}a", clean=False) as one:
         assert not one.session_present
@@ -326,7 +326,7 @@ def test_a_second_connection_takes_over_and_the_first_is_closed(at: Address, t: 
                 new.subscribe((t, 1))
             two.publish(t, b"m")
             assert new.message().payload == b"m"
-            assert new.nothing_came()
+            assert new.has_no_message()
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -338,7 +338,7 @@ def test_the_will_of_a_connection_taken_over_does_not_overwrite_the_new_status(a
         with Probe(at, f"{t}w") as watcher:
             watcher.subscribe((f"{t}/status", 1))
             assert watcher.message().payload == b"online"
-            assert watcher.nothing_came()
+            assert watcher.has_no_message()
 
 
 def test_a_silent_client_is_closed_at_one_and_a_half_keep_alives_and_its_will_comes(at: Address, t: str) -> None:
@@ -366,7 +366,7 @@ def test_the_will_comes_after_an_ungraceful_end(at: Address, t: str, end: str) -
         else:
             one.reset()
         assert watcher.message().payload == b"gone"
-        assert watcher.nothing_came()
+        assert watcher.has_no_message()
 
 
 def test_no_will_comes_after_disconnect(at: Address, t: str) -> None:
@@ -374,7 +374,7 @@ def test_no_will_comes_after_disconnect(at: Address, t: str) -> None:
         watcher.subscribe((t, 1))
         one.send(DISCONNECT)
         assert one.is_closed()
-        assert watcher.nothing_came()
+        assert watcher.has_no_message()
 
 
 # -- many -----------------------------------------------------------------------------------------------------------
@@ -426,7 +426,7 @@ def test_a_shared_subscription_brings_nothing_retained(at: Address, t: str) -> N
     with Probe(at, f"{t}a") as one:
         one.publish(t, retain=True)
         one.subscribe((f"$share/g/{t}", 1))
-        assert one.nothing_came()
+        assert one.has_no_message()
 
 
 def test_a_member_that_left_gets_nothing(at: Address, t: str) -> None:
@@ -437,7 +437,7 @@ def test_a_member_that_left_gets_nothing(at: Address, t: str) -> None:
         for _ in range(10):
             one.publish(f"{t}/x")
         assert len(one.messages(10)) == 10
-        assert two.nothing_came()
+        assert two.has_no_message()
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -511,7 +511,7 @@ def test_a_malformed_packet_closes_its_connection_and_harms_nobody_else(at: Addr
         other.subscribe((t, 1))
         one.send(MALFORMED[bad] + publish(t, b"after", 1))
         assert one.is_closed()
-        assert other.nothing_came()
+        assert other.has_no_message()
         other.publish(t, b"m")
         assert other.message().payload == b"m"
 

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from broker_process import Listening, broker_process
 from mqtt_probe import DISCONNECT, PINGREQ, Probe, connect, packet, publish, subscribe, text
-from test_broker_run import Where, process
+from waiting import wait_until
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
@@ -29,9 +30,9 @@ SEED = int(os.environ.get("FACEWIRE_FUZZ_SEED", "1"))
 
 
 @pytest.fixture
-def broker() -> Iterator[tuple[int, Where]]:
+def broker() -> Iterator[tuple[int, Listening]]:
     """A broker process, as its memory is measured."""
-    with process("--listen", "127.0.0.1:0", "--limit", "connect_timeout=4") as (running, where):
+    with broker_process("--listen", "127.0.0.1:0", "--limit", "connect_timeout=4") as (running, where):
         failures: list[str] = []
 
         def read() -> None:
@@ -61,14 +62,7 @@ def open_sockets(pid: int) -> int:
     return found
 
 
-def until(condition: Callable[[], bool], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        threading.Event().wait(0.05)
-
-
-def latencies(where: Where, seconds: float) -> list[float]:
+def latencies(where: Listening, seconds: float) -> list[float]:
     """Seconds from publishing a match to its coming, one at a time, for so long."""
     found = []
     with Probe(where, "quiet-a") as one, Probe(where, "quiet-b") as two:
@@ -86,7 +80,7 @@ def p99(values: list[float]) -> float:
     return statistics.quantiles(values, n=100)[98]
 
 
-def test_a_thousand_slow_connects_hold_nobody_up_and_leave_nothing(broker: tuple[int, Where]) -> None:
+def test_a_thousand_slow_connects_hold_nobody_up_and_leave_nothing(broker: tuple[int, Listening]) -> None:
     pid, where = broker
     before = open_sockets(pid)
     with contextlib.ExitStack() as stack:
@@ -98,11 +92,11 @@ def test_a_thousand_slow_connects_hold_nobody_up_and_leave_nothing(broker: tuple
             one.publish("t", b"m")
             assert one.message().payload == b"m"
         # The connect time-out closes them.
-        until(lambda: open_sockets(pid) <= before + 1, timeout=20)
+        wait_until(lambda: open_sockets(pid) <= before + 1, timeout=20)
     assert resident_mb(pid) < 150
 
 
-def test_a_stuck_subscriber_under_load_costs_a_bounded_queue_and_nobody_elses_time(broker: tuple[int, Where]) -> None:
+def test_a_stuck_subscriber_under_load_costs_a_bounded_queue_and_nobody_elses_time(broker: tuple[int, Listening]) -> None:
     pid, where = broker
     quiet = p99(latencies(where, min(STUCK_SECONDS, 5.0)))
     before, stop, peaks = resident_mb(pid), threading.Event(), [0.0]
@@ -167,7 +161,7 @@ def noise(random_: random.Random) -> bytes:
     return b"".join(out)
 
 
-def test_fuzzing_gives_nothing_but_clean_disconnects(broker: tuple[int, Where], record_property: Callable[[str, object], None]) -> None:
+def test_fuzzing_gives_nothing_but_clean_disconnects(broker: tuple[int, Listening], record_property: Callable[[str, object], None]) -> None:
     pid, where = broker
     random_ = random.Random(SEED)
     sockets, held, rounds = open_sockets(pid), 0.0, 0
@@ -188,7 +182,7 @@ def test_fuzzing_gives_nothing_but_clean_disconnects(broker: tuple[int, Where], 
             if rounds == 400:
                 gc.collect()
                 held = resident_mb(pid)
-        until(lambda: open_sockets(pid) <= sockets + 2, timeout=5)
+        wait_until(lambda: open_sockets(pid) <= sockets + 2, timeout=5)
     record_property("connections", rounds)
     log.info("fuzzed connections=%d seed=%d", rounds, SEED)
     if held:

@@ -3,39 +3,17 @@
 import asyncio
 import contextlib
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+from broker_engines import counted, limited
 from mqtt_probe import CONNACK, PINGREQ, Probe, connect, packet, publish, subscribe, text
+from waiting import wait_until
 
 from facewire_broker.broker import Broker
-from facewire_broker.embedded import Embedded
-from facewire_broker.limits import Limits
 
 pytestmark = pytest.mark.network
-
-
-@contextlib.contextmanager
-def limited(**limits: Any) -> Iterator[Embedded]:
-    embedded = Embedded(limits=Limits(**limits))
-    try:
-        yield embedded
-    finally:
-        embedded.close()
-
-
-def counted(embedded: Embedded, name: str) -> int:
-    return embedded.call(lambda broker: broker.hub.counters[name])
-
-
-def until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        threading.Event().wait(0.01)
 
 
 @pytest.fixture
@@ -69,7 +47,7 @@ def test_who_says_nothing_is_closed(log: pytest.LogCaptureFixture) -> None:
         assert slow.is_closed()
         assert "no CONNECT within 0.2 s" in log.text
         fine.ping()
-        until(lambda: it.call(lambda broker: len(broker.streams.all)) == 1)
+        wait_until(lambda: it.call(lambda broker: len(broker.streams.all)) == 1)
 
 
 def test_a_packet_that_drips_in_is_not_waited_for(log: pytest.LogCaptureFixture) -> None:
@@ -88,12 +66,12 @@ def test_surplus_connections_are_refused_and_slots_always_come_back(log: pytest.
     with limited(connections=3, connect_timeout=5) as it:
         for round_ in range(4):
             held = [Probe(it.address) for _ in range(3)]
-            until(lambda: it.call(lambda broker: len(broker.streams.all)) == 3)
+            wait_until(lambda: it.call(lambda broker: len(broker.streams.all)) == 3)
             with Probe(it.address) as surplus:
                 assert surplus.is_closed()
             for n, probe in enumerate(held):
                 (probe.reset, probe.drop)[(round_ + n) % 2]()
-            until(lambda: it.call(lambda broker: len(broker.streams.all)) == 0)
+            wait_until(lambda: it.call(lambda broker: len(broker.streams.all)) == 0)
         with Probe(it.address, "a") as one:
             assert one.code == 0
         assert "reason=connections" in log.text
@@ -145,8 +123,8 @@ def test_what_a_client_does_not_take_is_dropped_and_counted(limits: dict[str, in
             one.subscribe(("t", 1))
         for n in range(50):
             two.publish("t", b"%02d" % n + b"face data" * 110)
-        until(lambda: counted(it, "messages/dropped") >= 44)
-        held = it.call(lambda broker: broker.hub.sessions[None, "a"].held)
+        wait_until(lambda: counted(it, "messages/dropped") >= 44)
+        held = it.call(lambda broker: broker.hub.sessions[None, "a"].undelivered)
         assert held <= 6
         assert "dropping messages client='a'" in log.text
         with Probe(it.address, "a", clean=False) as one:
@@ -180,7 +158,7 @@ def test_retained_messages_have_a_number_and_a_size(log: pytest.LogCaptureFixtur
         one.publish("a", bytes(2000), retain=True)
         one.subscribe(("+", 1))
         assert [got.topic for got in one.messages(1)] == ["b"]
-        assert one.nothing_came()
+        assert one.has_no_message()
         assert counted(it, "refused/retained") == 2
 
 
@@ -192,7 +170,7 @@ def test_sessions_have_a_number_and_an_end() -> None:
                 one.disconnect()
         with Probe(it.address, "c") as third:
             assert third.code == 3
-        until(lambda: it.call(lambda broker: len(broker.hub.sessions)) == 0)
+        wait_until(lambda: it.call(lambda broker: len(broker.hub.sessions)) == 0)
         with Probe(it.address, "c") as third:
             assert third.code == 0
             # Nothing is left of a filter that nobody has.
@@ -211,7 +189,7 @@ def test_a_flood_of_refusals_is_summed_up_in_the_log(log: pytest.LogCaptureFixtu
             one.send(publish("$SYS/forged", b"face data", 0))
         one.ping()
         assert counted(it, "refused/publish") == 100
-        until(lambda: "90 more" in log.text)
+        wait_until(lambda: "90 more" in log.text)
         assert log.text.count("reason=publish") == 11
 
 
@@ -232,7 +210,7 @@ def test_counters_are_on_sys() -> None:
         one.send(publish("$x", b"m", 0))
         one.ping()
         one.subscribe(("$SYS/broker/#", 0))
-        it.call(lambda broker: broker.hub.report(12.7))
+        it.call(lambda broker: broker.hub.publish_counters(12.7))
         figures = {got.topic.removeprefix("$SYS/broker/"): int(got.payload) for got in [one.message() for _ in range(6)]}
         assert figures == {"clients/connected": 1, "messages/received": 1, "refused/publish": 1, "sessions": 1, "retained": 0, "uptime": 12}
 
@@ -245,7 +223,7 @@ def test_a_connection_may_be_closed_while_its_client_is_being_answered() -> None
                 one.reset()
         with Probe(it.address, "a") as one:
             assert one.code == 0
-        until(lambda: it.call(lambda broker: (len(broker.streams.all), len(broker.hub.sessions))) == (0, 0))
+        wait_until(lambda: it.call(lambda broker: (len(broker.streams.all), len(broker.hub.sessions))) == (0, 0))
 
 
 def test_a_plugin_of_amqtts_broadcasts_through_the_hub() -> None:

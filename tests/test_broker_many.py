@@ -7,20 +7,22 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from broker_engines import counted, limited
 from mqtt_probe import Probe, publish
-from test_broker_limits import counted, limited, until
+from waiting import wait_until
 
 from facewire.topics import Topics
 from facewire_broker import credentials
 from facewire_broker.access import Rights, Role
-from facewire_broker.broker import Broker, Listen
-from facewire_broker.connection import Connection
+from facewire_broker.authentication import AllowAnyone, UsersAuthenticator
+from facewire_broker.broker import Broker
+from facewire_broker.connection import ClientConnection
 from facewire_broker.credentials import UsersFile
-from facewire_broker.door import AnyoneDoor, UsersDoor
 from facewire_broker.embedded import Embedded
 from facewire_broker.hub import Identity
-from facewire_broker.limits import Limits
+from facewire_broker.limits import BrokerLimits
 from facewire_broker.packets import Connect
+from facewire_mqtt.address import Address
 
 pytestmark = pytest.mark.network
 
@@ -31,7 +33,7 @@ def test_a_user_has_so_many_sessions_and_another_is_not_touched(caplog: pytest.L
     with file.editing() as users:
         for name in ("gate", "hall"):
             credentials.add(users, name, Role.CONSUMER, "s3cret")
-    embedded = Embedded(limits=Limits(user_sessions=2), door=UsersDoor(file, Topics()))
+    embedded = Embedded(limits=BrokerLimits(user_sessions=2), authenticator=UsersAuthenticator(file, Topics()))
 
     def come(client_id: str, user: str) -> Probe:
         return Probe(embedded.address, client_id, user=user, password="s3cret")  # noqa: S106
@@ -45,7 +47,7 @@ def test_a_user_has_so_many_sessions_and_another_is_not_touched(caplog: pytest.L
         first.disconnect()
         # The slot comes back, as often as somebody leaves.
         for _ in range(3):
-            until(lambda: embedded.call(lambda broker: len(broker.hub.sessions)) == 0)
+            wait_until(lambda: embedded.call(lambda broker: len(broker.hub.sessions)) == 0)
             with come("c", "gate") as third, come("d", "gate") as fourth:
                 assert (third.code, fourth.code) == (0, 0)
 
@@ -63,11 +65,11 @@ def test_a_topic_is_learnt_once_however_many_devices_the_platform_answers() -> N
             checked[topic] += 1
             return True
 
-    class Somebody(AnyoneDoor):
-        def check(self, connect: Connect, certificate_name: str | None) -> Identity:
+    class Somebody(AllowAnyone):
+        def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity:
             return Identity(rights=Counted((), ()))
 
-    embedded = Embedded(door=Somebody())
+    embedded = Embedded(authenticator=Somebody())
     with contextlib.closing(embedded), Probe(embedded.address, "platform") as one:
         for _ in range(3):
             one.send(b"".join(publish(f"facewire/v1/d{n}/ack") for n in range(3_000)))
@@ -81,7 +83,7 @@ def test_what_a_connection_remembers_of_topics_has_an_end() -> None:
         for n in range(100):
             one.publish(f"t/{n}")
         (connection,) = it.call(lambda broker: list(broker.streams.all))
-        assert isinstance(connection, Connection)
+        assert isinstance(connection, ClientConnection)
         assert len(connection._topics) <= 10
 
 
@@ -89,13 +91,13 @@ def test_messages_pass_while_many_connections_are_looked_at() -> None:
     """A tick of all at once would be one step of the event loop."""
     looked, steps = [], []
 
-    class Looked(Connection):
+    class Looked(ClientConnection):
         def tick(self, now: float) -> None:
             looked.append(now)
 
     async def look() -> None:
-        broker = Broker(Listen(port=0))
-        broker.streams.all = {Looked(broker.hub, AnyoneDoor(), broker.streams) for _ in range(1_200)}
+        broker = Broker(Address(port=0))
+        broker.streams.all = {Looked(broker.hub, AllowAnyone(), broker.streams) for _ in range(1_200)}
         looking = asyncio.ensure_future(broker._tick_connections())
         while not looking.done():
             await asyncio.sleep(0)

@@ -10,8 +10,8 @@ from mqtt_probe import connect, length, packet, publish, subscribe, text
 
 from facewire_broker import packets
 from facewire_broker.framer import Framer, Malformed
-from facewire_broker.message import Message, header
 from facewire_broker.packets import UnsupportedLevel
+from facewire_broker.publish import Message, header
 
 words = st.text(st.characters(exclude_characters="\0+#", exclude_categories=["Cs"]), min_size=1, max_size=20)
 frames = st.lists(

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from facewire_broker.access import TABLE, Role, rights_of, rule_for
-from facewire_broker.message import Message
-from facewire_broker.routing import Index, Retained, contains, is_filter, split_share
+from facewire_broker.publish import Message
+from facewire_broker.routing import Index, RetainedMessages, contains, is_filter, split_share
 
 LEVELS = ["a", "b", "", "$S"]
 TOPICS = ["/".join(levels) for depth in (1, 2, 3) for levels in itertools.product(LEVELS, repeat=depth)]
@@ -111,9 +111,9 @@ def test_a_message_costs_the_same_with_ten_and_with_ten_thousand_filters() -> No
 
 @given(published=st.lists(st.tuples(topics, st.binary(max_size=3)), max_size=30), pattern=filters)
 def test_what_is_retained_is_the_last_of_each_topic(published: list[tuple[str, bytes]], pattern: str) -> None:
-    store, plain = Retained(1000, 1000), dict[str, bytes]()
+    store, plain = RetainedMessages(1000, 1000), dict[str, bytes]()
     for topic, payload in published:
-        assert store.keep(Message(topic, payload, 0))
+        assert store.put(Message(topic, payload, 0))
         plain[topic] = payload
     kept = {topic: payload for topic, payload in plain.items() if payload}
     assert sorted(store.matching(pattern)) == sorted(topic for topic in kept if takes_in(pattern, topic))

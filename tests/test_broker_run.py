@@ -1,16 +1,10 @@
 """`facewire broker run`, as a process."""
 
-import contextlib
-import re
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from broker_process import FACEWIRE, broker_process
 from click.testing import CliRunner
 from mqtt_probe import Probe
 
@@ -19,42 +13,11 @@ from facewire_mqtt.address import is_loopback
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
-FACEWIRE = str(Path(sys.executable).with_name("facewire"))
-
-
-class Where(NamedTuple):
-    host: str
-    port: int
-    #: What came before it listened.
-    said: tuple[str, ...] = ()
-
-
-@contextmanager
-def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Where]]:
-    """A broker process, once it listens."""
-    with subprocess.Popen([FACEWIRE, "broker", "run", *arguments], stderr=subprocess.PIPE, text=True) as running:
-        try:
-            assert running.stderr is not None
-            said = []
-            for line in running.stderr:
-                said.append(line)
-                if found := re.fullmatch(r"listening address=\[?([^\]]+)\]?:(\d+)\n", line):
-                    break
-            else:
-                raise AssertionError("it ended without listening")
-            yield running, Where(found[1], int(found[2]), tuple(said))
-        finally:
-            # Not killed at once: a Mosquitto that it started would live on.
-            running.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                running.wait(6)
-            running.kill()
-
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 def test_it_says_where_it_listens_and_ends_with_0_on_a_signal(host: str, number: signal.Signals) -> None:
-    with process("--listen", f"{host}:0") as (running, where):
+    with broker_process("--listen", f"{host}:0") as (running, where):
         with Probe(where, "a") as one:
             one.subscribe(("x", 1))
             one.publish("x", b"hello")
@@ -65,7 +28,7 @@ def test_it_says_where_it_listens_and_ends_with_0_on_a_signal(host: str, number:
 
 
 def test_a_client_that_takes_nothing_does_not_hold_up_the_end() -> None:
-    with process("--listen", "127.0.0.1:0") as (running, where), Probe(where, "stuck") as stuck, Probe(where, "b") as other:
+    with broker_process("--listen", "127.0.0.1:0") as (running, where), Probe(where, "stuck") as stuck, Probe(where, "b") as other:
         stuck.subscribe(("x", 1))
         for _ in range(100):
             other.publish("x", bytes(200_000))
@@ -88,7 +51,7 @@ def test_an_address_that_is_none_is_a_usage_error(text: str) -> None:
 
 
 def test_an_address_that_is_taken_is_said_in_one_line() -> None:
-    with process("--listen", "127.0.0.1:0") as (_, where):
+    with broker_process("--listen", "127.0.0.1:0") as (_, where):
         second = subprocess.run(
             [FACEWIRE, "broker", "run", "--listen", f"127.0.0.1:{where.port}"], capture_output=True, text=True, timeout=20, check=False
         )

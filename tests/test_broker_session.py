@@ -4,12 +4,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from facewire_broker.limits import Limits
-from facewire_broker.message import Message
+from facewire_broker.limits import BrokerLimits
 from facewire_broker.packets import split_publish
+from facewire_broker.publish import Message
 from facewire_broker.session import Session
 
-LIMITS = Limits(inflight=3, queued=8, queued_bytes=200)
+LIMITS = BrokerLimits(inflight=3, queued=8, queued_bytes=200)
 
 
 class Wire:
@@ -24,13 +24,13 @@ class Wire:
         self.sent.append((packet[0] >> 1 & 3, bool(packet[0] & 8), packet_id, payload))
 
 
-class Keeper:
+class SessionContext:
     limits = LIMITS
 
     def __init__(self) -> None:
         self.lost = 0
 
-    def retained(self, topic: str) -> Message | None:
+    def retained_message(self, topic: str) -> Message | None:
         return Message(topic, b"r", 1)
 
     def dropped(self, session: Session) -> None:
@@ -42,8 +42,8 @@ class Client(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.keeper = Keeper()
-        self.session = Session("c", None, "", self.keeper)
+        self.context = SessionContext()
+        self.session = Session("c", None, "", self.context)
         self.session.clean = False
         self.wire: Wire | None = None
         self.read: list[int] = []  # QoS 1, in the order of their first coming
@@ -65,16 +65,16 @@ class Client(RuleBasedStateMachine):
     @rule()
     def go(self) -> None:
         self.wire = None
-        self.session.leave(0.0)
+        self.session.detach(0.0)
 
     @rule(qos=st.integers(0, 1), size=st.integers(2, 60))
     def offer(self, qos: int, size: int) -> None:
         self.count += 1
-        before = self.keeper.lost
+        before = self.context.lost
         self.session.offer(Message("t", b"%d" % self.count + b" " * size, 1), qos)
         if qos:
             self.offered.append(self.count)
-            if self.keeper.lost > before:
+            if self.context.lost > before:
                 self.dropped.add(self.count)
         self.take()
 
@@ -85,13 +85,13 @@ class Client(RuleBasedStateMachine):
             return
         packet_id = data.draw(st.sampled_from(sorted(self.unacked)))
         del self.unacked[packet_id]
-        self.session.acked(packet_id)
+        self.session.pubacked(packet_id)
         self.take()
 
     @rule(packet_id=st.integers(1, 65535))
     def ack_of_nothing(self, packet_id: int) -> None:
         if packet_id not in self.unacked:
-            self.session.acked(packet_id)
+            self.session.pubacked(packet_id)
             self.take()
 
     @precondition(lambda self: self.wire is not None)
@@ -125,10 +125,10 @@ class Client(RuleBasedStateMachine):
     @invariant()
     def bounded(self) -> None:
         assert len(self.session._inflight) <= LIMITS.inflight
-        assert self.session.held <= LIMITS.queued + LIMITS.inflight
+        assert self.session.undelivered <= LIMITS.queued + LIMITS.inflight
         held = [*self.session._inflight.values(), *self.session._queue]
-        assert self.session._held_bytes == sum(len(d.message.payload) for d in held)
-        assert self.session._held_bytes <= LIMITS.queued_bytes
+        assert self.session._undelivered_bytes == sum(len(d.message.payload) for d in held)
+        assert self.session._undelivered_bytes <= LIMITS.queued_bytes
 
     def teardown(self) -> None:
         if self.wire is None:
@@ -137,10 +137,10 @@ class Client(RuleBasedStateMachine):
         while self.unacked:
             packet_id = next(iter(self.unacked))
             del self.unacked[packet_id]
-            self.session.acked(packet_id)
+            self.session.pubacked(packet_id)
             self.take()
         assert self.read == [number for number in self.offered if number not in self.dropped]
-        assert self.session.held == self.session._held_bytes == 0
+        assert self.session.undelivered == self.session._undelivered_bytes == 0
 
 
 TestClient = Client.TestCase
@@ -148,10 +148,10 @@ TestClient.settings = settings(max_examples=200, stateful_step_count=40, deadlin
 
 
 def test_retained_messages_wait_for_room_and_come_in_order() -> None:
-    session, wire = Session("c", None, "", Keeper()), Wire()
-    session.greetings = dict.fromkeys(reversed([f"t{n}" for n in range(10)]), 1)
+    session, wire = Session("c", None, "", SessionContext()), Wire()
+    session.pending_retained = dict.fromkeys(reversed([f"t{n}" for n in range(10)]), 1)
     session.attach(wire)
     for _ in range(10):
-        session.acked(wire.sent[-1][2])
+        session.pubacked(wire.sent[-1][2])
     assert len(wire.sent) == 10
     assert session.is_idle

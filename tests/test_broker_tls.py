@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from broker_engines import PARAMETERS
+from broker_process import Listening, broker_process
 from click.testing import CliRunner
 from mqtt_probe import Probe
-from test_broker_run import Where, process
 
 from facewire.errors import BrokerError
 from facewire_broker import credentials
@@ -69,7 +69,7 @@ def file(tmp_path: Path) -> tuple[UsersFile, str]:
 class SecureProbe(Probe):
     """A probe that speaks TLS."""
 
-    def __init__(self, where: Where, pki: Path, certificate: str | None = None, client_id: str = "", **options: Any) -> None:
+    def __init__(self, where: Listening, pki: Path, certificate: str | None = None, client_id: str = "", **options: Any) -> None:
         self._context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
         if certificate:
             self._context.load_cert_chain(pki / f"{certificate}.pem", pki / f"{certificate}.key")
@@ -82,7 +82,7 @@ class SecureProbe(Probe):
 def serve(engine: str, file: UsersFile, pki: Path, *more: str) -> Any:
     name = "embedded" if engine == "ours" else engine
     files = ["--cert", str(pki / "localhost.pem"), "--key", str(pki / "localhost.key"), "--users", str(file.path)]
-    return process("--listen", "127.0.0.1:0", "--engine", name, *files, *more)
+    return broker_process("--listen", "127.0.0.1:0", "--engine", name, *files, *more)
 
 
 @pytest.mark.parametrize("engine", PARAMETERS)
@@ -136,7 +136,7 @@ def test_a_key_without_its_certificate_is_a_usage_error(pki: Path) -> None:
 
 @pytest.mark.parametrize(("flag", "noted"), [([], True), (["--insecure"], False)])
 def test_an_exposed_address_without_tls_is_noted_loudly(file: tuple[UsersFile, str], flag: list[str], noted: bool) -> None:
-    with process("--listen", "0.0.0.0:0", "--users", str(file[0].path), *flag) as (running, where):
-        assert any("WARNING" in line and "without TLS" in line for line in where.said) == noted
+    with broker_process("--listen", "0.0.0.0:0", "--users", str(file[0].path), *flag) as (running, where):
+        assert any("WARNING" in line and "without TLS" in line for line in where.lines) == noted
         running.terminate()
         assert running.wait(6) == 0

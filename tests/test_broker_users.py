@@ -6,28 +6,28 @@ import json
 import re
 import shutil
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from broker_engines import PARAMETERS
+from broker_process import FACEWIRE, broker_process
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from mqtt_probe import CONNACK, PINGREQ, PINGRESP, SUBACK, Probe, connect, subscribe
 from shown_commands import blocks, typed
-from test_broker_run import FACEWIRE, process
+from waiting import wait_until
 
 from facewire.errors import BrokerError
 from facewire.topics import Topics
 from facewire_broker import credentials
 from facewire_broker.access import Role
+from facewire_broker.authentication import MAX_CHECKS, UsersAuthenticator
 from facewire_broker.credentials import PASSWORD_ROUNDS, User, UsersFile
-from facewire_broker.door import MAX_CHECKS, UsersDoor
 from facewire_broker.embedded import Embedded
-from facewire_broker.limits import Limits
+from facewire_broker.limits import BrokerLimits
 from facewire_broker_cli.broker import broker
 
 V = "facewire/v1"
@@ -52,18 +52,11 @@ def add(file: UsersFile, name: str, role: str, *arguments: str) -> str:
 
 @contextlib.contextmanager
 def serving(file: UsersFile) -> Iterator[Embedded]:
-    embedded = Embedded(door=UsersDoor(file, Topics()))
+    embedded = Embedded(authenticator=UsersAuthenticator(file, Topics()))
     try:
         yield embedded
     finally:
         embedded.close()
-
-
-def until(condition: Callable[[], bool], timeout: float = 6.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        threading.Event().wait(0.02)
 
 
 # -- the file -------------------------------------------------------------------------------------------------------
@@ -278,7 +271,7 @@ def test_changes_count_without_a_restart(file: UsersFile) -> None:
             with Probe(it.address, "dev3", user="dev3", password=added) as new:
                 return new.code == 0
 
-        until(comes_in)
+        wait_until(comes_in)
         two.ping()
 
 
@@ -299,7 +292,7 @@ def test_a_file_that_is_broken_meanwhile_changes_nothing(file: UsersFile, caplog
     secret = add(file, "dev1", "device")
     with serving(file) as it, Probe(it.address, "dev1", user="dev1", password=secret) as one:
         file.path.write_text("nonsense\n")
-        until(lambda: "users not read again" in caplog.text)
+        wait_until(lambda: "users not read again" in caplog.text)
         one.ping()
 
 
@@ -312,7 +305,7 @@ def test_checking_passwords_holds_nobody_up(file: UsersFile) -> None:
         guesses = [stack.enter_context(Probe(it.address)) for _ in range(MAX_CHECKS + 20)]
         for n, guess in enumerate(guesses):
             guess.send(connect(f"x{n}", user="boss", password=f"guess {n}"))
-        until(lambda: it.call(lambda server: server.hub.counters["refused/busy"]) > 0)
+        wait_until(lambda: it.call(lambda server: server.hub.counters["refused/busy"]) > 0)
         times = []
         for _ in range(20):
             started = time.perf_counter()
@@ -327,7 +320,7 @@ def test_checking_passwords_holds_nobody_up(file: UsersFile) -> None:
                 return boss.code == 0 and boss.subscribe(("#", 1)) == [1]
 
         # What waited for those who left is not checked any more: it would take ten seconds.
-        until(boss_comes_in, timeout=4)
+        wait_until(boss_comes_in, timeout=4)
 
 
 @pytest.mark.network
@@ -349,7 +342,7 @@ def test_the_command_serves_users_on_either_engine_and_follows_the_file(file: Us
     secret, other = add(file, "dev1", "device"), add(file, "plat", "platform")
     name = "embedded" if engine == "ours" else engine
     with (
-        process("--listen", "127.0.0.1:0", "--users", str(file.path), "--engine", name) as (running, where),
+        broker_process("--listen", "127.0.0.1:0", "--users", str(file.path), "--engine", name) as (running, where),
         Probe(where, "dev1", user="dev1", password=secret) as one,
         Probe(where, "plat", user="plat", password=other) as platform,
     ):
@@ -430,7 +423,7 @@ def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
 def test_the_limits_of_the_documentation_are_the_limits() -> None:
     text = (Path(__file__).parent.parent / "docs" / "broker.md").read_text()
     table = text.partition("## Limits")[2].partition("Every 10 s")[0]
-    assert set(re.findall(r"`([a-z_]+)`", table)) == {field.name for field in dataclasses.fields(Limits)}
+    assert set(re.findall(r"`([a-z_]+)`", table)) == {field.name for field in dataclasses.fields(BrokerLimits)}
 
 
 @pytest.mark.parametrize(

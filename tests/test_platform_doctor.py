@@ -111,7 +111,7 @@ def test_a_credential_that_may_do_everything_is_found_out_and_nothing_of_it_stay
         assert role != "consumer" or findings["privacy"].verdict == "FAIL"
         with Probe(address, "late") as late:
             late.subscribe((f"facewire/v1/{PROBE_DEVICE}/#", 1))
-            assert late.nothing_came()
+            assert late.has_no_message()
 
 
 @pytest.mark.network

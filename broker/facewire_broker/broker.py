@@ -15,7 +15,6 @@ import asyncio
 import logging
 import ssl
 import time
-from dataclasses import dataclass
 from typing import Any, Final
 
 from amqtt.broker import Broker as AmqttBroker
@@ -23,42 +22,32 @@ from amqtt.contexts import BrokerConfig, ListenerConfig
 
 from facewire.errors import BrokerError
 from facewire_broker import fingerprint
-from facewire_broker.connection import Connection, Door
-from facewire_broker.door import AnyoneDoor
+from facewire_broker.authentication import AllowAnyone, Authenticator
+from facewire_broker.connection import ClientConnection
 from facewire_broker.hub import Hub
-from facewire_broker.limits import Limits
-from facewire_broker.message import Message
+from facewire_broker.limits import BrokerLimits
+from facewire_broker.publish import Message
 from facewire_broker.stream import Streams
+from facewire_mqtt.address import Address
 
 log = logging.getLogger(__name__)
 
 #: Seconds between looks at every connection, four times that where they are many; and between new figures on `$SYS`.
 TICK: Final = 0.25
-MANY: Final = 1_000
+MANY_CONNECTIONS: Final = 1_000
 SYS_INTERVAL: Final = 10.0
 #: Connections looked at before messages have their turn: all of 10,000 at once would hold up a match for 10 ms.
-AT_A_TIME: Final = 500
+TICK_BATCH: Final = 500
 #: Seconds that the end may take.
 SHUTDOWN_TIMEOUT: Final = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """Where to listen: port 0 for any that is free."""
-
-    host: str = "127.0.0.1"
-    port: int = 1883
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
     """A broker on one address, in the running event loop.
 
     Args:
-        listen: where.
-        door: who may come in.
+        listen: the address; port 0 for any free port.
+        authenticator: who may come in.
         limits: how much they may take.
         tls: for TLS.
 
@@ -68,13 +57,18 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
     """
 
     def __init__(
-        self, listen: Listen, *, door: Door | None = None, limits: Limits | None = None, tls: ssl.SSLContext | None = None
+        self,
+        listen: Address,
+        *,
+        authenticator: Authenticator | None = None,
+        limits: BrokerLimits | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(BrokerConfig(listeners={"default": ListenerConfig(bind=str(listen))}, plugins={}))
-        self.hub = Hub(limits or Limits())
+        self.hub = Hub(limits or BrokerLimits())
         self.address = listen
         self._listen = listen
-        self._door = door or AnyoneDoor()
+        self._authenticator = authenticator or AllowAnyone()
         self._tls = tls
         self.streams = Streams()
 
@@ -89,7 +83,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         try:
             # Before amqtt's start, which would log a traceback where the address is taken.
             self._server = await loop.create_server(
-                lambda: Connection(self.hub, self._door, self.streams),
+                lambda: ClientConnection(self.hub, self._authenticator, self.streams),
                 self._listen.host,
                 self._listen.port,
                 ssl=self._tls,
@@ -99,7 +93,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
             )
         except OSError as exc:
             raise BrokerError(f"cannot listen on {self._listen}: {exc.strerror or exc}") from exc
-        self.address = Listen(*self._server.sockets[0].getsockname()[:2])
+        self.address = Address(*self._server.sockets[0].getsockname()[:2])
         await super().start()
 
     async def _create_server_instance(self, *_: Any) -> asyncio.Server:
@@ -113,21 +107,21 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         self.hub.publish(Message(topic, bytes(data), min(force_qos or 0, 1)))
 
     async def retain_message(self, _session: object, topic_name: str, data: bytes, qos: int | None = None) -> None:
-        self.hub.store.keep(Message(topic_name, bytes(data), min(qos or 0, 1)))
+        self.hub.retained.put(Message(topic_name, bytes(data), min(qos or 0, 1)))
 
     async def _session_monitor(self) -> None:
-        started = published = looked = time.monotonic()
+        started = last_counters = last_check = time.monotonic()
         while True:
-            await asyncio.sleep(TICK if len(self.streams.all) < MANY else 4 * TICK)
+            await asyncio.sleep(TICK if len(self.streams.all) < MANY_CONNECTIONS else 4 * TICK)
             try:
                 await self._tick_connections()
                 now = time.monotonic()
-                if now - looked >= 1.0:
-                    looked = now
-                    self._look(now)
-                if now - published >= SYS_INTERVAL:
-                    published = now
-                    self.hub.report(now - started)
+                if now - last_check >= 1.0:
+                    last_check = now
+                    self._every_second(now)
+                if now - last_counters >= SYS_INTERVAL:
+                    last_counters = now
+                    self.hub.publish_counters(now - started)
             except Exception:
                 # Without it nobody would see power losses any more.
                 log.exception("monitor failed, and goes on")
@@ -135,20 +129,20 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
     async def _tick_connections(self) -> None:
         """Have each look at its clock, and let messages pass between one group of them and the next."""
         connections = list(self.streams.all)
-        for start in range(0, len(connections), AT_A_TIME):
+        for start in range(0, len(connections), TICK_BATCH):
             now = time.monotonic()
-            for connection in connections[start : start + AT_A_TIME]:
+            for connection in connections[start : start + TICK_BATCH]:
                 connection.tick(now)
             await asyncio.sleep(0)
 
-    def _look(self, now: float) -> None:
+    def _every_second(self, now: float) -> None:
         self.hub.tick(now)
-        for user in self._door.poll():
+        for user in self._authenticator.changed_users():
             self.kick(user, "credential changed")
 
     def kick(self, user: str, reason: str = "kicked") -> int:
         """Close a user's connections, and forget its sessions; returns how many connections."""
-        theirs = [c for c in self.streams.all if isinstance(c, Connection) and c.session and c.identity.user == user]
+        theirs = [c for c in self.streams.all if isinstance(c, ClientConnection) and c.session and c.identity.user == user]
         for connection in theirs:
             connection.close(reason)
         self.hub.forget_user(user)

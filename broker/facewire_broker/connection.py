@@ -8,34 +8,25 @@ import asyncio
 import dataclasses
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final
 
 from facewire_broker import packets
+from facewire_broker.authentication import Authenticator
 from facewire_broker.framer import Malformed
 from facewire_broker.hub import BAD_CLIENT_ID, BAD_LEVEL, NOT_AUTHORIZED, UNAVAILABLE, Hub, Identity
-from facewire_broker.message import Message
 from facewire_broker.packets import Connect
+from facewire_broker.publish import Message
 from facewire_broker.session import Session
 from facewire_broker.stream import Stream, Streams
 
 log = logging.getLogger(__name__)
 
-#: Why a door sends somebody away, by CONNACK's code.
+#: Why a client is refused, by CONNACK's return code.
 _REASONS: Final = {BAD_CLIENT_ID: "client_id", NOT_AUTHORIZED: "credentials", UNAVAILABLE: "busy"}
 
 
-class Door(Protocol):
-    """Knows who comes."""
-
-    def check(self, connect: Connect, certificate_name: str | None) -> "Identity | int | Awaitable[Identity | int]":
-        """Who it is, or CONNACK's return code; awaitable where finding out takes long."""
-
-    def poll(self) -> list[str]:
-        """The users who are no longer what they were; called now and then."""
-
-
-class Connection(Stream):
+class ClientConnection(Stream):
     """A client.
 
     Attributes:
@@ -44,13 +35,13 @@ class Connection(Stream):
         will: published when it ends ungracefully.
     """
 
-    def __init__(self, hub: Hub, door: Door, streams: Streams) -> None:
+    def __init__(self, hub: Hub, authenticator: Authenticator, streams: Streams) -> None:
         super().__init__(hub, streams)
         self.identity = Identity()
         self.session: Session | None = None
         self.will: Message | None = None
         self.will_retain = False
-        self._door = door
+        self._authenticator = authenticator
         self._checking: asyncio.Future[Any] | None = None
         self._topics: dict[bytes, str] = {}
         self._handle: Callable[[int, bytes], None] = self._on_connect
@@ -62,7 +53,7 @@ class Connection(Stream):
     def packet_received(self, first: int, body: bytes) -> None:
         self._handle(first, body)
 
-    def room_made(self) -> None:
+    def on_writable(self) -> None:
         session = self.session
         if session is not None and not session.is_idle:
             session.pump()
@@ -84,11 +75,11 @@ class Connection(Stream):
         if size > self._limits.client_id_chars or (not size and not connect.clean):
             self._refuse(BAD_CLIENT_ID, "client_id", f"{size} characters")
             return
-        verdict = self._door.check(connect, self._certificate_name())
+        verdict = self._authenticator.authenticate(connect, self._certificate_name())
         if isinstance(verdict, Identity | int):
             self._answer(connect, verdict)
             return
-        self.wait()
+        self.pause_packets()
         self._checking = asyncio.ensure_future(verdict)
         self._checking.add_done_callback(lambda done: self._checked(connect, done))
 
@@ -96,7 +87,7 @@ class Connection(Stream):
         self._checking = None
         if not done.cancelled() and not self._closing:
             self._answer(connect, done.result())
-            self.go_on()
+            self.resume_packets()
 
     def _answer(self, connect: Connect, verdict: Identity | int) -> None:
         if isinstance(verdict, int):
@@ -107,7 +98,7 @@ class Connection(Stream):
             connect = dataclasses.replace(connect, client_id=f"auto-{secrets.token_hex(8)}")
         code, present = self._hub.connect(self, connect, self._loop.time())
         if code or self.session is None:
-            self._send_away(code)
+            self._reject(code)
             return
         self._keepalive = float(connect.keepalive or self._limits.keepalive)
         self._framer.limit = self._limits.packet_bytes
@@ -117,10 +108,10 @@ class Connection(Stream):
         self.session.attach(self)
 
     def _refuse(self, code: int, reason: str, details: str) -> None:
-        self._hub.refuse(reason, f"peer={self._peer} {details}")
-        self._send_away(code)
+        self._hub.count_refusal(reason, f"peer={self._peer} {details}")
+        self._reject(code)
 
-    def _send_away(self, code: int) -> None:
+    def _reject(self, code: int) -> None:
         self.send(packets.connack(code))
         self.close("refused")
 
@@ -138,7 +129,7 @@ class Connection(Stream):
             if len(body) != 2:
                 raise Malformed(f"PUBACK of {len(body)} bytes")
             if self.session is not None:
-                self.session.acked(body[0] << 8 | body[1])
+                self.session.pubacked(body[0] << 8 | body[1])
         elif first == 0x82:
             self._on_subscribe(body)
         elif first == 0xA2:
@@ -159,7 +150,7 @@ class Connection(Stream):
         raw, packet_id, payload = packets.split_publish(first, body)
         if first & 4:
             raise Malformed("PUBLISH at QoS 2, which is not served")
-        topic = self._topics.get(raw) or self._learn(raw)
+        topic = self._topics.get(raw) or self._allowed_topic(raw)
         self._hub.counters["messages/received"] += 1
         if topic:
             self._hub.publish(Message(topic, payload, first >> 1 & 1), retain=bool(first & 1))
@@ -167,14 +158,14 @@ class Connection(Stream):
             # Refused messages too: 3.1.1 knows no other answer (MQTT-3.3.5-2).
             self.send(packets.puback(packet_id))
 
-    def _learn(self, raw: bytes) -> str | None:
+    def _allowed_topic(self, raw: bytes) -> str | None:
         """A topic's text if this client may publish to it. Only those that it may are remembered."""
         topic = packets.read_topic(raw)
         limits = self._limits
         if len(raw) > limits.topic_bytes or topic.count("/") >= limits.topic_levels:
             raise Malformed(f"topic of {len(raw)} bytes or {topic.count('/') + 1} levels is over the limit")
         if not self.identity.rights.may_publish(topic):
-            self._hub.refuse("publish", f"client={self.name} user={self.identity.user!a} topic={topic!a}")
+            self._hub.count_refusal("publish", f"client={self.name} user={self.identity.user!a} topic={topic!a}")
             return None
         if len(self._topics) >= limits.sessions:
             # A device has three; the platform, which acks to every device, as many as there are sessions. With room for

@@ -165,10 +165,10 @@ def add(users: Users, name: str, role: Role, secret: str, *, rounds: int = TOKEN
 
 def set_secret(users: Users, name: str, secret: str, *, rounds: int = TOKEN_ROUNDS) -> None:
     """Give a user another secret. Raises `ValueError` where there is no such user."""
-    users[name] = replace(existing(users, name), stored=hash_secret(secret, rounds))
+    users[name] = replace(get_user(users, name), stored=hash_secret(secret, rounds))
 
 
-def existing(users: Users, name: str) -> User:
+def get_user(users: Users, name: str) -> User:
     """A user that is there. Raises `ValueError` where it is not."""
     if name not in users:
         raise ValueError(f"user {name!r} does not exist")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from facewire.errors import BrokerError
-from facewire_broker.broker import Broker, Listen
+from facewire_broker.broker import Broker
 from facewire_mqtt.address import Address
 
 T = TypeVar("T")
@@ -24,8 +24,8 @@ class Embedded:
         BrokerError: it cannot listen there.
     """
 
-    def __init__(self, listen: Listen | None = None, **options: Any) -> None:
-        self._listen = listen or Listen(port=0)
+    def __init__(self, listen: Address | None = None, **options: Any) -> None:
+        self._listen = listen or Address(port=0)
         self._options = options
         self._ready = threading.Event()
         self._error: BaseException | None = None
@@ -38,7 +38,7 @@ class Embedded:
     @property
     def address(self) -> Address:
         """Where clients find it."""
-        return Address(self.broker.address.host, self.broker.address.port)
+        return self.broker.address
 
     def call(self, function: Callable[[Broker], T], timeout: float = 5.0) -> T:
         """Run a function on the broker's own thread, and return what it returns."""
@@ -75,7 +75,7 @@ class Embedded:
 @contextmanager
 def running(port: int = 0, **options: Any) -> Iterator[Address]:
     """An anonymous broker on loopback for the length of a `with`; gives its address."""
-    embedded = Embedded(Listen(port=port), **options)
+    embedded = Embedded(Address(port=port), **options)
     try:
         yield embedded.address
     finally:

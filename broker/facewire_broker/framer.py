@@ -35,7 +35,7 @@ class Framer:
         return bool(self._partial)
 
     @property
-    def held(self) -> int:
+    def buffered(self) -> int:
         """Bytes that wait to be pulled, or for their rest."""
         return len(self._chunk) - self._at + len(self._partial)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from facewire_broker.access import EVERYTHING, Rights
-from facewire_broker.limits import Limits
-from facewire_broker.message import Message
+from facewire_broker.limits import BrokerLimits
 from facewire_broker.packets import REFUSED, Connect
-from facewire_broker.routing import Group, Index, Retained, is_filter, split_share
+from facewire_broker.publish import Message
+from facewire_broker.routing import Group, Index, RetainedMessages, is_filter, split_share
 from facewire_broker.session import Link, Session
 
 log = logging.getLogger(__name__)
@@ -54,18 +54,18 @@ class Hub:
         counters: what happened, by name; `dropped/…` and `refused/…` by reason.
         sessions: by user and client id, so that no credential reaches another's.
         index: who subscribed what.
-        store: what is retained.
+        retained: the retained messages.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: BrokerLimits) -> None:
         self.limits = limits
         self.counters: Counter[str] = Counter()
         self.sessions: dict[tuple[str | None, str], Session] = {}
-        self._owned: Counter[str | None] = Counter()
+        self._session_counts: Counter[str | None] = Counter()
         self.index: Index[Session] = Index()
-        self.store = Retained(limits.retained, limits.retained_bytes)
+        self.retained = RetainedMessages(limits.retained, limits.retained_bytes)
         self._warned: set[Session] = set()
-        self._lines: Counter[str] = Counter()
+        self._log_lines: Counter[str] = Counter()
         self._reported: dict[str, int] = {}
 
     def connect(self, client: Client, connect: Connect, now: float) -> tuple[int, bool]:
@@ -76,11 +76,11 @@ class Hub:
         """
         identity = client.identity
         if connect.will is not None and not identity.rights.may_publish(connect.will.topic):
-            self.refuse("will", f"client={connect.client_id!a} user={identity.user!a} topic={connect.will.topic!a}")
+            self.count_refusal("will", f"client={connect.client_id!a} user={identity.user!a} topic={connect.will.topic!a}")
             return NOT_AUTHORIZED, False
         key = identity.user, connect.client_id
         session = self.sessions.get(key)
-        if session is None and not self._has_room(*key):
+        if session is None and not self._may_add_session(*key):
             return UNAVAILABLE, False
         if session is not None and session.link is not None:
             # The will of the old connection, where it has one, comes before all that the new one says.
@@ -92,7 +92,7 @@ class Hub:
         present = session is not None
         if session is None:
             session = self.sessions[key] = Session(connect.client_id, identity.user, identity.scope, self)
-            self._owned[identity.user] += 1
+            self._session_counts[identity.user] += 1
         session.clean = connect.clean
         client.session = session
         client.will, client.will_retain = connect.will, connect.will_retain
@@ -106,9 +106,9 @@ class Hub:
         if session is None:
             return
         self.counters["clients/connected"] -= 1
-        session.leave(now)
+        session.detach(now)
         self._warned.discard(session)
-        orphans = session.take_shared()
+        orphans = session.remove_shared()
         if session.clean:
             self._forget(session)
         for delivery in orphans:
@@ -119,8 +119,8 @@ class Hub:
 
     def publish(self, message: Message, *, retain: bool = False) -> None:
         """Route a message: each session gets it once, at the least of its QoS and the subscription's."""
-        if retain and not self.store.keep(message):
-            self.refuse("retained", f"topic={message.topic!a} limit={self.limits.retained}")
+        if retain and not self.retained.put(message):
+            self.count_refusal("retained", f"topic={message.topic!a} limit={self.limits.retained}")
         entries = self.index.match(message.topic)
         if len(entries) == 1:
             members = entries[0].members
@@ -149,18 +149,18 @@ class Hub:
 
     def tick(self, now: float) -> None:
         """Once a second: forget sessions whose client has been away too long, and sum up the log."""
-        for reason, lines in self._lines.items():
+        for reason, lines in self._log_lines.items():
             if lines > _LOG_LINES:
                 log.warning("refused reason=%s %d more", reason, lines - _LOG_LINES)
-        self._lines.clear()
+        self._log_lines.clear()
         until = now - self.limits.session_expiry
-        for session in [s for s in self.sessions.values() if s.link is None and s.left_at < until]:
-            self.refuse("expired", f"session of client={session.client_id!a} held={session.held}")
+        for session in [s for s in self.sessions.values() if s.link is None and s.disconnected_at < until]:
+            self.count_refusal("expired", f"session of client={session.client_id!a} held={session.undelivered}")
             self._forget(session)
 
-    def report(self, uptime: float) -> None:
+    def publish_counters(self, uptime: float) -> None:
         """Publish the counters that changed, retained, under `$SYS/broker/`."""
-        now = {**self.counters, "uptime": int(uptime), "sessions": len(self.sessions), "retained": len(self.store)}
+        now = {**self.counters, "uptime": int(uptime), "sessions": len(self.sessions), "retained": len(self.retained)}
         for name, value in now.items():
             if self._reported.get(name) != value:
                 self.publish(Message(f"$SYS/broker/{name}", str(value).encode(), 0), retain=True)
@@ -171,29 +171,29 @@ class Hub:
         for session in [s for s in self.sessions.values() if s.owner == user]:
             self._forget(session)
 
-    def refuse(self, reason: str, details: str) -> None:
+    def count_refusal(self, reason: str, details: str) -> None:
         """Count and log something that was refused. No payload, no secret."""
         self.counters[f"refused/{reason}"] += 1
-        self._lines[reason] += 1
-        if self._lines[reason] <= _LOG_LINES:
+        self._log_lines[reason] += 1
+        if self._log_lines[reason] <= _LOG_LINES:
             log.warning("refused reason=%s %s", reason, details)
 
-    def retained(self, topic: str) -> Message | None:
-        return self.store.get(topic)
+    def retained_message(self, topic: str) -> Message | None:
+        return self.retained.get(topic)
 
     def dropped(self, session: Session) -> None:
         self.counters["messages/dropped"] += 1
         if session not in self._warned:
             self._warned.add(session)
-            log.warning("dropping messages client=%a reason=queue held=%d", session.client_id, session.held)
+            log.warning("dropping messages client=%a reason=queue held=%d", session.client_id, session.undelivered)
 
-    def _has_room(self, user: str | None, client_id: str) -> bool:
+    def _may_add_session(self, user: str | None, client_id: str) -> bool:
         """Whether there may be one more session, of a user at that; without credentials all are nobody's."""
         limits = self.limits
         if len(self.sessions) >= limits.sessions:
-            self.refuse("sessions", f"client={client_id!a} limit={limits.sessions}")
-        elif user is not None and self._owned[user] >= limits.user_sessions:
-            self.refuse("user_sessions", f"client={client_id!a} user={user!a} limit={limits.user_sessions}")
+            self.count_refusal("sessions", f"client={client_id!a} limit={limits.sessions}")
+        elif user is not None and self._session_counts[user] >= limits.user_sessions:
+            self.count_refusal("user_sessions", f"client={client_id!a} user={user!a} limit={limits.user_sessions}")
         else:
             return True
         return False
@@ -201,11 +201,11 @@ class Hub:
     def _subscribe(self, client: Client, text: str, qos: int) -> int:
         session = client.session
         group, topic_filter = split_share(text)
-        if session is None or not is_filter(topic_filter) or self._is_too_much(session, text, topic_filter):
-            self.refuse("filter", f"client={session and session.client_id!a} filter={text[:80]!a}")
+        if session is None or not is_filter(topic_filter) or self._exceeds_limits(session, text, topic_filter):
+            self.count_refusal("filter", f"client={session and session.client_id!a} filter={text[:80]!a}")
             return REFUSED
         if not client.identity.rights.may_subscribe(topic_filter):
-            self.refuse("subscribe", f"client={session.client_id!a} user={session.owner!a} filter={text!a}")
+            self.count_refusal("subscribe", f"client={session.client_id!a} user={session.owner!a} filter={text!a}")
             return REFUSED
         session.subscriptions[text] = qos
         if group is not None:
@@ -213,10 +213,10 @@ class Hub:
             return qos
         self.index.subscribe(session, topic_filter, qos)
         # Taken from its end, so that the first comes first.
-        session.greetings.update(dict.fromkeys(reversed(list(self.store.matching(topic_filter))), qos))
+        session.pending_retained.update(dict.fromkeys(reversed(list(self.retained.matching(topic_filter))), qos))
         return qos
 
-    def _is_too_much(self, session: Session, text: str, topic_filter: str) -> bool:
+    def _exceeds_limits(self, session: Session, text: str, topic_filter: str) -> bool:
         limits = self.limits
         return (
             (text not in session.subscriptions and len(session.subscriptions) >= limits.subscriptions)
@@ -241,7 +241,7 @@ class Hub:
 
     def _forget(self, session: Session) -> None:
         if self.sessions.pop((session.owner, session.client_id), None) is not None:
-            self._owned[session.owner] -= 1
+            self._session_counts[session.owner] -= 1
         for text in session.subscriptions:
             self._unindex(session, text)
         session.subscriptions.clear()

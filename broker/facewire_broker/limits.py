@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BrokerLimits:
     """Each has a counter of what it refused, or dropped, on `$SYS`."""
 
     #: Connections at one time; one more is closed as it comes.

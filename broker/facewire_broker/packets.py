@@ -23,7 +23,7 @@ from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
 from facewire.errors import ProtocolError
 from facewire_broker.framer import Malformed
-from facewire_broker.message import Message, header
+from facewire_broker.publish import Message, header
 
 #: `MQTT` and the level of 3.1.1, as a CONNECT begins.
 _PROTOCOL: Final = b"\x00\x04MQTT"

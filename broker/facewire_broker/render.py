@@ -16,7 +16,8 @@ from typing import Final
 
 from facewire_broker.access import Rights, Role, Rule, rights_of, rule_for
 from facewire_broker.credentials import TOKEN_ROUNDS, User, Users, salt_and_hash
-from facewire_broker.limits import Limits
+from facewire_broker.limits import BrokerLimits
+from facewire_mqtt.address import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Site:
     tls: Tls | None = None
     #: The system user that Mosquitto runs as; None leaves that to Mosquitto.
     run_as: str | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: BrokerLimits = field(default_factory=BrokerLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,6 @@ def render_emqx(site: Site) -> Rendered:
 
 def _emqx_conf(site: Site) -> str:
     """HOCON, to be included by emqx.conf (docs.emqx.com: Use Built-in Database; Use ACL File; MQTT)."""
-    bind = f"[{site.host}]:{site.port}" if ":" in site.host else f"{site.host}:{site.port}"
     kind, tls = "tcp", ""
     if site.tls is not None:
         kind = "ssl"
@@ -144,7 +144,7 @@ def _emqx_conf(site: Site) -> str:
     return f"""\
 # Written by `facewire broker render emqx`; include it at the end of emqx.conf.
 listeners.{kind}.default {{
-  bind = "{bind}"
+  bind = "{Address(site.host, site.port)}"
   max_connections = {site.limits.connections}
   tcp_options {{ nodelay = true }}{tls}
 }}

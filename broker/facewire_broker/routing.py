@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from facewire_broker.message import Message
+from facewire_broker.publish import Message
 
 #: `$share/{group}/{filter}`: each message goes to one member of the group (MQTT 5 section 4.8.2, here for 3.1.1 too).
 SHARE: Final = "$share/"
@@ -163,7 +163,7 @@ class Index(Generic[S]):
             del parent.children[level]
 
 
-class Retained:
+class RetainedMessages:
     """The last retained message of each topic."""
 
     def __init__(self, limit: int, limit_bytes: int) -> None:
@@ -178,7 +178,7 @@ class Retained:
         """What a topic retains."""
         return self._messages.get(topic)
 
-    def keep(self, message: Message) -> bool:
+    def put(self, message: Message) -> bool:
         """Retain a message, or forget its topic where it has no payload (MQTT-3.3.1-10). False where it is one too many."""
         old = self._messages.pop(message.topic, None)
         if old is not None:

@@ -1,6 +1,6 @@
 """What the broker keeps for one client, and in which order it goes out. Pure: bytes go to a `Link`.
 
-    offer() ─▶ queue (bounded) ─▶ in flight (a window, QoS 1) ─▶ acked()
+    offer() ─▶ queue (bounded) ─▶ in flight (a window, QoS 1) ─▶ pubacked()
                   ▲                     │
                   └──── attach() ◀──────┘   a new connection: again, in order, with DUP and the same packet id
 
@@ -10,8 +10,8 @@ amqtt's Session is not used: its state machine costs 270 µs and 27 KB for each.
 from collections import deque
 from typing import Protocol, TypeAlias
 
-from facewire_broker.limits import Limits
-from facewire_broker.message import Message
+from facewire_broker.limits import BrokerLimits
+from facewire_broker.publish import Message
 from facewire_broker.routing import Group
 
 Shared: TypeAlias = "Group[Session] | None"
@@ -28,12 +28,12 @@ class Link(Protocol):
         """Send a packet after those before it. Never fails, never calls back."""
 
 
-class Keeper(Protocol):
+class SessionContext(Protocol):
     """Whose session it is."""
 
-    limits: Limits
+    limits: BrokerLimits
 
-    def retained(self, topic: str) -> Message | None:
+    def retained_message(self, topic: str) -> Message | None:
         """What a topic retains at the moment."""
 
     def dropped(self, session: "Session") -> None:
@@ -63,33 +63,33 @@ class Session:
         scope: with whom its shared subscriptions share.
         subscriptions: filters as the client wrote them, with the QoS granted.
         link: its connection, None while the client is away.
-        left_at: when the client went away, monotonic s.
+        disconnected_at: when the client went away, monotonic s.
     """
 
-    def __init__(self, client_id: str, owner: str | None, scope: str, keeper: Keeper) -> None:
+    def __init__(self, client_id: str, owner: str | None, scope: str, context: SessionContext) -> None:
         self.client_id = client_id
         self.owner = owner
         self.scope = scope
         self.clean = True
         self.subscriptions: dict[str, int] = {}
         self.link: Link | None = None
-        self.left_at = 0.0
+        self.disconnected_at = 0.0
         #: Retained messages that the client has not yet got: topic and QoS. A list of 10,000 fits no queue.
-        self.greetings: dict[str, int] = {}
-        self._keeper = keeper
-        self._limits = keeper.limits
+        self.pending_retained: dict[str, int] = {}
+        self._context = context
+        self._limits = context.limits
         self._queue: deque[Delivery] = deque()
         self._inflight: dict[int, Delivery] = {}
-        self._held_bytes = 0
+        self._undelivered_bytes = 0
         self._last_id = 0
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits to be sent."""
-        return not self._queue and not self.greetings
+        return not self._queue and not self.pending_retained
 
     @property
-    def held(self) -> int:
+    def undelivered(self) -> int:
         """Messages kept for the client."""
         return len(self._queue) + len(self._inflight)
 
@@ -98,20 +98,20 @@ class Session:
         link = self.link
         if link is None:
             if qos and not self.clean:
-                self._keep(Delivery(message, qos, share=share))
+                self._enqueue(Delivery(message, qos, share=share))
         elif self._queue or not link.is_writable or (qos and not self._has_room(len(message.payload))):
-            self._keep(Delivery(message, qos, share=share))
+            self._enqueue(Delivery(message, qos, share=share))
         elif qos:
-            self._held_bytes += len(message.payload)
+            self._undelivered_bytes += len(message.payload)
             self._send(link, Delivery(message, qos, share=share))
         else:
             link.send(message.packet(0, 0))
 
-    def acked(self, packet_id: int) -> None:
+    def pubacked(self, packet_id: int) -> None:
         """The client has it (PUBACK)."""
         delivery = self._inflight.pop(packet_id, None)
         if delivery is not None:
-            self._held_bytes -= len(delivery.message.payload)
+            self._undelivered_bytes -= len(delivery.message.payload)
             if not self.is_idle:
                 self.pump()
 
@@ -130,41 +130,41 @@ class Session:
         while queue and link.is_writable and (not queue[0].qos or len(self._inflight) < self._limits.inflight):
             delivery = queue.popleft()
             if not delivery.qos:
-                self._held_bytes -= len(delivery.message.payload)
+                self._undelivered_bytes -= len(delivery.message.payload)
             self._send(link, delivery)
-        while self.greetings and not queue and link.is_writable and self._has_room(0):
-            topic, qos = self.greetings.popitem()
-            message = self._keeper.retained(topic)
+        while self.pending_retained and not queue and link.is_writable and self._has_room(0):
+            topic, qos = self.pending_retained.popitem()
+            message = self._context.retained_message(topic)
             if message is not None:
-                self._held_bytes += len(message.payload) if min(qos, message.qos) else 0
+                self._undelivered_bytes += len(message.payload) if min(qos, message.qos) else 0
                 self._send(link, Delivery(message, min(qos, message.qos), retain=True))
 
-    def take_shared(self) -> list[Delivery]:
+    def remove_shared(self) -> list[Delivery]:
         """Take back what came by shared subscriptions and was not PUBACKed: another member is to have it."""
         taken = [d for d in (*self._inflight.values(), *self._queue) if d.share]
         if taken:
             self._inflight = {packet_id: d for packet_id, d in self._inflight.items() if not d.share}
             self._queue = deque(d for d in self._queue if not d.share)
-            self._held_bytes -= sum(len(d.message.payload) for d in taken)
+            self._undelivered_bytes -= sum(len(d.message.payload) for d in taken)
         return taken
 
-    def leave(self, now: float) -> None:
+    def detach(self, now: float) -> None:
         """The client went away: matches that are late are worth nothing, so QoS 0 does not wait for it."""
         self.link = None
-        self.left_at = now
-        self.greetings.clear()
-        self._held_bytes -= sum(len(d.message.payload) for d in self._queue if not d.qos)
+        self.disconnected_at = now
+        self.pending_retained.clear()
+        self._undelivered_bytes -= sum(len(d.message.payload) for d in self._queue if not d.qos)
         self._queue = deque(d for d in self._queue if d.qos)
 
     def _has_room(self, size: int) -> bool:
-        return len(self._inflight) < self._limits.inflight and self._held_bytes + size <= self._limits.queued_bytes
+        return len(self._inflight) < self._limits.inflight and self._undelivered_bytes + size <= self._limits.queued_bytes
 
-    def _keep(self, delivery: Delivery) -> None:
+    def _enqueue(self, delivery: Delivery) -> None:
         size = len(delivery.message.payload)
-        if len(self._queue) >= self._limits.queued or self._held_bytes + size > self._limits.queued_bytes:
-            self._keeper.dropped(self)
+        if len(self._queue) >= self._limits.queued or self._undelivered_bytes + size > self._limits.queued_bytes:
+            self._context.dropped(self)
         else:
-            self._held_bytes += size
+            self._undelivered_bytes += size
             self._queue.append(delivery)
 
     def _send(self, link: Link, delivery: Delivery) -> None:

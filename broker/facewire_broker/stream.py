@@ -77,7 +77,7 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         """A whole packet came. Raises `Malformed`."""
 
     @abc.abstractmethod
-    def room_made(self) -> None:
+    def on_writable(self) -> None:
         """What was sent is written, and more can be sent."""
 
     @abc.abstractmethod
@@ -97,7 +97,7 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         peer = transport.get_extra_info("peername")
         self._peer = f"{peer[0]}:{peer[1]}" if peer else "?"
         if len(self._streams.all) >= self._limits.connections:
-            self._hub.refuse("connections", f"peer={self._peer} limit={self._limits.connections}")
+            self._hub.count_refusal("connections", f"peer={self._peer} limit={self._limits.connections}")
             transport.abort()
             return
         self._streams.all.add(self)
@@ -118,12 +118,12 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
             # Not even the length of what is no MQTT is read.
             self._is_new = False
             if data[0] != _CONNECT:
-                self.expel("malformed", f"first byte is 0x{data[0]:02x}, not CONNECT")
+                self.disconnect("malformed", f"first byte is 0x{data[0]:02x}, not CONNECT")
                 return
         self._framer.push(data)
         if not self._waiting:
             self._read()
-        elif self._framer.held > self._limits.connect_bytes:
+        elif self._framer.buffered > self._limits.connect_bytes:
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -148,7 +148,7 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
                 self.packet_received(*packet)
                 was_partial = False
         except Malformed as exc:
-            self.expel("malformed", str(exc))
+            self.disconnect("malformed", str(exc))
         if framer.is_partial and not was_partial:
             self._partial_since = self._heard
         if self._paused and self._out_bytes > self._limits.unsent_bytes:
@@ -167,11 +167,11 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         self._out.append(packet)
         self._out_bytes += len(packet)
 
-    def wait(self) -> None:
-        """Heed no packet until `go_on`. The socket is read on, within bounds: else its end would not be seen."""
+    def pause_packets(self) -> None:
+        """Heed no packet until `resume_packets`. The socket is read on, within bounds: else its end would not be seen."""
         self._waiting = True
 
-    def go_on(self) -> None:
+    def resume_packets(self) -> None:
         """Heed what has come meanwhile."""
         self._waiting = False
         if not self._closing:
@@ -188,9 +188,9 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         self._write()
         self._transport.close()
 
-    def expel(self, reason: str, details: str) -> None:
+    def disconnect(self, reason: str, details: str) -> None:
         """Close, for something that the client did or did not do."""
-        self._hub.refuse(reason, f"client={self.name} peer={self._peer} {details}")
+        self._hub.count_refusal(reason, f"client={self.name} peer={self._peer} {details}")
         self.close(reason)
 
     def abort(self) -> None:
@@ -206,19 +206,19 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
                 self._transport.abort()
         elif not self._keepalive:
             if now - self._since > limits.connect_timeout:
-                self.expel("timeout", f"no CONNECT within {limits.connect_timeout:g} s")
+                self.disconnect("timeout", f"no CONNECT within {limits.connect_timeout:g} s")
         elif now - self._heard > self._keepalive * 1.5:
-            self.expel("keepalive", f"silent for {now - self._heard:.1f} s, keep-alive is {self._keepalive:g} s")
+            self.disconnect("keepalive", f"silent for {now - self._heard:.1f} s, keep-alive is {self._keepalive:g} s")
         elif self._framer.is_partial and now - self._partial_since > limits.packet_timeout:
-            self.expel("timeout", f"packet not complete within {limits.packet_timeout:g} s")
+            self.disconnect("timeout", f"packet not complete within {limits.packet_timeout:g} s")
         elif self._paused and now - self._stuck_since > limits.write_timeout:
-            self.expel("stuck", f"takes nothing since {limits.write_timeout:g} s")
+            self.disconnect("stuck", f"takes nothing since {limits.write_timeout:g} s")
 
     def flush(self) -> None:
         """Write what is there to send."""
         self._write()
         if not self._paused:
-            self.room_made()
+            self.on_writable()
 
     def _write(self) -> None:
         if self._out and not self._transport.is_closing() and not self._paused:

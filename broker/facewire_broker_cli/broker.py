@@ -16,18 +16,18 @@ from typing import Any, Final, TypeVar
 import click
 
 from facewire.topics import DEFAULT_ROOT, Topics
-from facewire_broker.broker import Broker, Listen
+from facewire_broker.authentication import UsersAuthenticator
+from facewire_broker.broker import Broker
 from facewire_broker.credentials import Users, UsersFile
-from facewire_broker.door import UsersDoor
-from facewire_broker.limits import Limits
+from facewire_broker.limits import BrokerLimits
 from facewire_broker.mosquitto import Mosquitto, free_port, run_as, write_files
 from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
 from facewire_broker.tls import server_context
 from facewire_broker_cli.users import users as users_group
 from facewire_cli.logs import say
-from facewire_cli.options import ENDPOINT, Endpoint
+from facewire_cli.options import ENDPOINT, Endpoint, topics_of
 from facewire_cli.systemd import Service
-from facewire_mqtt.address import is_loopback
+from facewire_mqtt.address import Address, is_loopback
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,13 +38,6 @@ BEAT: Final = 1.0
 @click.group()
 def broker() -> None:
     """Run the embedded MQTT broker, and say who may use it."""
-
-
-def _topics(root: str) -> Topics:
-    try:
-        return Topics(root)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param_hint="'--root'") from exc
 
 
 _users_file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -75,9 +68,9 @@ def _tls(cert: str | None, key: str | None, client_ca: str | None) -> Tls | None
     return Tls(cert, key or cert, client_ca)
 
 
-def _limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> Limits:
+def _limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> BrokerLimits:
     """Read NAME=VALUE pairs."""
-    kinds = {field.name: type(getattr(Limits(), field.name)) for field in dataclasses.fields(Limits)}
+    kinds = {field.name: type(getattr(BrokerLimits(), field.name)) for field in dataclasses.fields(BrokerLimits)}
     changed: dict[str, Any] = {}
     for pair in given:
         name, _, value = pair.partition("=")
@@ -90,7 +83,7 @@ def _limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
             raise click.BadParameter(f"{name} {value!r} is no {kinds[name].__name__}") from exc
         if not 0 < changed[name] < 1e12:
             raise click.BadParameter(f"{name} {value} is not above 0")
-    return dataclasses.replace(Limits(), **changed)
+    return dataclasses.replace(BrokerLimits(), **changed)
 
 
 @broker.command()
@@ -111,11 +104,11 @@ def run(
     key: str | None,
     client_ca: str | None,
     insecure: bool,
-    limits: Limits,
+    limits: BrokerLimits,
     engine: str,
 ) -> None:
     """Run the broker until SIGTERM or Ctrl-C."""
-    where, topics, tls = Listen(*listen), _topics(root), _tls(cert, key, client_ca)
+    where, topics, tls = Address(*listen), topics_of(root), _tls(cert, key, client_ca)
     exposed = not is_loopback(where.host)
     if users is None and exposed:
         raise click.UsageError(
@@ -130,11 +123,11 @@ def run(
             raise click.UsageError("--engine mosquitto needs --users")
         asyncio.run(serve_mosquitto(where, UsersFile(users), topics, tls, limits))
         return
-    door = None if users is None else UsersDoor(UsersFile(users), topics)
-    asyncio.run(serve(where, door=door, limits=limits, tls=server_context(tls) if tls else None))
+    authenticator = None if users is None else UsersAuthenticator(UsersFile(users), topics)
+    asyncio.run(serve(where, authenticator=authenticator, limits=limits, tls=server_context(tls) if tls else None))
 
 
-async def serve(where: Listen, **options: Any) -> None:
+async def serve(where: Address, **options: Any) -> None:
     """Serve until a signal."""
     for noisy in ("amqtt", "transitions"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -148,14 +141,14 @@ async def serve(where: Listen, **options: Any) -> None:
     await server.shutdown()
 
 
-async def serve_mosquitto(where: Listen, users: UsersFile, topics: Topics, tls: Tls | None, limits: Limits) -> None:
+async def serve_mosquitto(where: Address, users: UsersFile, topics: Topics, tls: Tls | None, limits: BrokerLimits) -> None:
     """Have Mosquitto serve until a signal."""
     stopping, service = _stop_on_signals(), Service()
     beating: list[asyncio.Task[None]] = []
     port = where.port or free_port(where.host)
 
     def listening(_: Site) -> None:
-        say("listening address=%s", Listen(where.host, port))
+        say("listening address=%s", Address(where.host, port))
         beating.append(asyncio.create_task(_beat_until(stopping, service)))
 
     with tempfile.TemporaryDirectory(prefix="facewire-mosquitto-") as folder:
@@ -212,8 +205,8 @@ def render(
     client_ca: str | None,
 ) -> None:
     """Write configuration, rules and credentials for another broker."""
-    where = Listen(*listen)
-    site = Site(UsersFile(users).load(), _topics(root).prefix, where.host, where.port, str(folder.resolve()), _tls(cert, key, client_ca))
+    where = Address(*listen)
+    site = Site(UsersFile(users).load(), topics_of(root).prefix, where.host, where.port, str(folder.resolve()), _tls(cert, key, client_ca))
     rendered = render_mosquitto(site) if engine == "mosquitto" else render_emqx(site)
     if at is not None:  # certificates that lie in it move with it
         files = {name: text.replace(str(folder.resolve()), str(at)) for name, text in rendered.files.items()}

@@ -134,4 +134,4 @@ def users_passwd(name: str, password_file: Any, secret_to: Path | None, path: Pa
 def users_remove(name: str, path: Path) -> None:
     """Remove a user; its connections are closed."""
     with _editing(path) as found:
-        del found[credentials.existing(found, name).name]
+        del found[credentials.get_user(found, name).name]

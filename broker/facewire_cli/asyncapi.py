@@ -17,6 +17,7 @@ from facewire import WIRE_VERSION
 from facewire.events import MAX_INT, Event
 from facewire.messages import MAX_BATCH_EVENTS, Ack, Batch, Match, Message, Rejected, Status, to_map
 from facewire.topics import DEFAULT_ROOT, KINDS, QOS, Kind, Topics
+from facewire_cli.options import topics_of
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -83,11 +84,7 @@ def asyncapi(root: str) -> None:
     It describes a device: what it sends, and what it receives. A consumer
     receives what a device sends.
     """
-    try:
-        topics = Topics(root)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param_hint="'--root'") from exc
-    click.echo(json.dumps(document(topics), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(document(topics_of(root)), indent=2, ensure_ascii=False))
 
 
 def document(topics: Topics) -> Schema:

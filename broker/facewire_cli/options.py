@@ -108,7 +108,7 @@ def connection_options(command: F) -> F:
     @functools.wraps(command)
     def with_address(*args: Any, root: str, **given: Any) -> Any:
         connection = {name: given.pop(name) for name in ("host", "port", "username", "password", "password_file", "cafile", "cert", "key")}
-        return command(*args, address=_address(**connection), topics=_topics(root), **given)
+        return command(*args, address=_address(**connection), topics=topics_of(root), **given)
 
     for option in reversed(_CONNECTION_OPTIONS):
         with_address = option(with_address)
@@ -127,7 +127,8 @@ def output_option(command: F) -> F:
     return option(command)
 
 
-def _topics(root: str) -> Topics:
+def topics_of(root: str) -> Topics:
+    """The topics under `--root`."""
     try:
         return Topics(root)
     except ValueError as exc:

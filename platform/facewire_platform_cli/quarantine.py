@@ -7,9 +7,9 @@ import click
 
 from facewire import codec
 from facewire.errors import DecodeError
-from facewire.topics import DEFAULT_ROOT, Topics
+from facewire.topics import DEFAULT_ROOT
 from facewire_cli.main import EXIT_UNHEALTHY
-from facewire_cli.options import DEVICE, output_option
+from facewire_cli.options import DEVICE, output_option, topics_of
 from facewire_cli.output import Form, moment, to_json, write_rows
 from facewire_platform.history.quarantine import drop as drop_entries
 from facewire_platform.history.quarantine import entries, entry
@@ -72,11 +72,7 @@ def retry(database: str, root: str, ids: Sequence[int], every: bool, output: For
     For after an upgrade of facewire, or where the worker failed. Works beside
     a running worker. Exits with 3 where an entry stays in quarantine.
     """
-    try:
-        topics = Topics(root)
-    except ValueError as exc:
-        raise click.BadParameter(str(exc), param_hint="'--root'") from exc
-    results = [result._asdict() for result in retry_entries(locate(database), topics, _chosen(ids, every))]
+    results = [result._asdict() for result in retry_entries(locate(database), topics_of(root), _chosen(ids, every))]
     write_rows(results, output, ("id", "outcome", "reason"))
     if any(result["outcome"] == "kept" for result in results):
         raise click.exceptions.Exit(EXIT_UNHEALTHY)

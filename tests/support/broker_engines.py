@@ -4,24 +4,27 @@ FACEWIRE_BROKERS=ours,mosquitto,stock chooses; stock is left out unless asked fo
 """
 
 import asyncio
+import contextlib
 import getpass
 import os
 import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from facewire.topics import Topics
 from facewire_broker import embedded
+from facewire_broker.authentication import UsersAuthenticator
 from facewire_broker.credentials import UsersFile
-from facewire_broker.door import UsersDoor
+from facewire_broker.embedded import Embedded
+from facewire_broker.limits import BrokerLimits
 from facewire_broker.mosquitto import free_port as free_port
 from facewire_broker.mosquitto import run_as, write_files
 from facewire_broker.render import Site, render_mosquitto
@@ -35,15 +38,16 @@ PARAMETERS = [pytest.param(name, marks=_NEEDS_MOSQUITTO if name == "mosquitto" e
 
 
 def wait_for_port(port: int, timeout: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
+    """Wait until something listens on a loopback port."""
+
+    def answers() -> bool:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
-            assert time.monotonic() < deadline, f"nothing listens on port {port}"
-            threading.Event().wait(0.02)
-        else:
-            return
+            return False
+        return True
+
+    wait_until(answers, timeout, interval=0.02)
 
 
 @contextmanager
@@ -105,7 +109,7 @@ def anonymous(engine: str, folder: Path) -> Iterator[Address]:
 def with_users(engine: str, folder: Path, users: UsersFile) -> Iterator[Address]:
     """An engine that knows its users: ours from the file, Mosquitto from what is rendered of it."""
     if engine == "ours":
-        with embedded.running(door=UsersDoor(users, Topics())) as address:
+        with embedded.running(authenticator=UsersAuthenticator(users, Topics())) as address:
             yield address
         return
     port = free_port()
@@ -113,3 +117,15 @@ def with_users(engine: str, folder: Path, users: UsersFile) -> Iterator[Address]
     write_files(render_mosquitto(site), folder)
     with _mosquitto(folder / "mosquitto.conf", port) as address:
         yield address
+
+
+@contextmanager
+def limited(**limits: Any) -> Iterator[Embedded]:
+    """Our broker, anonymous, with other limits."""
+    with contextlib.closing(Embedded(limits=BrokerLimits(**limits))) as embedded_broker:
+        yield embedded_broker
+
+
+def counted(embedded_broker: Embedded, name: str) -> int:
+    """The value of one of its counters."""
+    return embedded_broker.call(lambda broker: broker.hub.counters[name])

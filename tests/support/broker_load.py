@@ -186,15 +186,15 @@ class Matches:
     def __init__(self, load: Load, devices: list[Sender]) -> None:
         self._load, self._senders = load, devices[:SENDERS]
         self._match = publish("facewire/v1/dddd/match", MATCH, 0)
-        self._turn = self._sent = self._came = 0
+        self._turn = self._sent = self._received_bytes = 0
         self._is_on = False
         load.add(hello("consumer") + subscribe(("facewire/v1/+/match", 0)), self._to_consumer)
-        load.run(lambda: self._came >= len(b"\x20\x02\0\0" + b"\x90\x03\0\1\0"))
-        self._came = 0
+        load.run(lambda: self._received_bytes >= len(b"\x20\x02\0\0" + b"\x90\x03\0\1\0"))
+        self._received_bytes = 0
 
     @property
     def done(self) -> float:
-        return self._came / len(self._match)
+        return self._received_bytes / len(self._match)
 
     def go(self, seconds: float) -> float:
         """Keep `AHEAD` of them on their way."""
@@ -213,5 +213,5 @@ class Matches:
             self._turn, self._sent = self._turn + 1, self._sent + BURST
 
     def _to_consumer(self, _consumer: Sender, data: bytes) -> None:
-        self._came += len(data)
+        self._received_bytes += len(data)
         self._fill()

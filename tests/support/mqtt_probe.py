@@ -14,7 +14,7 @@ class Packet(NamedTuple):
     body: bytes
 
 
-class Got(NamedTuple):
+class Received(NamedTuple):
     """A PUBLISH that came."""
 
     topic: str
@@ -91,7 +91,7 @@ class Probe:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.buffer = b""
-        self.inbox: list[Got] = []
+        self.inbox: list[Received] = []
         self.code: int | None = None
         self.session_present = False
         try:
@@ -135,7 +135,7 @@ class Probe:
         """The next packet; None where the broker closed the connection. Raises TimeoutError."""
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while True:
-            found = self._cut()
+            found = self._buffered_packet()
             if found:
                 return found
             self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -147,7 +147,7 @@ class Probe:
                 return None
             self.buffer += data
 
-    def _cut(self) -> Packet | None:
+    def _buffered_packet(self) -> Packet | None:
         size, shift, at = 0, 0, 1
         while True:
             if at >= len(self.buffer):
@@ -172,9 +172,9 @@ class Probe:
                 return found
             assert found.kind in {PUBLISH, PUBACK, PINGRESP}, f"got {found} while waiting for packet type {kind}"
             if found.kind == PUBLISH:
-                self.inbox.append(self._got(found))
+                self.inbox.append(self._read_publish(found))
 
-    def _got(self, found: Packet) -> Got:
+    def _read_publish(self, found: Packet) -> Received:
         end = 2 + int.from_bytes(found.body[:2], "big")
         qos, packet_id = found.flags >> 1 & 3, 0
         topic = found.body[2:end].decode()
@@ -183,13 +183,13 @@ class Probe:
             end += 2
             if self.auto_puback:
                 self.send(packet(0x40, packet_id.to_bytes(2, "big")))
-        return Got(topic, found.body[end:], qos, bool(found.flags & 1), bool(found.flags & 8), packet_id)
+        return Received(topic, found.body[end:], qos, bool(found.flags & 1), bool(found.flags & 8), packet_id)
 
-    def message(self, timeout: float | None = None) -> Got:
+    def message(self, timeout: float | None = None) -> Received:
         """The next message."""
-        return self.inbox.pop(0) if self.inbox else self._got(self.wait(PUBLISH, timeout))
+        return self.inbox.pop(0) if self.inbox else self._read_publish(self.wait(PUBLISH, timeout))
 
-    def messages(self, count: int, timeout: float | None = None) -> list[Got]:
+    def messages(self, count: int, timeout: float | None = None) -> list[Received]:
         return [self.message(timeout) for _ in range(count)]
 
     def is_closed(self, timeout: float | None = None) -> bool:
@@ -197,7 +197,7 @@ class Probe:
         try:
             while (found := self.next(timeout)) is not None:
                 if found.kind == PUBLISH:
-                    self.inbox.append(self._got(found))
+                    self.inbox.append(self._read_publish(found))
         except TimeoutError:
             return False
         return True
@@ -221,7 +221,7 @@ class Probe:
         self.send(PINGREQ)
         self.wait(PINGRESP)
 
-    def nothing_came(self) -> bool:
+    def has_no_message(self) -> bool:
         """Whether no message is there. True only of what the broker sent before it answered this ping."""
         self.ping()
         return not self.inbox

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, Protocol
 
 from facewire.errors import BrokerError
 from facewire.topics import Topics
@@ -22,17 +22,27 @@ log = logging.getLogger(__name__)
 MAX_CHECKS: Final = 50
 
 
-class AnyoneDoor:
+class Authenticator(Protocol):
+    """Says who a client is, and whether it may connect."""
+
+    def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
+        """Return who the client is, or CONNACK's return code; awaitable if finding out takes long."""
+
+    def changed_users(self) -> list[str]:
+        """Return the users whose credential changed or went since the last call; called every second."""
+
+
+class AllowAnyone:
     """Lets everyone in as nobody in particular: for loopback only."""
 
-    def check(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
+    def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
         return Identity()
 
-    def poll(self) -> list[str]:
+    def changed_users(self) -> list[str]:
         return []
 
 
-class UsersDoor:
+class UsersAuthenticator:
     """Lets in who is in the users file.
 
     Args:
@@ -50,7 +60,7 @@ class UsersDoor:
         self._pool = ThreadPoolExecutor(1, "password")
         self._checks = 0
 
-    def check(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
+    def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
         """Who it is, or CONNACK's return code; awaitable where the password has many rounds."""
         name = connect.username if certificate_name is None else certificate_name
         user = self._users.get(name or "")
@@ -62,7 +72,7 @@ class UsersDoor:
             return self._check_slowly(user, connect) if self._checks < MAX_CHECKS else UNAVAILABLE
         return self._identify(user, connect) if user.verify(connect.password or "") else NOT_AUTHORIZED
 
-    def poll(self) -> list[str]:
+    def changed_users(self) -> list[str]:
         """Read the files again if they changed; the users who are no longer what they were."""
         version = self._file.version()
         if version == self._version:
