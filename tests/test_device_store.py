@@ -21,10 +21,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from facewire.errors import StoreError
 from facewire.events import MAX_EVENT_BYTES, Event
 from facewire.messages import Batch, decode_batch
+from facewire_device import outgoing
 from facewire_device import store as module
 from facewire_device.identity import new_id
 from facewire_device.ring import Ring
-from facewire_device.store import MAX_BATCH_BYTES, Appended, ReplacedError, Store, open_store
+from facewire_device.store import Appended, ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore
 
@@ -32,9 +33,9 @@ BOOT = "b" * 16
 
 
 def decoded_batch(store: Store, most: int = 100) -> Batch:
-    outgoing = store.next_batch(BOOT, most)
-    batch = decode_batch(outgoing.payload)
-    assert (batch.epoch, batch.boot, batch.cursor, batch.bad) == (outgoing.epoch, BOOT, outgoing.key, ())
+    built = store.next_batch(BOOT, most)
+    batch = decode_batch(built.payload)
+    assert (batch.epoch, batch.boot, batch.cursor, batch.bad) == (built.epoch, BOOT, built.key, ())
     return batch
 
 
@@ -103,11 +104,11 @@ def test_a_batch_ends_at_its_number_of_events_or_before_it_grows_too_large(store
     adopt(store, 150)
     payload = store.next_batch(BOOT).payload
     assert 1 < len(decode_batch(payload).events) < 10
-    assert len(payload) < MAX_BATCH_BYTES + 1000
+    assert len(payload) < outgoing.MAX_BATCH_BYTES + 1000
 
 
 def test_an_event_larger_than_a_batch_should_be_goes_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BATCH_BYTES", 100)
+    monkeypatch.setattr(outgoing, "MAX_BATCH_BYTES", 100)
     store.append(events(1, 2, picture=bytes(500)))
     assert numbers(drain(store)) == [1, 2]
 

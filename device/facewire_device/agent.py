@@ -20,6 +20,7 @@ from facewire.errors import DecodeError, StoreError
 from facewire.messages import Ack, Status, decode_ack, encode
 from facewire.topics import QOS
 from facewire_device.identity import new_id
+from facewire_device.outgoing import online_status
 from facewire_device.realtime import Realtime
 from facewire_device.ring import Ring
 from facewire_device.settings import Settings as Settings
@@ -271,19 +272,14 @@ class Agent:
 
     def _publish_status(self, store: Store) -> None:
         self._status_due = time.monotonic() + self.settings.period
-        ring = store.ring()
-        online = Status(
+        settings = self.settings
+        online = online_status(
+            store.ring(),
             self.boot,
-            online=True,
             at=_now_ms(),
-            epoch=ring.epoch,
-            head=ring.head,
-            oldest=ring.oldest,
-            cursor=ring.cursor,
-            threshold=self.settings.threshold,
-            period=self.settings.period,
+            threshold=settings.threshold,
+            period=settings.period,
             capacity=store.capacity,
-            dropped=ring.dropped,
             version=version("facewire"),
         )
         self._connection.publish(self._status_publication(online))

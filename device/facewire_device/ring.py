@@ -30,6 +30,11 @@ class Ring:
         """Events that the platform has not acked."""
         return self.head - self.cursor
 
+    @property
+    def first_unacked(self) -> int:
+        """The lowest seq that is held and not acked, `head` + 1 if there is none."""
+        return max(self.cursor + 1, self.oldest)
+
     def appended(self, count: int, capacity: int) -> "Ring":
         """After `count` more events: what exceeds `capacity` is overwritten, oldest first."""
         head = self.head + count

@@ -7,7 +7,6 @@ a row: `crc` does, and an event that is not what was recorded is left out, which
 """
 
 import contextlib
-import itertools
 import logging
 import struct
 import zlib
@@ -20,10 +19,11 @@ import peewee
 
 from facewire import codec
 from facewire.errors import StoreError
-from facewire.events import MAX_EVENT_BYTES, Event
-from facewire.messages import MAX_BATCH_EVENTS, splice_batch
+from facewire.events import Event
+from facewire.messages import MAX_BATCH_EVENTS
 from facewire_device.identity import new_id
 from facewire_device.opening import close_database, open_database, store_errors
+from facewire_device.outgoing import OutgoingBatch, build_batch
 from facewire_device.ring import Ring
 from facewire_device.schema import RingEvent, RingState
 from facewire_device.store_file import DamagedError, file_id, set_aside
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 #: More is a slip of the finger.
 MAX_CAPACITY: Final = 100_000_000
-#: A batch ends before it would grow past this; the largest event fits. Our broker's packet limit is 256 KiB.
-MAX_BATCH_BYTES: Final = MAX_EVENT_BYTES + 32 * 1024
 #: Overwritten rows are deleted this many at a time: at each insert it would cost a third of the speed.
 TRIM_EVERY: Final = 100
 
@@ -46,15 +44,6 @@ class Appended:
     epoch: str
     first: int
     last: int
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingBatch:
-    """A batch ready to publish, and the key under which its ack comes."""
-
-    epoch: str
-    key: int
-    payload: bytes
 
 
 class ReplacedError(StoreError):
@@ -110,21 +99,10 @@ class Store:
         return Appended(ring.epoch, before.head + 1, ring.head)
 
     def next_batch(self, boot: str, limit: int = MAX_BATCH_EVENTS) -> OutgoingBatch:
-        """The next batch: the oldest events above the cursor, `most` of them or what the byte limit allows; without any, a probe."""
-        packed: list[bytes] = []
+        """The next batch, of `limit` events at most (`outgoing.build_batch`)."""
         with self._transaction("DEFERRED"):
             ring = self._read_ring()
-            size_bytes, key = 0, ring.cursor
-            # Row by row, as a hundred pictures are many times what fits.
-            rows = self._iterate(_SELECT_PACKED, max(ring.cursor + 1, ring.oldest), _ALL)
-            for seq, event in itertools.islice(rows, limit):
-                size_bytes += len(event)
-                if packed and size_bytes > MAX_BATCH_BYTES:
-                    break
-                packed.append(event)
-                key = seq
-        payload = splice_batch(ring.epoch, boot, after=ring.cursor, cursor=key, head=ring.head, oldest=ring.oldest, events=packed)
-        return OutgoingBatch(ring.epoch, key, payload)
+            return build_batch(ring, boot, self._iterate(_SELECT_PACKED, ring.first_unacked, _ALL), limit)
 
     def apply_ack(self, decide: Callable[[Ring], Outcome]) -> tuple[Outcome, Ring]:
         """Let an ack be decided against the ring and carry out what follows, in one transaction."""

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from facewire import codec
-from facewire.events import MAX_EVENT_BYTES
-from facewire.messages import MAX_BATCH_EVENTS, Ack, Status, splice_batch, splice_match
+from facewire.messages import Ack, Status, splice_match
+from facewire_device.outgoing import OutgoingBatch, build_batch, online_status
 from facewire_device.ring import Ring
 from facewire_device.uploader import Adopt, Fork, Outcome, Uploader
 
@@ -32,9 +32,6 @@ OFFICE_DAY: Final = (
 #: People whom a device sees time and again, of those that the fleet knows.
 REGULARS: Final = 50
 STRANGERS: Final = 0.1
-#: A batch ends before it would grow past this, as a real device's does; the largest event fits.
-MAX_BATCH_BYTES: Final = MAX_EVENT_BYTES + 32 * 1024
-
 Random = Callable[[], float]
 
 _NAMES: Final = ("Ada", "Alan", "Barbara", "Claude", "Edsger", "Frances", "Grace", "Ken", "小明", "小红", "Łukasz", "Zoë")
@@ -96,14 +93,6 @@ class Plan:
     capacity: int = 1_000
 
 
-class OutgoingBatch(NamedTuple):
-    """A batch to be published, and its key."""
-
-    epoch: str
-    key: int
-    payload: bytes
-
-
 class MemoryStore:
     """A device's store in memory: a ring of events, packed as they travel.
 
@@ -128,19 +117,10 @@ class MemoryStore:
         return packed
 
     def next_batch(self, boot: str) -> OutgoingBatch:
-        """The next batch: the oldest events above the cursor, as many as the limits allow; without any, a probe."""
-        ring = self.ring
-        first = max(ring.cursor + 1, ring.oldest)
-        packed: list[bytes] = []
-        size_bytes = 0
-        for event in itertools.islice(self._events, first - ring.oldest, first - ring.oldest + MAX_BATCH_EVENTS):
-            size_bytes += len(event)
-            if packed and size_bytes > MAX_BATCH_BYTES:
-                break
-            packed.append(event)
-        key = first + len(packed) - 1 if packed else ring.cursor
-        payload = splice_batch(ring.epoch, boot, after=ring.cursor, cursor=key, head=ring.head, oldest=ring.oldest, events=packed)
-        return OutgoingBatch(ring.epoch, key, payload)
+        """The next batch (`outgoing.build_batch`)."""
+        first = self.ring.first_unacked
+        events = itertools.islice(self._events, first - self.ring.oldest, None)
+        return build_batch(self.ring, boot, enumerate(events, first))
 
     def apply_ack(self, decide: Callable[[Ring], Outcome]) -> Outcome:
         """Let an ack be decided against the ring, and carry out what follows."""
@@ -224,20 +204,9 @@ class Device:
 
     def status(self, at_ms: int, version: str) -> Status:
         """What it says of itself while online."""
-        ring, plan = self.memory.ring, self._plan
-        return Status(
-            self.boot,
-            online=True,
-            at=at_ms,
-            epoch=ring.epoch,
-            head=ring.head,
-            oldest=ring.oldest,
-            cursor=ring.cursor,
-            threshold=plan.threshold,
-            period=plan.period,
-            capacity=plan.capacity,
-            dropped=ring.dropped,
-            version=version,
+        plan, ring = self._plan, self.memory.ring
+        return online_status(
+            ring, self.boot, at=at_ms, threshold=plan.threshold, period=plan.period, capacity=plan.capacity, version=version
         )
 
     def _compare(self) -> tuple[float, Person]:
