@@ -7,16 +7,18 @@ import httpx
 import pytest
 from platform_model import BOOT, EPOCH, batch, event
 
-import facewire_web.api
+import facewire_web.answers
+import facewire_web.streams
 from facewire.events import Event
 from facewire.messages import Status
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Unreadable, open_store
 from facewire_web.access import HEADERS, Access
-from facewire_web.api import PAGE, _Stream, create_app
+from facewire_web.api import PAGE, create_app
 from facewire_web.devices import Devices
 from facewire_web.live import Wall
+from facewire_web.streams import EventStream
 
 TOKEN = "correct-horse-battery"  # noqa: S105  # of a test
 HOUR = 3_600_000
@@ -139,7 +141,7 @@ def test_events_are_filtered_as_by_the_command(client: Client, parameters: dict[
 
 
 def test_a_page_of_photographs_ends_early_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_web.api, "MAX_BYTES", 3_000)
+    monkeypatch.setattr(facewire_web.answers, "MAX_BYTES", 3_000)
     with open_store(tmp_path / "x.db") as store:
         store.store([Message("box-1", batch(0, 5, *(event_at(seq, seq, extra={"photo": b"\xff" * 900}) for seq in range(1, 6))), 1)])
     client = Client(tmp_path / "x.db")
@@ -267,7 +269,7 @@ def test_only_what_is_meant_to_be_posted_is(empty: Client) -> None:
 def test_a_database_that_is_away_is_an_outage_and_comes_back(tmp_path: Path, path: str) -> None:
     client = Client(tmp_path / "x.db")
     assert "there is no database" in error(client, path, 503)
-    assert error(client, "/healthz", 503) == "the database cannot be read"
+    assert error(client, "/healthz", 503) == "cannot read the database"
     open_store(tmp_path / "x.db").close()
     assert client.get(path).status_code == 200
     assert get(client, "/healthz") == {"database": True, "broker": False}
@@ -278,7 +280,7 @@ def test_a_fault_of_ours_is_said_and_tells_nothing(empty: Client, monkeypatch: p
         raise RuntimeError("a name of a person")
 
     monkeypatch.setattr(History, "gaps", fail)
-    assert error(empty, "/api/gaps", 500) == "this is a fault of ours, and in the log: RuntimeError"
+    assert error(empty, "/api/gaps", 500) == "the server has a bug (RuntimeError); see its log"
 
 
 def test_every_answer_has_the_headers(empty: Client) -> None:
@@ -371,14 +373,14 @@ def stream(send: Any, receive: Any) -> Wall:
         reader = wall.open(1)
         assert reader is not None
         async with asyncio.timeout(10):
-            await _Stream(wall, reader)({"type": "http"}, receive, send)
+            await EventStream(wall, reader)({"type": "http"}, receive, send)
 
     asyncio.run(run())
     return wall
 
 
 def test_a_reader_that_takes_nothing_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_web.api, "STUCK", 0.01)
+    monkeypatch.setattr(facewire_web.streams, "STUCK", 0.01)
 
     async def take(message: Any) -> None:
         if message["type"] == "http.response.body":

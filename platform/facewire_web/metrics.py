@@ -1,0 +1,44 @@
+"""What /metrics of the web server answers: the platform's health, and the live streams."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from facewire_platform.health.metrics import metrics_registry
+from facewire_platform.store.drivers import Location
+from facewire_web.live import Wall
+
+CONTENT_TYPE: Final = exposition.CONTENT_TYPE_LATEST
+
+
+class WebMetrics:
+    """The metrics of one web server.
+
+    Args:
+        database: read at each scrape.
+        wall: whose streams are counted.
+    """
+
+    def __init__(self, database: Location, wall: Wall) -> None:
+        self._registry = metrics_registry(database)
+        self._registry.register(_StreamCollector(wall))
+
+    def text(self) -> bytes:
+        """All samples as they are now, in `CONTENT_TYPE`."""
+        return exposition.generate_latest(self._registry)
+
+
+class _StreamCollector(Collector):
+    def __init__(self, wall: Wall) -> None:
+        self._wall = wall
+
+    def collect(self) -> Iterator[Metric]:
+        counters = self._wall.counters
+        yield GaugeMetricFamily("facewire_web_streams", "Streams that are open.", value=self._wall.readers)
+        yield CounterMetricFamily("facewire_web_streams_opened", "Streams opened.", value=counters.streams)
+        yield CounterMetricFamily("facewire_web_streams_refused", "Streams refused because too many were open.", value=counters.refused)
+        yield CounterMetricFamily("facewire_web_streams_stuck", "Streams ended because their reader took nothing.", value=counters.stuck)
+        yield CounterMetricFamily("facewire_web_matches_skipped", "Matches that slow readers did not get.", value=counters.skipped)
