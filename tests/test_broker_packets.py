@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from mqtt_probe import connect, length, packet, publish, subscribe, text
 
 from facewire_broker import packets
-from facewire_broker.framer import Framer, Malformed
+from facewire_broker.framer import Framer
 from facewire_broker.packets import UnsupportedLevel
-from facewire_broker.publish import Message, header
+from facewire_broker.publish import Message
+from facewire_mqtt.framing import Malformed, fixed_header
 
 words = st.text(st.characters(exclude_characters="\0+#", exclude_categories=["Cs"]), min_size=1, max_size=20)
 frames = st.lists(
@@ -146,7 +147,7 @@ def test_a_message_is_written_as_a_client_would(topic: str, payload: bytes, qos:
 
 @given(size=st.integers(0, 268_435_455))
 def test_a_length_is_written_as_section_2_2_3_has_it(size: int) -> None:
-    assert header(0x30, size) == b"\x30" + length(size)
+    assert fixed_header(0x30, size) == b"\x30" + length(size)
 
 
 def test_text_is_checked() -> None:

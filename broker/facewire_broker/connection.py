@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from facewire_broker import packets
 from facewire_broker.authentication import Authenticator
-from facewire_broker.framer import Malformed
 from facewire_broker.hub import BAD_CLIENT_ID, BAD_LEVEL, NOT_AUTHORIZED, UNAVAILABLE, Hub, Identity
 from facewire_broker.packets import Connect
 from facewire_broker.publish import Message
 from facewire_broker.session import Session
 from facewire_broker.stream import Stream, Streams
+from facewire_mqtt.framing import Malformed
 
 log = logging.getLogger(__name__)
 

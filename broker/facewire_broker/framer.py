@@ -1,16 +1,6 @@
-"""A stream of bytes, cut into MQTT packets (section 2.2). Pure.
+"""A client's stream of bytes, cut into MQTT packets (section 2.2). Pure."""
 
-byte 0            1 to 4 bytes         the rest, `length` bytes
-+------+-------+  +-----------------+  +----------------------------------+
-| type | flags |  | length, base 128|  | variable header and payload      |
-+------+-------+  +-----------------+  +----------------------------------+
-"""
-
-from facewire.errors import ProtocolError
-
-
-class Malformed(ProtocolError):
-    """Bytes that are no MQTT 3.1.1: the connection that sent them is closed at once (MQTT-4.8.0-1)."""
+from facewire_mqtt.framing import body_bounds
 
 
 class Framer:
@@ -58,27 +48,10 @@ class Framer:
             Malformed: its length is over the limit, or no length.
         """
         chunk, at = self._chunk, self._at
-        have = len(chunk) - at
-        if have < 2:
-            return self._wait(2)
-        length, start = chunk[at + 1], at + 2
-        if length > 127:
-            length &= 127
-            shift = 7
-            while True:
-                if start == len(chunk):
-                    return self._wait(have + 1)
-                byte = chunk[start]
-                start += 1
-                length |= (byte & 127) << shift
-                if byte < 128:
-                    break
-                shift += 7
-                if shift > 21:
-                    raise Malformed("length of more than four bytes")
-        if length > self.limit:
-            raise Malformed(f"packet of {length} bytes is over the limit of {self.limit}")
-        end = start + length
+        bounds = body_bounds(chunk, at, self.limit)
+        if bounds is None:
+            return self._wait(len(chunk) - at + 1)
+        start, end = bounds
         if end > len(chunk):
             return self._wait(end - at)
         self._at = end

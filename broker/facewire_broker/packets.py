@@ -22,8 +22,8 @@ from amqtt.mqtt.unsuback import UnsubackPacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
 
 from facewire.errors import ProtocolError
-from facewire_broker.framer import Malformed
-from facewire_broker.publish import Message, header
+from facewire_broker.publish import Message
+from facewire_mqtt.framing import Malformed, fixed_header
 
 #: `MQTT` and the level of 3.1.1, as a CONNECT begins.
 _PROTOCOL: Final = b"\x00\x04MQTT"
@@ -158,7 +158,7 @@ def _read(kind: Any, packet_type: int, flags: int, body: bytes) -> Any:
         packet = _finish(kind.from_stream(BufferReader(body), MQTTFixedHeader(packet_type, flags, len(body))))
         if kind is ConnectPacket and packet.payload.client_id_is_random:
             packet.payload.client_id = ""
-        same = packet.to_bytes() == header(packet_type << 4 | flags, len(body)) + body
+        same = packet.to_bytes() == fixed_header(packet_type << 4 | flags, len(body)) + body
     except (AMQTTError, MQTTError, CodecError, NoDataError, ValueError, TypeError, struct.error) as exc:
         raise Malformed(f"{kind.__name__}: {exc}") from exc
     if not same:

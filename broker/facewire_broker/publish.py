@@ -3,6 +3,8 @@
 0x30 | dup << 3 | qos << 1 | retain,  length,  topic (2 bytes length, text),  packet id (QoS 1),  payload
 """
 
+from facewire_mqtt.framing import fixed_header
+
 
 class Message:
     """An application message on its way to its subscribers."""
@@ -24,21 +26,10 @@ class Message:
             self._topic = len(topic).to_bytes(2, "big") + topic
         if qos:
             length = len(self._topic) + 2 + len(self.payload)
-            return b"".join((header(0x32 | dup << 3 | retain, length), self._topic, packet_id.to_bytes(2, "big"), self.payload))
+            return b"".join((fixed_header(0x32 | dup << 3 | retain, length), self._topic, packet_id.to_bytes(2, "big"), self.payload))
         if retain:
-            return b"".join((header(0x31, len(self._topic) + len(self.payload)), self._topic, self.payload))
+            return b"".join((fixed_header(0x31, len(self._topic) + len(self.payload)), self._topic, self.payload))
         if not self._plain:
             # The same bytes for every subscriber.
-            self._plain = b"".join((header(0x30, len(self._topic) + len(self.payload)), self._topic, self.payload))
+            self._plain = b"".join((fixed_header(0x30, len(self._topic) + len(self.payload)), self._topic, self.payload))
         return self._plain
-
-
-def header(first: int, length: int) -> bytes:
-    """A packet's first byte and its length, base 128, least first (section 2.2.3)."""
-    if length < 128:
-        return bytes((first, length))
-    if length < 16384:
-        return bytes((first, length & 127 | 128, length >> 7))
-    if length < 2097152:
-        return bytes((first, length & 127 | 128, length >> 7 & 127 | 128, length >> 14))
-    return bytes((first, length & 127 | 128, length >> 7 & 127 | 128, length >> 14 & 127 | 128, length >> 21))

@@ -10,8 +10,9 @@ import logging
 import socket
 from typing import Final
 
-from facewire_broker.framer import Framer, Malformed
+from facewire_broker.framer import Framer
 from facewire_broker.hub import Hub
+from facewire_mqtt.framing import Malformed
 
 log = logging.getLogger(__name__)
 

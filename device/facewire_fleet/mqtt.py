@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from facewire_mqtt.address import Address
+from facewire_mqtt.framing import Malformed, body_bounds, fixed_header, length_prefixed, packet
 
 #: Packet types (MQTT 3.1.1 section 2.2.1), in the high half of the first byte.
 _CONNACK, _PUBLISH, _SUBACK = 0x20, 0x30, 0x90
@@ -44,15 +45,15 @@ class Hello:
 def hello(address: Address, client_id: str, keepalive: int, *, will: tuple[str, bytes], subscription: str) -> Hello:
     """Make the packets that begin a clean session, with a retained QoS 1 will (MQTT 3.1.1 section 3.1)."""
     flags = 0x02 | 0x04 | 0x08 | 0x20
-    payload = _text(client_id) + _text(will[0]) + _text(will[1])
+    payload = length_prefixed(client_id) + length_prefixed(will[0]) + length_prefixed(will[1])
     if address.username is not None:
         flags |= 0x80
-        payload += _text(address.username)
+        payload += length_prefixed(address.username)
         if address.password is not None:
             flags |= 0x40
-            payload += _text(address.password)
-    connect = _packet(0x10, _text("MQTT") + bytes((4, flags)) + keepalive.to_bytes(2, "big") + payload)
-    return Hello(connect, _packet(0x82, b"\x00\x01" + _text(subscription) + b"\x01"))
+            payload += length_prefixed(address.password)
+    connect = packet(0x10, length_prefixed("MQTT") + bytes((4, flags)) + keepalive.to_bytes(2, "big") + payload)
+    return Hello(connect, packet(0x82, b"\x00\x01" + length_prefixed(subscription) + b"\x01"))
 
 
 class Session(asyncio.Protocol):
@@ -80,7 +81,7 @@ class Session(asyncio.Protocol):
             self._packet_id = self._packet_id % 65_535 + 1
             body += self._packet_id.to_bytes(2, "big")
         first = 0x30 | qos << 1 | retain
-        self._transport.write(b"".join((bytes((first,)), _length(len(body) + len(payload)), body, payload)))
+        self._transport.write(b"".join((fixed_header(first, len(body) + len(payload)), body, payload)))
         self._sent = True
         return True
 
@@ -119,15 +120,14 @@ class Session(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         data = self._rest + data if self._rest else data
         at = 0
-        while (frame := _frame(data, at)) is not None:
-            start, end = frame
-            if end - start > _MAX_PACKET_BYTES:
-                self.abort()
-                return
-            if end > len(data):
-                break
-            self._take(data[at], data[start:end])
-            at = end
+        try:
+            while (bounds := body_bounds(data, at, _MAX_PACKET_BYTES)) is not None and bounds[1] <= len(data):
+                start, end = bounds
+                self._take(data[at], data[start:end])
+                at = end
+        except Malformed:
+            self.abort()
+            return
         self._rest = data[at:]
 
     def _take(self, first: int, body: bytes) -> None:
@@ -157,32 +157,3 @@ class Session(asyncio.Protocol):
     def _refuse(self, reason: str, *, credentials: bool) -> None:
         self._owner.refused(reason, credentials=credentials)
         self.abort()
-
-
-def _frame(data: bytes, at: int) -> tuple[int, int] | None:
-    """Where the body of the packet at `at` begins and ends; None where that is not to be seen yet (section 2.2.3)."""
-    size = 0
-    for place in range(at + 1, min(at + 5, len(data))):
-        byte = data[place]
-        size |= (byte & 0x7F) << 7 * (place - at - 1)
-        if byte < 0x80:
-            return place + 1, place + 1 + size
-    return (at + 5, at + 5 + (1 << 28)) if len(data) >= at + 5 else None
-
-
-def _packet(first: int, body: bytes) -> bytes:
-    return bytes((first,)) + _length(len(body)) + body
-
-
-def _text(value: str | bytes) -> bytes:
-    raw = value.encode() if isinstance(value, str) else value
-    return len(raw).to_bytes(2, "big") + raw
-
-
-def _length(size: int) -> bytes:
-    out = bytearray()
-    while size > 127:
-        out.append(size & 0x7F | 0x80)
-        size >>= 7
-    out.append(size)
-    return bytes(out)
