@@ -371,7 +371,7 @@ def test_an_agent_that_could_not_begin_lets_the_store_go(broker: Address, tmp_pa
         with pytest.raises(ValueError, match=r"below the limit of 20 s|is not from 1 to the limit"):
             Agent(bad)
     Agent(settings).stop()
-    with pytest.raises(StoreError, match="is the store of device 'd'"):
+    with pytest.raises(StoreError, match="this store belongs to device 'd'"):
         Agent(replace(settings, device="other"))
     Agent(settings).stop()
 

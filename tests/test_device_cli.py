@@ -180,7 +180,7 @@ def test_record_answers_an_event_before_the_next_one_is_there(store: Path) -> No
 def test_a_foreign_file_is_a_clear_error_for_every_command(store: Path, command: list[str]) -> None:
     store.write_bytes(b"foreign")
     done = call(*command, "--store", store, given=line(), code=1)
-    assert b"s.db: is no SQLite database, so no device store" in done.stderr
+    assert b"s.db: is not an SQLite database, so not a device store" in done.stderr
     assert store.read_bytes() == b"foreign"
 
 

@@ -121,7 +121,7 @@ def test_no_events_need_no_commit(recorder: Recorder, path: Path) -> None:
 
 def test_a_store_that_cannot_be_opened_is_the_makers_to_hear(path: Path) -> None:
     path.write_bytes(b"foreign")
-    with pytest.raises(StoreError, match="is no SQLite database"):
+    with pytest.raises(StoreError, match="is not an SQLite database"):
         Recorder(functools.partial(open_store, path))
     assert not [thread for thread in threading.enumerate() if thread.name == "recorder"]
 
@@ -153,7 +153,7 @@ def test_a_store_that_can_not_be_opened_anew_fails_until_it_can(recorder: Record
         item.unlink()
     path.write_bytes(b"foreign")
     for _ in range(2):
-        with pytest.raises(StoreError, match="is no SQLite database"):
+        with pytest.raises(StoreError, match="is not an SQLite database"):
             recorder.record(VENDOR)
     path.unlink()
     assert recorder.record(VENDOR).seq == 1

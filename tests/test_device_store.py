@@ -266,7 +266,7 @@ def test_an_ack_that_is_ignored_changes_nothing(store: Store) -> None:
 def test_a_store_stays_with_its_device(store: Store) -> None:
     store.assign_device("gate-1")
     store.assign_device("gate-1")
-    with pytest.raises(StoreError, match="is the store of device 'gate-1', not of 'gate-2'"):
+    with pytest.raises(StoreError, match="belongs to device 'gate-1', not to 'gate-2'"):
         store.assign_device("gate-2")
     assert store.device() == "gate-1"
 
@@ -475,7 +475,7 @@ def test_a_file_that_is_not_known_to_be_ours_is_refused_and_left_as_it_is(path: 
     make(path)
     before, beside = path.read_bytes(), sorted(path.parent.iterdir())
     for replace in (False, True):
-        with pytest.raises(StoreError, match=r"is no SQLite database|is another application's"):
+        with pytest.raises(StoreError, match=r"is not an SQLite database|is another application's"):
             open_store(path, replace=replace)
     assert (path.read_bytes(), sorted(path.parent.iterdir())) == (before, beside)
 
@@ -531,7 +531,7 @@ def test_a_store_of_a_newer_facewire_is_refused_and_not_taken_for_damaged(path: 
     database.execute("PRAGMA user_version = 2")
     database.close()
     for replace in (False, True):
-        with pytest.raises(StoreError, match="has schema 2, this facewire knows 1: upgrade facewire"):
+        with pytest.raises(StoreError, match="has schema 2, but this facewire only knows 1: upgrade facewire"):
             open_store(path, replace=replace)
 
 
@@ -644,7 +644,7 @@ def test_a_wal_without_its_file_is_not_thrown_away(path: Path, left: bytes | Non
         kept = wal.read_bytes()
     wal.write_bytes(kept)
     path.unlink() if left is None else path.write_bytes(left)
-    with pytest.raises(StoreError, match="is missing or empty, but has events in the -wal file"):
+    with pytest.raises(StoreError, match="is missing or empty, but the -wal file beside it holds events"):
         open_store(path)
     assert wal.read_bytes() == kept
     with open_store(path, replace=True):

@@ -1,10 +1,10 @@
-"""The agent: publishes what the store records, at once and as history, and moves the cursor by the acks.
+"""The agent publishes recorded events, as matches and as history, and moves the cursor on acks.
 
     recorder's thread ── commit ──▶ wake ─┐
-    paho's thread ── happenings ─▶ inbox ─┴▶ agent's thread: store + uploader ──▶ match, history, status
+    paho's thread ── happenings ─▶ inbox ─┴▶ agent's thread: store, uploader ─▶ match, history
 
-One thread owns the store's connection and the uploader. Events that another process records are found by looking at
-the store every `POLL_EVERY`.
+One thread owns the store's connection and the uploader. It polls the store every `POLL_EVERY`
+seconds, because other processes may record too.
 """
 
 import logging
@@ -31,26 +31,31 @@ from facewire_mqtt.connection import Connected, Connection, Disconnected, Happen
 
 log = logging.getLogger(__name__)
 
-#: How soon an event that another process recorded is seen, s. The specification allows 0.1.
+#: How often the store is polled for events that other processes recorded, s. The specification
+#: allows 0.1.
 POLL_EVERY: Final = 0.05
-#: Resends without an ack after which the session is taken for dead, however alive it looks.
+#: After so many resends without an ack the agent reconnects, even if the session looks alive.
 RESENDS_PER_SESSION: Final = 3
-#: The wait after a failure of the store, s.
+#: How long to wait after the store failed, s.
 STORE_RETRY: Final = 1.0
+#: When so much is waiting, further messages from the broker are dropped.
 INBOX_LIMIT: Final = 1_000
+
+
+_VERSION: Final = version("facewire")
 
 
 class Agent:
     """Runs a device's side of the wire on a thread of its own.
 
     Args:
-        settings: what the device is told.
-        on_turn: called on that thread whenever its loop went round, at least once a second, outages included: whoever
-            hears nothing any more knows that it hangs.
+        settings: of the device.
+        on_turn: called on the agent's thread after each turn of its loop, at least once a second
+            even in an outage. If the calls stop, the agent hangs.
 
     Attributes:
         boot: identity of this run.
-        realtime: counts the matches.
+        realtime: publishes matches and counts them.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -67,17 +72,18 @@ class Agent:
             settings.address, settings.device, [(self._topic["ack"], QOS["ack"])], self._on_happening, will=self._offline
         )
         self._inbox: queue.SimpleQueue[Happening | None] = queue.SimpleQueue()
-        #: A wake is in the inbox: one is enough.
+        #: A wake is in the inbox already; one is enough.
         self._wake_queued = False
         self._stopping = threading.Event()
-        #: Set once an ack of this run left nothing to send.
+        #: Set once an ack in this run has left nothing to send.
         self._confirmed = threading.Event()
         self._was_connected = threading.Event()
         self._failure: BaseException | None = None
         self._last_error = ""
         self._connected = False
         self._status_due = 0.0
-        # Opened here too, so that what is wrong with it is the caller's to see, and a clone is forked before anyone records.
+        # Open the store here too: the caller then sees its errors, and a cloned store forks before
+        # anybody records into it.
         self._lock = lock_for_agent(settings.store)
         try:
             with open_store(
@@ -92,38 +98,38 @@ class Agent:
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
     def open_store(self) -> Store:
-        """Open this device's store on the calling thread, such as for a `Recorder`."""
+        """Open this device's store on the calling thread, for example for a `Recorder`."""
         return open_store(self.settings.store, capacity=self.settings.capacity, machine=self.settings.machine, check=False)
 
     def start(self) -> None:
-        """Begin to publish."""
+        """Connect and start to publish."""
         self._connection.start()
         self._thread.start()
 
     def wake(self) -> None:
-        """Something was recorded: look at once. For `Recorder(on_commit=…)`."""
+        """Poll the store now, after an event was recorded. For `Recorder(on_commit=…)`."""
         if not self._wake_queued:
             self._wake_queued = True
             self._inbox.put(None)
 
     def wait_connected(self, timeout: float) -> bool:
-        """Wait for the first session, s; whether there was one."""
+        """Wait up to `timeout` seconds for the first session; returns whether there was one."""
         return self._was_connected.wait(timeout)
 
     def wait_acked(self) -> None:
-        """Wait until everything recorded is acked, as an ack of this run confirms. Raises `StoreError` if the agent fails."""
+        """Wait until an ack in this run confirms all events. Raises `StoreError` on failure."""
         with self.open_store() as store:
             while not (self._confirmed.is_set() and store.ring().lag == 0):
                 self.wait(POLL_EVERY)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for so long, s, or for ever. Raises `StoreError` if the agent fails."""
+        """Wait `timeout` seconds, or for ever. Raises `StoreError` if the agent failed."""
         self._thread.join(timeout)
         if self._failure is not None:
             raise StoreError(f"the agent has failed: {self._failure!r}") from self._failure
 
     def stop(self) -> None:
-        """Say goodbye to the broker and end. What is not acked goes on at the next start."""
+        """Say goodbye to the broker and end. The next run sends what is not acked."""
         self._stopping.set()
         self._inbox.put(None)
         if self._thread.is_alive():
@@ -140,7 +146,7 @@ class Agent:
         self.stop()
 
     def _on_happening(self, happening: Happening) -> None:
-        """Called on paho's thread. Only messages may be many; one that is lost is asked for again by a resend."""
+        """Called on paho's thread. Only messages can be many; a resend replaces a dropped ack."""
         if isinstance(happening, Received) and self._inbox.qsize() >= INBOX_LIMIT:
             log.warning("inbox full, dropped topic=%s", happening.topic)
         else:
@@ -156,7 +162,7 @@ class Agent:
             self._failure = exc
 
     def _run_on_store(self) -> None:
-        """Until the end, or until the store is to be opened again."""
+        """Work until `stop`, or until the store must be opened again."""
         try:
             with self.open_store() as store:
                 store.assign_device(self.settings.device)
@@ -177,7 +183,7 @@ class Agent:
             self._wait_after_failure(exc)
 
     def _wait_after_failure(self, exc: StoreError) -> None:
-        """An outage of the store, such as a full disk: what failed is tried again. Said once."""
+        """The store failed, say on a full disk: wait before the next try. Logs an error once."""
         if str(exc) != self._last_error:
             log.error("store failed error=%s", exc)
         self._last_error = str(exc)
@@ -244,14 +250,14 @@ class Agent:
                 self.realtime.forked(ring, first)
                 self._status_due = now
         for rejected in ack.rejected:
-            log.warning("platform keeps in quarantine seq=%s reason=%s", rejected.seq, rejected.reason)
+            log.warning("platform quarantined an event seq=%s reason=%s", rejected.seq, rejected.reason)
         if ring.lag == 0:
             self._confirmed.set()
         if now >= self._status_due:
             self._publish_status(store)
 
     def _decide(self, now: float, ack: Ack, ring: Ring) -> Outcome:
-        # Another process may have forked the store, or somebody replaced it, since the batch was sent.
+        # Since the batch was sent, another process may have forked the store, or replaced it.
         return self._uploader.acked(now, ack, ring) if ack.epoch == ring.epoch else Ignore()
 
     def _publish_match(self, payload: bytes) -> bool:
@@ -266,26 +272,20 @@ class Agent:
         resends = self._uploader.sent(time.monotonic(), batch.epoch, batch.key)
         log.debug("sent batch key=%d resends=%d", batch.key, resends)
         if resends:
-            log.warning("no ack in time, sent again key=%d resends=%d", batch.key, resends)
+            log.warning("no ack in time, batch resent key=%d resends=%d", batch.key, resends)
         if resends and resends % RESENDS_PER_SESSION == 0:
             self._connection.reconnect(f"no ack after {resends} resends")
 
     def _publish_status(self, store: Store) -> None:
         self._status_due = time.monotonic() + self.settings.period
-        settings = self.settings
+        threshold, period = self.settings.threshold, self.settings.period
         online = online_status(
-            store.ring(),
-            self.boot,
-            at=_now_ms(),
-            threshold=settings.threshold,
-            period=settings.period,
-            capacity=store.capacity,
-            version=version("facewire"),
+            store.ring(), self.boot, at=_now_ms(), threshold=threshold, period=period, capacity=store.capacity, version=_VERSION
         )
         self._connection.publish(self._status_publication(online))
 
     def _offline(self) -> Publication:
-        """The last will, and the goodbye."""
+        """The status of a device that is gone: its last will, and its goodbye."""
         return self._status_publication(Status(self.boot, online=False, at=_now_ms()))
 
     def _status_publication(self, status: Status) -> Publication:

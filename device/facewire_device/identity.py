@@ -1,6 +1,7 @@
-"""Identities: of a store or a run, made at random; of the machine, found, so that a store on a cloned card is noticed.
+"""Identities: random ones for stores and runs, and the machine's own.
 
-The machine is docs/contract.md, Device, rule 7.
+With the machine's identity a store notices that its card was cloned (docs/contract.md, Device,
+rule 7).
 """
 
 import contextlib
@@ -10,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-#: First found counts. A board's serial number cannot be cloned; /etc/machine-id is cloned with its card, but all that
-#: some machines have. What only root may read is left out: the identity must not change with who asks.
+#: The first that exists counts. A board's serial number cannot be cloned. /etc/machine-id is cloned
+#: with its card, but some machines have nothing else. Files that only root may read are left out,
+#: because the identity must not depend on the user who runs the process.
 SOURCES: Final = (Path("/sys/firmware/devicetree/base/serial-number"), Path("/proc/device-tree/serial-number"), Path("/etc/machine-id"))
 
 
@@ -21,7 +23,7 @@ def new_id() -> str:
 
 
 def machine_identity(sources: Sequence[Path] = SOURCES) -> str | None:
-    """A name for this machine, 16 hex digits; None where nothing tells."""
+    """A name for this machine, 16 hex digits; None if no source exists."""
     for source in sources:
         with contextlib.suppress(OSError):
             text = source.read_bytes().strip(b"\0\n ")

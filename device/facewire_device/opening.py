@@ -1,4 +1,4 @@
-"""How a store's database is opened: whole, ours, in WAL mode with synchronous=FULL."""
+"""Opening a store's database: checked to be ours and whole, in WAL mode with synchronous=FULL."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ from facewire_device.schema import RingEvent, RingState
 from facewire_device.store_file import APPLICATION_ID, DamagedError, file_id, has_store
 
 log = logging.getLogger(__name__)
-# At DEBUG, peewee logs each statement with its values, names of people among them.
+# At DEBUG, peewee logs each statement with its values, which include names of people.
 logging.getLogger("peewee").setLevel(logging.INFO)
 
 DEFAULT_CAPACITY: Final = 10_000
@@ -28,23 +28,24 @@ BUSY_TIMEOUT: Final = 30.0
 
 _SCHEMA: Final = 1
 
-#: Files that this process has open, by device and inode. Nothing else may open them: closing that again would drop SQLite's
-#: locks on them (https://www.sqlite.org/howtocorrupt.html section 2.2), and another process would delete the WAL under us.
+#: Files that this process has open, by device and inode. Only SQLite may open them: if we opened
+#: and closed one ourselves, that would drop SQLite's locks on it
+#: (https://www.sqlite.org/howtocorrupt.html section 2.2), and others might delete the WAL.
 _open_files: Final[Counter[tuple[int, int] | None]] = Counter()
 _opening_lock: Final = threading.Lock()
 
 
 def open_database(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
-    """Open a store's database on the calling thread, which alone may use it. Close it with `close_database`.
+    """Open a store's database. Only the calling thread may use it; `close_database` closes it.
 
     Args:
         path: the file.
-        create: whether a missing one is made.
-        check: whether to look for damage, which reads the whole file.
+        create: whether to make a missing store.
+        check: whether to check the whole file for damage.
 
     Raises:
-        StoreError: missing, foreign, or of a newer schema.
-        DamagedError: ours, and not whole.
+        StoreError: the store is missing, foreign, or of a newer schema.
+        DamagedError: the file is a store, but damaged.
     """
     with _opening_lock:
         database = _open(path, create=create, check=check)
@@ -53,7 +54,7 @@ def open_database(path: Path, *, create: bool, check: bool) -> peewee.SqliteData
 
 
 def close_database(database: peewee.SqliteDatabase, opened: tuple[int, int] | None) -> None:
-    """Close it; `opened` is the `file_id` that it had when it was opened. May be called twice."""
+    """Close it. `opened` is the `file_id` that it had when it was opened. May be called twice."""
     with _opening_lock:
         if database.close():
             _open_files.subtract([opened])
@@ -63,12 +64,13 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
     exists = _open_files[file_id(str(path))] > 0 or has_store(path)
     if not exists and not create:
         raise StoreError(f"{path}: there is no store")
-    # An absolute path is a file, whatever its name: SQLite keeps a ":memory:" in memory.
+    # An absolute path is always a file: SQLite takes the name ":memory:" for a database in memory.
     database = peewee.SqliteDatabase(str(path.absolute()), timeout=BUSY_TIMEOUT, autoconnect=False)
     try:
         with store_errors(path), _damage_errors():
             database.connect()
-            # In a damaged row a blob may say that it is text: `crc` is to find that, not an error that nobody gets past.
+            # A damaged row may mark a blob as text. `crc` must find that: an error while decoding
+            # the text would block every later event too.
             database.connection().text_factory = _lenient_text
             database.pragma("synchronous", "full")
             if not exists:
@@ -84,7 +86,7 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
 
 
 def _create(database: peewee.SqliteDatabase) -> None:
-    """Not in WAL mode yet, so that the file has its identity and its epoch even if it loses its WAL."""
+    """Before WAL mode, so that the file has its identity and epoch even if it loses its WAL."""
     with database.transaction("IMMEDIATE"), database.bind_ctx([RingEvent, RingState]):
         if database.get_tables():  # another process was faster
             return
@@ -100,12 +102,12 @@ def _switch_to_wal(database: peewee.SqliteDatabase) -> None:
     deadline = time.monotonic() + BUSY_TIMEOUT
     while not _is_wal(database):
         if time.monotonic() > deadline:
-            raise StoreError(f"{database.database}: is locked by another process for {BUSY_TIMEOUT:g} s")
+            raise StoreError(f"{database.database}: another process has held a lock for {BUSY_TIMEOUT:g} s")
         time.sleep(0.01)
 
 
 def _is_wal(database: peewee.SqliteDatabase) -> bool:
-    # SQLite does not wait for others at this step, whatever the timeout.
+    # At this step SQLite does not wait for other processes, whatever the timeout.
     try:
         return bool(database.pragma("journal_mode", "wal") == "wal")
     except peewee.OperationalError as exc:
@@ -117,9 +119,9 @@ def _is_wal(database: peewee.SqliteDatabase) -> bool:
 def _check_schema(database: peewee.SqliteDatabase) -> None:
     schema = database.pragma("user_version")
     if schema > _SCHEMA:
-        raise StoreError(f"{database.database}: has schema {schema}, this facewire knows {_SCHEMA}: upgrade facewire")
+        raise StoreError(f"{database.database}: has schema {schema}, but this facewire only knows {_SCHEMA}: upgrade facewire")
     if database.execute_sql("SELECT epoch, head, oldest, cursor, dropped, capacity, device, machine FROM state").fetchone() is None:
-        raise DamagedError("is damaged: has no state")
+        raise DamagedError("is damaged: its state is missing")
 
 
 def _check_integrity(database: peewee.SqliteDatabase) -> None:
@@ -128,18 +130,18 @@ def _check_integrity(database: peewee.SqliteDatabase) -> None:
         raise DamagedError(f"is damaged: {str(verdict).splitlines()[0]}")
     states = database.execute_sql(_CHECK_STATE).fetchall()
     if len(states) != 1:
-        raise DamagedError(f"is damaged: has {len(states)} states, should have 1")
+        raise DamagedError(f"is damaged: it has {len(states)} states instead of 1")
     epoch, found, beyond, head, oldest, cursor, dropped, capacity = states[0]
     numbers_fit = 0 <= cursor <= head and dropped >= 0 and 1 <= oldest <= head + 1 <= oldest + capacity
     if not (numbers_fit and re.fullmatch("[0-9a-f]{16}", epoch)):
-        raise DamagedError(f"is damaged: head {head}, oldest {oldest}, cursor {cursor} and the rest do not go together")
+        raise DamagedError(f"is damaged: head {head}, oldest {oldest}, cursor {cursor} and the rest are inconsistent")
     if beyond or found != head - oldest + 1:
-        raise DamagedError(f"is damaged: holds {found} events and {beyond} past its head, should hold {head - oldest + 1}")
+        raise DamagedError(f"is damaged: it holds {found} events instead of {head - oldest + 1}, and {beyond} past its head")
 
 
 @contextlib.contextmanager
 def _damage_errors() -> Iterator[None]:
-    """Tell what is wrong with the file, which is ours, from what is wrong around it: a lock, a full disk, rights."""
+    """Raise errors in the file's content as `DamagedError`; not a lock, a full disk, or rights."""
     try:
         yield
     except (peewee.DatabaseError, sqlite3.DatabaseError, TypeError, ValueError) as exc:
@@ -150,15 +152,15 @@ def _damage_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """Raise what SQLite and peewee raise as `StoreError`."""
+    """Raise errors of SQLite and peewee as `StoreError`."""
     try:
         yield
-    except (peewee.PeeweeException, sqlite3.Error) as exc:  # peewee does not wrap what executemany and a cursor raise
+    except (peewee.PeeweeException, sqlite3.Error) as exc:  # peewee does not wrap errors of a cursor
         raise StoreError(f"{path}: {_first_cause(exc)}") from exc
 
 
 def _first_cause(exc: BaseException) -> BaseException:
-    """What failed: after a full disk there is nothing to roll back, which fails too and would be all that is said."""
+    """The first error: on a full disk the rollback fails too, and would hide the reason."""
     while isinstance(exc.__context__, peewee.PeeweeException | sqlite3.Error):
         exc = exc.__context__
     return exc

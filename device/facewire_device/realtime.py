@@ -1,4 +1,4 @@
-"""The realtime lane: what is recorded above the threshold is published at once, or counted as missed; never late."""
+"""The realtime lane: a match is published when it is recorded, or counted as missed; never late."""
 
 import time
 from collections.abc import Callable
@@ -8,35 +8,36 @@ from facewire.messages import splice_match
 from facewire_device.ring import Ring
 from facewire_device.store import Store
 
-#: Who has not looked for this long does not publish what it finds: a late match opens no door. s.
+#: If the last poll is longer ago than this, s, new matches count as missed, because a late match
+#: must open no door.
 STALE_AFTER: Final = 2.0
 
 
 class Realtime:
-    """Looks for new matches in the store.
+    """Publishes the store's new matches.
 
     Args:
         boot: this run of the agent.
         threshold: a score above it (strictly) is a match; None publishes none.
-        ring: the store as it is: what it holds already is not looked at.
-        publish: hands a match to the session; False where it cannot go at once.
+        ring: state of the store now; events that it holds already are history only.
+        publish: hands a match to the session; returns False if it cannot go out at once.
 
     Attributes:
-        published: matches handed over.
-        missed: matches that found no session, or came too late.
+        published: matches handed to the session.
+        missed: matches recorded while there was no session, or found too late.
     """
 
     def __init__(self, boot: str, threshold: float | None, ring: Ring, publish: Callable[[bytes], bool]) -> None:
         self._boot, self._threshold, self._publish = boot, threshold, publish
         self.published = 0
         self.missed = 0
-        #: Epoch, and the seq up to which matches were looked for.
+        #: (epoch, seq): events up to this one have been checked for matches.
         self._seen = (ring.epoch, ring.head)
         self._version = -1
         self._polled_at = time.monotonic()
 
     def poll(self, store: Store) -> None:
-        """Publish what was recorded since the last look. Called whenever something may have been."""
+        """Publish the matches recorded since the last poll."""
         now, version_now = time.monotonic(), store.version()
         if version_now != self._version:
             self._publish_new(store, stale=now - self._polled_at > STALE_AFTER)
@@ -44,13 +45,13 @@ class Realtime:
         self._polled_at = now
 
     def forked(self, ring: Ring, first: int) -> None:
-        """The events from `first` on were recorded again from seq 1: they keep their place, as most were published long ago."""
+        """The store forked: the events from `first` on have new seqs, but are not new matches."""
         self._seen = (ring.epoch, max(0, self._seen[1] - first + 1))
 
     def _publish_new(self, store: Store, *, stale: bool) -> None:
         ring = store.ring()
         epoch, seen = self._seen
-        # In an epoch that another process made, what was recorded again was published as matches long ago.
+        # If another process forked the store, the matches in the new epoch were published long ago.
         if self._threshold is None or ring.epoch != epoch:
             self._seen = (ring.epoch, ring.head)
             return

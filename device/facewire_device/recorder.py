@@ -1,10 +1,10 @@
-"""Recording: what the recognition process calls. Concurrent callers share a commit.
+"""The recorder, which a recognition process calls. Concurrent callers share a commit.
 
     record() ─┐                        ┌─▶ commit of the next group ─▶ all of its callers return
     record() ─┼─▶ group being gathered ┤
-    record() ─┘   while one commits    └─▶ on_commit(): realtime is on its way
+    record() ─┘   while one commits    └─▶ on_commit(): wakes the agent
 
-A recorder needs no broker: whoever runs the agent on the same store, here or in another process, publishes.
+A recorder needs no broker: the agent on the same store publishes, in this process or another.
 """
 
 import logging
@@ -33,12 +33,13 @@ class _Group:
         self.events: list[Event] = []
         self.appended: Appended | None = None
         self.error: Exception | None = None
-        # A turnstile: the last to come out lets the next one out. An Event would wake all at once, to queue for its lock.
+        # A turnstile: each caller that comes out lets the next one out. A threading.Event would
+        # wake all of them at once, only to queue for its lock.
         self._gate = threading.Lock()
         self._gate.acquire()
 
     def finish(self) -> None:
-        """Let its callers go."""
+        """Let the waiting callers return."""
         self._gate.release()
 
     def wait(self) -> None:
@@ -46,7 +47,8 @@ class _Group:
         with self._gate:
             pass
         if isinstance(self.error, StoreError):
-            raise StoreError(str(self.error)) from self.error  # one error raised in many threads would tangle their tracebacks
+            # One error object raised in many threads would tangle their tracebacks.
+            raise StoreError(str(self.error)) from self.error
         if self.error is not None:
             raise self.error
 
@@ -56,7 +58,7 @@ class Recorder:
 
     Args:
         open_store: opens the store; called on the thread that will own it.
-        on_commit: called after each commit, on that thread; what it raises is logged.
+        on_commit: called after each commit, on that thread; if it raises, the error is logged.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -75,16 +77,18 @@ class Recorder:
         self._opened.wait()
 
     def record(self, event: Mapping[str, Any]) -> Recorded:
-        """Record one comparison, in the vendor's fields; returns when it is durable, its match on its way.
+        """Record one comparison, given in the vendor's fields.
+
+        Returns when the event is durable and the agent is about to publish its match.
 
         Raises:
-            EventError: a field is missing or wrong, or the event too large; nothing was recorded.
-            StoreError: the store cannot take it; nothing was recorded.
+            EventError: a field is missing or wrong, or the event is too large. Nothing is recorded.
+            StoreError: the store failed. Nothing is recorded.
         """
         return self.record_all([event_from_source(event)])[0]
 
     def record_all(self, events: Sequence[Event]) -> list[Recorded]:
-        """Record events that are read already, in one commit, all or none. Raises `StoreError`."""
+        """Record checked events in one commit, all or none. Raises `StoreError`."""
         if not events:
             return []
         with self._lock:
@@ -95,12 +99,12 @@ class Recorder:
             group.events.extend(events)
             self._lock.notify()
         group.wait()
-        assert group.appended is not None  # noqa: S101  # set before done
+        assert group.appended is not None  # noqa: S101  # set before `finish`
         first = group.appended.first + start
         return [Recorded(group.appended.epoch, seq) for seq in range(first, first + len(events))]
 
     def close(self) -> None:
-        """Commit what was asked for, and close the store."""
+        """Commit the pending events, and close the store."""
         with self._lock:
             self._closed = True
             self._lock.notify()
@@ -159,7 +163,7 @@ class Recorder:
             store.close()
 
     def _call_on_commit(self) -> None:
-        # What is durable is recorded, whatever becomes of its match.
+        # The events are durable: an error in the callback is not the callers'.
         try:
             self._on_commit()
         except Exception:

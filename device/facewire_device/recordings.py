@@ -1,8 +1,9 @@
-"""Recorded files as face events, to be replayed: badge readings (CSV) and vendor events (JSON Lines). Pure but for reading.
+"""Recorded files as face events for replay: badge readings (CSV) and vendor events (JSON Lines).
 
-A badge file has the columns timestamp (to the minute, local time), type, prox-id, floor, zone, as in the VAST Challenge 2016,
-mini-challenge 2. Each zone becomes a device `floor-F-zone-Z`, each prox-id a person. Readings that share a minute are spread
-over it evenly, in the order of the file. The source has no scores: each is made from a hash of its row, even over [0.6, 1).
+A badge file has the columns timestamp (to the minute, local time), type, prox-id, floor, zone, as
+in the VAST Challenge 2016, mini-challenge 2. Each zone becomes a device `floor-F-zone-Z`, each
+prox-id a person. Readings in the same minute are spread over it evenly, in the order of the file.
+The file has no scores: a hash of the row makes each score, uniform over [0.6, 1).
 """
 
 import csv
@@ -21,14 +22,14 @@ _MINUTE_MS: Final = 60_000
 
 
 class Reading(NamedTuple):
-    """One event of a recorded file, and the device that it is of."""
+    """One event of a recorded file, and its device."""
 
     device: str
     fields: dict[str, Any]
 
     @property
     def timestamp(self) -> int:
-        """When it was made, ms since 1970 UTC."""
+        """Time of the event, ms since 1970 UTC."""
         at_ms: int = self.fields["timestamp"]
         return at_ms
 
@@ -37,11 +38,11 @@ def read_file(path: Path, device: str | None = None) -> Iterator[Reading]:
     """Read a file's events in the order of the file.
 
     Args:
-        path: CSV if its name ends so, else JSON Lines.
-        device: whose the events of JSON Lines are.
+        path: a CSV file if its name ends in .csv, else JSON Lines.
+        device: the device of all events in JSON Lines.
 
     Raises:
-        DecodeError: a line that cannot be read; names the line.
+        DecodeError: a line cannot be read; the message names it.
     """
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
@@ -53,7 +54,7 @@ def read_file(path: Path, device: str | None = None) -> Iterator[Reading]:
 
 
 def read_badges(lines: Iterable[str]) -> Iterator[Reading]:
-    """Read badge readings. Raises `DecodeError` naming the line."""
+    """Read badge readings. Raises `DecodeError`, which names the line."""
     table = csv.DictReader(lines, skipinitialspace=True)
     if tuple(table.fieldnames or ()) != BADGE_COLUMNS:
         raise DecodeError(f"line 1: columns {table.fieldnames} are not {list(BADGE_COLUMNS)}")

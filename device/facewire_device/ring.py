@@ -1,11 +1,12 @@
-"""The numbers of a store, pure: which seqs it holds, which are acked, what was overwritten.
+"""The numbers of a store, pure: the seqs that it holds, the seqs acked, the events overwritten.
 
        overwritten │ held                          │ to come
     1 ─────────────┼───────────────────────────────┼──────────▶ seq
                    oldest        cursor            head
                    └── acked ────┘└──── lag ───────┘
 
-The cursor may also stand left of `oldest` (overwritten before acked), and may go back (the platform lost data).
+The cursor may also stand left of `oldest`, if events were overwritten before they were acked. It
+goes back if the platform lost data.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """Where one epoch of a store stands (docs/contract.md, Words)."""
+    """The state of one epoch of a store (docs/contract.md, Words)."""
 
     epoch: str
     #: Highest seq ever recorded, 0 in an empty store.
@@ -36,20 +37,21 @@ class Ring:
         return max(self.cursor + 1, self.oldest)
 
     def appended(self, count: int, capacity: int) -> "Ring":
-        """After `count` more events: what exceeds `capacity` is overwritten, oldest first."""
+        """The ring after `count` more events. Beyond `capacity` the oldest are overwritten."""
         head = self.head + count
         oldest = max(self.oldest, head - capacity + 1)
         dropped = max(0, oldest - max(self.oldest, self.cursor + 1))
         return replace(self, head=head, oldest=oldest, dropped=self.dropped + dropped)
 
     def adopted(self, cursor: int) -> "Ring":
-        """With another cursor, further or back."""
+        """The ring with another cursor, ahead or back."""
         return replace(self, cursor=cursor)
 
     def forked(self, epoch: str, first: int) -> "Ring":
-        """In a new epoch, in which `first` and what follows is recorded again, `first` as seq 1.
+        """The ring in a new epoch, where the events from `first` on are recorded again from seq 1.
 
-        What was overwritten since `first` keeps its place: it shows as a gap, where it would else vanish unnamed.
+        Events from `first` on that were overwritten keep their seqs, so that they show as a gap
+        instead of vanishing unnamed.
         """
         shift = first - 1
         oldest = max(1, self.oldest - shift)

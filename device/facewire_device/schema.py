@@ -1,6 +1,6 @@
 """The tables of a device's store.
 
-event   seq | score | packed | crc    what the ring holds; `packed` is the event as it travels (msgpack, seq included)
+event   seq | score | packed | crc     `packed` is the event in wire form (msgpack, with its seq)
 state   one row: epoch, head, oldest, cursor, dropped, capacity, device, machine
 """
 
@@ -20,7 +20,7 @@ class RingEvent(peewee.Model):
 
 
 class RingState(peewee.Model):
-    """The ring's numbers, and whose it is. One row."""
+    """The ring's numbers and its owner. One row."""
 
     epoch = peewee.TextField()
     head = peewee.BigIntegerField()
@@ -28,7 +28,7 @@ class RingState(peewee.Model):
     cursor = peewee.BigIntegerField()
     dropped = peewee.BigIntegerField()
     capacity = peewee.BigIntegerField()
-    #: Whose it is; empty while nobody's.
+    #: The owner; empty while there is none.
     device = peewee.TextField()
     machine = peewee.TextField()
 

@@ -1,4 +1,4 @@
-"""What a device is told."""
+"""The settings of a device."""
 
 import math
 from dataclasses import dataclass
@@ -12,21 +12,23 @@ from facewire_mqtt.address import Address
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a device is told.
+    """The settings of a device.
 
     Attributes:
-        device: its name in the topics.
-        store: the store's file.
+        device: name of the device in the topics.
+        store: file of the store.
+        address: of the broker.
+        topics: names of the topics.
         threshold: a score above it (strictly) is a match; None publishes no matches.
         period: seconds between batches, at least 20.
-        catch_up: batches a period while a backlog remains.
+        catch_up: batches in a period while a backlog remains.
         batch: events in a batch at most, 1 to 100.
         capacity: events in the ring; None leaves the store as it is.
         machine: identity of this machine, None if unknown.
-        set_aside: whether a damaged store is set aside at the start, and a new one made in its place.
+        set_aside: whether to rename a damaged store at the start and make a new one.
 
     Raises:
-        ValueError: a device name, batch size or threshold that the contract does not allow.
+        ValueError: the contract does not allow the device name, batch size or threshold.
     """
 
     device: str

@@ -1,4 +1,4 @@
-"""Where events come from when the recognition process is not Python: JSON Lines on a pipe or in a file."""
+"""Events as JSON Lines, from a pipe or a file, for recognition processes that are not Python."""
 
 import codecs
 import os
@@ -10,21 +10,22 @@ from facewire.errors import DecodeError, EventError
 from facewire.events import MAX_EVENT_BYTES, Event, event_from_source
 
 CHUNK_BYTES: Final = 64 * 1024
-#: JSON may take more room than what it says; past this a line cannot be an event that we take.
+#: An event takes more room in JSON than packed; a line longer than this is over the event's limit.
 MAX_LINE_BYTES: Final = 8 * MAX_EVENT_BYTES
 
 
 class BadLine(NamedTuple):
-    """A line that is no event, and why."""
+    """A line that is not an event, and the reason."""
 
     number: int
     reason: str
 
 
 def read_events(fd: int) -> Iterator[tuple[list[Event], list[BadLine]]]:
-    """Read events as they come: each step gives what one read of the descriptor completed, which may be one line.
+    """Read events as they arrive. Each step yields the lines that one read of `fd` completed.
 
-    Whoever iterates stores a step before taking the next, and so reads no faster than it stores: a pipe's writer waits.
+    The caller stores a step before it asks for the next. So it reads no faster than it stores,
+    and the writer of a pipe waits.
     """
     number = 0
     for lines in _lines(fd):
@@ -46,19 +47,19 @@ def read_event(line: bytes) -> Event:
     """Read one line.
 
     Raises:
-        DecodeError: it is no JSON object, or no event.
+        DecodeError: it is not a JSON object, or not an event.
     """
     text = line.strip()
     if len(text) > MAX_LINE_BYTES:
         raise EventError(f"line of {len(text)} bytes is over the limit of {MAX_LINE_BYTES}")
     if not text.startswith(b"{"):
-        # Not more of it: it may be a name.
+        # Show no more of the line: it may be a name.
         raise EventError(f"line begins with {text[:1].decode(errors='replace')!a}, not with '{{': it is not a JSON object")
     return event_from_source(codec.decode(text).map)
 
 
 def _lines(fd: int) -> Iterator[list[bytes]]:
-    """Lines of up to `MAX_LINE_BYTES`; of a longer one that much and a byte, so that it is refused as too long."""
+    """The lines; a too long one is cut to `MAX_LINE_BYTES` + 1, which `read_event` refuses."""
     rest = b""
     while chunk := os.read(fd, CHUNK_BYTES):
         *lines, rest = (rest + chunk).split(b"\n")

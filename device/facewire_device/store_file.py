@@ -1,11 +1,13 @@
-"""The file that a store is in, seen from outside SQLite: whose it is, who runs on it, where it goes when damaged.
+"""The file of a store, outside SQLite: recognise it, rename it when damaged, lock it for an agent.
 
-A store is known by the header of its first page (https://www.sqlite.org/fileformat.html section 1.3), big-endian:
+The header of the first page shows whether a file is a store
+(https://www.sqlite.org/fileformat.html section 1.3, big-endian):
 
     0  "SQLite format 3" NUL   ...   68  application id: "FWDV"   ...   100
 
-SQLite is asked nothing before that: it would change another's database by closing it (its WAL is written back). A
-store has this header from its first transaction on, as it is made before it goes to WAL mode.
+We read it before we let SQLite open the file, because SQLite would change a foreign database when
+it closes it: it writes the WAL back. A store has this header from its first transaction on, because
+it is made before it is switched to WAL mode.
 """
 
 import fcntl
@@ -18,20 +20,20 @@ from facewire.errors import StoreError
 
 APPLICATION_ID: Final = int.from_bytes(b"FWDV", "big")
 _MAGIC: Final = b"SQLite format 3\0"
-#: SQLite keeps what is not in the file yet beside it.
+#: Files beside it, where SQLite keeps changes that are not in the file yet.
 _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 
 
 class DamagedError(Exception):
-    """The file is a store of ours, and not whole."""
+    """The file is a store, but damaged."""
 
 
 def has_store(path: Path) -> bool:
-    """Whether there is a store in the file; False where one may be made.
+    """Whether the file holds a store; False if one may be made there.
 
     Raises:
-        StoreError: something else is there, which is not to be touched.
-        DamagedError: the file is gone or empty, but not its WAL. SQLite would delete that.
+        StoreError: the file holds something else, and must not be touched.
+        DamagedError: the file is gone or empty, but its WAL is not; SQLite would delete the WAL.
     """
     if not path.parent.is_dir():
         raise StoreError(f"{path}: there is no directory {path.parent}")
@@ -44,12 +46,12 @@ def has_store(path: Path) -> bool:
         raise StoreError(f"{path}: {exc.strerror}") from exc
     if not header:
         if wal_bytes:
-            raise DamagedError("is missing or empty, but has events in the -wal file beside it")
+            raise DamagedError("is missing or empty, but the -wal file beside it holds events")
         return False
     if not header.startswith(_MAGIC):
-        raise StoreError(f"{path}: is no SQLite database, so no device store; it is left as it is")
+        raise StoreError(f"{path}: is not an SQLite database, so not a device store; it was left as it is")
     if header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
-        raise StoreError(f"{path}: is another application's database, no device store; it is left as it is")
+        raise StoreError(f"{path}: is another application's database, not a device store; it was left as it is")
     return True
 
 
@@ -69,7 +71,10 @@ def _size(path: Path) -> int:
 
 
 def file_id(path: str) -> tuple[int, int] | None:
-    """Which file is under this name now; None if none is. A store that was moved away would take events that nobody reads."""
+    """Identity of the file that has this name now (device and inode); None if there is none.
+
+    Without this check, a store that was moved away would record events that nobody reads.
+    """
     try:
         found = os.stat(path)  # noqa: PTH116  # at each commit: a Path costs three times as much
     except FileNotFoundError:
@@ -78,7 +83,7 @@ def file_id(path: str) -> tuple[int, int] | None:
 
 
 def set_aside(path: Path) -> Path:
-    """Move a damaged store out of the way, with what SQLite keeps beside it; returns where."""
+    """Rename a damaged store and the files beside it; returns the new name."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
@@ -91,10 +96,10 @@ def set_aside(path: Path) -> Path:
 
 
 def lock_for_agent(path: Path) -> IO[bytes]:
-    """Be the one agent on a store, until the file that is returned is closed or the process ends, however it does.
+    """Lock the store for one agent, until the returned file is closed or the process ends.
 
     Raises:
-        StoreError: another agent runs on it, and would take this one's acks for strangers'.
+        StoreError: another agent runs on it. Each would ignore the acks of the other's batches.
     """
     try:
         lock = path.with_name(path.name + "-agent").open("ab")
@@ -104,5 +109,5 @@ def lock_for_agent(path: Path) -> IO[bytes]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         lock.close()
-        raise StoreError(f"{path}: another agent runs on this store; it takes one, and any number of recorders") from exc
+        raise StoreError(f"{path}: another agent runs on this store; one agent may, beside any number of recorders") from exc
     return lock

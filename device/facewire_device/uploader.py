@@ -1,11 +1,11 @@
-"""When to send a history batch, and what its ack does: a pure machine (docs/contract.md, Device, rules R1 to R5).
+"""When to send a batch, and what its ack does: a pure machine (docs/contract.md, Device, R1 to R5).
 
-    connected ─▶ poll: due ─▶ (the agent publishes a batch) ─▶ sent ─▶ acked ─▶ Adopt or Fork ─▶ wait for the period
-                   ▲                                             │
-                   └──── no ack in time: backoff with jitter ────┘
+    connected ─▶ poll: due ─▶ (the agent publishes) ─▶ sent ─▶ acked ─▶ Adopt or Fork ─▶ wait
+                   ▲                                     │                               a period
+                   └── no ack: backoff with jitter ──────┘
 
-Nothing is kept of a batch but its key: when it must go again, it is built afresh from the store. A batch stays
-in flight until another replaces it, so that a platform slower than the timeout is still heard.
+The machine remembers only a batch's key; a resend is built anew from the store. A batch stays in
+flight until another replaces it, so that an ack still counts if it comes after the timeout.
 """
 
 from collections.abc import Callable
@@ -15,42 +15,43 @@ from typing import Final, TypeAlias
 from facewire.messages import Ack
 from facewire_device.ring import Ring
 
-#: The specification's period, and the least that it allows, s.
+#: The specification's default period, and its minimum, s.
 DEFAULT_PERIOD: Final = 20.0
 MIN_PERIOD: Final = 20.0
 
+#: How long to wait for an ack before the backoff begins, s.
 ACK_TIMEOUT: Final = 5.0
-#: Time from a connect to a batch that is due, on the average, s: a fleet that comes back does not come at once, and what
-#: is recorded in the first moment goes with the first batch.
+#: Mean time from a connect to the first batch, s. It spreads the batches of a fleet that
+#: reconnects, and the first batch includes events recorded just after the start.
 AFTER_CONNECT: Final = 1.0
 #: The wait before a resend doubles from the first to the second of these, s.
 BACKOFF: Final = (1.0, 60.0)
-#: A platform that asks for more patience than this is taken to have asked for this, s.
+#: The longest `retry_after` that is obeyed, s.
 MAX_RETRY_AFTER: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """The device's cursor becomes this, further or back."""
+    """Set the device's cursor to this, ahead or back."""
 
     cursor: int
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """The store goes on in a new epoch, with the events from `first` on recorded again."""
+    """Continue in a new epoch, with the events from `first` on recorded again."""
 
     first: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """The ack is not for the batch in flight."""
+    """Do nothing: the ack is not for the batch in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The platform refused the batch whole."""
+    """The platform refused the whole batch; it is resent after the backoff."""
 
     error: str
 
@@ -64,12 +65,15 @@ class Uploader:
     Args:
         boot: this run of the agent.
         period: seconds from one batch to the next, at least 20.
-        catch_up: batches allowed a period while a backlog remains.
-        jitter: gives numbers in [0, 1); where the randomness comes in.
+        catch_up: batches allowed in a period while a backlog remains.
+        jitter: returns random numbers in [0, 1).
         now: monotonic seconds, here and in every method.
 
+    Attributes:
+        in_flight: (epoch, key) of the last batch sent, until its ack comes.
+
     Raises:
-        ValueError: a period or catch-up that the specification does not allow.
+        ValueError: the specification does not allow the period or the catch-up.
     """
 
     def __init__(self, boot: str, *, now: float, period: float = DEFAULT_PERIOD, catch_up: int = 1, jitter: Callable[[], float]) -> None:
@@ -84,7 +88,6 @@ class Uploader:
         self._catch_up = catch_up
         self._jitter = jitter
         self._connected = False
-        #: (epoch, key) of the batch in flight.
         self.in_flight: tuple[str, int] | None = None
         self._resends = 0
         self._next_at = now
@@ -92,7 +95,7 @@ class Uploader:
         self._batches = 0
 
     def connected(self, now: float) -> None:
-        """There is a session. What was in flight went down with the one before."""
+        """There is a session. A batch in flight was lost with the last one: it goes again soon."""
         self._connected = True
         soon = now + AFTER_CONNECT * (0.5 + self._jitter())
         self._next_at = soon if self.in_flight else max(self._next_at, soon)
@@ -102,19 +105,19 @@ class Uploader:
 
     @property
     def wakes_at(self) -> float | None:
-        """When to poll next, if nothing happens before."""
+        """When to poll next, unless something happens before; None while there is no session."""
         return self._next_at if self._connected else None
 
     def poll(self, now: float) -> bool:
         """Whether to publish a batch now; then call `sent`.
 
-        R1: whether there is something to send makes no difference. A batch without events is a probe, by which a
-        platform that lost its data is found out.
+        R1: a batch is due even if there are no new events. A batch without events is a probe; its
+        ack shows whether the platform lost data.
         """
         return self._connected and now >= self._next_at
 
     def sent(self, now: float, epoch: str, key: int) -> int:
-        """A batch was published: the oldest events above the cursor up to `key`. Returns how many went unacked before it."""
+        """A batch up to `key` was published. Returns how many before it were not acked."""
         if self.in_flight:
             self._resends += 1
         else:
@@ -124,7 +127,7 @@ class Uploader:
         return self._resends
 
     def acked(self, now: float, ack: Ack, ring: Ring) -> Outcome:
-        """An ack came. Apply the outcome to the store that `ring` was read from, in the same transaction."""
+        """An ack arrived. Apply the outcome in the transaction that read `ring` from the store."""
         if (ack.epoch, ack.key) != self.in_flight or ack.boot != self.boot:  # R2
             return Ignore()
         if ack.error is not None:
@@ -141,7 +144,8 @@ class Uploader:
 
     def _decide(self, ack: Ack, ring: Ring) -> Adopt | Fork:
         if ack.conflict is not None:  # R4
-            # Beyond the batch the platform cannot know of a conflict, and what was not sent is not to be left behind.
+            # The platform cannot know of a conflict beyond the batch, and a fork there would leave
+            # unsent events behind.
             return Fork(min(ack.conflict, ack.key + 1))
         if ack.cursor > ring.head == ack.key:  # R5: the platform knows events of this epoch that we do not
             return Fork(ring.head + 1)
@@ -156,5 +160,5 @@ class Uploader:
         if not self._resends:
             return 0.0
         shortest, longest = BACKOFF
-        # 2.0 ** 1024 overflows, and an outage may be long.
+        # An outage may be long, and 2.0 ** 1024 overflows.
         return min(longest, shortest * 2.0 ** min(self._resends - 1, 32)) * (0.5 + self._jitter() / 2)
