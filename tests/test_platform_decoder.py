@@ -24,9 +24,10 @@ def test_a_batch_is_the_same_as_read_here(rows: type[Rows], events: list[Event])
     payload = encode(Batch(EPOCH, BOOT, 0, len(events), 9, 1, tuple(made._replace(seq=seq) for seq, made in enumerate(events, 1))))
     packed = pack(payload, rows)
     assert packed is not None
-    came, here = unpack(packed, rows), decode_batch(payload)
-    assert dataclasses.replace(came, events=()) == dataclasses.replace(here, events=())
-    assert rows.of(came.events).packed == rows.of(here.events).packed
+    unpacked, here = unpack(packed, rows), decode_batch(payload)
+    other_fields = [field.name for field in dataclasses.fields(Batch) if field.name != "events"]
+    assert [getattr(unpacked, name) for name in other_fields] == [getattr(here, name) for name in other_fields]
+    assert rows.of(unpacked.events).packed == rows.of(here.events).packed
 
 
 USUAL = encode(batch(0, 2, 1, 2))

@@ -9,7 +9,7 @@ from platform_model import StreamModel, bad_event, batch, event
 
 from facewire.events import MAX_INT
 from facewire.messages import BadEvent, Batch, Rejected
-from facewire_platform.ingest import Content, Decision, Range, answer, decide, missing
+from facewire_platform.ingest import Content, Decision, Decisive, Range, answer, decide, missing
 
 relaxed = settings(deadline=None)
 
@@ -18,7 +18,7 @@ def contents(*seqs: int, content: int = 0) -> dict[int, Content]:
     return {seq: Content.of(event(seq, content)) for seq in seqs}
 
 
-def seqs_of(decision: Decision) -> list[int]:
+def seqs_of(decision: Decision[Decisive]) -> list[int]:
     return [stored.seq for stored in decision.store]
 
 

@@ -3,7 +3,7 @@ from platform_model import batch
 
 import facewire_platform.intake.reader
 from facewire.errors import BatchRefused
-from facewire.messages import Ack, Batch, encode
+from facewire.messages import Ack, Batch, BatchOf, encode
 from facewire.topics import Topics
 from facewire_platform.intake.decoder import pack
 from facewire_platform.intake.inbox import Queued
@@ -24,7 +24,7 @@ def reading(kind: str, payload: bytes, *, packed: bytes | None = None, retained:
 def test_a_batch_is_the_same_packed_or_not() -> None:
     (plain,), (packed,) = reading("history", BATCH), reading("history", b"", packed=pack(BATCH, InsertRows))
     assert isinstance(plain.body, Batch)
-    assert isinstance(packed.body, Batch)
+    assert isinstance(packed.body, BatchOf)
     assert (plain.device, packed.device) == ("d", "d")
     assert InsertRows.of(plain.body.events).packed == InsertRows.of(packed.body.events).packed
 

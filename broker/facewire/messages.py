@@ -9,7 +9,7 @@ A device builds matches and batches from events that it keeps packed (`splice_ma
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from facewire import codec
 from facewire.codec import Decoded, Format
@@ -18,6 +18,9 @@ from facewire.events import MAX_INT, Event, event_from_map, read_seq
 from facewire.topics import Kind
 
 MAX_BATCH_EVENTS: Final = 100
+
+#: The form in which a batch holds its events.
+E_co = TypeVar("E_co", covariant=True)
 
 _ID = re.compile(r"[0-9A-Fa-f]{16}")
 
@@ -43,8 +46,8 @@ class BadEvent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """History: the events in (`after`, `cursor`] that the device still holds. Without events, a probe."""
+class BatchOf(Generic[E_co]):
+    """A batch of history whose events have a form that suits its reader (see `decode_batch_of`)."""
 
     epoch: str
     boot: str
@@ -54,9 +57,14 @@ class Batch:
     cursor: int
     head: int
     oldest: int
-    events: Sequence[Event]
+    events: Sequence[E_co]
     bad: tuple[BadEvent, ...] = ()
     format: Format = field(default=Format.MSGPACK, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(BatchOf[Event]):
+    """History: the events in (`after`, `cursor`] that the device still holds. Without events, a probe."""
 
 
 class Rejected(NamedTuple):
@@ -107,8 +115,6 @@ class Status:
 
 
 Message: TypeAlias = Match | Batch | Ack | Status
-#: Reads the maps of a batch's events, all or none.
-EventsReader: TypeAlias = Callable[[Sequence[Any]], Sequence[Event]]
 
 
 def decode(kind: Kind, payload: bytes) -> Message:
@@ -159,16 +165,30 @@ def decode_match(payload: bytes) -> Match:
     return Match(m.identity("epoch"), m.identity("boot"), m.integer("sent_at", least=-MAX_INT), event_from_map(event, clean=decoded.clean))
 
 
-def decode_batch(payload: bytes, read_events: EventsReader | None = None) -> Batch:
-    """Read a Batch; its bad events are set apart.
+def decode_batch(payload: bytes) -> Batch:
+    """Read a Batch; its bad events are set apart. Raises `BatchRefused` and `DecodeError`, see `decode`."""
+    keys, items, decoded = _read_batch(payload)
+    return Batch(*keys, *_sort_out(items, decoded), decoded.format)
+
+
+def decode_batch_of(payload: bytes, read_events: Callable[[Sequence[Any]], Sequence[E_co]]) -> BatchOf[E_co | Event]:
+    """Read a batch, with its events in a form of the caller's.
 
     Args:
-        payload: as it came.
-        read_events: instead, what reads the maps of its events, if the codec vouches for them (`codec.Decoded.clean`).
+        payload: as received.
+        read_events: reads the maps of all events. It is not asked if the codec does not vouch
+            for them (`codec.Decoded.clean`): the batch then is what `decode_batch` returns.
 
     Raises:
         BatchRefused, DecodeError: see `decode`; and what `read_events` raises.
     """
+    keys, items, decoded = _read_batch(payload)
+    if decoded.clean:
+        return BatchOf(*keys, read_events(items), format=decoded.format)
+    return Batch(*keys, *_sort_out(items, decoded), decoded.format)
+
+
+def _read_batch(payload: bytes) -> tuple[tuple[str, str, int, int, int, int], list[Any], Decoded]:
     decoded = codec.decode(payload)
     m = _Fields(decoded.map)
     epoch, boot, cursor = m.identity("epoch"), m.identity("boot"), m.integer("cursor")
@@ -178,8 +198,7 @@ def decode_batch(payload: bytes, read_events: EventsReader | None = None) -> Bat
         _check_shape(after, cursor, head, items)
     except DecodeError as exc:
         raise BatchRefused(str(exc), epoch=epoch, boot=boot, key=cursor) from exc
-    events, bad = (read_events(items), ()) if read_events and decoded.clean else _sort_out(items, decoded)
-    return Batch(epoch, boot, after, cursor, head, oldest, events, bad, decoded.format)
+    return (epoch, boot, after, cursor, head, oldest), items, decoded
 
 
 def _check_shape(after: int, cursor: int, head: int, items: list[Any]) -> None:

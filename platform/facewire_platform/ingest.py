@@ -12,21 +12,37 @@ A stream is one epoch of one device. At and below its watermark W every seq is s
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from facewire.events import Event
-from facewire.messages import Ack, BadEvent, Batch, Rejected
+from facewire.messages import Ack, BadEvent, BatchOf, Rejected
+
+
+class Decisive(Protocol):
+    """The fields of an event that decide what becomes of it."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def identity_id(self) -> str: ...
+
+
+#: The form in which a batch holds its events.
+E_co = TypeVar("E_co", bound=Decisive, covariant=True)
 
 
 class Content(NamedTuple):
-    """What of an event must be the same in both of its copies."""
+    """The fields that must be the same in both copies of an event."""
 
     timestamp: int
     identity_id: str
     score: float
 
     @classmethod
-    def of(cls, event: Event) -> "Content":
+    def of(cls, event: Decisive) -> "Content":
         return cls(event.timestamp, event.identity_id, event.score)
 
 
@@ -42,12 +58,12 @@ class Range(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Generic[E_co]):
     """What to write and to answer for one batch, all of it in one transaction."""
 
     watermark: int
     #: Events to insert; none of them is stored.
-    store: Sequence[Event] = ()
+    store: Sequence[E_co] = ()
     #: Seqs of `store` at or below the old watermark: they were a gap or in quarantine, and are no more.
     late: tuple[int, ...] = ()
     #: New gaps.
@@ -60,7 +76,7 @@ class Decision:
     conflict: int | None = None
 
 
-def decide(batch: Batch, watermark: int, stored: Mapping[int, Content], runs: Iterable[Range] = ()) -> Decision:
+def decide(batch: BatchOf[E_co], watermark: int, stored: Mapping[int, Content], runs: Iterable[Range] = ()) -> Decision[E_co]:
     """Judge a batch.
 
     Args:
@@ -94,7 +110,7 @@ def decide(batch: Batch, watermark: int, stored: Mapping[int, Content], runs: It
     )
 
 
-def answer(batch: Batch, decision: Decision, store: str) -> Ack:
+def answer(batch: BatchOf[Decisive], decision: Decision[Decisive], store: str) -> Ack:
     """The ack to publish once the decision is durable. `store` is the identity of the platform's store."""
     rejected = tuple(Rejected(bad.seq, bad.reason) for bad in decision.rejected)
     return Ack(batch.epoch, batch.boot, batch.cursor, decision.watermark, store, conflict=decision.conflict, rejected=rejected)
@@ -113,5 +129,5 @@ def missing(span: Range, held: Iterable[tuple[int, int]]) -> Iterator[Range]:
         yield Range(wanted, span.last)
 
 
-def _not_in(stored: Mapping[int, Content], events: Sequence[Event]) -> Sequence[Event]:
+def _not_in(stored: Mapping[int, Content], events: Sequence[E_co]) -> Sequence[E_co]:
     return tuple(event for event in events if event.seq not in stored) if stored else events

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from facewire.codec import Format
 from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, StoreError
-from facewire.messages import Ack, Batch, Match, Status, encode
+from facewire.messages import Ack, BatchOf, Match, Status, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt.connection import Address, Connected, Disconnected, Publication, Refused
 from facewire_platform.intake.inbox import News, Queued
@@ -231,7 +231,7 @@ class Worker:
     def _count(self, message: Message, outcome: Outcome) -> None:
         counters = self.counters
         match message.body:
-            case Batch() as batch:
+            case BatchOf() as batch:
                 counters.batches += 1
                 counters.events += len(batch.events)
                 self._tell_ack(message.device, batch.epoch, outcome)

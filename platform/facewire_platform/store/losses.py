@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import peewee
 
-from facewire_platform.ingest import Decision, Range
+from facewire_platform.ingest import Decision, Decisive, Range
 from facewire_platform.store.schema import GapRow, QuarantineRow, RejectedRow
 
 #: Quarantine keeps this many entries, and this much of each.
@@ -52,7 +52,7 @@ class Losses:
             ]
             self._run(GapRow.insert_many(some))
 
-    def reject(self, device: str, stream: int, decision: Decision, now_ms: int) -> None:
+    def reject(self, device: str, stream: int, decision: Decision[Decisive], now_ms: int) -> None:
         """Put the bad events of a batch in quarantine, and count those that the watermark passes."""
         for bad in decision.rejected:
             self.quarantine(f"{device}/history", bad.reason, bad.raw, now_ms, stream, bad.seq)

@@ -11,7 +11,7 @@ import abc
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
-from typing import Any, Final, Self, TypeAlias, overload
+from typing import Any, Final, NamedTuple, Self, TypeAlias, overload
 from zlib import crc32
 
 from facewire import codec
@@ -26,18 +26,15 @@ EXTRA: Final = 8
 Columns: TypeAlias = Sequence[Sequence[Any]]
 
 
-class Row(Event):
-    """One of `Rows`: the first four fields of its event, `seq` to `identity_id`, and after them its form."""
+class Row(NamedTuple):
+    """One of `Rows`: the four fields of its event that the platform decides on, and its form."""
 
-    __slots__ = ()
-
-    @classmethod
-    def make(cls, seq: int, timestamp: int, score: float, identity_id: str, form: object) -> "Row":
-        return tuple.__new__(cls, (seq, timestamp, score, identity_id, form))
-
-    @property
-    def form(self) -> Any:
-        return self[4]
+    seq: int
+    timestamp: int
+    score: float
+    identity_id: str
+    #: The whole event, as its kind of `Rows` holds it.
+    form: Any
 
 
 def key(text: str) -> int:
@@ -66,8 +63,8 @@ class Rows(Sequence[Row]):
         self.packed = packed
 
     @classmethod
-    def of(cls, events: Sequence[Event]) -> Self:
-        """Of events, or of some of the rows of others."""
+    def of(cls, events: Sequence[Event | Row]) -> Self:
+        """Rows of events, or of some of the rows of another batch."""
         if isinstance(events, cls):
             return events
         rows = [event for event in events if isinstance(event, Row)]
@@ -134,7 +131,7 @@ class InsertRows(Rows):
     def row(self, place: int) -> Row:
         values = self.packed[place * WIDTH : (place + 1) * WIDTH]
         seq, timestamp, score, identity_id, *_ = values
-        return Row.make(seq, timestamp, score, identity_id, values)
+        return Row(seq, timestamp, score, identity_id, values)
 
     def add_to(self, group: list[Any], stream: int) -> None:
         start = len(group)
@@ -196,7 +193,7 @@ class CopyRows(Rows):
     def row(self, place: int) -> Row:
         form = self.packed[place]
         _, _, seq, _, timestamp, _, score, *_, size = _TO_ID.unpack_from(form)
-        return Row.make(seq, timestamp, score, unescape(form[_TO_ID.size : _TO_ID.size + size].decode()), form)
+        return Row(seq, timestamp, score, unescape(form[_TO_ID.size : _TO_ID.size + size].decode()), form)
 
     def add_to(self, group: list[Any], stream: int) -> None:
         group.append(_STREAM.pack(4, stream).join((*self.packed, b"")))  # after each row

@@ -20,7 +20,7 @@ import peewee
 from facewire import codec
 from facewire.errors import BatchRefused, StoreError
 from facewire.events import Event
-from facewire.messages import Ack, Batch, Match, Status, to_map
+from facewire.messages import Ack, BatchOf, Match, Status, to_map
 from facewire_platform import presence
 from facewire_platform.ingest import Content, Range, answer, decide
 from facewire_platform.store.database import open_database
@@ -28,7 +28,7 @@ from facewire_platform.store.drivers import DATABASE_ERRORS, Location, is_outage
 from facewire_platform.store.losses import Losses
 from facewire_platform.store.migrate import create_tables
 from facewire_platform.store.postgresql import PostgresqlStatements
-from facewire_platform.store.rows import Rows
+from facewire_platform.store.rows import Row, Rows
 from facewire_platform.store.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, StreamRow
 from facewire_platform.store.sqlite import SqliteStatements, lock
 
@@ -48,7 +48,7 @@ class Message(NamedTuple):
     """A message as it was read, to be stored."""
 
     device: str
-    body: Batch | Match | Status | BatchRefused | Unreadable
+    body: BatchOf[Event | Row] | Match | Status | BatchRefused | Unreadable
     #: Platform clock, ms since 1970 UTC.
     at_ms: int
     #: A retained message: nobody knows how old it is.
@@ -167,7 +167,7 @@ class Store:
 
     def _read(self, messages: Sequence[Message]) -> _Group:
         group = _Group()
-        about = [(message.device, message.body) for message in messages if isinstance(message.body, Batch | Match)]
+        about = [(message.device, message.body) for message in messages if isinstance(message.body, BatchOf | Match)]
         keys = dict.fromkeys((device, body.epoch) for device, body in about)
         group.streams = {(row[1], row[2]): _Stream(*row) for row in self._sql.streams(list(keys))}
         group.contents = {stream.id: {} for stream in group.streams.values()}
@@ -195,7 +195,7 @@ class Store:
 
     def _apply(self, message: Message, group: _Group) -> Outcome:
         match message.body:
-            case Batch() as batch:
+            case BatchOf() as batch:
                 return self._apply_batch(message.device, batch, message.at_ms, group)
             case Match() as match:
                 self._apply_match(message.device, match, message.at_ms, group)
@@ -208,7 +208,7 @@ class Store:
                 self._losses.quarantine(topic, reason, raw, message.at_ms)
                 return True
 
-    def _apply_batch(self, device: str, batch: Batch, now_ms: int, group: _Group) -> Ack:
+    def _apply_batch(self, device: str, batch: BatchOf[Event | Row], now_ms: int, group: _Group) -> Ack:
         stream = group.streams[device, batch.epoch]
         decision = decide(batch, stream.watermark, *self._stored(stream, batch, group))
         self._add(stream, decision.store, group)
@@ -263,7 +263,7 @@ class Store:
         group.told[device] = known
         return True
 
-    def _stored(self, stream: _Stream, batch: Batch, group: _Group) -> tuple[dict[int, Content], list[Range]]:
+    def _stored(self, stream: _Stream, batch: BatchOf[Event | Row], group: _Group) -> tuple[dict[int, Content], list[Range]]:
         """What `decide` must know: contents of the batch's own seqs, and where else there are events."""
         known = group.contents[stream.id]
         stored = {seq: content for seq, content in known.items() if batch.after < seq <= batch.cursor} if known else known
@@ -273,7 +273,7 @@ class Store:
         self._insert_events(group)
         return stored, [Range(*row) for row in self._runs(stream.id, start + 1, batch.cursor)]
 
-    def _add(self, stream: _Stream, events: Sequence[Event], group: _Group) -> None:
+    def _add(self, stream: _Stream, events: Sequence[Event | Row], group: _Group) -> None:
         self.rows.of(events).add_to(group.events, stream.id)
         if stream.messages > 1:
             group.contents[stream.id].update((event.seq, Content.of(event)) for event in events)
@@ -327,7 +327,7 @@ def open_store(location: Location, *, alone: bool = True) -> Store:
     return store
 
 
-def _ranges(stream: int, body: Batch | Match) -> Iterator[tuple[int, int, int]]:
+def _ranges(stream: int, body: BatchOf[Event | Row] | Match) -> Iterator[tuple[int, int, int]]:
     """The seqs that a message is about, as ranges (stream, first, last)."""
     if isinstance(body, Match):
         yield stream, body.event.seq, body.event.seq
