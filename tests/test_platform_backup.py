@@ -158,7 +158,7 @@ def test_the_commands_say_what_they_did(file: Path, store: Store) -> None:
     assert (done.exit_code, "MB in" in done.stderr) == (0, True)
     store.close()
     done = CliRunner().invoke(cli, ["platform", "restore", "--database", url, "--from", copy])
-    assert (done.exit_code, "restored; what was there is" in done.stderr) == (0, True)
+    assert (done.exit_code, "restored; the old database is now" in done.stderr) == (0, True)
 
 
 def test_of_postgresql_they_name_its_own_tools() -> None:

@@ -71,9 +71,9 @@ def test_an_earlier_epoch_has_neither_state_nor_budget() -> None:
         ({"lag": 11}, HealthLimits(max_lag=10), ["lag 11 is over 10"]),
         ({"lag": 11}, HealthLimits(online=True, no_loss=True), []),
         ({"lag": 1}, HealthLimits(max_lag=0), ["lag 1 is over 0"]),
-        ({"online": False}, HealthLimits(online=True), ["offline, last heard of 5 s ago"]),
-        ({"last_seen": 5_000}, HealthLimits(online=True), ["silent, last heard of 100 s ago"]),
-        ({"last_seen": 0}, HealthLimits(online=True), ["silent, not heard of yet"]),
+        ({"online": False}, HealthLimits(online=True), ["offline, last heard from 5 s ago"]),
+        ({"last_seen": 5_000}, HealthLimits(online=True), ["silent, last heard from 100 s ago"]),
+        ({"last_seen": 0}, HealthLimits(online=True), ["silent, not heard from yet"]),
         ({"gaps": 2, "dropped": 3}, HealthLimits(no_loss=True), ["gaps 2", "dropped 3"]),
         ({"quarantined": 1, "dropped": None}, HealthLimits(no_loss=True), ["quarantined 1"]),
     ],
@@ -167,7 +167,7 @@ def test_a_check_names_what_is_unhealthy_and_exits_3(site: Path) -> None:
     assert (done.exit_code, done.stderr) == (3, "gate: lag 9 is over 5\n")
     done = run(site, "--check", "--online", "-d", "lobby", "-d", "attic")
     assert done.exit_code == 3
-    assert done.stderr.startswith("attic: never heard of\nlobby: offline, last heard of ")
+    assert done.stderr.startswith("attic: never heard from\nlobby: offline, last heard from ")
 
 
 def test_a_check_that_finds_all_well_exits_0(site: Path) -> None:

@@ -208,7 +208,10 @@ def test_the_notice_says_when_all_is_there_and_names_no_more_than_ten_devices(tm
     with open_store(tmp_path / "x.db") as store:
         for number in range(12):
             store_batches(store, batch(0, 1, event_at(1, 1)), device=f"d{number}", now_ms=2**50)
-        assert run(tmp_path / "x.db", "traffic", "--day", "1970-01-02", "--tz", "UTC").stderr == "complete: all that 12 devices recorded\n"
+        assert (
+            run(tmp_path / "x.db", "traffic", "--day", "1970-01-02", "--tz", "UTC").stderr
+            == "complete: everything that 12 devices recorded\n"
+        )
         for number in range(12):
             store_batches(store, batch(1, 1, head=3), device=f"d{number}", now_ms=2**50)
     lines = run(tmp_path / "x.db", "attendance", "--day", "1970-01-02", "--tz", "UTC").stderr.splitlines()

@@ -204,7 +204,7 @@ def test_the_command_says_how_many(tmp_path: Path) -> None:
     counts = {"events": 1, "kept": 0, "quarantined": 0}
     assert json.loads(run(tmp_path / "x.db", "--person", "7", "--dry-run").stdout) == {**counts, "dry_run": True}
     assert json.loads(run(tmp_path / "x.db", "--person", "7").stdout) == {**counts, "dry_run": False}
-    assert "nobody has this identity_id" in run(tmp_path / "x.db", "--person", "7").stderr
+    assert "no event has this identity_id" in run(tmp_path / "x.db", "--person", "7").stderr
     assert json.loads(run(tmp_path / "x.db", "--older-than", "180d").stdout) == {**counts, "dry_run": False}
     assert seqs(tmp_path / "x.db") == [3]
 

@@ -95,5 +95,5 @@ def test_what_is_no_token_is_refused_without_being_shown(token: str) -> None:
 
 def test_a_refusal_names_the_host_and_what_to_do() -> None:
     assert Access().refusal("/", {"host": "evil.example"}) == Refusal(
-        421, "host 'evil.example' is no name of this machine; --web-token-file serves others"
+        421, "host 'evil.example' does not name this machine; to serve other names use --web-token-file"
     )

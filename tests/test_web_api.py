@@ -232,7 +232,7 @@ def test_quarantine_is_told_newest_first_and_without_its_bytes(client: Client) -
         ("/api/events?device=a%20b", "device: device 'a b' is not 1 to 64 of"),
         ("/api/events?min_score=nan", "min_score 'nan': input should be a finite number"),
         ("/api/events?person_type=9999999999999999999999", "person_type '9999999999999999999999'"),
-        ("/api/events?person=a%00b", "person 'a\\x00b': holds NUL"),
+        ("/api/events?person=a%00b", "person 'a\\x00b': contains NUL"),
         ("/api/events?after=12", "after: '12' is not TIMESTAMP:DEVICE:EPOCH:SEQ"),
         ("/api/events?after=1:box-1:0123456789abcdef:9999999999999999999", "is not TIMESTAMP:DEVICE:EPOCH:SEQ"),
         ("/api/events?persn=a", "there is no parameter 'persn'"),
@@ -333,7 +333,7 @@ def test_answers_are_as_openapi_says(client: Client, path: str) -> None:
 def test_with_a_token_the_api_asks_for_it_and_the_page_logs_in(tmp_path: Path) -> None:
     open_store(tmp_path / "x.db").close()
     client = Client(tmp_path / "x.db", TOKEN)
-    assert "a token is needed" in error(client, "/api/events", 401)
+    assert "this needs a token" in error(client, "/api/events", 401)
     assert client.get("/api/events").headers["www-authenticate"] == "Bearer"
     assert client.get("/api/events", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
     assert client.get("/").status_code == 200

@@ -92,8 +92,8 @@ def test_a_match_published_over_mqtt_appears(site: Site, seen: Seen) -> None:
 def test_a_match_that_is_refused_appears_as_such_and_can_be_hidden(site: Site, seen: Seen) -> None:
     seen.open_live(site.url)
     site.match("gate-1", identity_name="Latecomer", timestamp=now_ms() - 3_600_000)
-    expect(seen.card("Latecomer").locator(".when")).to_have_text("came late")
-    seen.page.get_by_label("Refused too").uncheck()
+    expect(seen.card("Latecomer").locator(".when")).to_have_text("arrived late")
+    seen.page.get_by_label("Show refused").uncheck()
     expect(seen.card("Latecomer")).to_be_hidden()
 
 
@@ -149,7 +149,7 @@ def test_a_broker_that_is_away_is_told_from_a_stream_that_is(tmp_path: Path, chr
         seen.open_live(site.url)
         site.stop_broker()
         expect(seen.page.locator("#link")).to_have_text("No broker")
-        expect(seen.page.locator("#alarm")).to_contain_text("no match can appear until it is back")
+        expect(seen.page.locator("#alarm")).to_contain_text("No match can appear until it is back")
         seen.context.close()
 
 
@@ -165,7 +165,7 @@ def test_devices_show_lag_loss_and_who_is_away(site: Site, seen: Seen) -> None:
     expect(seen.page.locator("#devices-rows tr", has_text="hall-2").get_by_role("img", name="offline")).to_be_visible()
     seen.page.get_by_text("Lost ranges").click()
     expect(seen.page.locator("#gaps-rows")).to_contain_text("hall-1: 2 events, seq 2 to 3")
-    seen.page.get_by_label("Only devices whose name holds").fill("HALL-2")
+    seen.page.get_by_label("Filter devices by name").fill("HALL-2")
     expect(seen.page.locator("#devices-rows tr")).to_have_count(1)
 
 
@@ -190,7 +190,7 @@ def test_the_history_is_searched_counted_and_paged(site: Site, seen: Seen) -> No
     expect(seen.page.locator("#history-rows tr")).to_have_count(100)
     seen.page.get_by_label("Score from").fill("0.99")
     seen.page.get_by_role("button", name="Search").click()
-    expect(seen.page.get_by_text("No event is like that.")).to_be_visible()
+    expect(seen.page.get_by_text("No event matches this search.")).to_be_visible()
     expect(seen.page.locator("#chart-text")).to_have_text("No events in this time")
     assert seen.said == []
 
@@ -224,7 +224,7 @@ def test_with_fifty_matches_a_second_it_stays_responsive(site: Site, seen: Seen)
     assert seen.page.locator(".card").count() <= 24
     pause = seen.page.get_by_role("button", name="Pause")
     pause.click()
-    expect(seen.page.get_by_role("button", name="Go on")).to_be_visible()
+    expect(seen.page.get_by_role("button", name="Resume")).to_be_visible()
     # A quarter of a second is felt; an event loop that is choked stands still for much longer, whatever else the machine does.
     assert seen.page.evaluate("window.longest") < 1_000
     assert int(re.sub(r"\D.*", "", seen.page.locator("#pulse").inner_text().replace(",", ""))) >= 245
@@ -238,7 +238,7 @@ def test_a_paused_wall_stands_still_and_goes_on(site: Site, seen: Seen) -> None:
     expect(seen.page.locator("#history-rows")).not_to_contain_text("Behind The Curtain")
     seen.page.get_by_role("button", name="Search").click()
     expect(seen.card("Behind The Curtain")).to_have_count(0)
-    seen.page.get_by_role("button", name="Go on").press("Enter")
+    seen.page.get_by_role("button", name="Resume").press("Enter")
     expect(seen.card("Behind The Curtain")).to_be_visible()
 
 

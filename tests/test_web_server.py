@@ -147,7 +147,7 @@ def refused(*arguments: str | Path) -> tuple[int, str]:
 def test_an_address_that_others_reach_needs_a_token(tmp_path: Path, command: tuple[str, str]) -> None:
     code, text = refused(*command, "0.0.0.0:0", "--database", f"sqlite:///{tmp_path}/x.db")
     assert code == 2
-    assert "0.0.0.0 can be reached by others, who need a token" in text
+    assert "others can reach 0.0.0.0, so they need a token" in text
     assert "token-file" in text
 
 

@@ -13,12 +13,13 @@ from facewire_platform_cli.options import database_option
 
 @click.command()
 @database_option
-@click.option("--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", required=True, help="The copy; must not exist.")
+@click.option("--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", required=True, help="The copy; must not exist yet.")
 def backup(database: str, to: Path) -> None:
     """Copy a SQLite database while the worker goes on.
 
-    The copy is one file, of one moment, and was read through once; it is there
-    whole or not at all. Of PostgreSQL take a pg_dump, see docs/operating.md.
+    The copy is a single file, a snapshot of one moment. It appears only when it
+    is complete and was read through once. For PostgreSQL use pg_dump: see
+    docs/operating.md.
     """
     started = time.monotonic()
     size_bytes = backup_database(_file(database), to)
@@ -28,17 +29,22 @@ def backup(database: str, to: Path) -> None:
 @click.command()
 @database_option
 @click.option(
-    "--from", "copy", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", required=True, help="What backup made."
+    "--from",
+    "copy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="A file that backup made.",
 )
 def restore(database: str, copy: Path) -> None:
-    """Put a backup in the place of a SQLite database.
+    """Replace a SQLite database by a backup.
 
-    Stop the worker before. What was there is kept beside it. Devices find out
-    by themselves, and send again what they still hold; what they do not is
-    listed by `facewire gaps`.
+    Stop the worker first. The old database is kept beside the new one. Devices
+    notice the restore by themselves and resend the events that they still hold;
+    `facewire gaps` lists the others.
     """
     before = restore_database(_file(database), copy)
-    click.echo(f"restored; what was there is {before}" if before else "restored", err=True)
+    click.echo(f"restored; the old database is now {before}" if before else "restored", err=True)
 
 
 def _file(database: str) -> Path:

@@ -1,4 +1,4 @@
-"""`facewire doctor`: is everything that the platform needs there, and what to do where it is not."""
+"""`facewire doctor`: checks everything that the platform needs, and says what to do."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,8 +21,8 @@ from facewire_platform_cli.options import database_option
 COLUMNS: Final = ("check", "verdict", "message", "remedy")
 
 
-class _AsWorker(click.Command):
-    """Has the settings of `platform run`, as it is what they are for that is looked at; `[doctor]` in the file may differ."""
+class _WithWorkerSettings(click.Command):
+    """Takes the settings of `platform run`, because it checks what they name; `[doctor]` goes first."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
         if parent is not None:
@@ -32,22 +32,24 @@ class _AsWorker(click.Command):
         return super().make_context(info_name, args, parent, **extra)
 
 
-@click.command(cls=_AsWorker)
+@click.command(cls=_WithWorkerSettings)
 @connection_options
 @database_option
-@click.option("--role", type=click.Choice(["platform", "consumer", "operator"]), default="platform", show_default=True, help="Whose it is.")
 @click.option(
-    "-W", "--wait", type=SECONDS, default="21s", show_default=True, help="Listen so long for what a consumer's credential should not hear."
+    "--role", type=click.Choice(["platform", "consumer", "operator"]), default="platform", show_default=True, help="Role of the credential."
+)
+@click.option(
+    "-W", "--wait", type=SECONDS, default="21s", show_default=True, help="How long to listen for messages that a consumer must not receive."
 )
 @output_option
 @click.pass_context
 def doctor(ctx: click.Context, address: Address, topics: Topics, database: str, role: RoleName, wait: float, output: Form) -> None:
-    """Check all that the platform needs, and say what to do.
+    """Check everything that the platform needs, and say what to do.
 
-    Settings, broker, TLS, what the credential may do and may not, whether
-    shared subscriptions deliver, database, disk, clocks. The settings of
-    `facewire platform run` are used. For another role's credential only the
-    broker is asked. Exits with 3 where something fails.
+    Settings, broker, TLS, the rights of the credential, delivery to shared
+    subscriptions, database, disk, clocks. Uses the settings of `facewire
+    platform run`. With another role it checks neither database nor disk. Exits
+    with 3 if a check fails.
     """
     found: list[Finding] = []
 
@@ -56,7 +58,7 @@ def doctor(ctx: click.Context, address: Address, topics: Topics, database: str, 
             found.append(finding)
             yield finding
 
-    # As they are found: some checks take seconds.
+    # Some checks take seconds, so each finding is shown at once.
     if output == "pretty":
         _write(findings())
     else:
@@ -79,7 +81,7 @@ def _settings(root: click.Context) -> Finding:
     if wrong:
         return Finding("settings", "FAIL", "; ".join(wrong), "facewire config check")
     file = root.params.get("config")
-    return Finding("settings", "ok", f"{file or 'no file'}, and the environment, name settings that there are")
+    return Finding("settings", "ok", f"every setting of {file or 'no file'} and of the environment exists")
 
 
 def _write(findings: Iterator[Finding]) -> None:

@@ -30,8 +30,8 @@ MOMENTS: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(("timestamp", "d
 @click.command()
 @database_option
 @filter_options
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
-@click.option("--newest-first", is_flag=True, help="Latest first.  [default: oldest first]")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
+@click.option("--newest-first", is_flag=True, help="Newest first.  [default: oldest first]")
 @output_option
 def events(database: str, limit: int | None, newest_first: bool, output: Form, wanted: Filter) -> None:
     """Query the stored events, by device time.
@@ -48,6 +48,6 @@ def events(database: str, limit: int | None, newest_first: bool, output: Form, w
 @click.option("-d", "--device", type=DEVICE, help="Only this device.")
 @output_option
 def gaps(database: str, device: str | None, output: Form) -> None:
-    """The events that are lost: ranges of seqs that will never come."""
+    """List the lost events: ranges of seqs that will never arrive."""
     with History(locate(database)) as history:
         write_rows(history.gaps(device), output, GAP_COLUMNS, shown=MOMENTS)

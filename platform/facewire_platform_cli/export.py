@@ -16,26 +16,28 @@ from facewire_platform.store.database import locate
 from facewire_platform_cli.events import EVENT_COLUMNS
 from facewire_platform_cli.options import database_option, filter_options
 
-#: Events between two movements of the progress bar.
+#: Events between two updates of the progress bar.
 STEP: Final = 1_000
 
 
 @click.command()
 @database_option
 @click.option(
-    "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="There whole, or not at all.  [default: stdout]"
+    "--to", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Appears only when it is complete.  [default: stdout]"
 )
 @filter_options
-@click.option("-o", "--output", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="csv has not every field.")
+@click.option(
+    "-o", "--output", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="csv has the main fields only."
+)
 def export(database: str, to: Path | None, wanted: Filter, output: str) -> None:
     """Write all events, by device time.
 
-    In bounded memory, while workers go on. JSON Lines have every field of an
-    event as its device sent it, photographs in base64.
+    Needs little memory, and workers may go on storing. JSON Lines have every
+    field of an event as its device sent it, photographs in base64.
     """
     form: Form = "csv" if output == "csv" else "json"
     with History(locate(database)) as history, contextlib.ExitStack() as stack:
-        # A bar among the rows on a terminal would be seen by nobody.
+        # Nobody could see a progress bar among rows on a terminal.
         span = history.span(wanted.since, wanted.until)
         reach = stack.enter_context(progress(span)) if to is not None or not sys.stdout.isatty() else None
         out = standard_output() if to is None else stack.enter_context(_whole_file(to))
@@ -51,7 +53,7 @@ def _with_progress(rows: Iterator[Row], reach: Reach | None) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name, and the place of what had it, only when it is whole and on the disk."""
+    """A file that takes its name, from an older file too, only when it is complete and on the disk."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("x", encoding="utf-8", newline="") as file:

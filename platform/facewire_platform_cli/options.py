@@ -24,7 +24,7 @@ def _check_database(_ctx: click.Context, _param: click.Parameter, value: str) ->
 
 
 def check_text(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """Refuse what no database takes: a callback of an option."""
+    """Refuse text that no database can store; a callback for options."""
     if any("\ud800" <= letter <= "\udfff" for letter in value or ""):
         raise click.BadParameter(f"{value!a} is not valid Unicode")
     return value
@@ -41,18 +41,18 @@ database_option = click.option(
 
 
 _FILTER_OPTIONS = (
-    click.option("--since", type=MOMENT, help="Device time, this or later: 10m (ago), 2026-11-23T08:00, ms since 1970."),
-    click.option("--until", type=MOMENT, help="Device time, earlier than this."),
+    click.option("--since", type=MOMENT, help="Device time, from then on: 10m (ago), 2026-11-23T08:00, ms since 1970."),
+    click.option("--until", type=MOMENT, help="Device time, before then."),
     click.option("-d", "--device", type=DEVICE, help="Only this device."),
-    click.option("--person", callback=check_text, help="Only this identity_id; where nobody has it, this identity_name."),
+    click.option("--person", callback=check_text, help="Only this identity_id or identity_name."),
     click.option("--person-type", type=click.IntRange(-MAX_INT, MAX_INT), help="1 employee, 2 visitor, 3 blocklisted, 4 stranger, 5 VIP."),
-    click.option("--group", callback=check_text, help="Only compared against this group."),
-    click.option("--min-score", type=float, help="Only of at least this score."),
+    click.option("--group", callback=check_text, help="Only comparisons with this group."),
+    click.option("--min-score", type=float, help="Only scores of at least this."),
 )
 
 
 def filter_options(command: F) -> F:
-    """Add the options that say which events; the command gets `wanted: Filter`."""
+    """Add the options that select events; the command gets `wanted: Filter`."""
 
     @functools.wraps(command)
     def with_filter(*args: Any, **given: Any) -> Any:

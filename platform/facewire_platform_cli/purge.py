@@ -1,4 +1,4 @@
-"""`facewire platform purge`: delete what is old, or all of one person."""
+"""`facewire platform purge`: delete old events, or all of one person."""
 
 import time
 
@@ -18,26 +18,28 @@ COLUMNS = ("events", "kept", "quarantined", "dry_run")
 
 @click.command()
 @database_option
-@click.option("--older-than", type=SECONDS, help="Events, and quarantine, older than this: 180d.")
-@click.option("--person", metavar="ID", callback=check_text, help="All events of this identity_id, and what is in quarantine.")
-@click.option("--dry-run", is_flag=True, help="Delete nothing, say what would be deleted.")
+@click.option("--older-than", type=SECONDS, help="Delete events and quarantine entries older than this: 180d.")
+@click.option("--person", metavar="ID", callback=check_text, help="Delete all events and quarantine entries of this identity_id.")
+@click.option("--dry-run", is_flag=True, help="Delete nothing; show what would be deleted.")
 @output_option
 def purge(database: str, older_than: float | None, person: str | None, dry_run: bool, output: Form) -> None:
     """Delete old events, or all of one person, while workers go on.
 
-    Age is by the devices' clocks. Events whose history copy has not come yet
-    are kept and counted: purge again a minute later. It may be interrupted and
-    started again. docs/operating.md says what is left on the disk.
+    Age is by the devices' clocks. Events whose history copy has not arrived yet
+    are kept and counted: purge again a minute later. You may interrupt the
+    command and start it again. docs/operating.md says what stays on the disk.
     """
     if (older_than is None) == (person is None):
         raise click.UsageError("give either --older-than or --person")
     if older_than == 0 or person == "":
-        raise click.BadParameter("'' is nobody's" if person == "" else "0 would delete everything", param_hint="--person / --older-than")
+        raise click.BadParameter(
+            "'' is no identity_id" if person == "" else "0 would delete everything", param_hint="--person / --older-than"
+        )
     before_ms = None if older_than is None else int((time.time() - older_than) * 1000)
     purged = _purge(locate(database), before_ms, person, dry_run=dry_run)
     write_rows([{"events": purged.events, "kept": purged.kept, "quarantined": purged.quarantined, "dry_run": dry_run}], output, COLUMNS)
     if person is not None and purged == Purged():
-        click.echo("nobody has this identity_id; a name is not one", err=True)
+        click.echo("no event has this identity_id; --person takes an id, not a name", err=True)
 
 
 def _purge(location: Location, before_ms: int | None, person: str | None, *, dry_run: bool) -> Purged:

@@ -1,4 +1,4 @@
-"""`facewire quarantine`: what broke the contract, and what becomes of it."""
+"""`facewire quarantine`: inspect, retry and drop messages that broke the contract."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -21,12 +21,12 @@ COLUMNS: Final = ("id", "last_at", "times", "topic", "seq", "reason", "size_byte
 _SHOWN: Final = {"first_at": moment, "last_at": moment}
 
 _which = click.argument("ids", nargs=-1, type=click.IntRange(min=1), metavar="[ID]...")
-_all = click.option("--all", "every", is_flag=True, help="All entries there are.")
+_all = click.option("--all", "every", is_flag=True, help="All entries.")
 
 
 @click.group()
 def quarantine() -> None:
-    """What broke the contract: look at it, try it again, drop it."""
+    """Inspect, retry or drop messages that broke the contract."""
 
 
 @quarantine.command("list")
@@ -34,10 +34,10 @@ def quarantine() -> None:
 @click.option("-d", "--device", type=DEVICE, help="Only bad events of this device.")
 @output_option
 def list_entries(database: str, device: str | None, output: Form) -> None:
-    """List what broke the contract, oldest first.
+    """List messages that broke the contract, oldest first.
 
-    An entry with a seq is one event of a batch, whose other events are
-    stored; one without is a whole message. TIMES says how often it came.
+    An entry with a seq is one event of a batch, whose other events are stored.
+    An entry without a seq is a whole message. TIMES counts its arrivals.
     """
     write_rows(entries(locate(database), device), output, COLUMNS, shown=_SHOWN)
 
@@ -47,9 +47,9 @@ def list_entries(database: str, device: str | None, output: Form) -> None:
 @click.argument("number", type=click.IntRange(min=1), metavar="ID")
 @output_option
 def show(database: str, number: int, output: Form) -> None:
-    """Show one entry with what came, decoded where it can be.
+    """Show one entry with its payload, decoded if possible.
 
-    Bytes that cannot be decoded are shown in base64.
+    A payload that cannot be decoded is shown in base64.
     """
     row = entry(locate(database), number)
     row["payload"] = _decoded(row["payload"])
@@ -62,15 +62,15 @@ def show(database: str, number: int, output: Form) -> None:
 
 @quarantine.command()
 @database_option
-@click.option("--root", default=DEFAULT_ROOT, show_default=True, help="What the topics start with.")
+@click.option("--root", default=DEFAULT_ROOT, show_default=True, help="Prefix of all topics.")
 @_which
 @_all
 @output_option
 def retry(database: str, root: str, ids: Sequence[int], every: bool, output: Form) -> None:
-    """Read entries again, and store what is good now.
+    """Read entries again, and store those that are good now.
 
-    For after an upgrade of facewire, or where the worker failed. Works beside
-    a running worker. Exits with 3 where an entry stays in quarantine.
+    Use it after an upgrade of facewire, or if the worker failed on a message.
+    Works beside a running worker. Exits with 3 if an entry stays in quarantine.
     """
     results = [result._asdict() for result in retry_entries(locate(database), topics_of(root), _chosen(ids, every))]
     write_rows(results, output, ("id", "outcome", "reason"))
@@ -83,10 +83,10 @@ def retry(database: str, root: str, ids: Sequence[int], every: bool, output: For
 @_which
 @_all
 def drop(database: str, ids: Sequence[int], every: bool) -> None:
-    """Delete entries, and the names and faces that they hold.
+    """Delete entries, with the names and faces in them.
 
-    The seqs of dropped events stay counted as quarantined: they are not
-    stored, and nobody should think so. Works beside a running worker.
+    The seqs of dropped events stay counted as quarantined, because the events
+    are not stored. Works beside a running worker.
     """
     dropped = drop_entries(locate(database), _chosen(ids, every))
     click.echo(f"dropped: {dropped}", err=True)

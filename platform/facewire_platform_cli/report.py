@@ -1,7 +1,8 @@
 """`facewire report attendance` and `traffic`: days of history, and how complete they are.
 
-Each row says whether it is complete. JSON Lines end with a row for each device that says how far it is; `record` tells
-the kinds of rows apart, and an answer without such rows was cut off. For people the same is told on standard error.
+Each row says whether it is complete. JSON Lines end with one row for each device, which says how
+far its history reaches: an answer without these rows was cut off. `record` distinguishes the kinds
+of rows. Standard error has the same for people.
 """
 
 import datetime as dt
@@ -26,7 +27,7 @@ from facewire_platform_cli.options import check_text, database_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Devices that are named on standard error.
+#: Devices named on standard error.
 MAX_NAMED: Final = 10
 MAX_DAYS: Final = 3_660
 
@@ -45,7 +46,7 @@ def _check_zone(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 
 def _check_day(ctx: click.Context, _param: click.Parameter, value: object) -> dt.date:
-    """Read a day; `today` is that of the zone, which is read before."""
+    """Read a day; `today` is today in the zone, which is read first."""
     text = value.isoformat()[:10] if isinstance(value, dt.date) else str(value)  # a settings file may hold a TOML date
     if text in ("today", "yesterday"):
         return dt.datetime.now(ctx.params["tz"]).date() - dt.timedelta(days=text == "yesterday")
@@ -57,18 +58,23 @@ def _check_day(ctx: click.Context, _param: click.Parameter, value: object) -> dt
 
 _REPORT_OPTIONS = (
     database_option,
-    click.option("--day", default="today", show_default=True, callback=_check_day, help="2026-11-23, today or yesterday; the last day."),
-    click.option("--days", type=click.IntRange(1, MAX_DAYS), default=1, show_default=True, help="So many days up to that one."),
-    click.option("--tz", metavar="ZONE", is_eager=True, callback=_check_zone, help="Whose days: Europe/Berlin.  [default: this machine's]"),
+    click.option("--day", default="today", show_default=True, callback=_check_day, help="The last day: 2026-11-23, today or yesterday."),
+    click.option("--days", type=click.IntRange(1, MAX_DAYS), default=1, show_default=True, help="This many days, up to --day."),
+    click.option(
+        "--tz", metavar="ZONE", is_eager=True, callback=_check_zone, help="Time zone of the days: Europe/Berlin.  [default: this machine's]"
+    ),
     click.option("-d", "--device", type=DEVICE, help="Only this device."),
-    click.option("--group", callback=check_text, help="Only compared against this group."),
-    click.option("--min-score", type=float, help="Only of at least this score.  [default: any comparison]"),
+    click.option("--group", callback=check_text, help="Only comparisons with this group."),
+    click.option("--min-score", type=float, help="Only scores of at least this.  [default: any comparison]"),
     output_option,
 )
 
 
 def report_options(command: F) -> F:
-    """Add what all reports take; the command gets `history`, `wanted: Filter`, `days: list[Period]`, `zone` and `output`."""
+    """Add the options of all reports.
+
+    The command gets `history`, `wanted: Filter`, `days: list[Period]`, `zone` and `output`.
+    """
 
     @functools.wraps(command)
     def with_days(database: str, day: dt.date, days: int, tz: dt.tzinfo, **given: Any) -> Any:
@@ -87,7 +93,7 @@ def report_options(command: F) -> F:
 
 @click.group()
 def report() -> None:
-    """Attendance and traffic, and how complete they are."""
+    """Report attendance or traffic, and how complete it is."""
 
 
 @report.command()
@@ -97,11 +103,11 @@ def report() -> None:
 def attendance(
     history: History, wanted: Filter, days: list[Period], zone: dt.tzinfo, output: Form, entrances: tuple[str, ...], exits: tuple[str, ...]
 ) -> None:
-    """First and last seen of each person, on each day.
+    """First and last sighting of each person, on each day.
 
     Strangers are left out. A pass is a comparison; one below the threshold
-    counts too, unless --min-score says otherwise. With --in and --out, first_in
-    and last_out are told beside.
+    counts too, unless --min-score says otherwise. --in and --out add the
+    columns first_in and last_out.
     """
     complete = Completeness(history, wanted.device)
     moments = ("first_seen", "last_seen", *(["first_in"] if entrances else []), *(["last_out"] if exits else []))
@@ -123,8 +129,8 @@ def attendance(
 def traffic(history: History, wanted: Filter, days: list[Period], zone: dt.tzinfo, output: Form, by: str) -> None:
     """Events, distinct people and strangers of each hour or day.
 
-    A day may have 23 or 25 hours. People are those with an identity_id that is
-    not a stranger's; strangers are events.
+    A day may have 23 or 25 hours. People are distinct identity_ids other than
+    strangers; strangers are counted by events.
     """
     complete = Completeness(history, wanted.device)
     spans = days if by == "day" else itertools.chain.from_iterable(periods.hours(day, zone) for day in days)
@@ -165,12 +171,14 @@ def _write_report(
 def _notice(devices: list[reports.Coverage], whole: Period, zone: dt.tzinfo) -> Iterator[str]:
     incomplete = [coverage for coverage in devices if not coverage.covers(whole)]
     if not incomplete:
-        yield f"complete: all that {len(devices)} devices recorded" if devices else "no device has reported yet"
+        yield f"complete: everything that {len(devices)} devices recorded" if devices else "no device has reported yet"
         return
     yield f"incomplete: {len(incomplete)} of {len(devices)} devices"
     for coverage in incomplete[:MAX_NAMED]:
         until = (
-            f"complete until {_short(_iso(coverage.complete_until, zone))}" if coverage.complete_until is not None else "nothing came yet"
+            f"complete until {_short(_iso(coverage.complete_until, zone))}"
+            if coverage.complete_until is not None
+            else "nothing received yet"
         )
         lag = f", {coverage.lag} events behind" if coverage.lag else ""
         lost = f", {coverage.lost} events lost" if coverage.gaps else ""
@@ -183,7 +191,7 @@ _MOMENTS: Final = ("first_seen", "last_seen", "first_in", "last_out", "since", "
 
 
 def _iso(at_ms: int | None, zone: dt.tzinfo) -> Any:
-    """A moment for programs and people: 2026-11-23T08:01:02.003+01:00; its ms where no calendar reaches."""
+    """A moment for programs and people: 2026-11-23T08:01:02.003+01:00; ms beyond the calendar."""
     try:
         return None if at_ms is None else periods.local(at_ms, zone).isoformat(timespec="milliseconds")
     except OverflowError:
@@ -191,5 +199,5 @@ def _iso(at_ms: int | None, zone: dt.tzinfo) -> Any:
 
 
 def _short(iso: str) -> str:
-    """For people: without the zone, and without zeros."""
+    """For people: without the zone, and without zero seconds."""
     return iso[:19].replace("T", " ").removesuffix(":00")

@@ -38,8 +38,8 @@ def platform() -> None:
 @platform.command()
 @connection_options
 @database_option
-@click.option("--share", metavar="GROUP", callback=_check_group, help="One of several workers that share the work; PostgreSQL only.")
-@click.option("--metrics", type=ENDPOINT, metavar="HOST:PORT", help="Answer Prometheus there (docs/health.md).")
+@click.option("--share", metavar="GROUP", callback=_check_group, help="Share the work with the other workers of GROUP; PostgreSQL only.")
+@click.option("--metrics", type=ENDPOINT, metavar="HOST:PORT", help="Serve Prometheus metrics there (docs/health.md).")
 @web_options
 def run(
     address: Address,
@@ -52,8 +52,8 @@ def run(
 ) -> None:
     """Store what devices publish, and ack what is durable.
 
-    SQLite takes one worker at a time. SIGINT and SIGTERM end it after the
-    messages at hand; it may be killed at any time without loss.
+    SQLite allows one worker at a time. SIGINT and SIGTERM end it after the
+    messages at hand; you may kill it at any time without loss.
     """
     service = Service()
     serving = web_process(locate(database), address, topics, web, web_token_file)
@@ -78,8 +78,8 @@ def run(
 def migrate(database: str) -> None:
     """Bring the database of an older facewire up to date.
 
-    Stop the workers before. A SQLite file is copied first, beside it; of
-    PostgreSQL take a pg_dump. A migration that fails changes nothing.
+    Stop the workers first. A SQLite file is first copied, into the same folder;
+    for PostgreSQL take a pg_dump. A migration that fails changes nothing.
     """
     from facewire_platform.store.migrate import migrate as migrate_database
 
@@ -115,4 +115,4 @@ def _check_sharing(address: Address, topics: Topics) -> None:
         log.warning("shared subscriptions not checked error=%s", exc)
         return
     if not delivers:
-        raise BrokerError(f"{address}: grants shared subscriptions and delivers nothing to them; run one worker, without --share")
+        raise BrokerError(f"{address}: grants shared subscriptions but delivers nothing to them; run one worker, without --share")

@@ -1,4 +1,4 @@
-"""`facewire status`: how each device does, for people, for programs, and for a monitor that wants one exit code."""
+"""`facewire status`: the state of each device, and one exit code for monitors."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -22,21 +22,21 @@ COLUMNS: Final = ("device", "state", "last_seen", *_NUMBERS, "clock_offset", "ou
 @click.command()
 @database_option
 @click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="Only this device; may be repeated.")
-@click.option("--all-epochs", is_flag=True, help="Earlier epochs of each device too.")
-@click.option("--check", is_flag=True, help="Exit with 3 where one of these does not hold, and name it:")
+@click.option("--all-epochs", is_flag=True, help="Show earlier epochs too.")
+@click.option("--check", is_flag=True, help="Exit with 3 if one of these does not hold, and name it:")
 @click.option("--max-lag", type=click.IntRange(min=0), metavar="N", help="No device has more events waiting than this.")
-@click.option("--online", is_flag=True, help="Each is connected, and was heard of in the last three periods.")
-@click.option("--no-loss", is_flag=True, help="No event is a gap, in quarantine, or was dropped by its device.")
+@click.option("--online", is_flag=True, help="Each is connected, and was heard from in its last three periods.")
+@click.option("--no-loss", is_flag=True, help="No event is in a gap, in quarantine, or dropped by its device.")
 @output_option
 def status(
     database: str, devices: Sequence[str], all_epochs: bool, check: bool, max_lag: int | None, online: bool, no_loss: bool, output: Form
 ) -> None:
-    """How each device does: state, what is acked, what is missing.
+    """Show each device: its state, its acked events, its losses.
 
-    A device is silent when nothing came of it for three periods, though it
+    A device is silent if nothing arrived from it for three periods, though it
     said no goodbye. The clock offset is its clock minus the platform's. The
     outage budget is how long it can still be cut off before its ring
-    overwrites events that are not acked, at the rate of its last 1,000.
+    overwrites events that are not acked, at the rate of its last 1,000 events.
     """
     limits = HealthLimits(max_lag, online=online, no_loss=no_loss)
     if check != (limits != HealthLimits()):
@@ -63,7 +63,7 @@ def _seconds(value: Any) -> str:
 
 
 def _unknown(rows: Sequence[Row], devices: Sequence[str]) -> Iterator[str]:
-    yield from (f"{device}: never heard of" for device in dict.fromkeys(devices) if device not in {row["device"] for row in rows})
+    yield from (f"{device}: never heard from" for device in dict.fromkeys(devices) if device not in {row["device"] for row in rows})
 
 
 def _unhealthy(rows: Sequence[Row], limits: HealthLimits, now_ms: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`facewire platform web`, and the options by which `platform run` starts the same in a process of its own."""
+"""`facewire platform web`, and the options with which `platform run` starts it as a process."""
 
 import contextlib
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from facewire_platform.store.drivers import Location
 from facewire_platform_cli.options import database_option
 
 if TYPE_CHECKING:
-    # FastAPI is behind it, and `platform run` does without.
+    # It imports FastAPI, which `platform run` does not need.
     import socket
 
     from facewire_web.server import WebSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: A token file may have a line end.
+#: The longest token, and a line end.
 _MAX_LINE_BYTES: Final = 1_100
-_TOKEN_HELP: Final = "Token that clients must show, in its first line; beyond loopback there must be one."  # noqa: S105
+_TOKEN_HELP: Final = "Its first line is the token that clients must show; required beyond loopback."  # noqa: S105
 
 
 def web_options(command: F) -> F:
@@ -39,14 +39,19 @@ def web_options(command: F) -> F:
 @connection_options
 @database_option
 @click.option(
-    "--listen", type=ENDPOINT, default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT", help="Where; port 0 for any that is free."
+    "--listen",
+    type=ENDPOINT,
+    default="127.0.0.1:8080",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Address to listen on; port 0 takes a free one.",
 )
 @click.option("--token-file", type=click.File("rb"), help=_TOKEN_HELP)
 def web(address: Address, topics: Topics, database: str, listen: Endpoint, token_file: Any) -> None:
-    """Serve the page and the HTTP API, for a platform that runs.
+    """Serve the page and the HTTP API of a running platform.
 
-    The database is read, never written. Matches come from the broker, with a
-    credential of the role `consumer`. SIGINT and SIGTERM end it.
+    It reads the database and never writes it. Matches come from the broker; a
+    credential of the role `consumer` is enough. SIGINT and SIGTERM end it.
     """
     arguments = _settings_and_socket(locate(database), address, topics, listen, token_file, "--token-file")
     from facewire_web.server import serve_web
@@ -57,7 +62,7 @@ def web(address: Address, topics: Topics, database: str, listen: Endpoint, token
 def web_process(
     database: Location, address: Address, topics: Topics, listen: Endpoint | None, token_file: Any
 ) -> contextlib.AbstractContextManager[object]:
-    """The web server as a process beside ours, as long as the context lasts; without an address there is none."""
+    """A context with the web server in a process beside ours; without an address it starts none."""
     if listen is None:
         if token_file is not None:
             raise click.UsageError("--web-token-file needs --web")
@@ -88,5 +93,5 @@ def _read_token(file: Any, option: str) -> str:
     try:
         token: str = file.readline(_MAX_LINE_BYTES).rstrip(b"\r\n").decode("ascii")
     except (OSError, UnicodeDecodeError) as exc:
-        raise click.BadParameter(f"{file.name}: its first line cannot be read as ASCII", param_hint=f"'{option}'") from exc
+        raise click.BadParameter(f"{file.name}: its first line is not ASCII", param_hint=f"'{option}'") from exc
     return token

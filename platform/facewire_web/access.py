@@ -54,7 +54,7 @@ class Access:
         if self.token is None:
             return
         if len(self.token) not in TOKEN_LENGTHS:
-            raise ValueError(f"a token of {len(self.token)} characters is not {TOKEN_LENGTHS[0]} to {TOKEN_LENGTHS[-1]}")
+            raise ValueError(f"the token has {len(self.token)} characters, not {TOKEN_LENGTHS[0]} to {TOKEN_LENGTHS[-1]}")
         if not all("!" <= letter <= "~" for letter in self.token):
             raise ValueError("the token is not printable ASCII without spaces")
 
@@ -70,11 +70,11 @@ class Access:
             return (
                 None
                 if is_own_name(host)
-                else Refusal(421, f"host {host[:80]!a} is no name of this machine; --web-token-file serves others")
+                else Refusal(421, f"host {host[:80]!a} does not name this machine; to serve other names use --web-token-file")
             )
         if path in _OPEN or path.startswith(_OPEN_FOLDER) or self._shows_token(headers):
             return None
-        return Refusal(401, "a token is needed: 'Authorization: Bearer TOKEN', or the page's form")
+        return Refusal(401, "this needs a token: send 'Authorization: Bearer TOKEN', or sign in on the page")
 
     def admits(self, token: str) -> bool:
         """Whether this is the token; takes as long whatever is wrong with it."""

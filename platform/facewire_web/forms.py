@@ -24,7 +24,7 @@ def _moment(value: object) -> int:
 
 def _text(value: str) -> str:
     if "\x00" in value:
-        raise ValueError("holds NUL, which no text of the store does")
+        raise ValueError("contains NUL, which no stored text does")
     return value
 
 
@@ -33,7 +33,7 @@ def _schema(description: str, example: str) -> WithJsonSchema:
 
 
 Moment = Annotated[int, BeforeValidator(_moment), _schema("10m (ago), an ISO date or time, or ms since 1970 UTC.", "2h")]
-After = Annotated[str, AfterValidator(lambda text: str(Place.parse(text))), Field(description="`next` of the page before.")]
+After = Annotated[str, AfterValidator(lambda text: str(Place.parse(text))), Field(description="`next` of the previous page.")]
 Device = Annotated[str, AfterValidator(check_device)]
 Text = Annotated[str, AfterValidator(_text), Field(max_length=1_000)]
 
@@ -139,10 +139,10 @@ class Events(BaseModel):
 class Hour(BaseModel):
     """What was compared in an hour."""
 
-    hour: int = Field(description="Its beginning, device clock, ms since 1970 UTC.")
+    hour: int = Field(description="When it begins, device clock, ms since 1970 UTC.")
     events: int
     strangers: int = Field(description="Events of strangers.")
-    people: int = Field(description="Distinct others.")
+    people: int = Field(description="Distinct people other than strangers.")
 
 
 class Hours(BaseModel):

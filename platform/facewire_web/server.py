@@ -73,7 +73,7 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
     """
     Access(token)
     if token is None and not is_loopback(host):
-        raise ValueError(f"{host} can be reached by others, who need a token")
+        raise ValueError(f"others can reach {host}, so they need a token")
     family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     bound = socket.create_server(where[:2], family=family)
     shown, port = bound.getsockname()[:2]

@@ -44,7 +44,7 @@ def check_database(location: Location) -> Iterator[Finding]:
     """Whether it can be written and has our schema, whether all that was acked is accounted for, and what clocks say."""
     if isinstance(location, Path) and not location.exists():
         yield Finding(
-            "database", "warn", f"{location} is not there yet", "facewire platform run makes it; is --database what the worker has?"
+            "database", "warn", f"{location} does not exist yet", "facewire platform run creates it; does --database name the worker's?"
         )
         return
     try:
@@ -54,7 +54,7 @@ def check_database(location: Location) -> Iterator[Finding]:
     except StoreError as exc:
         url = shown(location) if isinstance(location, str) else f"sqlite:///{location}"
         old = "run `facewire platform migrate`" in str(exc)
-        remedy = f"facewire platform migrate --database {url}" if old else "see the message; a worker waits until it works"
+        remedy = f"facewire platform migrate --database {url}" if old else "see the message; a worker waits until this works"
         yield Finding("database", "FAIL", str(exc), remedy)
         return
     yield Finding("database", "ok", f"{shown(location)}: writable, schema up to date, {len(devices)} devices")
@@ -70,13 +70,13 @@ def check_disk(location: Location) -> Iterator[Finding]:
     try:
         total, _, free = shutil.disk_usage(folder)
     except OSError as exc:
-        yield Finding("disk", "FAIL", f"{folder}: {exc.strerror}", "make the folder, or mount it")
+        yield Finding("disk", "FAIL", f"{folder}: {exc.strerror}", "create the folder, or mount it")
         return
     text = f"{folder}: {free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     if _is_below(free, total, SPACE_CRITICAL):
-        yield Finding("disk", "FAIL", text, "make room; a full disk stops acks, and the devices fill up")
+        yield Finding("disk", "FAIL", text, "free some space; a full disk stops acks, and the devices fill up")
     elif _is_below(free, total, SPACE_LOW):
-        yield Finding("disk", "warn", text, "make room, or facewire platform purge --older-than 180d")
+        yield Finding("disk", "warn", text, "free some space, or run facewire platform purge --older-than 180d")
     else:
         yield Finding("disk", "ok", text)
 
@@ -89,8 +89,8 @@ def check_clock() -> Finding:
     except (AttributeError, OSError):
         clock_state = -1
     if clock_state in {-1, _TIME_ERROR}:
-        return Finding("clock", "warn", "nobody is known to keep this machine's clock right", "run chrony or systemd-timesyncd")
-    return Finding("clock", "ok", "this machine's clock is kept right")
+        return Finding("clock", "warn", "this machine's clock is not known to be synchronized", "run chrony or systemd-timesyncd")
+    return Finding("clock", "ok", "this machine's clock is synchronized")
 
 
 def _is_below(free: int, total: int, limit: tuple[float, int]) -> bool:
@@ -110,7 +110,10 @@ def _conservation(streams: list[Row]) -> Finding:
         return Finding("conservation", "ok", f"watermark = stored + gaps + quarantined in each of {len(streams)} streams")
     names = ", ".join(f"{row['device']} {row['epoch']} ({row['unaccounted']})" for row in wrong[:3])
     return Finding(
-        "conservation", "FAIL", f"{len(wrong)} of {len(streams)} streams do not add up: {names}", "keep a copy, and report it: a bug"
+        "conservation",
+        "FAIL",
+        f"{len(wrong)} of {len(streams)} streams do not add up: {names}",
+        "keep a copy of the database, and report this bug",
     )
 
 
@@ -118,11 +121,11 @@ def _clocks(devices: list[Row]) -> Iterator[Finding]:
     offsets: dict[str, Any] = {row["device"]: row["clock_offset"] for row in devices}
     off = [device for device, offset in offsets.items() if abs(offset) > MAX_CLOCK_OFFSET]
     if len(offsets) >= WITNESSES and abs(middle := statistics.median(offsets.values())) > MAX_CLOCK_OFFSET:
-        text = f"half of {len(offsets)} devices are {middle:+.0f} s or more off ours: it may be ours that is wrong"
-        yield Finding("device clocks", "warn", text, "run chrony or systemd-timesyncd here; restart the worker then")
+        text = f"the clocks of {len(offsets)} devices are {middle:+.0f} s off ours in the median: ours may be wrong"
+        yield Finding("device clocks", "warn", text, "run chrony or systemd-timesyncd here, then restart the worker")
     elif off:
         text = f"{len(off)} of {len(offsets)} are over {MAX_CLOCK_OFFSET:g} s off: {', '.join(f'{name} ({offsets[name]:+.0f} s)' for name in off[:3])}"
-        yield Finding("device clocks", "warn", text, "set their time server; their events are stored under their own time")
+        yield Finding("device clocks", "warn", text, "set their time server; their events are stored with their own time")
     elif offsets:
         yield Finding("device clocks", "ok", f"{len(offsets)} devices within {MAX_CLOCK_OFFSET:g} s of ours")
 

@@ -61,17 +61,19 @@ def check_broker(address: Address, topics: Topics, role: RoleName, wait: float) 
             yield Finding("broker", "ok", f"{address} answers")
     except CredentialsRefused as exc:
         yield Finding("broker", "ok", f"{address} answers")
-        yield Finding("credential", "FAIL", str(exc), "see facewire broker users list, passwd; is --username right?")
+        yield Finding("credential", "FAIL", str(exc), "check --username; see facewire broker users list, passwd")
         return
     except SubscriptionRefused as exc:
         yield Finding("broker", "ok", f"{address} answers")
-        yield Finding("credential", "FAIL", str(exc), f"it is no {role}'s: facewire broker users add NAME --role {role}")
+        yield Finding("credential", "FAIL", str(exc), f"it lacks the role {role}: facewire broker users add NAME --role {role}")
         return
     except BrokerError as exc:
         if "dentifier" in str(exc):  # as MQTT 3.1.1 has it: "identifier rejected", section 3.2.2.3
-            yield Finding("credential", "FAIL", f"{exc}: it is bound to another client id, as a device's is", f"use the one of a {role}")
+            yield Finding(
+                "credential", "FAIL", f"{exc}: it is bound to another client id, as a device's is", f"use the credential of a {role}"
+            )
         else:
-            yield Finding("broker", "FAIL", str(exc), "does it run, at this --host and --port, and does a firewall let us through?")
+            yield Finding("broker", "FAIL", str(exc), "does it run at this --host and --port, and does a firewall let us through?")
         return
     yield from _check_credential(address, topics, role, wait)
 
@@ -79,7 +81,7 @@ def check_broker(address: Address, topics: Topics, role: RoleName, wait: float) 
 def _check_credential(address: Address, topics: Topics, role: RoleName, wait: float) -> Iterator[Finding]:
     if address.username is None and address.cert is None:
         yield Finding(
-            "credential", "warn", "none: the broker lets everybody do everything", "off loopback: facewire broker run --users FILE"
+            "credential", "warn", "none: the broker lets everybody do everything", "beyond loopback: facewire broker run --users FILE"
         )
     else:
         rights = list(_check_rights(address, topics, role))
@@ -96,7 +98,12 @@ def _check_tls(address: Address) -> Iterator[Finding]:
     context = tls_context(address)
     if context is None:
         if not is_loopback(address.host):
-            yield Finding("tls", "warn", "none: secrets and faces can be read on the way", "--cafile; facewire broker run --cert --key")
+            yield Finding(
+                "tls",
+                "warn",
+                "none: others on the network can read secrets and faces",
+                "use --cafile here, and facewire broker run --cert --key there",
+            )
         return
     try:
         with (
@@ -106,7 +113,10 @@ def _check_tls(address: Address) -> Iterator[Finding]:
             certificate = tls.getpeercert() or {}
     except ssl.SSLError as exc:
         yield Finding(
-            "tls", "FAIL", str(getattr(exc, "verify_message", "") or exc.reason or exc), "is --cafile the broker's, and --host its name?"
+            "tls",
+            "FAIL",
+            str(getattr(exc, "verify_message", "") or exc.reason or exc),
+            "does --cafile belong to the broker, and is --host its name?",
         )
     except OSError:
         return  # which is told as the broker's
@@ -114,7 +124,7 @@ def _check_tls(address: Address) -> Iterator[Finding]:
         days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86_400
         verdict: Literal["ok", "warn", "FAIL"] = "FAIL" if days < DAYS_CRITICAL else "warn" if days < DAYS_LOW else "ok"
         remedy = "" if verdict == "ok" else "give the broker a new certificate, and restart it"
-        yield Finding("tls", verdict, f"the broker's certificate holds for {days:.0f} more days", remedy)
+        yield Finding("tls", verdict, f"the broker's certificate is valid for {days:.0f} more days", remedy)
 
 
 def _check_rights(address: Address, topics: Topics, role: RoleName) -> Iterator[Finding]:
@@ -125,7 +135,7 @@ def _check_rights(address: Address, topics: Topics, role: RoleName) -> Iterator[
         missing = sorted(set(says) - _delivered(address, topics, hears, says))
         too_much = sorted(_delivered(address, topics, hears, forbidden))
     except BrokerError as exc:
-        yield Finding("credential", "FAIL", str(exc), "look into the broker's log")
+        yield Finding("credential", "FAIL", str(exc), "see the broker's log")
         return
     user = address.username or "the certificate"
     remedy = f"give it the role {role} and no other (docs/broker.md)"
@@ -164,24 +174,26 @@ def _check_privacy(address: Address, topics: Topics, wait: float) -> Finding:
             visit.publish(topics.of(PROBE_DEVICE, "ack"), PAYLOAD)
             message = visit.message(time.monotonic() + wait)
     except SubscriptionRefused:
-        return Finding("privacy", "ok", f"{user} may not subscribe history or acks")
+        return Finding("privacy", "ok", f"{user} may not subscribe to history or acks")
     except BrokerError as exc:
-        return Finding("privacy", "FAIL", str(exc), "look into the broker's log")
+        return Finding("privacy", "FAIL", str(exc), "see the broker's log")
     if message is None:
         return Finding(
-            "privacy", "ok", f"{user} heard no history or ack in {wait:g} s; the broker grants the subscription, as Mosquitto does"
+            "privacy",
+            "ok",
+            f"{user} received no history or ack in {wait:g} s, though the broker granted the subscription, as Mosquitto does",
         )
-    return Finding("privacy", "FAIL", f"{user} hears {message.topic}", "give it the role consumer and no other (docs/broker.md)")
+    return Finding("privacy", "FAIL", f"{user} receives {message.topic}", "give it the role consumer and no other (docs/broker.md)")
 
 
 def _check_sharing(address: Address, topics: Topics) -> Finding:
     try:
         delivers = shared_subscriptions_deliver(address, topics)
     except BrokerError as exc:
-        return Finding("shared subscriptions", "FAIL", str(exc), "see the lines above; look into the broker's log")
+        return Finding("shared subscriptions", "FAIL", str(exc), "see the lines above; see the broker's log")
     if delivers:
         return Finding("shared subscriptions", "ok", "they deliver: several workers may share the work")
-    return Finding("shared subscriptions", "warn", "granted, and nothing is delivered", "run one worker, without --share")
+    return Finding("shared subscriptions", "warn", "the broker grants them but delivers nothing", "run one worker, without --share")
 
 
 def _subscriptions(topics: Topics, kinds: Sequence[Kind]) -> list[tuple[str, int]]:

@@ -39,28 +39,32 @@ def _column(name: str, text: str, key: str) -> _Column:
 
 
 _DEVICE: Final = (
-    _Column("online", "1 if it is connected, and was heard of in its last three periods.", lambda row: row["state"] == "online"),
-    _column("lag_events", "Events recorded on the device and not acked.", "lag"),
-    _column("dropped_events", "Events that the device overwrote before they were acked, in its epoch.", "dropped"),
+    _Column("online", "1 if the device is connected, and was heard from in its last three periods.", lambda row: row["state"] == "online"),
+    _column("lag_events", "Events recorded on the device but not acked.", "lag"),
+    _column("dropped_events", "Events of this epoch that the device overwrote before they were acked.", "dropped"),
     _column("clock_offset_seconds", "The device's clock minus the platform's, at its last status.", "clock_offset"),
-    _column("outage_budget_seconds", "How long it can still be cut off before it overwrites what was not acked.", "outage_budget"),
-    _Column("last_seen_timestamp_seconds", "When it was last heard of.", lambda row: row["last_seen"] / 1000),
+    _column(
+        "outage_budget_seconds", "How long the device can still be cut off before it overwrites events that are not acked.", "outage_budget"
+    ),
+    _Column("last_seen_timestamp_seconds", "When the device was last heard from.", lambda row: row["last_seen"] / 1000),
 )
 _STREAM: Final = (
     _column("watermark", "Seq at and below which every event is stored, or recorded as lost.", "watermark"),
     _column("gap_events", "Events declared lost.", "gaps"),
     _column("quarantined_events", "Events at or below the watermark that broke the contract.", "quarantined"),
-    _column("stored_events", "Events stored at or below the watermark, those deleted since included.", "stored"),
-    _column("unaccounted_events", "watermark - stored - gap - quarantined events: but 0, and events were lost in silence.", "unaccounted"),
+    _column("stored_events", "Events stored at or below the watermark, even if deleted since.", "stored"),
+    _column(
+        "unaccounted_events", "watermark - stored - gap - quarantined events; unless it is 0, events were lost silently.", "unaccounted"
+    ),
 )
 #: Attributes of `worker.Counters`.
 _WORKER: Final = (
-    ("batches", "Batches taken."),
-    ("events", "Events of batches taken, stored before or not."),
-    ("matches", "Matches taken."),
-    ("statuses", "Statuses taken."),
+    ("batches", "Batches received."),
+    ("events", "Events in the batches received, even if stored before."),
+    ("matches", "Matches received."),
+    ("statuses", "Statuses received."),
     ("quarantined", "Messages and events put in quarantine."),
-    ("conflicts", "Batches whose content differs from what is stored: a device forks."),
+    ("conflicts", "Batches whose events differ from the stored ones, so that the device forks."),
 )
 _REFUSED: Final = (("refused", "contract"), ("stale_statuses", "earlier_boot"), ("dropped", "inbox_full"))
 
@@ -76,7 +80,7 @@ class _PlatformCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("facewire_database_up", "Whether the platform's database could be read.", value=1)
+        up = GaugeMetricFamily("facewire_database_up", "1 if the platform's database could be read.", value=1)
         try:
             yield from _database_metrics(self._location, int(self._now() * 1000))
         except StoreError:
@@ -140,5 +144,5 @@ def _worker_metrics(counters: "Counters") -> Iterator[Metric]:
     for name, reason in _REFUSED:
         refused.add_metric((reason,), getattr(counters, name))
     yield refused
-    text = "Transactions, and the seconds that they took."
+    text = "Transactions, and how many seconds they took."
     yield SummaryMetricFamily("facewire_worker_commit_seconds", text, count_value=counters.commits, sum_value=counters.commit_seconds)

@@ -67,7 +67,7 @@ def troubles(row: Mapping[str, Any], limits: HealthLimits, now_ms: int) -> Itera
     if limits.max_lag is not None and row["lag"] > limits.max_lag:
         yield f"lag {row['lag']} is over {limits.max_lag}"
     if limits.online and row["state"] not in {"online", None}:
-        heard = f"last heard of {silence(row, now_ms):.0f} s ago" if row["last_seen"] else "not heard of yet"
+        heard = f"last heard from {silence(row, now_ms):.0f} s ago" if row["last_seen"] else "not heard from yet"
         yield f"{row['state']}, {heard}"
     if limits.no_loss:
         yield from (f"{name} {row[name]}" for name in ("gaps", "quarantined", "dropped") if row[name])

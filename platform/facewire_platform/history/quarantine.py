@@ -99,7 +99,7 @@ def _retry(store: Store, database: Any, topics: Topics, row: Row) -> Retried:
     except (DecodeError, ProtocolError) as exc:
         return Retried(row["id"], "kept", str(exc))
     if message is None:
-        return Retried(row["id"], "dropped", "a status is of its moment only")
+        return Retried(row["id"], "dropped", "a status describes only its moment")
     try:
         store.store([message])
     except StoreError:
@@ -113,7 +113,7 @@ def _read_event(database: Any, row: Row) -> Message:
     """A bad event as a match, which is stored on either side of the watermark; not as a sign of life of its device."""
     stream = _stream(database, StreamRow.id == row["stream"])
     if stream is None:
-        raise ProtocolError(f"stream {row['stream']} is not there")
+        raise ProtocolError(f"there is no stream {row['stream']}")
     try:
         event = event_from_map(codec.unpack(bytes(row["payload"])))
     except ValueError as exc:  # it could not be packed when it came: what is kept is for the eye

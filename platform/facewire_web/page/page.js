@@ -1,29 +1,29 @@
 // The page of the platform: live wall, devices, history, quarantine.
 //
 //   api/stream ──▶ waiting matches ── a few times a second ──▶ cards (bounded)
-//   api/…      ──▶ tables, the history by search, the rest every few seconds while the page is seen
+//   api/…      ──▶ tables: history when you search, the others every few seconds while the page is visible
 //
-// Whatever comes from a device is put in as text (`make`), never as markup.
+// Data from devices enters the page as text (`make`), never as markup.
 
 const TYPES = {1: "Employee", 2: "Visitor", 3: "Blocklisted", 4: "Stranger", 5: "VIP"};
 const REASONS = {
-  retained: "kept by the broker",
+  retained: "retained message",
   previous_boot: "from before a restart",
-  repeated: "came before",
-  late: "came late",
-  unproven: "age not proven",
+  repeated: "repeated",
+  late: "arrived late",
+  unproven: "age unproven",
   crowded: "too many devices",
 };
 const CARDS = 24;
 const ROWS = 100;
 const MOST_ROWS = 500;
 const PAGE = 50;
-const BATCH = 100; // a lag of no more is what waits for its turn
+const BATCH = 100; // a lag up to one batch is normal
 // Milliseconds.
 const DRAW_EVERY = 250;
 const POLL_EVERY = 5_000;
 const SPEAK_EVERY = 10_000;
-const SILENCE = 16_000; // the stream gives a sign of life every 5 s
+const SILENCE = 16_000; // the stream sends something at least every 5 s
 const RECONNECT = [1_000, 15_000];
 const HOUR = 3_600_000;
 
@@ -60,7 +60,7 @@ const typeName = (type) => TYPES[type] ?? `Type ${type}`;
 const personName = (event) => event.identity_name || event.identity_id || "Unknown";
 const show = (element, shown) => { element.hidden = !shown; };
 
-/** A moment, with its year where that is not obvious; a bad clock may well report what Intl does not take. */
+/** A moment, with its year if that is not obvious. A wrong clock may report a time that Intl refuses. */
 function time(ms, format = Math.abs(Date.now() - ms) < 300 * 24 * HOUR ? moment : longAgo) {
   return Math.abs(ms) <= 8.64e15 ? format.format(ms) : `${ms} ms`;
 }
@@ -72,17 +72,17 @@ async function ask(path, parameters = {}) {
   const answer = await fetch(`api/${path}?${new URLSearchParams(given)}`);
   const body = await answer.json().catch(() => ({}));
   if (answer.status === 401) askToken();
-  if (!answer.ok) throw new Error(body.error ?? `the server answers ${answer.status}`);
+  if (!answer.ok) throw new Error(body.error ?? `the server answered ${answer.status}`);
   return body;
 }
 
-/** Run what asks, and say where it fails. */
-async function telling(problem, work) {
+/** Run a task; if it fails, show why in `problem`. */
+async function reportingErrors(problem, work) {
   try {
     await work();
     show(problem, false);
   } catch (error) {
-    problem.textContent = error instanceof TypeError ? "The server cannot be reached." : `Not to be had: ${error.message}`;
+    problem.textContent = error instanceof TypeError ? "The server cannot be reached." : `Error: ${error.message}`;
     show(problem, true);
   }
 }
@@ -94,7 +94,7 @@ function askToken() {
 $("login").addEventListener("cancel", (event) => event.preventDefault());
 $("login").querySelector("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  await telling($("login-problem"), async () => {
+  await reportingErrors($("login-problem"), async () => {
     const body = JSON.stringify({token: event.target.token.value});
     const answer = await fetch("api/login", {method: "POST", body});
     if (!answer.ok) throw new Error((await answer.json()).error);
@@ -126,16 +126,16 @@ function connect() {
   source.onerror = () => lose();
 }
 
-/** The stream has dropped: say so, and come back. */
+/** The stream is lost: say so, and reconnect. */
 function lose() {
   live.source?.close();
   live.source = null;
   setLink("lost", "Stream lost");
-  alarm(`The live stream was lost at ${clock.format(Date.now())}. What you see may be old; trying again.`);
+  alarm(`The live stream was lost at ${clock.format(Date.now())}. What you see may be out of date. Reconnecting.`);
   clearTimeout(live.reconnecting);
   live.reconnecting = setTimeout(connect, live.wait);
   live.wait = Math.min(2 * live.wait, RECONNECT[1]);
-  ask("devices", {limit: 1}).catch(() => {}); // finds out whether it is for want of a token
+  ask("devices", {limit: 1}).catch(() => {}); // shows the login if the token is missing
 }
 
 function hear(event, first) {
@@ -147,7 +147,7 @@ function hear(event, first) {
     live.spoken += news.matches.length + news.skipped;
   }
   setLink(news.broker.up ? "up" : "lost", news.broker.up ? "Live" : "No broker");
-  alarm(news.broker.up ? "" : `The platform has no connection to the broker (${news.broker.reason}): no match can appear until it is back.`);
+  alarm(news.broker.up ? "" : `The platform has no connection to the broker (${news.broker.reason}). No match can appear until it is back.`);
   live.refused = Object.values(news.refused).reduce((sum, n) => sum + n, 0);
   live.waiting = [...live.waiting, ...news.matches].slice(-CARDS);
   draw();
@@ -164,7 +164,7 @@ function alarm(text) {
   show($("alarm"), text !== "");
 }
 
-/** Show what waits, no more often than eyes follow. */
+/** Show the waiting matches, but no more often than eyes can follow. */
 function draw() {
   if (live.drawing || live.paused || !live.waiting.length) return;
   live.drawing = true;
@@ -188,7 +188,7 @@ function card(match) {
     make("p", {class: "when"}),
     make("p", {class: "what"}, make("span", {class: "kind"}, typeName(match.person_type)), ` · ${score.format(match.score)}`),
     make("p", {class: "where"}, place));
-  // When it was compared, by the server's clock; of what was refused that is not known.
+  // Time of the comparison by the server's clock; unknown for a refused match.
   item.bornAt = match.received_at - (match.age ?? 0) * 1000;
   item.reason = match.reason && (REASONS[match.reason] ?? match.reason);
   return item;
@@ -213,14 +213,14 @@ function age() {
   }
   live.rate = live.rate.filter(([at]) => at > Date.now() - 60_000);
   const lately = live.rate.reduce((sum, [, n]) => sum + n, 0);
-  const missed = live.missed ? ` · ${count.format(live.missed)} not shown, as this page was too slow` : "";
+  const missed = live.missed ? ` · ${count.format(live.missed)} not shown because this page was too slow` : "";
   $("pulse").textContent = `${plural(lately, "match", "matches")} in the last minute${live.refused ? ` · ${count.format(live.refused)} refused so far` : ""}${missed}`;
 }
 
 $("pause").addEventListener("click", () => {
   live.paused = !live.paused;
   $("pause").setAttribute("aria-pressed", live.paused);
-  $("pause").textContent = live.paused ? "Go on" : "Pause";
+  $("pause").textContent = live.paused ? "Resume" : "Pause";
   draw();
 });
 $("show-refused").addEventListener("change", (event) => $("wall").classList.toggle("without-refused", !event.target.checked));
@@ -230,12 +230,12 @@ $("show-refused").addEventListener("change", (event) => $("wall").classList.togg
 const fleet = {devices: [], more: false};
 
 async function pollDevices() {
-  await telling($("devices-problem"), async () => {
-    const [told, lost] = await Promise.all([ask("devices", {limit: 1000}), ask("gaps", {limit: 50})]);
-    Object.assign(fleet, told);
-    live.ahead = told.now - Date.now();
+  await reportingErrors($("devices-problem"), async () => {
+    const [devices, gaps] = await Promise.all([ask("devices", {limit: 1000}), ask("gaps", {limit: 50})]);
+    Object.assign(fleet, devices);
+    live.ahead = devices.now - Date.now();
     drawDevices();
-    drawGaps(lost);
+    drawGaps(gaps);
     const names = fleet.devices.slice(0, ROWS).map((row) => row.device);
     if (names.join() !== fleet.names) $("device-names").replaceChildren(...names.map((name) => make("option", {value: name})));
     fleet.names = names.join();
@@ -248,10 +248,10 @@ function drawDevices() {
   const {summary, more} = fleet;
   const wanted = $("devices-name").value.trim().toLowerCase();
   const found = fleet.devices.filter((row) => row.device.toLowerCase().includes(wanted)).sort((a, b) => trouble(b) - trouble(a) || (a.device < b.device ? -1 : 1));
-  const away = summary.silent + summary.offline;
-  $("devices-sum").textContent = `${count.format(summary.online)} online${away ? ` · ${count.format(away)} away` : ""}${summary.lag ? ` · lag ${count.format(summary.lag)}` : ""}`;
+  const notOnline = summary.silent + summary.offline;
+  $("devices-sum").textContent = `${count.format(summary.online)} online${notOnline ? ` · ${count.format(notOnline)} not online` : ""}${summary.lag ? ` · lag ${count.format(summary.lag)}` : ""}`;
   const left = found.length - ROWS;
-  const rest = left > 0 || more ? [make("tr", {}, make("td", {colspan: 5, class: "quiet"}, `${left > 0 ? plural(left, "more device") : "More devices"}: narrow by name`))] : [];
+  const rest = left > 0 || more ? [make("tr", {}, make("td", {colspan: 5, class: "quiet"}, `${left > 0 ? plural(left, "more device") : "More devices"}: filter by name`))] : [];
   $("devices-rows").replaceChildren(...found.slice(0, ROWS).map(deviceRow), ...rest);
   show($("devices-empty"), !fleet.devices.length);
 }
@@ -278,13 +278,13 @@ $("devices-name").addEventListener("input", () => fleet.summary && drawDevices()
 // Quarantine
 
 async function pollQuarantine() {
-  await telling($("quarantine-problem"), async () => {
+  await reportingErrors($("quarantine-problem"), async () => {
     const {quarantine, more} = await ask("quarantine", {limit: 20});
     $("quarantine-rows").replaceChildren(
       ...quarantine.map((item) => make("li", {},
         make("p", {}, item.reason),
         make("p", {class: "quiet"}, `#${item.id} · ${item.topic} · ${plural(item.size_bytes, "byte")} · ${ago(serverNow() - item.last_at)}${item.times > 1 ? ` · ${count.format(item.times)} times` : ""}`))),
-      ...(more ? [make("li", {class: "quiet"}, "Earlier ones: facewire quarantine list")] : []));
+      ...(more ? [make("li", {class: "quiet"}, "For older entries: facewire quarantine list")] : []));
     show($("quarantine-empty"), !quarantine.length);
   });
 }
@@ -300,7 +300,7 @@ async function find() {
     : {since: since ? new Date(since).getTime() : now - 24 * HOUR, until: until && new Date(until).getTime()};
   search.asked = {...ends, ...rest, newest_first: true, limit: PAGE};
   const mine = ++search.number;
-  await telling($("history-problem"), async () => {
+  await reportingErrors($("history-problem"), async () => {
     const {newest_first, limit, ...filter} = search.asked;
     const [events, counted] = await Promise.all([ask("events", search.asked), ask("hourly", filter)]);
     if (mine !== search.number) return; // a newer search is under way
@@ -323,7 +323,7 @@ function addEvents({events, next}) {
   show($("history-empty"), !$("history-rows").childElementCount);
 }
 
-/** Bars of an hour, or of several where there are too many to be told apart. */
+/** Each bar is an hour, or several hours if single bars would be too narrow. */
 function drawChart(hours) {
   const each = Math.ceil(hours.length / 124);
   const bars = [];
@@ -359,7 +359,7 @@ $("search").range.addEventListener("change", (event) => {
   for (const label of document.querySelectorAll(".between")) show(label, !event.target.value);
   if (event.target.value) find();
 });
-$("older").addEventListener("click", () => telling($("history-problem"), async () => {
+$("older").addEventListener("click", () => reportingErrors($("history-problem"), async () => {
   const mine = search.number;
   const events = await ask("events", {...search.asked, after: search.next});
   if (mine === search.number) addEvents(events);
@@ -390,7 +390,7 @@ setInterval(() => {
   live.spoken = 0;
 }, SPEAK_EVERY);
 
-// A browser has few connections to a server: a page that nobody sees gives its own back.
+// A browser has few connections to one server, so a hidden page closes its stream.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {
     clearTimeout(live.reconnecting);
