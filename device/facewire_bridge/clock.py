@@ -1,0 +1,48 @@
+"""The clock of a source: local time without a zone, read in the device's zone. Pure.
+
+When summer time ends, an hour happens twice. Which of the two a text means is told by the record before it, as
+a source makes its records in order, and of a fresh record by the time now.
+"""
+
+import datetime as dt
+import re
+from typing import Final
+
+_LOCAL = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})[ T](\d{1,2}):(\d{2}):(\d{2})")
+#: A fresh record in the hour that happens twice is taken to be of the pass that is nearer than this to now, ms.
+_NEAR_MS: Final = 45 * 60 * 1000
+
+
+def read_local(text: object, zone: dt.tzinfo, *, after_ms: int | None = None, now_ms: int | None = None) -> int:
+    """Read `YYYY-MM-DD hh:mm:ss` as ms since 1970 UTC.
+
+    Args:
+        text: as the source wrote it.
+        zone: the device's.
+        after_ms: when the record before it was made, if known.
+        now_ms: the time now on the source's clock, if the record was made just now.
+
+    Raises:
+        ValueError: it is no such time.
+    """
+    found = _LOCAL.fullmatch(text.strip()) if isinstance(text, str) else None
+    if not found:
+        raise ValueError(f"time {ascii(text)[:40]} is not YYYY-MM-DD hh:mm:ss")
+    local = dt.datetime(*map(int, found.groups()), tzinfo=zone)  # type: ignore[misc,arg-type]  # six numbers
+    first, second = _ms(local.replace(fold=0)), _ms(local.replace(fold=1))
+    if second <= first:  # the time happens once, or never
+        return first
+    if now_ms is not None:
+        for passed in (first, second):
+            if abs(now_ms - passed) < _NEAR_MS / 2:
+                return passed
+    return second if after_ms is not None and first < after_ms else first
+
+
+def write_local(at_ms: int, zone: dt.tzinfo) -> str:
+    """The same backwards."""
+    return dt.datetime.fromtimestamp(at_ms // 1000, tz=zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _ms(moment: dt.datetime) -> int:
+    return int(moment.timestamp()) * 1000
