@@ -48,7 +48,7 @@ def t(request: pytest.FixtureRequest) -> str:
     return f"{zlib.crc32(request.node.nodeid.encode()):x}"
 
 
-# -- quality of service ---------------------------------------------------------------------------------------------
+# -- quality of service --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("published", [0, 1])
@@ -121,7 +121,7 @@ def test_publishing_at_qos_2_ends_the_connection(at: Address, t: str) -> None:
         assert one.is_closed()
 
 
-# -- retained messages ----------------------------------------------------------------------------------------------
+# -- retained messages ---------------------------------------------------------------------------
 
 
 def test_a_retained_message_comes_only_to_who_subscribed_it(at: Address, t: str) -> None:
@@ -165,7 +165,7 @@ def test_wildcards_bring_every_retained_message_that_they_take_in(at: Address, t
         assert one.has_no_message()
 
 
-# -- filters --------------------------------------------------------------------------------------------------------
+# -- filters -------------------------------------------------------------------------------------
 
 TAKEN_IN = [
     ("a/b", "a/b", True), ("a/b", "a/+", True), ("a/b", "+/b", True), ("a/b", "a/#", True), ("a", "a/#", True), ("a/b/c", "a/+", False),
@@ -207,7 +207,7 @@ def test_nothing_comes_after_unsubscribing(at: Address, t: str) -> None:
         assert one.has_no_message()
 
 
-# -- sessions -------------------------------------------------------------------------------------------------------
+# -- sessions ------------------------------------------------------------------------------------
 
 
 def test_what_was_pubacked_before_a_disconnect_is_delivered(at: Address, t: str) -> None:
@@ -312,7 +312,7 @@ def test_a_clean_session_forgets(at: Address, t: str) -> None:
         assert not one.session_present
 
 
-# -- take-over, keep-alive, will ------------------------------------------------------------------------------------
+# -- take-over, keep-alive, will -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -377,7 +377,7 @@ def test_no_will_comes_after_disconnect(at: Address, t: str) -> None:
         assert watcher.has_no_message()
 
 
-# -- many -----------------------------------------------------------------------------------------------------------
+# -- many ----------------------------------------------------------------------------------------
 
 
 def test_nothing_is_lost_while_clients_come_and_go(at: Address, t: str) -> None:
@@ -402,7 +402,7 @@ def test_nothing_is_lost_while_clients_come_and_go(at: Address, t: str) -> None:
         churn.join()
 
 
-# -- shared subscriptions -------------------------------------------------------------------------------------------
+# -- shared subscriptions ------------------------------------------------------------------------
 
 
 def test_a_shared_subscription_takes_turns(at: Address, t: str) -> None:
@@ -453,7 +453,7 @@ def test_a_dead_members_unacked_messages_go_to_another(at: Address, t: str, clea
         assert [(int(m.payload), m.dup) for m in got] == [(n, False) for n in range(5)]
 
 
-# -- who comes ------------------------------------------------------------------------------------------------------
+# -- who comes -----------------------------------------------------------------------------------
 
 
 def test_mqtt_5_is_refused_with_code_1(at: Address, t: str) -> None:

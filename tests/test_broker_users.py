@@ -59,7 +59,7 @@ def serving(file: UsersFile) -> Iterator[Embedded]:
         embedded.close()
 
 
-# -- the file -------------------------------------------------------------------------------------------------------
+# -- the file ------------------------------------------------------------------------------------
 
 
 @given(secret=st.text(max_size=30), other=st.text(max_size=30))
@@ -125,7 +125,7 @@ def test_adding_from_many_processes_loses_none(file: UsersFile) -> None:
     assert sorted(file.load()) == [f"d{n}" for n in range(6)]
 
 
-# -- the command ----------------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------
 
 
 def test_a_generated_secret_is_shown_once_and_stored_as_a_hash(file: UsersFile) -> None:
@@ -175,7 +175,7 @@ def test_users_are_listed_changed_and_removed(file: UsersFile) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["add", "dev1", "--role", "device"], "exists already"),
+        (["add", "dev1", "--role", "device"], "already exists"),
         (["add", "a/b", "--role", "device"], "'a/b'"),
         (["add", "x", "--role", "device", "--status"], "consumer"),
         (["add", "x", "--role", "king"], "king"),
@@ -193,7 +193,7 @@ def test_a_mistake_is_said_and_changes_nothing(file: UsersFile, arguments: list[
     assert (file.path.read_text(), file.roles_path.read_text()) == before
 
 
-# -- the broker -----------------------------------------------------------------------------------------------------
+# -- the broker ----------------------------------------------------------------------------------
 
 
 @pytest.mark.network
@@ -292,7 +292,7 @@ def test_a_file_that_is_broken_meanwhile_changes_nothing(file: UsersFile, caplog
     secret = add(file, "dev1", "device")
     with serving(file) as it, Probe(it.address, "dev1", user="dev1", password=secret) as one:
         file.path.write_text("nonsense\n")
-        wait_until(lambda: "users not read again" in caplog.text)
+        wait_until(lambda: "users not reloaded" in caplog.text)
         one.ping()
 
 
@@ -362,7 +362,7 @@ def test_mosquitto_needs_users() -> None:
     assert "--users" in result.stderr
 
 
-# -- other brokers --------------------------------------------------------------------------------------------------
+# -- other brokers -------------------------------------------------------------------------------
 
 
 def test_emqx_is_written_as_its_documentation_has_it(file: UsersFile, tmp_path: Path) -> None:
@@ -427,7 +427,8 @@ def test_the_limits_of_the_documentation_are_the_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"), [("conections=5", "'connections'"), ("connections=x", "no int"), ("inflight=0", "above 0"), ("x", "no limit")]
+    ("pair", "said"),
+    [("conections=5", "'connections'"), ("connections=x", "not of type int"), ("inflight=0", "above 0"), ("x", "there is no limit 'x'")],
 )
 def test_a_limit_that_is_none_is_a_usage_error(pair: str, said: str) -> None:
     result = CliRunner().invoke(broker, ["run", "--listen", "127.0.0.1:0", "--limit", pair])

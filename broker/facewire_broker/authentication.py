@@ -1,6 +1,7 @@
-"""Who is let in, from the users file: by secret, or by the certificate's name.
+"""Authenticates clients against the users file: by secret, or by the name in a certificate.
 
-Nothing here touches a session: a connection that has not proved who it is changes nothing for anybody.
+An unauthenticated client cannot change anything: nothing here touches a session, and the hub
+learns of a client only after this module has verified the secret or the certificate.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from facewire_broker.packets import Connect
 
 log = logging.getLogger(__name__)
 
-#: Passwords that wait to be checked; each takes 0.1 s of one thread.
+#: Passwords that may wait to be checked. Each check takes 0.1 s of one thread.
 MAX_CHECKS: Final = 50
 
 
@@ -26,14 +27,14 @@ class Authenticator(Protocol):
     """Says who a client is, and whether it may connect."""
 
     def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
-        """Return who the client is, or CONNACK's return code; awaitable if finding out takes long."""
+        """Return who the client is, or CONNACK's return code; awaitable if this takes long."""
 
     def changed_users(self) -> list[str]:
-        """Return the users whose credential changed or went since the last call; called every second."""
+        """Return the users that changed or are gone since the last call; called every second."""
 
 
 class AllowAnyone:
-    """Lets everyone in as nobody in particular: for loopback only."""
+    """Accepts every client, anonymously, with all rights. For loopback only."""
 
     def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
         return Identity()
@@ -43,11 +44,11 @@ class AllowAnyone:
 
 
 class UsersAuthenticator:
-    """Lets in who is in the users file.
+    """Accepts the users of the users file.
 
     Args:
-        file: is read again when it changes.
-        topics: whose prefix the rights are made out to.
+        file: the users; read again whenever it changes.
+        topics: give the prefix of the topics that the rights name.
 
     Raises:
         BrokerError: the file cannot be read.
@@ -61,7 +62,10 @@ class UsersAuthenticator:
         self._checks = 0
 
     def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
-        """Who it is, or CONNACK's return code; awaitable where the password has many rounds."""
+        """Return who the client is, or CONNACK's return code.
+
+        The result is awaitable if the password is hashed with many rounds.
+        """
         name = connect.username if certificate_name is None else certificate_name
         user = self._users.get(name or "")
         if user is None or connect.username not in {None, name}:
@@ -73,7 +77,7 @@ class UsersAuthenticator:
         return self._identify(user, connect) if user.verify(connect.password or "") else NOT_AUTHORIZED
 
     def changed_users(self) -> list[str]:
-        """Read the files again if they changed; the users who are no longer what they were."""
+        """Read the files again if they changed; return the users that changed or are gone."""
         version = self._file.version()
         if version == self._version:
             return []
@@ -81,10 +85,10 @@ class UsersAuthenticator:
         try:
             users = self._file.load()
         except BrokerError as exc:
-            log.warning("users not read again, the old ones stay error=%s", exc)
+            log.warning("users not reloaded, keeping the old ones error=%s", exc)
             return []
         changed = [name for name, user in self._users.items() if users.get(name) != user]
-        log.info("users read again count=%d changed=%d", len(users), len(changed))
+        log.info("users reloaded count=%d changed=%d", len(users), len(changed))
         self._users = users
         return changed
 
@@ -94,7 +98,7 @@ class UsersAuthenticator:
         checking.add_done_callback(self._checked)
 
         async def answer() -> Identity | int:
-            # It may have been removed meanwhile.
+            # The user may have been removed or changed during the check.
             return self._identify(user, connect) if await checking and self._users.get(user.name) == user else NOT_AUTHORIZED
 
         return answer()
@@ -103,9 +107,13 @@ class UsersAuthenticator:
         self._checks -= 1
 
     def _identify(self, user: User, connect: Connect) -> Identity | int:
-        """A device is known by its name alone; others may have several connections, none under another user's name."""
+        """Check the client id against the user.
+
+        A device connects under its own name only. Any other user may open several connections,
+        under any client id except another user's name.
+        """
         if not connect.client_id or (connect.client_id != user.name and (user.role is Role.DEVICE or connect.client_id in self._users)):
             return BAD_CLIENT_ID
-        # The platform's workers share their work whoever they are; anybody else shares with himself alone.
+        # All platform users share their work; any other user shares only among its own connections.
         scope = str(user.role) if user.role is Role.PLATFORM else user.name
         return Identity(user.name, rights_of(user.name, rule_for(user.role, status=user.status), self._prefix), scope)

@@ -1,14 +1,17 @@
-"""The embedded broker: amqtt's `Broker` for its life cycle and listeners, our hub and connections inside.
+"""The embedded broker: amqtt's `Broker` runs it, with our hub and connections inside.
 
-What is overridden, and which lines of amqtt 0.12.1's broker.py (B) that replaces; `fingerprint` watches them all:
+It overrides these methods (the numbers are lines of broker.py in amqtt 0.12.1), and `fingerprint`
+watches all of them:
 
-    start                    B:246-275    extended: the socket is opened first, so that a taken address is one clear error
-    _create_server_instance  B:326-354    a protocol per connection in place of tasks; no websockets; TLS of our own making
-    _broadcast_loop          B:959-1007   nothing: the hub routes at once, in order, and has nothing to lose at the end
-    _broadcast_message       B:1104-1114  what amqtt's plugins broadcast goes to the hub
-    retain_message           B:834-861    and what they retain
-    _session_monitor         B:356-383    time-outs, keep-alive, expiry, changed users, counters on `$SYS`
-    shutdown                 B:385-419    stops accepting first, and cannot hang
+    start                    246-275    opens the socket first, so that an address in use is one
+                                        clear error
+    _create_server_instance  326-354    a protocol for each connection, no tasks; no websockets; our
+                                        own TLS context
+    _broadcast_loop          959-1007   does nothing: the hub routes each message at once, in order
+    _broadcast_message       1104-1114  a message that an amqtt plugin broadcasts goes to the hub
+    retain_message           834-861    so does a message that a plugin retains
+    _session_monitor         356-383    time-outs, keep-alive, expiry, changed users, `$SYS`
+    shutdown                 385-419    first stops accepting; cannot hang
 """
 
 import asyncio
@@ -32,13 +35,14 @@ from facewire_mqtt.address import Address
 
 log = logging.getLogger(__name__)
 
-#: Seconds between looks at every connection, four times that where they are many; and between new figures on `$SYS`.
+#: Seconds between two checks of every connection (four times that if there are many), and between
+#: two updates of `$SYS`.
 TICK: Final = 0.25
 MANY_CONNECTIONS: Final = 1_000
 SYS_INTERVAL: Final = 10.0
-#: Connections looked at before messages have their turn: all of 10,000 at once would hold up a match for 10 ms.
+#: Connections checked in one step. To check 10,000 in one step would delay a match by 10 ms.
 TICK_BATCH: Final = 500
-#: Seconds that the end may take.
+#: Seconds that clients have to receive their last messages at shutdown.
 SHUTDOWN_TIMEOUT: Final = 4.0
 
 
@@ -47,13 +51,13 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
 
     Args:
         listen: the address; port 0 for any free port.
-        authenticator: who may come in.
-        limits: how much they may take.
-        tls: for TLS.
+        authenticator: decides who may connect.
+        limits: how much clients may use.
+        tls: turns TLS on.
 
     Attributes:
         hub: sessions, routing and counters.
-        address: where it listens, once started.
+        address: where it listens, with the real port once started.
     """
 
     def __init__(
@@ -76,12 +80,13 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         """Open the socket and serve.
 
         Raises:
-            BrokerError: the address cannot be had, or amqtt is not the one that this was written for.
+            BrokerError: it cannot listen on the address, or amqtt is not the version that this
+                broker was written for.
         """
         fingerprint.check()
         loop = asyncio.get_running_loop()
         try:
-            # Before amqtt's start, which would log a traceback where the address is taken.
+            # Before amqtt's start, which would log a traceback if the address is in use.
             self._server = await loop.create_server(
                 lambda: ClientConnection(self.hub, self._authenticator, self.streams),
                 self._listen.host,
@@ -123,11 +128,11 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
                     last_counters = now
                     self.hub.publish_counters(now - started)
             except Exception:
-                # Without it nobody would see power losses any more.
-                log.exception("monitor failed, and goes on")
+                # If the monitor stopped, nobody would notice a client that lost power.
+                log.exception("monitor failed, continuing")
 
     async def _tick_connections(self) -> None:
-        """Have each look at its clock, and let messages pass between one group of them and the next."""
+        """Let each connection check its time-outs; route messages between two groups of them."""
         connections = list(self.streams.all)
         for start in range(0, len(connections), TICK_BATCH):
             now = time.monotonic()
@@ -141,7 +146,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
             self.kick(user, "credential changed")
 
     def kick(self, user: str, reason: str = "kicked") -> int:
-        """Close a user's connections, and forget its sessions; returns how many connections."""
+        """Close a user's connections and forget its sessions; return the number of connections."""
         theirs = [c for c in self.streams.all if isinstance(c, ClientConnection) and c.session and c.identity.user == user]
         for connection in theirs:
             connection.close(reason)
@@ -149,7 +154,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         return len(theirs)
 
     async def shutdown(self) -> None:
-        """Stop accepting, send what is there, close; a client that takes nothing is cut off."""
+        """Stop accepting, send pending bytes, close. Cut off a client that stopped reading."""
         self.transitions.shutdown()
         for server in self._servers.values():
             server.instance.close()

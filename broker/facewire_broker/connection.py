@@ -1,4 +1,4 @@
-"""What a client's packets mean: from CONNECT to the end, between its stream and the hub.
+"""One client's connection: it reads the client's packets and calls the hub.
 
 accepted ─CONNECT▶ (checking) ─▶ open ─▶ closing ─▶ lost
 └─ time-out        └─ refused   └─ malformed, silent, stuck, taken over, DISCONNECT
@@ -27,12 +27,12 @@ _REASONS: Final = {BAD_CLIENT_ID: "client_id", NOT_AUTHORIZED: "credentials", UN
 
 
 class ClientConnection(Stream):
-    """A client.
+    """One client's connection.
 
     Attributes:
-        identity: who it is, once it is known.
-        session: its session, None before and after.
-        will: published when it ends ungracefully.
+        identity: who the client is, once authenticated.
+        session: the client's session; None before it begins and after it ends.
+        will: published if the connection ends without DISCONNECT.
     """
 
     def __init__(self, hub: Hub, authenticator: Authenticator, streams: Streams) -> None:
@@ -63,7 +63,7 @@ class ClientConnection(Stream):
             self._checking.cancel()
         self._hub.lost(self, self._loop.time())
 
-    # -- coming in -----------------------------------------------------------------------------------------------
+    # -- connecting -------------------------------------------------------------------------------
 
     def _on_connect(self, _first: int, body: bytes) -> None:
         try:
@@ -120,7 +120,7 @@ class ClientConnection(Stream):
         names = [value for rdn in (certificate or {}).get("subject", ()) for key, value in rdn if key == "commonName"]
         return names[0] if names else None
 
-    # -- being there ---------------------------------------------------------------------------------------------
+    # -- connected --------------------------------------------------------------------------------
 
     def _on_packet(self, first: int, body: bytes) -> None:
         if first >> 4 == 3:
@@ -144,22 +144,22 @@ class ClientConnection(Stream):
             self.close("disconnect")
             self._hub.lost(self, self._heard, graceful=True)
         else:
-            raise Malformed(f"packet 0x{first:02x} is not for a broker without QoS 2")
+            raise Malformed(f"packet 0x{first:02x} is not one that this broker serves")
 
     def _on_publish(self, first: int, body: bytes) -> None:
         raw, packet_id, payload = packets.split_publish(first, body)
         if first & 4:
-            raise Malformed("PUBLISH at QoS 2, which is not served")
+            raise Malformed("PUBLISH at QoS 2, which this broker does not serve")
         topic = self._topics.get(raw) or self._allowed_topic(raw)
         self._hub.counters["messages/received"] += 1
         if topic:
             self._hub.publish(Message(topic, payload, first >> 1 & 1), retain=bool(first & 1))
         if packet_id:
-            # Refused messages too: 3.1.1 knows no other answer (MQTT-3.3.5-2).
+            # Even if the message was refused: 3.1.1 has no other answer (MQTT-3.3.5-2).
             self.send(packets.puback(packet_id))
 
     def _allowed_topic(self, raw: bytes) -> str | None:
-        """A topic's text if this client may publish to it. Only those that it may are remembered."""
+        """Return a topic's text if this client may publish to it, and remember it."""
         topic = packets.read_topic(raw)
         limits = self._limits
         if len(raw) > limits.topic_bytes or topic.count("/") >= limits.topic_levels:
@@ -168,8 +168,9 @@ class ClientConnection(Stream):
             self._hub.count_refusal("publish", f"client={self.name} user={self.identity.user!a} topic={topic!a}")
             return None
         if len(self._topics) >= limits.sessions:
-            # A device has three; the platform, which acks to every device, as many as there are sessions. With room for
-            # fewer it would forget and learn them all again and again, a sixth of all that a round trip costs.
+            # A device has three topics. The platform has one for each session, since it acks every
+            # device. If they did not all fit, it would check each again and again, and that costs
+            # a sixth of a round trip.
             self._topics.clear()
         self._topics[raw] = topic
         return topic

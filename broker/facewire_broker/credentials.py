@@ -1,10 +1,11 @@
-"""Who may come in: a password file as Mosquitto reads it, and a role file beside it.
+"""The users of a broker: a password file in Mosquitto's format, and a file of roles beside it.
 
-    FILE         name:$7$ROUNDS$SALT$HASH    PBKDF2-SHA512; salt and hash in base64 (mosquitto_passwd writes the same)
+    FILE         name:$7$ROUNDS$SALT$HASH    PBKDF2-SHA512, salt and hash in base64;
+                                             mosquitto_passwd writes the same
     FILE.roles   name ROLE [status]
 
-A generated secret has 192 bits, which no number of guesses finds: few rounds do, 60 µs. A password that a human chose
-needs many, and is checked off the event loop.
+A generated secret has 192 bits, too many to guess, so a few rounds (60 µs) are enough. A password
+that a human chose needs many rounds, and is checked in a thread, not in the event loop.
 """
 
 import base64
@@ -28,12 +29,13 @@ from facewire_broker.access import Role
 
 T = TypeVar("T")
 
-#: Rounds for a generated secret (Mosquitto's own number), and for a human's password (OWASP's for PBKDF2-SHA512).
+#: Rounds for a generated secret (Mosquitto's default), and for a human's password (OWASP's advice
+#: for PBKDF2-SHA512).
 TOKEN_ROUNDS: Final = 101
 PASSWORD_ROUNDS: Final = 210_000
-#: More rounds than this are checked in a thread.
+#: A secret with more rounds is checked in a thread.
 QUICK_ROUNDS: Final = 1_000
-#: Rounds that a file may ask for.
+#: The most rounds that a file may ask for.
 _MAX_ROUNDS: Final = 10_000_000
 
 _STORED = re.compile(r"\$7\$(\d{1,8})\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+)")
@@ -45,18 +47,18 @@ class User:
 
     name: str
     role: Role
-    #: As in the password file.
+    #: The hash, as in the password file.
     stored: str = field(repr=False)
-    #: A consumer that may subscribe status too.
+    #: Whether a consumer may also subscribe to status.
     status: bool = False
 
     @property
     def rounds(self) -> int:
-        """What a check costs."""
+        """The rounds of its hash: what a check costs."""
         return _parse(self.stored)[0]
 
     def verify(self, secret: str) -> bool:
-        """Whether a secret is this user's."""
+        """Whether this is the user's secret."""
         rounds, salt, digest = _parse(self.stored)
         return hmac.compare_digest(hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, rounds), digest)
 
@@ -65,53 +67,54 @@ Users: TypeAlias = dict[str, User]
 
 
 def generate_secret() -> str:
-    """A secret that nobody guesses."""
+    """Make a secret that nobody can guess."""
     return secrets.token_urlsafe(24)
 
 
 def hash_secret(secret: str, rounds: int = TOKEN_ROUNDS) -> str:
-    """A secret as the password file keeps it."""
-    # Text, as EMQX takes salts as text; 12 bytes, as Mosquitto takes no others.
+    """Hash a secret, in the form of the password file."""
+    # Text, because EMQX reads salts as text; 12 bytes, because Mosquitto accepts no other size.
     salt = secrets.token_urlsafe(9).encode()
     digest = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, rounds)
     return f"$7${rounds}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
 
 
 def _parse(stored: str) -> tuple[int, bytes, bytes]:
-    found = _STORED.fullmatch(stored)
-    if not found or not 1 <= int(found[1]) <= _MAX_ROUNDS:
-        raise ValueError("not of the form $7$rounds$salt$hash")
+    match = _STORED.fullmatch(stored)
+    if not match or not 1 <= int(match[1]) <= _MAX_ROUNDS:
+        raise ValueError("the password is not of the form $7$rounds$salt$hash")
     try:
-        salt, digest = base64.b64decode(found[2], validate=True), base64.b64decode(found[3], validate=True)
+        salt, digest = base64.b64decode(match[2], validate=True), base64.b64decode(match[3], validate=True)
     except binascii.Error as exc:
         raise ValueError("salt or hash is not base64") from exc
     if len(digest) != hashlib.sha512().digest_size:
         raise ValueError(f"hash of {len(digest)} bytes is not SHA-512")
-    return int(found[1]), salt, digest
+    return int(match[1]), salt, digest
 
 
 def salt_and_hash(stored: str) -> tuple[int, str, str]:
-    """Rounds, salt as text, hash in hex, for brokers that keep them apart.
+    """Split a stored hash into rounds, salt as text, and hash in hex.
 
     Raises:
-        ValueError: the salt is not text, as mosquitto_passwd makes them.
+        ValueError: the salt is not text. mosquitto_passwd makes such salts.
     """
     rounds, salt, digest = _parse(stored)
     return rounds, salt.decode("ascii"), digest.hex()
 
 
 class UsersFile:
-    """The two files."""
+    """A password file and its file of roles."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.roles_path = path.with_name(path.name + ".roles")
 
     def load(self) -> Users:
-        """Read both.
+        """Read both files.
 
         Raises:
-            BrokerError: they cannot be read, or a line makes no sense; names file and line, shows no hash.
+            BrokerError: a file cannot be read, or a line is wrong. The message names file and line
+                and shows no hash.
         """
         roles = dict(_lines(self.roles_path, _read_role)) if self.roles_path.exists() else {}
         users = {}
@@ -123,20 +126,20 @@ class UsersFile:
         return users
 
     def version(self) -> tuple[object, ...]:
-        """Changes whenever a file does."""
-        found: list[object] = []
+        """A value that changes whenever a file does."""
+        parts: list[object] = []
         for path in (self.path, self.roles_path):
             try:
                 info = path.stat()
             except OSError:
-                found.append(None)
+                parts.append(None)
             else:
-                found.append((info.st_mtime_ns, info.st_size, info.st_ino))
-        return tuple(found)
+                parts.append((info.st_mtime_ns, info.st_size, info.st_ino))
+        return tuple(parts)
 
     @contextlib.contextmanager
     def editing(self) -> Iterator[Users]:
-        """Change the users, alone: gives them as a dict, writes it back in the end."""
+        """Lock the files and give the users as a dict; write it back at the end."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_name(self.path.name + ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -145,7 +148,7 @@ class UsersFile:
             yield users
             roles = "".join(f"{user.name} {user.role}{' status' if user.status else ''}\n" for user in users.values())
             texts = [(self.roles_path, roles), (self.path, "".join(f"{user.name}:{user.stored}\n" for user in users.values()))]
-            # At no moment is there a user without a role.
+            # In this order a user never lacks its role, not even between the two writes.
             for path, text in reversed(texts) if before - set(users) else texts:
                 _write(path, text)
 
@@ -154,22 +157,22 @@ def add(users: Users, name: str, role: Role, secret: str, *, rounds: int = TOKEN
     """Add a user.
 
     Raises:
-        ValueError: the name is taken, or none that a topic could hold.
+        ValueError: the user exists, or a topic cannot hold the name, or the role has no status.
     """
     if name in users:
-        raise ValueError(f"user {name!r} exists already; `passwd` gives it another secret")
+        raise ValueError(f"user {name!r} already exists; `passwd` gives it a new secret")
     if status and role is not Role.CONSUMER:
-        raise ValueError(f"status is granted to a consumer, not to a {role}")
+        raise ValueError(f"only a consumer can be granted status, not a {role}")
     users[check_device(name)] = User(name, role, hash_secret(secret, rounds), status)
 
 
 def set_secret(users: Users, name: str, secret: str, *, rounds: int = TOKEN_ROUNDS) -> None:
-    """Give a user another secret. Raises `ValueError` where there is no such user."""
+    """Give a user another secret. Raises `ValueError` if there is no such user."""
     users[name] = replace(get_user(users, name), stored=hash_secret(secret, rounds))
 
 
 def get_user(users: Users, name: str) -> User:
-    """A user that is there. Raises `ValueError` where it is not."""
+    """Return a user. Raises `ValueError` if there is no such user."""
     if name not in users:
         raise ValueError(f"user {name!r} does not exist")
     return users[name]
@@ -202,7 +205,7 @@ def _read_role(line: str) -> tuple[str, tuple[Role, bool]]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file whole, readable by nobody else."""
+    """Replace a file in one step; only its owner can read it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""A broker beside other code: its own thread and event loop. For tests, the demo and small programs."""
+"""A broker beside other code, in its own thread and event loop: for tests and small programs."""
 
 import asyncio
 import threading
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class Embedded:
-    """A running broker in a thread of its own; `close` ends it.
+    """A running broker in its own thread; `close` ends it.
 
     Args:
-        listen: where; port 0 for any that is free.
-        options: as `Broker` takes them.
+        listen: the address; by default a free port on loopback.
+        options: those of `Broker`.
 
     Raises:
-        BrokerError: it cannot listen there.
+        BrokerError: it cannot listen on the address.
     """
 
     def __init__(self, listen: Address | None = None, **options: Any) -> None:
@@ -37,11 +37,11 @@ class Embedded:
 
     @property
     def address(self) -> Address:
-        """Where clients find it."""
+        """The address for clients."""
         return self.broker.address
 
     def call(self, function: Callable[[Broker], T], timeout: float = 5.0) -> T:
-        """Run a function on the broker's own thread, and return what it returns."""
+        """Run a function on the broker's thread and return its result."""
 
         async def run() -> T:
             return function(self.broker)
@@ -74,7 +74,7 @@ class Embedded:
 
 @contextmanager
 def running(port: int = 0, **options: Any) -> Iterator[Address]:
-    """An anonymous broker on loopback for the length of a `with`; gives its address."""
+    """Run an anonymous broker on loopback during a `with` block; give its address."""
     embedded = Embedded(Address(port=port), **options)
     try:
         yield embedded.address

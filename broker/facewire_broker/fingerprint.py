@@ -1,8 +1,9 @@
-"""The amqtt functions that ours build on, or replace, as they were when ours were written.
+"""Fingerprints of the amqtt functions that our broker calls or replaces.
 
-amqtt's internals change between releases: of those that matter here, 15 changed from 0.11.4 to 0.12.1. Another amqtt
-may do something else behind the same name, so a broker does not start on one that nobody has looked at: read what
-changed, run the acceptance suite, then write the new fingerprints (`python -m facewire_broker.fingerprint`).
+amqtt's internals change between releases: of those that matter here, 15 changed from 0.11.4 to
+0.12.1. Another amqtt may do something else behind the same name, so our broker refuses to start on
+a version that nobody has reviewed. To accept one, read what changed, run the acceptance suite, and
+write the new fingerprints (`python -m facewire_broker.fingerprint`).
 """
 
 import functools
@@ -18,7 +19,7 @@ from amqtt.plugins.manager import PluginManager
 
 from facewire.errors import BrokerError
 
-#: Replaced by ours (`facewire_broker.broker` says where), or called by what is left of amqtt's.
+#: Methods that ours replace (see `facewire_broker.broker`), or that the rest of amqtt calls.
 _BROKER: Final = (
     "__init__", "_init_states", "start", "_start_listeners", "_create_server_instance", "_broadcast_loop",
     "_broadcast_message", "internal_message_broadcast", "retain_message", "_session_monitor", "shutdown",
@@ -81,22 +82,22 @@ def _watched() -> Iterator[tuple[str, Any]]:
 
 
 def fingerprints() -> dict[str, str]:
-    """A hash of the source of each, by name."""
+    """Return a hash of each one's source, by name."""
     return {name: hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()[:12] for name, thing in _watched()}
 
 
 @functools.cache
 def check() -> None:
-    """See that amqtt is the one that ours were written for.
+    """Check that amqtt is the version that this broker was written for.
 
     Raises:
-        BrokerError: it is not; names what changed.
+        BrokerError: it is not. The message names what changed.
     """
     try:
-        found = fingerprints()
+        current = fingerprints()
     except (AttributeError, OSError, TypeError) as exc:
         raise BrokerError(f"amqtt is not the version that this broker was written for: {exc}") from exc
-    changed = sorted(name for name in KNOWN.keys() | found.keys() if KNOWN.get(name) != found.get(name))
+    changed = sorted(name for name in KNOWN.keys() | current.keys() if KNOWN.get(name) != current.get(name))
     if changed:
         raise BrokerError(f"amqtt is not the version that this broker was written for: {', '.join(changed)} changed")
 

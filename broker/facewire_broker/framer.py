@@ -4,10 +4,10 @@ from facewire_mqtt.framing import body_bounds
 
 
 class Framer:
-    """Cuts a stream of bytes into packets. Takes each byte once, however small the pieces it comes in.
+    """Cuts a stream of bytes into packets. Copies each byte once, however small the pieces are.
 
     Attributes:
-        limit: largest packet, bytes after its header; may be changed between two packets.
+        limit: the longest packet body, bytes; may change between two packets.
     """
 
     __slots__ = ("_at", "_chunk", "_needed", "_partial", "limit")
@@ -21,16 +21,16 @@ class Framer:
 
     @property
     def is_partial(self) -> bool:
-        """Whether the beginning of a packet waits for its rest."""
+        """Whether part of a packet has arrived and the rest has not."""
         return bool(self._partial)
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait to be pulled, or for their rest."""
+        """Bytes pushed and not yet pulled."""
         return len(self._chunk) - self._at + len(self._partial)
 
     def push(self, data: bytes) -> None:
-        """Take what the socket gave. Then call `pull` until it gives None."""
+        """Add bytes from the socket. Then call `pull` until it returns None."""
         if not self._partial:
             self._chunk = self._chunk[self._at :] + data if self._at < len(self._chunk) else data
         else:
@@ -42,10 +42,10 @@ class Framer:
         self._at = 0
 
     def pull(self) -> tuple[int, bytes] | None:
-        """The next packet, first byte and body, or None where it is not there yet.
+        """Return the next packet, first byte and body; None if it is not complete yet.
 
         Raises:
-            Malformed: its length is over the limit, or no length.
+            Malformed: its length is over the limit, or has more than four bytes.
         """
         chunk, at = self._chunk, self._at
         bounds = body_bounds(chunk, at, self.limit)

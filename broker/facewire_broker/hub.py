@@ -1,7 +1,8 @@
-"""The broker without sockets: sessions, routing, wills, retained messages, counters. Nothing in it waits.
+"""The broker without sockets: sessions, routing, wills, retained messages, counters.
 
-As nothing waits, nothing can come between two steps: authenticate ▶ take over ▶ subscribe ▶ route ▶ PUBACK needs
-no lock, and a publisher's PUBACK is sent after its message lies with every subscriber. Time is an argument.
+Nothing here waits, so nothing can happen between two steps: authenticate ▶ take over ▶ subscribe ▶
+route ▶ PUBACK needs no lock, and a publisher gets its PUBACK only after its message is queued for
+every subscriber. Time is an argument.
 """
 
 import logging
@@ -18,7 +19,7 @@ from facewire_broker.session import Link, Session
 
 log = logging.getLogger(__name__)
 
-#: Lines per second and reason that refusals may write into the log. All are counted.
+#: Log lines per second that refusals for one reason may write. The counters count all of them.
 _LOG_LINES: Final = 10
 
 ACCEPTED, BAD_LEVEL, BAD_CLIENT_ID, UNAVAILABLE, NOT_AUTHORIZED = 0, 1, 2, 3, 5
@@ -26,17 +27,18 @@ ACCEPTED, BAD_LEVEL, BAD_CLIENT_ID, UNAVAILABLE, NOT_AUTHORIZED = 0, 1, 2, 3, 5
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a connection proved to be."""
+    """Who a client is, once authenticated."""
 
-    #: None without credentials.
+    #: None for an anonymous client.
     user: str | None = None
     rights: Rights = EVERYTHING
-    #: Shared subscriptions of different scopes never share: nobody takes another's messages away by joining its group.
+    #: Only clients of one scope share a subscription: nobody can take another user's messages by
+    #: joining its group.
     scope: str = ""
 
 
 class Client(Link, Protocol):
-    """A connection as the hub sees it."""
+    """What the hub needs of a connection."""
 
     identity: Identity
     session: Session | None
@@ -44,16 +46,16 @@ class Client(Link, Protocol):
     will_retain: bool
 
     def close(self, reason: str) -> None:
-        """End it."""
+        """Close the connection."""
 
 
 class Hub:
-    """Everything that the connections share.
+    """The state that all connections share.
 
     Attributes:
-        counters: what happened, by name; `dropped/…` and `refused/…` by reason.
-        sessions: by user and client id, so that no credential reaches another's.
-        index: who subscribed what.
+        counters: number of events by name, such as `messages/dropped` and `refused/REASON`.
+        sessions: by user and client id, so that no user can reach another user's session.
+        index: the subscriptions.
         retained: the retained messages.
     """
 
@@ -69,10 +71,11 @@ class Hub:
         self._reported: dict[str, int] = {}
 
     def connect(self, client: Client, connect: Connect, now: float) -> tuple[int, bool]:
-        """Begin a session, or resume one, for a client that has proved its identity.
+        """Begin or resume the session of an authenticated client.
 
         Returns:
-            CONNACK's return code, and whether an earlier session goes on. The caller sends both, then attaches the session.
+            CONNACK's return code, and whether an earlier session is resumed. The caller sends both,
+            then attaches the session.
         """
         identity = client.identity
         if connect.will is not None and not identity.rights.may_publish(connect.will.topic):
@@ -83,7 +86,7 @@ class Hub:
         if session is None and not self._may_add_session(*key):
             return UNAVAILABLE, False
         if session is not None and session.link is not None:
-            # The will of the old connection, where it has one, comes before all that the new one says.
+            # The old connection's will, if any, goes out before the new one's messages.
             self._take_over(session, now)
             session = self.sessions.get(key)
         if session is not None and connect.clean:
@@ -100,7 +103,11 @@ class Hub:
         return ACCEPTED, present
 
     def lost(self, client: Client, now: float, *, graceful: bool = False) -> None:
-        """A connection ended: its will, what it had by shared subscriptions, its session if that ends with it."""
+        """Handle the end of a connection.
+
+        Offer its unacked shared messages to other members, publish its will, and forget a clean
+        session.
+        """
         session, will = client.session, client.will
         client.session = client.will = None
         if session is None:
@@ -118,7 +125,7 @@ class Hub:
             self.publish(will, retain=client.will_retain)
 
     def publish(self, message: Message, *, retain: bool = False) -> None:
-        """Route a message: each session gets it once, at the least of its QoS and the subscription's."""
+        """Route a message: once to each session, at the lesser of its QoS and the granted one."""
         if retain and not self.retained.put(message):
             self.count_refusal("retained", f"topic={message.topic!a} limit={self.limits.retained}")
         entries = self.index.match(message.topic)
@@ -137,18 +144,21 @@ class Hub:
                 self._offer_shared(group, message, published)
 
     def subscribe(self, client: Client, pairs: list[tuple[str, int]]) -> list[int]:
-        """Grant or refuse filters; returns SUBACK's codes. What the granted ones retain waits in the session."""
+        """Grant or refuse filters; return SUBACK's codes.
+
+        The session then holds the retained messages of the granted filters.
+        """
         return [self._subscribe(client, text, min(qos, 1)) for text, qos in pairs]
 
     def unsubscribe(self, client: Client, filters: list[str]) -> None:
-        """Take filters away."""
+        """Remove filters from a session."""
         session = client.session
         for text in filters if session else ():
             if session and session.subscriptions.pop(text, None) is not None:
                 self._unindex(session, text)
 
     def tick(self, now: float) -> None:
-        """Once a second: forget sessions whose client has been away too long, and sum up the log."""
+        """Once a second: forget sessions unused for too long, and sum up skipped log lines."""
         for reason, lines in self._log_lines.items():
             if lines > _LOG_LINES:
                 log.warning("refused reason=%s %d more", reason, lines - _LOG_LINES)
@@ -167,12 +177,12 @@ class Hub:
         self._reported = now
 
     def forget_user(self, user: str) -> None:
-        """Forget the sessions of a user whose connections are closed."""
+        """Forget a user's sessions, whose connections are already closed."""
         for session in [s for s in self.sessions.values() if s.owner == user]:
             self._forget(session)
 
     def count_refusal(self, reason: str, details: str) -> None:
-        """Count and log something that was refused. No payload, no secret."""
+        """Count and log a refusal. `details` must hold no payload and no secret."""
         self.counters[f"refused/{reason}"] += 1
         self._log_lines[reason] += 1
         if self._log_lines[reason] <= _LOG_LINES:
@@ -188,7 +198,7 @@ class Hub:
             log.warning("dropping messages client=%a reason=queue held=%d", session.client_id, session.undelivered)
 
     def _may_add_session(self, user: str | None, client_id: str) -> bool:
-        """Whether there may be one more session, of a user at that; without credentials all are nobody's."""
+        """Whether the limits allow one more session. Only named users have a limit each."""
         limits = self.limits
         if len(self.sessions) >= limits.sessions:
             self.count_refusal("sessions", f"client={client_id!a} limit={limits.sessions}")
@@ -212,7 +222,7 @@ class Hub:
             self.index.subscribe(session, topic_filter, qos, f"{session.scope}/{group}")
             return qos
         self.index.subscribe(session, topic_filter, qos)
-        # Taken from its end, so that the first comes first.
+        # The session pops from the end, so reversed order sends the first one first.
         session.pending_retained.update(dict.fromkeys(reversed(list(self.retained.matching(topic_filter))), qos))
         return qos
 
@@ -225,7 +235,7 @@ class Hub:
         )
 
     def _offer_shared(self, group: Group[Session], message: Message, qos: int) -> None:
-        """One member gets it; one that is connected, where there is one."""
+        """Offer the message to one member of the group: to a connected one, if there is one."""
         session = group.pick([s for s in group.members if s.link is not None] or group.members)
         if session is None:
             self.counters["messages/dropped"] += 1

@@ -18,14 +18,14 @@ from facewire_broker.render import SECRET_FILES, Rendered, Site, render_mosquitt
 
 log = logging.getLogger(__name__)
 
-#: Seconds until it listens; between looks at the users; until it has ended.
+#: Seconds to wait for it to listen, between two checks of the users file, and for it to end.
 START_TIMEOUT: Final = 10.0
 POLL_INTERVAL: Final = 1.0
 STOP_TIMEOUT: Final = 4.0
 
 
 def write_files(rendered: Rendered, folder: Path) -> None:
-    """Write what was rendered; what holds hashes is readable by its owner alone."""
+    """Write rendered files. Only their owner can read those that hold hashes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in rendered.files.items():
         path = folder / name
@@ -37,19 +37,19 @@ def write_files(rendered: Rendered, folder: Path) -> None:
 
 
 def find_mosquitto() -> str:
-    """Where Mosquitto is. Debian puts it where only root looks.
+    """Return the path of Mosquitto. Debian puts it in a folder that only root has in its PATH.
 
     Raises:
         BrokerError: it is not installed.
     """
-    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
-    if found is None:
+    path = shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+    if path is None:
         raise BrokerError("Mosquitto is not installed (Debian: apt install mosquitto)")
-    return found
+    return path
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that is free at the moment, as Mosquitto takes none for 0."""
+    """Return a port that is free at the moment. Mosquitto cannot choose one itself."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.closing(socket.create_server((host, 0), family=family)) as taken:
         port: int = taken.getsockname()[1]
@@ -60,8 +60,8 @@ class Mosquitto:
     """One Mosquitto, from start to stop.
 
     Args:
-        users: the file that is watched.
-        site: makes out what to render for the users of the moment.
+        users: the users file; Mosquitto follows its changes.
+        site: makes the configuration for the current users.
     """
 
     def __init__(self, users: UsersFile, site: Callable[[Users], Site]) -> None:
@@ -71,7 +71,7 @@ class Mosquitto:
         """Start it, keep its users up to date, stop it.
 
         Raises:
-            BrokerError: it is not installed, or ended on its own.
+            BrokerError: Mosquitto is not installed, or ended by itself.
         """
         version = self._users.version()
         site = self._render()
@@ -96,13 +96,13 @@ class Mosquitto:
         return site
 
     def _reload(self, child: asyncio.subprocess.Process) -> None:
-        """Mosquitto reads its files again on SIGHUP, and disconnects who is no longer in them."""
+        """Write the files again. On SIGHUP Mosquitto reads them and disconnects removed users."""
         try:
             site = self._render()
         except BrokerError as exc:
-            log.warning("users not read again, the old ones stay error=%s", exc)
+            log.warning("users not reloaded, keeping the old ones error=%s", exc)
             return
-        log.info("users read again count=%d", len(site.users))
+        log.info("users reloaded count=%d", len(site.users))
         child.send_signal(signal.SIGHUP)
 
     async def _until_it_listens(self, site: Site, ended: "asyncio.Future[int]") -> None:
@@ -112,7 +112,7 @@ class Mosquitto:
                 _, writer = await asyncio.open_connection(site.host, site.port)
             except OSError:
                 if ended.done():
-                    raise BrokerError(f"Mosquitto ended with code {ended.result()}; it says above why") from None
+                    raise BrokerError(f"Mosquitto ended with code {ended.result()}; see its own message above") from None
                 if asyncio.get_running_loop().time() > deadline:
                     raise BrokerError(f"Mosquitto does not listen on {site.host}:{site.port} after {START_TIMEOUT:g} s") from None
                 await asyncio.sleep(0.05)
@@ -130,5 +130,8 @@ class Mosquitto:
 
 
 def run_as() -> str | None:
-    """Started by root, Mosquitto would become a user who may not read our files: it stays who we are."""
+    """The system user for Mosquitto, or None for its default.
+
+    Root's Mosquitto would switch to a user that cannot read our files, so we tell it to stay root.
+    """
     return getpass.getuser() if os.geteuid() == 0 else None

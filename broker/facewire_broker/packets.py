@@ -1,8 +1,9 @@
-"""MQTT 3.1.1 packets: bytes to fields, and back. Strict where amqtt is lax. No I/O.
+"""MQTT 3.1.1 packets: bytes to fields, and back. Stricter than amqtt. No I/O.
 
-amqtt's packet classes read and write what comes once a session; what amqtt reads must write back to the same
-bytes, which refuses all that it lets pass (truncated and trailing fields, ill-formed UTF-8, lengths that lie).
-PUBLISH and PUBACK, which come thousands of times a second, are read here: amqtt takes 40 µs for one.
+amqtt's classes read and write the packets that a session has once. Each packet that amqtt reads
+must write back to the same bytes. That refuses everything that amqtt overlooks: truncated and
+trailing fields, ill-formed UTF-8, wrong lengths. We read PUBLISH and PUBACK ourselves: they come
+thousands of times a second, and amqtt needs 40 µs for one.
 """
 
 import struct
@@ -25,22 +26,22 @@ from facewire.errors import ProtocolError
 from facewire_broker.publish import Message
 from facewire_mqtt.framing import Malformed, fixed_header
 
-#: `MQTT` and the level of 3.1.1, as a CONNECT begins.
+#: A CONNECT begins with this protocol name, then the level of 3.1.1.
 _PROTOCOL: Final = b"\x00\x04MQTT"
 LEVEL_3_1_1: Final = 4
 
 PINGRESP: Final[bytes] = PingRespPacket.build().to_bytes()
-#: SUBACK's return code for a filter that is not granted.
+#: SUBACK's return code for a refused filter.
 REFUSED: Final = 0x80
 
 
 class UnsupportedLevel(ProtocolError):
-    """A CONNECT of another MQTT than 3.1.1: answered with CONNACK 1 (MQTT-3.1.2-2)."""
+    """A CONNECT of another version than 3.1.1. The answer is CONNACK 1 (MQTT-3.1.2-2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """What a client says of itself."""
+    """The fields of a CONNECT."""
 
     client_id: str
     clean: bool
@@ -56,7 +57,7 @@ def read_connect(body: bytes) -> Connect:
     """Read a CONNECT. Raises `Malformed` or `UnsupportedLevel`."""
     if body[:6] != _PROTOCOL or len(body) < 10:
         # MQTT 3.1 called itself MQIsdp.
-        raise UnsupportedLevel("MQIsdp") if body[:8] == b"\x00\x06MQIsdp" else Malformed("first packet is no CONNECT of MQTT")
+        raise UnsupportedLevel("MQIsdp") if body[:8] == b"\x00\x06MQIsdp" else Malformed("first packet is not an MQTT CONNECT")
     if body[6] != LEVEL_3_1_1:
         raise UnsupportedLevel(f"level {body[6]}")
     flags = body[7]
@@ -64,10 +65,10 @@ def read_connect(body: bytes) -> Connect:
         raise Malformed(f"CONNECT flags 0x{flags:02x}")
     packet = _read(ConnectPacket, 1, 0, body)
     fields, will = packet.payload, None
-    said = ((0x80, fields.username), (0x40, fields.password), (4, fields.will_message))
-    if any(value is None for flag, value in said if flags & flag):
-        # amqtt reads what is cut off as absent, and would write it so.
-        raise Malformed("CONNECT is cut short")
+    required = ((0x80, fields.username), (0x40, fields.password), (4, fields.will_message))
+    if any(value is None for flag, value in required if flags & flag):
+        # amqtt takes a truncated field for an absent one, and would write it back so.
+        raise Malformed("CONNECT is truncated")
     if packet.will_flag:
         will = Message(fields.will_topic, bytes(fields.will_message), packet.will_qos)
         check_topic(will.topic)
@@ -81,7 +82,7 @@ def read_subscribe(body: bytes) -> tuple[int, list[tuple[str, int]]]:
     packet = _read(SubscribePacket, 8, 2, body)
     pairs: list[tuple[str, int]] = packet.payload.topics
     if not pairs or packet.variable_header.packet_id == 0 or any(qos > 2 for _, qos in pairs):
-        raise Malformed("SUBSCRIBE without filters or packet id, or of QoS 3")
+        raise Malformed("SUBSCRIBE without filters or packet id, or with QoS 3")
     return packet.variable_header.packet_id, pairs
 
 
@@ -95,15 +96,15 @@ def read_unsubscribe(body: bytes) -> tuple[int, list[str]]:
 
 
 def split_publish(first: int, body: bytes) -> tuple[bytes, int, bytes]:
-    """Take a PUBLISH apart: topic, packet id (0 at QoS 0), payload. Raises `Malformed`."""
+    """Split a PUBLISH into topic, packet id (0 at QoS 0) and payload. Raises `Malformed`."""
     size = len(body)
     end = 2 + (body[0] << 8 | body[1]) if size > 1 else 3
     if not first & 6:
         if end > size or first & 8:
-            raise Malformed("PUBLISH is shorter than its topic, or DUP at QoS 0")
+            raise Malformed("PUBLISH is shorter than its topic, or has DUP at QoS 0")
         return body[2:end], 0, body[end:]
     if end + 2 > size or first & 6 == 6:
-        raise Malformed("PUBLISH is shorter than its topic, or of QoS 3")
+        raise Malformed("PUBLISH is shorter than its topic, or has QoS 3")
     packet_id = body[end] << 8 | body[end + 1]
     if not packet_id:
         raise Malformed("PUBLISH with packet id 0")
@@ -111,7 +112,7 @@ def split_publish(first: int, body: bytes) -> tuple[bytes, int, bytes]:
 
 
 def read_topic(raw: bytes) -> str:
-    """A topic's text. Raises `Malformed`."""
+    """Decode a topic. Raises `Malformed`."""
     try:
         return check_topic(raw.decode())
     except UnicodeDecodeError as exc:
@@ -119,7 +120,7 @@ def read_topic(raw: bytes) -> str:
 
 
 def check_topic(topic: str) -> str:
-    """Return a topic that can be published to, or raise `Malformed` (MQTT-3.3.2-2, MQTT-4.7.3-1)."""
+    """Return a topic that a client can publish to, or raise `Malformed` (MQTT-3.3.2-2, 4.7.3-1)."""
     if not topic or "+" in topic or "#" in topic:
         raise Malformed("topic is empty or has a wildcard")
     return check_text(topic)
@@ -128,7 +129,7 @@ def check_topic(topic: str) -> str:
 def check_text(text: str) -> str:
     """Return text without U+0000 (MQTT-1.5.3-2), or raise `Malformed`."""
     if "\0" in text:
-        raise Malformed("text with U+0000")
+        raise Malformed("text contains U+0000")
     return text
 
 
@@ -153,7 +154,7 @@ def puback(packet_id: int) -> bytes:
 
 
 def _read(kind: Any, packet_type: int, flags: int, body: bytes) -> Any:
-    """Read a packet by amqtt's class, and see that it is all there was to read."""
+    """Read a packet with amqtt's class, and check that it accounts for every byte."""
     try:
         packet = _finish(kind.from_stream(BufferReader(body), MQTTFixedHeader(packet_type, flags, len(body))))
         if kind is ConnectPacket and packet.payload.client_id_is_random:
@@ -162,12 +163,12 @@ def _read(kind: Any, packet_type: int, flags: int, body: bytes) -> Any:
     except (AMQTTError, MQTTError, CodecError, NoDataError, ValueError, TypeError, struct.error) as exc:
         raise Malformed(f"{kind.__name__}: {exc}") from exc
     if not same:
-        raise Malformed(f"{kind.__name__} does not read and write the same")
+        raise Malformed(f"{kind.__name__} does not write back to the same bytes")
     return packet
 
 
 def _finish(reading: Coroutine[Any, Any, Any]) -> Any:
-    """Run one of amqtt's readers, which never waits as a `BufferReader` has everything."""
+    """Run one of amqtt's readers. It never waits, because a `BufferReader` has all the bytes."""
     try:
         reading.send(None)
     except StopIteration as done:

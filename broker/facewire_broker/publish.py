@@ -1,6 +1,6 @@
-"""A message between its publisher and its subscribers, and the PUBLISH that brings it (MQTT 3.1.1 section 3.3). Pure.
+"""An application message, and the PUBLISH packet that carries it (MQTT 3.1.1 section 3.3). Pure.
 
-0x30 | dup << 3 | qos << 1 | retain,  length,  topic (2 bytes length, text),  packet id (QoS 1),  payload
+0x30 | dup << 3 | qos << 1 | retain,  length,  topic with its length,  packet id (QoS 1),  payload
 """
 
 from facewire_mqtt.framing import fixed_header
@@ -14,13 +14,13 @@ class Message:
     def __init__(self, topic: str, payload: bytes, qos: int) -> None:
         self.topic = topic
         self.payload = payload
-        #: As published. A subscriber gets it at this or at its own, whichever is less (MQTT-3.8.4-6).
+        #: As published. A subscriber gets the lesser of this and its own (MQTT-3.8.4-6).
         self.qos = qos
         self._topic = b""
         self._plain = b""
 
     def packet(self, qos: int, packet_id: int, *, retain: bool = False, dup: bool = False) -> bytes:
-        """The PUBLISH that brings it."""
+        """The PUBLISH packet that carries it to one subscriber."""
         if not self._topic:
             topic = self.topic.encode()
             self._topic = len(topic).to_bytes(2, "big") + topic

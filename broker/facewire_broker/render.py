@@ -1,11 +1,11 @@
-"""The same users and rules as configuration of Mosquitto and EMQX. Pure: texts by file name.
+"""Configuration of Mosquitto and EMQX with the same users and rules. Pure: text by file name.
 
-Mosquitto 2.0 differs from our broker, once given these files, in this:
-    - it grants every SUBSCRIBE, and then delivers only what the ACL lets the user read;
-    - the client id is the user name whatever the client says, so each credential has one connection at a time;
-    - a socket without CONNECT lives 95 s;
-    - a message that two of a client's filters take in comes at the QoS of either;
-    - a shared subscription's group is common to all users: give workers groups that nobody guesses.
+With these files Mosquitto 2.0 still differs from our broker:
+    - it grants every SUBSCRIBE, then delivers only the topics that the ACL lets the user read;
+    - it takes the user name for the client id, so each user has one connection at a time;
+    - it keeps a socket open for 95 s without a CONNECT;
+    - it delivers a message that matches two filters of a client at the QoS of either;
+    - all users share the groups of shared subscriptions: give workers groups that nobody can guess.
 """
 
 import csv
@@ -22,40 +22,40 @@ from facewire_mqtt.address import Address
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files."""
+    """The broker's PEM files."""
 
     cert: str
     key: str
-    #: Clients must show a certificate of this authority; its name is the user.
+    #: If set, clients must show a certificate of this authority; its CN is the user.
     client_ca: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a broker is rendered for."""
+    """What the configuration of a broker depends on."""
 
     users: Users
-    #: Root and version of the topics.
+    #: The topics' root and version.
     prefix: str
     host: str
     port: int
-    #: Folder that the files will lie in.
+    #: Folder of the rendered files.
     folder: str
     tls: Tls | None = None
-    #: The system user that Mosquitto runs as; None leaves that to Mosquitto.
+    #: The system user that Mosquitto runs as; None for its default.
     run_as: str | None = None
     limits: BrokerLimits = field(default_factory=BrokerLimits)
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Files by name, and what they leave out."""
+    """Text by file name, and notes about what it leaves out."""
 
     files: dict[str, str]
     notes: tuple[str, ...] = ()
 
 
-#: Read by the broker alone.
+#: Files that only the broker may read.
 SECRET_FILES: Final = frozenset({"passwd", "users.csv"})
 
 
@@ -68,12 +68,12 @@ def render_mosquitto(site: Site) -> Rendered:
         *_mosquitto_tls(site),
         "allow_anonymous false",
         f"acl_file {site.folder}/acl",
-        "# A client is who its credential says, whatever id it brings.",
+        "# The user name is the client id, whatever id the client sends.",
         "use_username_as_clientid true",
         "max_qos 1",
-        "# One message in a thousand takes 30 ms otherwise.",
+        "# Without this, one message in a thousand takes 30 ms.",
         "set_tcp_nodelay true",
-        "# Nothing depends on the broker's memory: the devices' stores are the queue.",
+        "# Nothing needs the broker to persist messages: the devices keep them.",
         "persistence false",
         f"max_packet_size {limits.packet_bytes}",
         f"max_connections {limits.connections}",
@@ -101,7 +101,7 @@ def _mosquitto_tls(site: Site) -> Iterable[str]:
 
 
 def _mosquitto_acl(site: Site) -> str:
-    """Rules by user: Mosquitto's `pattern … %u` would count for every role."""
+    """Rules for each user, because Mosquitto's `pattern … %u` would apply to every role."""
     out = []
     for user, rights in _rights(site):
         out.append(f"user {user.name}")
@@ -122,10 +122,12 @@ def render_emqx(site: Site) -> Rendered:
         try:
             rounds, salt, digest = salt_and_hash(user.stored)
         except ValueError:
-            notes.append(f"user {user.name} is left out: its salt is not text, as EMQX wants it; give it a new secret with `users passwd`")
+            notes.append(f"user {user.name} is left out: EMQX needs a salt that is text; give it a new secret with `users passwd`")
             continue
         if rounds != TOKEN_ROUNDS:
-            notes.append(f"user {user.name} is left out: its hash has {rounds} rounds, EMQX takes {TOKEN_ROUNDS} for all; add it in EMQX")
+            notes.append(
+                f"user {user.name} is left out: its hash has {rounds} rounds, EMQX needs {TOKEN_ROUNDS} for all users; add it in EMQX"
+            )
             continue
         writer.writerow((user.name, digest, salt, "false"))
     files["users.csv"] = table.getvalue()
@@ -133,7 +135,7 @@ def render_emqx(site: Site) -> Rendered:
 
 
 def _emqx_conf(site: Site) -> str:
-    """HOCON, to be included by emqx.conf (docs.emqx.com: Use Built-in Database; Use ACL File; MQTT)."""
+    """HOCON for emqx.conf to include (docs.emqx.com: Use Built-in Database; Use ACL File; MQTT)."""
     kind, tls = "tcp", ""
     if site.tls is not None:
         kind = "ssl"
@@ -167,14 +169,14 @@ authorization {{
 
 def _emqx_authentication(site: Site) -> str:
     if site.tls and site.tls.client_ca:
-        return "[]  # the certificate has proved who it is"
+        return "[]  # the certificate authenticates the client"
     return f"""[
   {{
     mechanism = password_based
     backend = built_in_database
     user_id_type = username
     password_hash_algorithm {{ name = pbkdf2, mac_fun = sha512, iterations = {TOKEN_ROUNDS}, dk_length = 64 }}
-    # Read once, when this is created (EMQX 5.7.2 or newer).
+    # EMQX (5.7.2 or newer) reads this once, when it creates the database.
     bootstrap_file = "{site.folder}/users.csv"
     bootstrap_type = hash
   }}
@@ -182,8 +184,11 @@ def _emqx_authentication(site: Site) -> str:
 
 
 def _emqx_acl(site: Site) -> str:
-    """The first rule that fits decides: every other role by name, then whoever is left, a device, by `${username}`."""
-    out = ["%% Written by `facewire broker render emqx`. The first rule that fits decides."]
+    """One rule list; the first rule that matches decides.
+
+    It names every user of the other roles. All remaining users are devices: `${username}`.
+    """
+    out = ["%% Written by `facewire broker render emqx`. The first rule that matches decides."]
     for user, rights in _rights(site):
         if user.role is not Role.DEVICE:
             out += _emqx_rules(f'{{username, "{user.name}"}}', rights)

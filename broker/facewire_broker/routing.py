@@ -1,7 +1,7 @@
-"""Who gets a message: topic filters, the index of subscriptions, retained messages (MQTT 3.1.1 section 4.7). Pure.
+"""Who gets a message: topic filters, subscriptions, retained messages (section 4.7). Pure.
 
-Exact filters, of which every device has one, lie in a dict; filters with wildcards, of which there are few, in a
-tree of levels. So a message costs the same with ten devices and with ten thousand.
+Every device has one exact filter; these are in a dict. The few filters with wildcards are in a tree
+of levels. So a message costs the same with ten devices and with ten thousand.
 
     a/b/c   ─▶  dict["a/b/c"]       tree:  a ─▶ + ─▶ c
                                              └▶ #
@@ -13,14 +13,15 @@ from typing import Final, Generic, TypeVar
 
 from facewire_broker.publish import Message
 
-#: `$share/{group}/{filter}`: each message goes to one member of the group (MQTT 5 section 4.8.2, here for 3.1.1 too).
+#: `$share/{group}/{filter}`: each message goes to one member of the group. MQTT 5 has it (section
+#: 4.8.2); we serve it to 3.1.1 clients.
 SHARE: Final = "$share/"
 
 S = TypeVar("S", bound=Hashable)
 
 
 def is_filter(text: str) -> bool:
-    """Whether it can stand in a SUBSCRIBE: `#` last and alone in its level, `+` alone, no U+0000."""
+    """Whether a SUBSCRIBE can have it: `#` last and alone in its level, `+` alone, no U+0000."""
     if not text or "\0" in text:
         return False
     *levels, last = text.split("/")
@@ -30,7 +31,7 @@ def is_filter(text: str) -> bool:
 
 
 def split_share(text: str) -> tuple[str | None, str]:
-    """The group, if any, and the filter proper; an empty filter where the share is ill-formed."""
+    """Split a filter into its group, if any, and the rest; empty if the share is ill-formed."""
     if not text.startswith(SHARE):
         return None, text
     group, _, rest = text[len(SHARE) :].partition("/")
@@ -38,29 +39,29 @@ def split_share(text: str) -> tuple[str | None, str]:
 
 
 def contains(outer: str, inner: str) -> bool:
-    """Whether every topic that `inner` takes in, `outer` takes in too. A topic is a filter of one."""
+    """Whether `outer` matches every topic that `inner` matches. A topic is a filter too."""
     if inner.startswith("$") != outer.startswith("$"):
-        # Wildcards at the start take in no `$` topics (MQTT-4.7.2-1).
+        # A leading wildcard matches no `$` topics (MQTT-4.7.2-1).
         return False
     wide, narrow = outer.split("/"), inner.split("/")
     for at, level in enumerate(wide):
         if level == "#":
             return True
         if at == len(narrow) or narrow[at] == "#" or level not in {"+", narrow[at]}:
-            # `a/#` takes in `a` as well (section 4.7.1.2).
+            # (`a/#` matches `a` as well, section 4.7.1.2.)
             return False
     return len(wide) == len(narrow)
 
 
 @dataclass(slots=True)
 class Group(Generic[S]):
-    """The members of a shared subscription, in turn."""
+    """The members of a shared subscription; they take turns."""
 
     members: dict[S, int] = field(default_factory=dict)
     _turn: int = 0
 
     def pick(self, usable: Iterable[S]) -> S | None:
-        """The next of those members that can take a message."""
+        """The next of the usable members; None if there is none."""
         able = list(usable)
         if not able:
             return None
@@ -70,7 +71,7 @@ class Group(Generic[S]):
 
 @dataclass(slots=True)
 class Entry(Generic[S]):
-    """Those who subscribed one filter, with the QoS granted; and the groups that share it."""
+    """The subscribers of one filter, with the QoS granted, and the groups that share it."""
 
     members: dict[S, int] = field(default_factory=dict)
     groups: dict[str, Group[S]] = field(default_factory=dict)
@@ -96,7 +97,7 @@ class Index(Generic[S]):
         members[who] = qos
 
     def unsubscribe(self, who: S, topic_filter: str, group: str | None = None) -> None:
-        """Take a subscription away, if there is one; nothing is left of a filter that nobody has."""
+        """Remove a subscription, if there is one, and the filter with its last subscription."""
         entry = self._find(topic_filter)
         if entry is None:
             return
@@ -110,25 +111,25 @@ class Index(Generic[S]):
             self._remove(topic_filter)
 
     def match(self, topic: str) -> list[Entry[S]]:
-        """The entries whose filters take in a topic."""
-        found = [entry] if (entry := self._exact.get(topic)) else []
+        """The entries whose filters match a topic."""
+        matches = [entry] if (entry := self._exact.get(topic)) else []
         if self._tree.children:
-            self._walk(self._tree, topic.split("/"), 0, found)
-        return found
+            self._walk(self._tree, topic.split("/"), 0, matches)
+        return matches
 
-    def _walk(self, node: _Node[S], levels: list[str], at: int, found: list[Entry[S]]) -> None:
+    def _walk(self, node: _Node[S], levels: list[str], at: int, matches: list[Entry[S]]) -> None:
         children = node.children
         wild = at > 0 or not levels[0].startswith("$")
         if wild and (rest := children.get("#")) and rest.entry:
-            found.append(rest.entry)
+            matches.append(rest.entry)
         if at == len(levels):
             if node.entry:
-                found.append(node.entry)
+                matches.append(node.entry)
             return
         if child := children.get(levels[at]):
-            self._walk(child, levels, at + 1, found)
+            self._walk(child, levels, at + 1, matches)
         if wild and (child := children.get("+")):
-            self._walk(child, levels, at + 1, found)
+            self._walk(child, levels, at + 1, matches)
 
     def _entry(self, topic_filter: str) -> Entry[S]:
         if not _is_wild(topic_filter):
@@ -164,7 +165,7 @@ class Index(Generic[S]):
 
 
 class RetainedMessages:
-    """The last retained message of each topic."""
+    """The retained messages, one for each topic."""
 
     def __init__(self, limit: int, limit_bytes: int) -> None:
         self._limit, self._limit_bytes = limit, limit_bytes
@@ -175,11 +176,15 @@ class RetainedMessages:
         return len(self._messages)
 
     def get(self, topic: str) -> Message | None:
-        """What a topic retains."""
+        """The retained message of a topic, if there is one."""
         return self._messages.get(topic)
 
     def put(self, message: Message) -> bool:
-        """Retain a message, or forget its topic where it has no payload (MQTT-3.3.1-10). False where it is one too many."""
+        """Retain a message; an empty payload removes the topic's (MQTT-3.3.1-10).
+
+        Returns:
+            False if the message would exceed a limit. The topic then retains nothing.
+        """
         old = self._messages.pop(message.topic, None)
         if old is not None:
             self._bytes -= len(old.payload)
@@ -192,7 +197,7 @@ class RetainedMessages:
         return True
 
     def matching(self, topic_filter: str) -> Iterator[str]:
-        """The topics that a filter takes in."""
+        """The topics that have a retained message and match a filter."""
         if not _is_wild(topic_filter):
             if topic_filter in self._messages:
                 yield topic_filter

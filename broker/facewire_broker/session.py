@@ -1,10 +1,11 @@
-"""What the broker keeps for one client, and in which order it goes out. Pure: bytes go to a `Link`.
+"""The messages that the broker keeps for one client, and their order. Pure: bytes go to a `Link`.
 
     offer() ─▶ queue (bounded) ─▶ in flight (a window, QoS 1) ─▶ pubacked()
                   ▲                     │
-                  └──── attach() ◀──────┘   a new connection: again, in order, with DUP and the same packet id
+                  └──── attach() ◀──────┘   a new connection: they go again, in order, with DUP
+                                            and the same packet id
 
-amqtt's Session is not used: its state machine costs 270 µs and 27 KB for each.
+We do not use amqtt's Session: its state machine costs 270 µs and 27 KB for each session.
 """
 
 from collections import deque
@@ -18,26 +19,26 @@ Shared: TypeAlias = "Group[Session] | None"
 
 
 class Link(Protocol):
-    """A connection as a session sees it."""
+    """What a session needs of its connection."""
 
     @property
     def is_writable(self) -> bool:
-        """Whether it takes more at the moment; the session is pumped when it does again."""
+        """Whether it accepts more at the moment. When it does again, it calls `Session.pump`."""
 
     def send(self, packet: bytes) -> None:
-        """Send a packet after those before it. Never fails, never calls back."""
+        """Send a packet after the earlier ones. Never fails, never calls back."""
 
 
 class SessionContext(Protocol):
-    """Whose session it is."""
+    """What a session needs of the broker."""
 
     limits: BrokerLimits
 
     def retained_message(self, topic: str) -> Message | None:
-        """What a topic retains at the moment."""
+        """The current retained message of a topic."""
 
     def dropped(self, session: "Session") -> None:
-        """A message did not fit."""
+        """Called when the session drops a message that exceeds a limit."""
 
 
 class Delivery:
@@ -49,21 +50,21 @@ class Delivery:
         self.message = message
         self.qos = qos
         self.retain = retain
-        #: The shared subscription that it came by.
+        #: The shared subscription that matched it.
         self.share = share
-        #: Given when it is first sent.
+        #: Assigned when it is first sent; 0 until then.
         self.packet_id = 0
 
 
 class Session:
-    """A client's subscriptions, and the messages that it has not yet got.
+    """A client's subscriptions, and the messages that it has not received yet.
 
     Attributes:
-        owner: the user whose session it is, None without credentials.
-        scope: with whom its shared subscriptions share.
+        owner: the user that it belongs to; None for an anonymous client.
+        scope: sessions of one scope share their shared subscriptions.
         subscriptions: filters as the client wrote them, with the QoS granted.
-        link: its connection, None while the client is away.
-        disconnected_at: when the client went away, monotonic s.
+        link: the client's connection; None while it is away.
+        disconnected_at: when the client's last connection ended, monotonic s.
     """
 
     def __init__(self, client_id: str, owner: str | None, scope: str, context: SessionContext) -> None:
@@ -74,7 +75,8 @@ class Session:
         self.subscriptions: dict[str, int] = {}
         self.link: Link | None = None
         self.disconnected_at = 0.0
-        #: Retained messages that the client has not yet got: topic and QoS. A list of 10,000 fits no queue.
+        #: Topics whose retained message the client has yet to receive, and the QoS. They may be
+        #: 10,000, more than a queue holds.
         self.pending_retained: dict[str, int] = {}
         self._context = context
         self._limits = context.limits
@@ -90,11 +92,11 @@ class Session:
 
     @property
     def undelivered(self) -> int:
-        """Messages kept for the client."""
+        """Number of messages queued or in flight."""
         return len(self._queue) + len(self._inflight)
 
     def offer(self, message: Message, qos: int, *, share: Shared = None) -> None:
-        """Send a message now if it can be, keep it if it may be, else drop and count it."""
+        """Send a message now, or queue it, or drop and count it."""
         link = self.link
         if link is None:
             if qos and not self.clean:
@@ -108,7 +110,7 @@ class Session:
             link.send(message.packet(0, 0))
 
     def pubacked(self, packet_id: int) -> None:
-        """The client has it (PUBACK)."""
+        """The client received a message: it sent a PUBACK."""
         delivery = self._inflight.pop(packet_id, None)
         if delivery is not None:
             self._undelivered_bytes -= len(delivery.message.payload)
@@ -116,14 +118,14 @@ class Session:
                 self.pump()
 
     def attach(self, link: Link) -> None:
-        """The client is back, or here: what was in flight goes first, again (MQTT-4.4.0-1)."""
+        """Begin to send to a connection: first, again, what was in flight (MQTT-4.4.0-1)."""
         self.link = link
         self._queue.extendleft(reversed(self._inflight.values()))
         self._inflight.clear()
         self.pump()
 
     def pump(self) -> None:
-        """Send what can be sent."""
+        """Send queued messages as long as the connection and the window allow."""
         link, queue = self.link, self._queue
         if link is None:
             return
@@ -140,16 +142,16 @@ class Session:
                 self._send(link, Delivery(message, min(qos, message.qos), retain=True))
 
     def remove_shared(self) -> list[Delivery]:
-        """Take back what came by shared subscriptions and was not PUBACKed: another member is to have it."""
-        taken = [d for d in (*self._inflight.values(), *self._queue) if d.share]
-        if taken:
+        """Remove and return unacked messages of shared subscriptions, for another member."""
+        shared = [d for d in (*self._inflight.values(), *self._queue) if d.share]
+        if shared:
             self._inflight = {packet_id: d for packet_id, d in self._inflight.items() if not d.share}
             self._queue = deque(d for d in self._queue if not d.share)
-            self._undelivered_bytes -= sum(len(d.message.payload) for d in taken)
-        return taken
+            self._undelivered_bytes -= sum(len(d.message.payload) for d in shared)
+        return shared
 
     def detach(self, now: float) -> None:
-        """The client went away: matches that are late are worth nothing, so QoS 0 does not wait for it."""
+        """The connection ended. Drop queued QoS 0 messages: a late match is worth nothing."""
         self.link = None
         self.disconnected_at = now
         self.pending_retained.clear()
@@ -171,11 +173,11 @@ class Session:
         if not delivery.qos:
             link.send(delivery.message.packet(0, 0, retain=delivery.retain))
             return
-        again = delivery.packet_id != 0
-        if not again:
+        is_repeat = delivery.packet_id != 0
+        if not is_repeat:
             delivery.packet_id = self._next_id()
         self._inflight[delivery.packet_id] = delivery
-        link.send(delivery.message.packet(1, delivery.packet_id, retain=delivery.retain, dup=again))
+        link.send(delivery.message.packet(1, delivery.packet_id, retain=delivery.retain, dup=is_repeat))
 
     def _next_id(self) -> int:
         while True:

@@ -1,7 +1,8 @@
-"""One client's TCP or TLS stream: bytes to packets, and packets to bytes, bounded both ways and in time.
+"""One client's TCP or TLS stream: bytes to packets and back, with bounds on bytes and time.
 
-An asyncio protocol, so that a session costs no task and a packet no wake-up. What is sent in one turn of the event
-loop is written once, at its end. amqtt's `ProtocolHandler` is not used: it takes a task per packet and per message.
+It is an asyncio protocol, so a session costs no task and a packet no wake-up. All packets sent in
+one turn of the event loop go out in one write, at its end. We do not use amqtt's `ProtocolHandler`:
+it starts a task for each packet and each message.
 """
 
 import abc
@@ -16,27 +17,28 @@ from facewire_mqtt.framing import Malformed
 
 log = logging.getLogger(__name__)
 
-#: What is read of a socket at a time.
+#: Bytes read from a socket at a time.
 _READ_BYTES: Final = 64 * 1024
 #: First byte of a CONNECT.
 _CONNECT: Final = 0x10
 
 
 class Streams:
-    """All that have a slot, and those of them with something to write at the end of this turn of the event loop.
+    """All open streams, and those with bytes to write at the end of this turn of the event loop.
 
-    Must be made where the loop runs.
+    To be created in the event loop.
     """
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.all: set[Stream] = set()
-        #: What a socket gave, until it is taken in the same step: a buffer for each read would cost as much as the read.
+        #: All sockets read into this one buffer, and each read is consumed at once. A new buffer
+        #: for each read would cost as much as the read.
         self.buffer = memoryview(bytearray(_READ_BYTES))
         self._unwritten: list[Stream] = []
 
     def write_later(self, stream: "Stream") -> None:
-        """Have a stream write what it was given to send."""
+        """Write a stream's pending bytes at the end of this turn."""
         if not self._unwritten:
             self.loop.call_soon(self._write)
         self._unwritten.append(stream)
@@ -47,17 +49,17 @@ class Streams:
             while unwritten:
                 unwritten.pop().flush()
         finally:
-            # Whatever befell one, the others are written.
+            # If one write failed, the others still go out.
             for stream in unwritten:
                 self.write_later(stream)
 
 
 class Stream(asyncio.BufferedProtocol, abc.ABC):
-    """What a connection is made of, below the meaning of its packets.
+    """A connection below its packets: bytes, bounds and time-outs.
 
     Args:
-        hub: counts what is refused.
-        streams: this one is among them while it has a slot.
+        hub: counts refusals.
+        streams: holds this one while it is open.
     """
 
     def __init__(self, hub: Hub, streams: Streams) -> None:
@@ -66,31 +68,32 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._is_new = True
-        #: Takes no more bytes; answers nothing until somebody has been asked; ends.
+        #: The socket accepts no more bytes; packets wait for the authenticator; it is closing.
         self._paused = self._waiting = self._closing = False
-        #: 0 until the client is known, s.
+        #: 0 until the client is authenticated, s.
         self._keepalive = 0.0
-        #: When it came, last said something, began a packet, stopped taking bytes, began to close; monotonic s.
+        #: When it connected, last sent bytes, began a packet, stopped reading, began to close;
+        #: monotonic s.
         self._since = self._heard = self._partial_since = self._stuck_since = self._closing_since = self._loop.time()
 
     @abc.abstractmethod
     def packet_received(self, first: int, body: bytes) -> None:
-        """A whole packet came. Raises `Malformed`."""
+        """Handle a whole packet. Raises `Malformed`."""
 
     @abc.abstractmethod
     def on_writable(self) -> None:
-        """What was sent is written, and more can be sent."""
+        """Called when more can be sent."""
 
     @abc.abstractmethod
     def lost(self) -> None:
-        """The connection is gone."""
+        """Called when the connection is gone."""
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """Who it is, for the log."""
+        """The client's name in the log."""
 
-    # -- asyncio's side ------------------------------------------------------------------------------------------
+    # -- asyncio's side ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # asyncio's promise, for mypy
@@ -104,7 +107,7 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         self._streams.all.add(self)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
-            # Without it one message in a thousand takes 30 ms (Nagle's algorithm and delayed acks).
+            # Otherwise one message in a thousand takes 30 ms (Nagle's algorithm, delayed acks).
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -116,7 +119,7 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
             return
         data = bytes(self._streams.buffer[:nbytes])
         if self._is_new:
-            # Not even the length of what is no MQTT is read.
+            # If this is not MQTT, its second byte is not a length.
             self._is_new = False
             if data[0] != _CONNECT:
                 self.disconnect("malformed", f"first byte is 0x{data[0]:02x}, not CONNECT")
@@ -153,10 +156,10 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         if framer.is_partial and not was_partial:
             self._partial_since = self._heard
         if self._paused and self._out_bytes > self._limits.unsent_bytes:
-            # It asks and does not take the answers.
+            # The client sends requests and does not read the answers.
             self._transport.pause_reading()
 
-    # -- the connection's side -----------------------------------------------------------------------------------
+    # -- the connection's side --------------------------------------------------------------------
 
     @property
     def is_writable(self) -> bool:
@@ -169,18 +172,21 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         self._out_bytes += len(packet)
 
     def pause_packets(self) -> None:
-        """Heed no packet until `resume_packets`. The socket is read on, within bounds: else its end would not be seen."""
+        """Handle no packet until `resume_packets`.
+
+        Keep reading the socket, within bounds: otherwise we would not notice that it closed.
+        """
         self._waiting = True
 
     def resume_packets(self) -> None:
-        """Heed what has come meanwhile."""
+        """Handle the packets that arrived meanwhile."""
         self._waiting = False
         if not self._closing:
             self._transport.resume_reading()
             self._read()
 
     def close(self, reason: str) -> None:
-        """Stop reading, send what is there, and close."""
+        """Stop reading, send pending bytes, and close."""
         if self._closing:
             return
         self._closing = True
@@ -190,7 +196,7 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         self._transport.close()
 
     def disconnect(self, reason: str, details: str) -> None:
-        """Close, for something that the client did or did not do."""
+        """Close because of what the client did or did not do; count and log the reason."""
         self._hub.count_refusal(reason, f"client={self.name} peer={self._peer} {details}")
         self.close(reason)
 
@@ -200,7 +206,7 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         self._transport.abort()
 
     def tick(self, now: float) -> None:
-        """Called now and then: closes what is silent, slow or stuck."""
+        """Called every second at least: close a silent, slow or stuck connection."""
         limits = self._limits
         if self._closing:
             if now - self._closing_since > limits.close_timeout:
@@ -211,12 +217,12 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         elif now - self._heard > self._keepalive * 1.5:
             self.disconnect("keepalive", f"silent for {now - self._heard:.1f} s, keep-alive is {self._keepalive:g} s")
         elif self._framer.is_partial and now - self._partial_since > limits.packet_timeout:
-            self.disconnect("timeout", f"packet not complete within {limits.packet_timeout:g} s")
+            self.disconnect("timeout", f"packet is not complete after {limits.packet_timeout:g} s")
         elif self._paused and now - self._stuck_since > limits.write_timeout:
-            self.disconnect("stuck", f"takes nothing since {limits.write_timeout:g} s")
+            self.disconnect("stuck", f"has read nothing for {limits.write_timeout:g} s")
 
     def flush(self) -> None:
-        """Write what is there to send."""
+        """Write pending bytes, and ask for more if there is room."""
         self._write()
         if not self._paused:
             self.on_writable()

@@ -7,10 +7,10 @@ from facewire_broker.render import Tls
 
 
 def server_context(files: Tls) -> ssl.SSLContext:
-    """TLS 1.2 or newer; with a client authority, only for who shows a certificate of it.
+    """Make the broker's context, TLS 1.2 or newer. With `client_ca`, clients need a certificate.
 
     Raises:
-        BrokerError: a file cannot be read, or is no PEM, or certificate and key are no pair.
+        BrokerError: a file cannot be read or is not PEM, or certificate and key do not match.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -19,10 +19,10 @@ def server_context(files: Tls) -> ssl.SSLContext:
             context.load_verify_locations(files.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ValueError) as exc:
-        # ssl.SSLError is an OSError; of a missing file it names nothing.
+        # (ssl.SSLError is an OSError.) The error does not name the file.
         raise BrokerError(f"TLS with {files.cert}, {files.key}{', ' + files.client_ca if files.client_ca else ''}: {exc}") from exc
     return context
 
 
 def _no_password() -> str:
-    raise ValueError("the key is encrypted, and nobody is there to ask for its password")
+    raise ValueError("the key is encrypted; the broker cannot ask for its password")

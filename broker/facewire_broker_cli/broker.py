@@ -1,4 +1,4 @@
-"""`facewire broker`: run the embedded broker, and say who may use it."""
+"""`facewire broker`: run the embedded broker, and manage its users."""
 
 import asyncio
 import contextlib
@@ -31,18 +31,23 @@ from facewire_mqtt.address import Address, is_loopback
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: How often the event loop shows that it turns, s.
+#: Seconds between two signs of life of the event loop.
 BEAT: Final = 1.0
 
 
 @click.group()
 def broker() -> None:
-    """Run the embedded MQTT broker, and say who may use it."""
+    """Run the embedded MQTT broker, and manage its users."""
 
 
 _users_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _listen_option = click.option(
-    "--listen", type=ENDPOINT, default="127.0.0.1:1883", show_default=True, metavar="HOST:PORT", help="Where; port 0 for any that is free."
+    "--listen",
+    type=ENDPOINT,
+    default="127.0.0.1:1883",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Address to listen on; port 0 for a free one.",
 )
 _root_option = click.option("--root", default=DEFAULT_ROOT, show_default=True, help="What the topics start with.")
 
@@ -51,10 +56,10 @@ def _tls_options(command: F) -> F:
     file = click.Path(exists=True, dir_okay=False, resolve_path=True)
     for option in (
         click.option(
-            "--client-ca", type=file, help="Mutual TLS: certificate authority of the clients, PEM; a certificate's CN is the user."
+            "--client-ca", type=file, help="Certificate authority of the clients, PEM; turns mutual TLS on. A certificate's CN is the user."
         ),
-        click.option("--key", type=file, help="Its key, PEM; without it --cert holds both."),
-        click.option("--cert", type=file, help="The broker's certificate, PEM; turns TLS on."),
+        click.option("--key", type=file, help="Key of the certificate, PEM. Without this option, --cert must hold both."),
+        click.option("--cert", type=file, help="The broker's certificate, PEM. Turns TLS on."),
     ):
         command = option(command)
     return command
@@ -76,24 +81,28 @@ def _limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
         name, _, value = pair.partition("=")
         if name not in kinds:
             near = difflib.get_close_matches(name, kinds, n=1)
-            raise click.BadParameter(f"{name!r} is no limit" + (f"; did you mean {near[0]!r}?" if near else f": {', '.join(kinds)}"))
+            raise click.BadParameter(
+                f"there is no limit {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; the limits are {', '.join(kinds)}")
+            )
         try:
             changed[name] = kinds[name](value)
         except ValueError as exc:
-            raise click.BadParameter(f"{name} {value!r} is no {kinds[name].__name__}") from exc
+            raise click.BadParameter(f"{name} {value!r} is not of type {kinds[name].__name__}") from exc
         if not 0 < changed[name] < 1e12:
-            raise click.BadParameter(f"{name} {value} is not above 0")
+            raise click.BadParameter(f"{name} {value} must be above 0 and below 1e12")
     return dataclasses.replace(BrokerLimits(), **changed)
 
 
 @broker.command()
 @_listen_option
-@click.option("--users", type=_users_file, help="Credentials, see `facewire broker users`; without them anonymous, on loopback only.")
+@click.option(
+    "--users", type=_users_file, help="Users file, see `facewire broker users`. Without it, clients are anonymous, on loopback only."
+)
 @_root_option
 @_tls_options
-@click.option("--insecure", is_flag=True, help="I know that without TLS secrets and faces can be read on the network: no note.")
+@click.option("--insecure", is_flag=True, help="Do not warn that without TLS anyone on the network can read secrets and faces.")
 @click.option(
-    "--limit", "limits", multiple=True, metavar="NAME=VALUE", callback=_limits, help="Change a limit, see docs/broker.md; repeatable."
+    "--limit", "limits", multiple=True, metavar="NAME=VALUE", callback=_limits, help="Change a limit, see docs/broker.md. Repeatable."
 )
 @click.option("--engine", type=click.Choice(["embedded", "mosquitto"]), default="embedded", show_default=True, help="Which broker.")
 def run(
@@ -112,10 +121,10 @@ def run(
     exposed = not is_loopback(where.host)
     if users is None and exposed:
         raise click.UsageError(
-            f"--listen {where}: without --users anyone could publish, so only a loopback address such as 127.0.0.1 is served"
+            f"--listen {where}: without --users anyone could publish, so only a loopback address such as 127.0.0.1 is allowed"
         )
     if exposed and tls is None and not insecure:
-        notice = "WARNING: %s without TLS: everyone on the network can read secrets and faces. Use --cert and --key."
+        notice = "WARNING: %s without TLS: anyone on the network can read secrets and faces. Use --cert and --key."
         say(notice, where, level=logging.WARNING)
     allow_many_files()
     if engine == "mosquitto":
@@ -128,11 +137,11 @@ def run(
 
 
 async def serve(where: Address, **options: Any) -> None:
-    """Serve until a signal."""
+    """Run the embedded broker until a signal."""
     for noisy in ("amqtt", "transitions"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     stopping = _stop_on_signals()
-    # Nothing here makes cycles by the message, and a full collection among 10,000 sessions takes 0.1 s.
+    # No message creates cycles, and a full collection among 10,000 sessions takes 0.1 s.
     gc.set_threshold(50_000, 20, 50)
     server = Broker(where, **options)
     await server.start()
@@ -142,7 +151,7 @@ async def serve(where: Address, **options: Any) -> None:
 
 
 async def serve_mosquitto(where: Address, users: UsersFile, topics: Topics, tls: Tls | None, limits: BrokerLimits) -> None:
-    """Have Mosquitto serve until a signal."""
+    """Run Mosquitto until a signal."""
     stopping, service = _stop_on_signals(), Service()
     beating: list[asyncio.Task[None]] = []
     port = where.port or free_port(where.host)
@@ -153,14 +162,14 @@ async def serve_mosquitto(where: Address, users: UsersFile, topics: Topics, tls:
 
     with tempfile.TemporaryDirectory(prefix="facewire-mosquitto-") as folder:
 
-        def site(found: Users) -> Site:
-            return Site(found, topics.prefix, where.host, port, folder, tls, run_as(), limits)
+        def site(users_now: Users) -> Site:
+            return Site(users_now, topics.prefix, where.host, port, folder, tls, run_as(), limits)
 
         await Mosquitto(users, site).run(listening, stopping)
 
 
 async def _beat_until(stopping: asyncio.Event, service: Service) -> None:
-    """Show systemd that this event loop serves, until it is to stop."""
+    """Show systemd that the event loop runs, until it stops."""
     while not stopping.is_set():
         service.turn()
         with contextlib.suppress(TimeoutError):
@@ -171,13 +180,13 @@ async def _beat_until(stopping: asyncio.Event, service: Service) -> None:
 def _stop_on_signals() -> asyncio.Event:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # A shell starts `&` jobs with SIGINT ignored.
+        # A shell ignores SIGINT for its `&` jobs; this handler restores it.
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     return stopping
 
 
 def allow_many_files() -> None:
-    """A connection takes a file descriptor: take as many as the system gives."""
+    """Raise the limit of file descriptors, because each connection needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -185,12 +194,15 @@ def allow_many_files() -> None:
 
 @broker.command()
 @click.argument("engine", type=click.Choice(["mosquitto", "emqx"]))
-@click.option("--to", "folder", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the files.")
+@click.option("--to", "folder", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write the files to.")
 @click.option(
-    "--at", type=click.Path(path_type=Path), metavar="FOLDER", help="What the broker, in a container, sees that folder as.  [default: --to]"
+    "--at",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Path of that folder as the broker sees it, for example in a container.  [default: --to]",
 )
 @_listen_option
-@click.option("--users", type=_users_file, default="facewire.users", show_default=True, help="Credentials, see `facewire broker users`.")
+@click.option("--users", type=_users_file, default="facewire.users", show_default=True, help="Users file, see `facewire broker users`.")
 @_root_option
 @_tls_options
 def render(
@@ -208,7 +220,7 @@ def render(
     where = Address(*listen)
     site = Site(UsersFile(users).load(), topics_of(root).prefix, where.host, where.port, str(folder.resolve()), _tls(cert, key, client_ca))
     rendered = render_mosquitto(site) if engine == "mosquitto" else render_emqx(site)
-    if at is not None:  # certificates that lie in it move with it
+    if at is not None:  # certificates in that folder move with it
         files = {name: text.replace(str(folder.resolve()), str(at)) for name, text in rendered.files.items()}
         rendered = dataclasses.replace(rendered, files=files)
     write_files(rendered, folder)

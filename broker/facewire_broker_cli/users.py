@@ -1,4 +1,4 @@
-"""`facewire broker users`: say who may use the broker, and as what."""
+"""`facewire broker users`: manage the users of the broker and their roles."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ from facewire_broker.credentials import PASSWORD_ROUNDS, TOKEN_ROUNDS, Users, Us
 from facewire_cli.options import output_option
 from facewire_cli.output import Form, write_rows
 
-#: Shorter ones are guessed whatever they are hashed with.
+#: A shorter password can be guessed, no matter how it is hashed.
 MIN_PASSWORD: Final = 12
 
 
 @click.group()
 def users() -> None:
-    """Say who may use the broker, and as what. Changes count at once, without a restart."""
+    """Manage the users of the broker and their roles. Changes need no restart."""
 
 
 _users_option = click.option(
@@ -29,35 +29,35 @@ _users_option = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("facewire.users"),
     show_default=True,
-    help="Password file, as Mosquitto reads it; the roles lie beside it, in FILE.roles.",
+    help="Password file in Mosquitto's format. The roles are beside it, in FILE.roles.",
 )
 _password_option = click.option(
     "--password-file",
     type=click.File(),
-    help="A password of your own, in its first line; - is stdin. Without it one is generated, and shown.",
+    help="Read your own password from the first line of this file; - is stdin. By default a secret is generated and shown.",
 )
 
 _secret_to_option = click.option(
     "--secret-to",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the generated secret to this file, for its owner alone, in place of showing it.",
+    help="Write the generated secret to this file, readable by its owner only, and do not show it.",
 )
 
 
 @contextlib.contextmanager
 def _editing(path: Path) -> Iterator[Users]:
-    with UsersFile(path).editing() as found:
+    with UsersFile(path).editing() as by_name:
         try:
-            yield found
+            yield by_name
         except ValueError as exc:
             raise click.UsageError(str(exc)) from exc
 
 
 def _secret(password_file: Any, secret_to: Path | None) -> tuple[str, int]:
-    """A secret, and the rounds that it is hashed with."""
+    """Return the secret and its number of hash rounds."""
     if password_file is not None and secret_to is not None:
-        raise click.UsageError("--secret-to is for a generated secret, --password-file gives one")
+        raise click.UsageError("--secret-to is for a generated secret, but --password-file gives one")
     if password_file is None:
         return credentials.generate_secret(), TOKEN_ROUNDS
     password = password_file.readline().rstrip("\r\n")
@@ -67,7 +67,7 @@ def _secret(password_file: Any, secret_to: Path | None) -> tuple[str, int]:
 
 
 def _write_secret(secret_to: Path | None, secret: str) -> None:
-    """Before the users are written: a secret that could be kept nowhere is nobody's."""
+    """Write the secret, before the users: if this fails, no user has a secret that nobody knows."""
     if secret_to is None:
         return
     try:
@@ -79,26 +79,26 @@ def _write_secret(secret_to: Path | None, secret: str) -> None:
 
 
 def _show(name: str, role: Role, secret: str, rounds: int, secret_to: Path | None, output: Form) -> None:
-    """Show a generated secret, this once; one that was given, or is in a file, is not shown."""
+    """Show the user; also the secret, if it was generated and is not in a file."""
     shown = rounds == TOKEN_ROUNDS and secret_to is None
     write_rows([{"user": name, "role": str(role), **({"secret": secret} if shown else {})}], output, ["user", "role", "secret"])
     if shown:
-        click.echo("The secret is not stored and not shown again.", err=True)
+        click.echo("The secret is not stored and will not be shown again.", err=True)
 
 
 @users.command("add")
 @click.argument("name")
-@click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What it may do.")
-@click.option("--status", is_flag=True, help="A consumer may follow the devices' status too.")
+@click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What the user may do.")
+@click.option("--status", is_flag=True, help="Let a consumer also follow the devices' status.")
 @_password_option
 @_secret_to_option
 @_users_option
 @output_option
 def users_add(name: str, role: str, status: bool, password_file: Any, secret_to: Path | None, path: Path, output: Form) -> None:
-    """Add a user. A device's NAME is the device's own."""
+    """Add a user. For a device, NAME is the device's name."""
     secret, rounds = _secret(password_file, secret_to)
-    with _editing(path) as found:
-        credentials.add(found, name, Role(role), secret, rounds=rounds, status=status)
+    with _editing(path) as by_name:
+        credentials.add(by_name, name, Role(role), secret, rounds=rounds, status=status)
         _write_secret(secret_to, secret)
     _show(name, Role(role), secret, rounds, secret_to, output)
 
@@ -119,11 +119,11 @@ def users_list(path: Path, output: Form) -> None:
 @_users_option
 @output_option
 def users_passwd(name: str, password_file: Any, secret_to: Path | None, path: Path, output: Form) -> None:
-    """Give a user another secret; its connections are closed."""
+    """Give a user a new secret. The broker closes its connections."""
     secret, rounds = _secret(password_file, secret_to)
-    with _editing(path) as found:
-        credentials.set_secret(found, name, secret, rounds=rounds)
-        role = found[name].role
+    with _editing(path) as by_name:
+        credentials.set_secret(by_name, name, secret, rounds=rounds)
+        role = by_name[name].role
         _write_secret(secret_to, secret)
     _show(name, role, secret, rounds, secret_to, output)
 
@@ -132,6 +132,6 @@ def users_passwd(name: str, password_file: Any, secret_to: Path | None, path: Pa
 @click.argument("name")
 @_users_option
 def users_remove(name: str, path: Path) -> None:
-    """Remove a user; its connections are closed."""
-    with _editing(path) as found:
-        del found[credentials.get_user(found, name).name]
+    """Remove a user. The broker closes its connections."""
+    with _editing(path) as by_name:
+        del by_name[credentials.get_user(by_name, name).name]

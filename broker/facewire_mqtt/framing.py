@@ -1,4 +1,4 @@
-"""How MQTT 3.1.1 wraps bytes: packets, their lengths, strings (sections 1.5.3, 2.2 and 2.2.3). Pure.
+"""How MQTT 3.1.1 wraps bytes: packets, their lengths, strings (sections 1.5.3 and 2.2). Pure.
 
 byte 0            1 to 4 bytes         the rest, `length` bytes
 +------+-------+  +-----------------+  +----------------------------------+
