@@ -119,8 +119,8 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--for", "10s", "--outage", "10s"), "--outage of 10 s is not within the 10 s of the run"),
-        (("--for", "0s"), "--for is not above 0 s"),
+        (("--for", "10s", "--outage", "10s"), "--outage of 10 s is not below the run's 10 s"),
+        (("--for", "0s"), "--for must be above 0 s"),
         (("--period", "5s"), "--period of 5 s is below the limit of 20 s"),
         (("--prefix", "/x"), "cannot name|is not 1 to 64"),
         (("--database", "mysql://x"), "is neither sqlite:///FILE nor postgresql://"),

@@ -215,6 +215,6 @@ def test_a_limit_of_open_files_that_cannot_be_raised_names_both_numbers(monkeypa
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    with pytest.raises(BrokerError, match=r"10000 devices need 10064 open files, the limit here is 4096"):
+    with pytest.raises(BrokerError, match=r"10000 devices need 10064 open files, but the limit here is 4096"):
         net.allow_files(10_000)
     net.allow_files(100)

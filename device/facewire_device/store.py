@@ -159,7 +159,7 @@ class Store:
     def assign_machine(self, machine: str) -> bool:
         """Make `machine` the owner of the store; fork the store if it had another one.
 
-        Otherwise a box with a cloned card would continue the epoch of the original box. Unacked events
+        Otherwise a box with a cloned card would continue the epoch of the original. Unacked events
         are recorded again, because the original box may be gone. Returns whether the store forked.
         """
         with self._transaction():
@@ -186,7 +186,7 @@ class Store:
         forked = ring.forked(new_id(), first)
         shift = first - 1
         self._execute("DELETE FROM event WHERE seq < ?", max(first, ring.oldest))
-        # Move the events down to seqs that are free by then; a few at a time, they may hold pictures.
+        # Move the events down to seqs that are free by then; a few at a time: they may be large.
         below = ring.head + 1 if shift == 0 else first
         while rows := self._query(_SELECT_PACKED, below, TRIM_EVERY):
             below = rows[-1][0] + 1

@@ -1,4 +1,4 @@
-"""`facewire replay`: send a recorded file through device stores, at real or given speed."""
+"""`facewire replay`: send a recorded file through device stores, at its own or another speed."""
 
 import contextlib
 import time
@@ -17,7 +17,7 @@ from facewire_device.recorder import Recorder
 from facewire_device.recordings import Reading, read_file
 from facewire_mqtt.address import Address
 
-#: As for `device run --source`, s.
+#: How long to wait for sessions before the first event, s; as `device run --source`.
 SESSION_WAIT: Final = 3.0
 
 
@@ -25,14 +25,22 @@ SESSION_WAIT: Final = 3.0
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @connection_options
 @click.option(
-    "--stores", required=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="One store a device; made if missing."
+    "--stores",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the devices' stores; made if missing.",
 )
-@click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="CSV: only these devices.  JSON Lines: whose the events are.")
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Times as fast as it happened.")
+@click.option(
+    "-d", "--device", "devices", type=DEVICE, multiple=True, help="CSV: only these devices.  JSON Lines: the device of the events."
+)
+@click.option(
+    "--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="How many times faster than recorded."
+)
 @click.option("--now", is_flag=True, help="Give each event the time of its replay.  [default: its own time]")
 @click.option("--threshold", type=float, help="Scores above it are matches.  [default: no matches, history only]")
 @click.option("--period", type=SECONDS, default="20s", show_default=True, help="Between batches of history; at least 20 s.")
-@click.option("--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches a period while a backlog remains.")
+@click.option("--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches in a period while a backlog remains.")
 def replay(
     file: Path,
     address: Address,
@@ -43,13 +51,13 @@ def replay(
     now: bool,  # click's
     **options: Any,
 ) -> None:
-    """Send a recorded FILE through devices of its own; ends when all is acked.
+    """Replay a recorded FILE through devices of its own; ends when all is acked.
 
-    FILE is a badge CSV (timestamp, type, prox-id, floor, zone), where each zone
-    becomes a device floor-F-zone-Z, or JSON Lines of vendor events.
+    FILE is a badge CSV (timestamp, type, prox-id, floor, zone), of which each
+    zone becomes a device floor-F-zone-Z, or JSON Lines of vendor events.
     """
     if file.suffix != ".csv" and len(devices) != 1:
-        raise click.UsageError("JSON Lines need exactly one -d DEVICE, whose the events are")
+        raise click.UsageError("JSON Lines need exactly one -d DEVICE, the device of the events")
     readings = [reading for reading in read_file(file, devices[0] if devices else None) if not devices or reading.device in devices]
     stores.mkdir(parents=True, exist_ok=True)
     names = sorted({reading.device for reading in readings})
@@ -79,7 +87,7 @@ def _send(readings: list[Reading], recorders: Mapping[str, Recorder], speed: flo
 
 
 def _paced(readings: list[Reading], speed: float) -> Iterator[Reading]:
-    """Each reading when it is due, by the time from the first to it."""
+    """Each reading when it is due, by its time since the first one."""
     started = time.monotonic()
     for reading in readings:
         due = started + (reading.timestamp - readings[0].timestamp) / 1000 / speed

@@ -1,4 +1,4 @@
-"""`facewire simulate`: thousands of devices against a broker and a platform, and a verdict on what became of their events."""
+"""`facewire simulate`: load a broker and a platform with many devices, and judge the outcome."""
 
 import asyncio
 import contextlib
@@ -23,14 +23,14 @@ from facewire_fleet.net import Fleet, State, allow_files
 from facewire_mqtt.address import Address
 
 PROGRESS_EVERY: Final = 5.0
-#: People whom the whole fleet has enrolled.
+#: People enrolled in the whole fleet.
 PEOPLE: Final = 2_000
-#: Larger with a few events of 200 bytes is more than a batch may be.
+#: With a larger photo, an event could be over the limit of a batch.
 MAX_PHOTO_BYTES: Final = 150_000
 
 
 def _check_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """Refuse a URL that the platform refuses. A database that is away, or not made yet, may come during the run."""
+    """Refuse a URL that the platform refuses. The database itself may appear during the run."""
     if value is not None:
         with contextlib.suppress(FacewireError):
             for _ in rows_of("gaps", "--database", value, "-o", "json"):
@@ -48,41 +48,43 @@ def _check_prefix(_ctx: click.Context, _param: click.Parameter, value: str) -> s
 
 @click.command()
 @connection_options
-@click.option("--devices", type=click.IntRange(1, 99_999), default=100, show_default=True, metavar="N", help="How many.")
+@click.option("--devices", type=click.IntRange(1, 99_999), default=100, show_default=True, metavar="N", help="How many devices.")
 @click.option(
     "--rate",
     type=click.FloatRange(0, 100, min_open=True),
     default=0.2,
     show_default=True,
     metavar="N",
-    help="Events a second and device, on the average.",
+    help="Mean events per second of each device.",
 )
 @click.option(
     "--period", type=SECONDS, default=f"{DEFAULT_PERIOD:g}s", show_default=True, help="Between batches of history; at least 20 s."
 )
 @click.option(
-    "--catch-up", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Batches a period while a backlog remains."
+    "--catch-up", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Batches in a period while a backlog remains."
 )
-@click.option("--for", "duration", type=SECONDS, default="1m", show_default=True, help="How long events are made; then all is to be acked.")
-@click.option("--outage", type=SECONDS, default="0s", show_default=True, help="In the middle every connection is down for so long.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of who passes when; the same again for the same number.")
+@click.option(
+    "--for", "duration", type=SECONDS, default="1m", show_default=True, help="How long to make events; then it waits until all are acked."
+)
+@click.option("--outage", type=SECONDS, default="0s", show_default=True, help="How long all connections are down in the middle.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Decides who passes when; repeat it to repeat a run.")
 @click.option("--threshold", type=float, default=0.8, show_default=True, help="Scores above it are matches.")
-@click.option("--prefix", default="sim-", show_default=True, callback=_check_prefix, help="What the devices' names start with.")
+@click.option("--prefix", default="sim-", show_default=True, callback=_check_prefix, help="The devices' names begin with this.")
 @click.option(
-    "--photo", type=click.IntRange(0, MAX_PHOTO_BYTES), default=0, metavar="BYTES", help="A picture of so many bytes with each event."
+    "--photo", type=click.IntRange(0, MAX_PHOTO_BYTES), default=0, metavar="BYTES", help="Size of a picture that goes with each event."
 )
 @click.option(
-    "--capacity", type=click.IntRange(1), default=1_000, show_default=True, metavar="N", help="Events that a device holds, in our memory."
+    "--capacity", type=click.IntRange(1), default=1_000, show_default=True, metavar="N", help="Events that each device holds, in memory."
 )
-@click.option("--database", callback=_check_url, metavar="URL", help="The platform's, to see what is stored.")
+@click.option("--database", callback=_check_url, metavar="URL", help="The platform's, to check what is stored.")
 @output_option
 def simulate(address: Address, topics: Topics, database: str | None, output: Form, **options: Any) -> None:
-    """A fleet of devices under load, with a verdict on every event.
+    """Run a fleet of devices under load, with a verdict on every event.
 
-    One process, a real connection for each device, the real contract. People
-    pass as in an office building whose day is scaled into the run. Exit code 0
-    only if everything recorded is acked and, with --database, stored exactly
-    once; else 3.
+    One process, but a real connection for each device and the real contract.
+    People pass as in an office building, whose day is scaled into the run. The
+    exit code is 0 if every recorded event is acked and, with --database, stored
+    exactly once; otherwise 3.
     """
     _check_times(options["duration"], options["outage"], options["period"])
     allow_files(options["devices"])
@@ -100,16 +102,16 @@ def simulate(address: Address, topics: Topics, database: str | None, output: For
 
 
 def is_healthy(verdict: dict[str, Any]) -> bool:
-    """Nothing is lost, doubled or left, and nobody was refused."""
+    """Whether no event is lost, doubled or unacked, and the platform refused none."""
     wrong = ("lost", "not_acked", "devices_not_acked", "refused", "quarantined", "forks", "doubled", "missing")
     return not any(verdict.get(name) for name in wrong)
 
 
 def _check_times(duration: float, outage: float, period: float) -> None:
     if not duration > 0:
-        raise click.UsageError("--for is not above 0 s")
+        raise click.UsageError("--for must be above 0 s")
     if outage >= duration:
-        raise click.UsageError(f"--outage of {outage:g} s is not within the {duration:g} s of the run")
+        raise click.UsageError(f"--outage of {outage:g} s is not below the run's {duration:g} s")
     if period < MIN_PERIOD:
         raise click.UsageError(f"--period of {period:g} s is below the limit of {MIN_PERIOD:g} s")
 
@@ -122,7 +124,7 @@ def _fleet(address: Address, topics: Topics, *, devices: int, prefix: str, seed:
 
 
 class _Progress:
-    """A line on standard error now and then."""
+    """Prints progress to standard error."""
 
     def __init__(self) -> None:
         self._reported = 0
@@ -164,7 +166,7 @@ def _verdict(state: State) -> dict[str, Any]:
 
 
 def _stored(database: str, heads: dict[tuple[str, str], int], started_ms: int) -> Comparison:
-    """What the platform has of the run."""
+    """Compare the events on the platform with the recorded ones."""
     names = {device for device, _ in heads}
     stored: defaultdict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))
     for row in rows_of("export", "--database", database, "--since", str(started_ms)):
@@ -183,4 +185,4 @@ def _write(verdict: dict[str, Any], output: Form) -> None:
         return
     for name, value in verdict.items():
         click.echo(f"{name:<18}{'-' if value is None else value:>12}")
-    click.echo("every event is accounted for" if healthy else "NOT HEALTHY: events are lost, doubled or left")
+    click.echo("every event is accounted for" if healthy else "NOT HEALTHY: events are lost, doubled or not acked")

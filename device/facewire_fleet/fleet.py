@@ -1,12 +1,13 @@
-"""Simulated devices without their network, pure: people who pass, a store in memory, the real uploader.
+"""Simulated devices without their network, pure: passing people, a store in memory, the uploader.
 
-    Crowd ── people ──┐
-    Rhythm ── when ───┴▶ Device.record ─▶ MemoryStore (ring of packed events) ─▶ Device.batch ─▶ wire
-                                              ▲                                              │
-                                              └────────────── Device.acked ◀── ack ──────────┘
+    crowd ── people ──┐
+    Rhythm ── when ───┴▶ Device.record ─▶ MemoryStore (ring of events) ─▶ Device.batch ─▶ wire
+                                              ▲                                            │
+                                              └────────────── Device.acked ◀── ack ────────┘
 
-The people, the rhythm and the scores come from the seed; the times of the events from the clock, and epochs and boots
-are made anew for every run, or a second run of a seed would look to a platform like the first one restored.
+The seed decides the people, the rhythm and the scores; the clock gives the times. Epochs and boots
+are new in every run. Otherwise a second run of a seed would look to a platform like a restore of
+the first.
 """
 
 import bisect
@@ -24,13 +25,15 @@ from facewire_device.outgoing import OutgoingBatch, build_batch, online_status
 from facewire_device.ring import Ring
 from facewire_device.uploader import Adopt, Fork, Outcome, Uploader
 
-#: How busy each half hour from 07:00 to 19:00 is: a week of badges of an office building (VAST Challenge 2016, mini-challenge 2).
+#: How busy each half hour from 07:00 to 19:00 is, from a week of badge readings in an office
+#: building (VAST Challenge 2016, mini-challenge 2).
 OFFICE_DAY: Final = (
     *(1.13, 2.50, 0.58, 0.66, 0.44, 0.45, 1.27, 0.49, 0.62, 1.32, 1.62, 1.54),
     *(1.40, 0.52, 0.46, 0.60, 0.72, 0.96, 1.13, 0.92, 1.88, 0.46, 0.31, 0.11),
 )
-#: People whom a device sees time and again, of those that the fleet knows.
+#: Enrolled people who pass one device again and again.
 REGULARS: Final = 50
+#: Share of passers-by who are strangers.
 STRANGERS: Final = 0.1
 Random = Callable[[], float]
 
@@ -39,10 +42,10 @@ _EMPLOYEE, _VISITOR, _STRANGER, _VIP = 1, 2, 4, 5
 
 
 class Rhythm:
-    """How the events of a run lie in it: as those of a day, scaled.
+    """Spreads the events over a run as they are spread over a day.
 
     Args:
-        parts: how busy each equal part of the run is, in any unit.
+        parts: how busy each part of the run is, in any unit; the parts are equally long.
     """
 
     def __init__(self, parts: Sequence[float] = OFFICE_DAY) -> None:
@@ -50,7 +53,7 @@ class Rhythm:
         self._done = [0.0, *(done / total for done in itertools.accumulate(parts))]
 
     def at(self, share: float) -> float:
-        """The part of the run, 0 to 1, in which so large a share of its events falls."""
+        """The moment, 0 to 1, by which this share of the run's events has happened."""
         last = len(self._done) - 2
         part = min(max(0, bisect.bisect_right(self._done, share) - 1), last)
         begun, ended = self._done[part], self._done[part + 1]
@@ -58,7 +61,7 @@ class Rhythm:
 
 
 class Person(NamedTuple):
-    """Somebody enrolled."""
+    """An enrolled person."""
 
     identity_id: str
     identity_name: str
@@ -66,19 +69,24 @@ class Person(NamedTuple):
 
 
 def crowd(count: int, random: Random) -> list[Person]:
-    """The people whom a fleet has enrolled: employees, a few visitors and VIPs."""
+    """The people enrolled in a fleet: employees, a few visitors and VIPs."""
     kinds = (_VIP, _VISITOR, _VISITOR, *[_EMPLOYEE] * 17)
     return [Person(f"p{n:06}", f"{_NAMES[n % len(_NAMES)]} {n}", kinds[int(random() * len(kinds))]) for n in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the devices of a fleet have in common.
+    """The settings that all devices of a fleet share.
 
     Attributes:
-        rate: events a second and device, on the average.
+        rate: mean events per second of one device.
         duration: of the run, s.
-        photo: goes with each event; empty for none.
+        people: enrolled in the fleet.
+        rhythm: of the run.
+        threshold: a score above it (strictly) is a match.
+        period: seconds between batches.
+        catch_up: batches in a period while a backlog remains.
+        photo: added to each event; empty for none.
         capacity: events in each ring.
     """
 
@@ -94,10 +102,12 @@ class Plan:
 
 
 class MemoryStore:
-    """A device's store in memory: a ring of events, packed as they travel.
+    """A device's store in memory: a ring of events in wire form.
 
     Args:
-        epoch: of the store; `new_id` makes others, should it fork.
+        epoch: of the store.
+        capacity: events in the ring.
+        new_id: makes another epoch if the store forks.
     """
 
     __slots__ = ("_capacity", "_events", "_new_id", "ring")
@@ -110,7 +120,7 @@ class MemoryStore:
         self._events: deque[bytes] = deque(maxlen=capacity)
 
     def append(self, fields: dict[str, Any]) -> bytes:
-        """Record an event; its seq is given here. Returns it packed."""
+        """Record an event with the next seq. Returns it packed."""
         packed = codec.pack({"seq": self.ring.head + 1, **fields})
         self._events.append(packed)
         self.ring = self.ring.appended(1, self._capacity)
@@ -123,7 +133,7 @@ class MemoryStore:
         return build_batch(self.ring, boot, enumerate(events, first))
 
     def apply_ack(self, decide: Callable[[Ring], Outcome]) -> Outcome:
-        """Let an ack be decided against the ring, and carry out what follows."""
+        """Apply the outcome of an ack, which `decide` finds from the ring."""
         outcome = decide(self.ring)
         match outcome:
             case Adopt(cursor):
@@ -141,15 +151,18 @@ class MemoryStore:
 
 
 class Device:
-    """One device: who passes it and when, what it holds, when a batch is due.
+    """One device: its passers-by, its store, and its uploader.
 
     Args:
-        name: in the topics.
-        plan: what it shares with its fleet.
-        starts_at: monotonic seconds, when the run starts.
-        random: gives numbers in [0, 1), the device's own: they decide who passes when.
-        jitter: gives numbers in [0, 1), for the uploader.
+        name: of the device in the topics.
+        plan: of the fleet.
+        starts_at: start of the run, monotonic seconds.
+        random: returns numbers in [0, 1), for this device alone: they decide who passes when.
+        jitter: returns numbers in [0, 1), for the uploader.
         new_id: makes an epoch or a boot.
+
+    Attributes:
+        next_at: when the next person passes, monotonic seconds; infinite when the run is over.
     """
 
     __slots__ = ("_first_regular", "_plan", "_random", "_share_done", "_starts_at", "boot", "memory", "name", "next_at", "uploader")
@@ -158,23 +171,22 @@ class Device:
         self.name = name
         self.boot = new_id()
         self.memory = MemoryStore(new_id(), plan.capacity, new_id)
-        # The period begins somewhere in the first one, or a fleet would send all of its batches at once; in a run that is
-        # shorter, somewhere in the run.
+        # Spread the first batches over a period, or over the run if that is shorter. Otherwise a
+        # fleet would send all of its batches at once.
         first_at = starts_at + min(plan.period, plan.duration) * random()
         self.uploader = Uploader(self.boot, now=first_at, period=plan.period, catch_up=plan.catch_up, jitter=jitter)
-        #: Where its regulars begin among the people: devices share some, a fleet does not share all.
+        #: Index of its first regular among the people: neighbours share some, not all devices do.
         self._first_regular = zlib.crc32(name.encode())
         self._plan = plan
         self._starts_at = starts_at
         self._random = random
-        #: The share of the run's events that is over.
+        #: Share of the run's events that have happened.
         self._share_done = 0.0
-        #: When the next person passes, monotonic seconds; infinite when the run is over.
         self.next_at = 0.0
         self._schedule_next()
 
     def record(self, now_ms: int) -> bytes | None:
-        """Somebody passes. Returns the Match to publish, if the score makes it one.
+        """Record that somebody passes. Returns the match to publish, if it is one.
 
         Args:
             now_ms: device clock, ms since 1970 UTC.
@@ -199,29 +211,29 @@ class Device:
         return self.memory.next_batch(self.boot)
 
     def acked(self, now: float, ack: Ack) -> Outcome:
-        """An ack came; the store follows it."""
+        """An ack arrived: apply its outcome to the store."""
         return self.memory.apply_ack(lambda ring: self.uploader.acked(now, ack, ring))
 
     def status(self, at_ms: int, version: str) -> Status:
-        """What it says of itself while online."""
+        """The status to publish while online."""
         plan, ring = self._plan, self.memory.ring
         return online_status(
             ring, self.boot, at=at_ms, threshold=plan.threshold, period=plan.period, capacity=plan.capacity, version=version
         )
 
     def _compare(self) -> tuple[float, Person]:
-        """Who it is, and how sure the device is: far apart for the enrolled and for strangers, with a few doubtful ones."""
+        """A score and a person. Scores of enrolled people and strangers hardly overlap."""
         chance, place, sureness = self._random(), self._random(), self._random()
         if chance < STRANGERS or not self._plan.people:
             return round(0.2 + 0.5 * sureness, 4), Person(f"stranger-{int(place * 1e6)}", "", _STRANGER)
-        # Some come through the same door all day, others hardly ever: the square favours the first.
+        # Some people use the same door all day, others hardly ever: the square favours the former.
         regular = int(REGULARS * place * place)
         score = round(0.98 - 0.3 * sureness**4, 4)
         return score, self._plan.people[(self._first_regular + regular) % len(self._plan.people)]
 
     def _schedule_next(self) -> None:
         expected = self._plan.rate * self._plan.duration
-        # What is left to chance alone comes at exponential distances.
+        # Independent events have exponential distances.
         self._share_done += -math.log(1.0 - self._random()) / expected
         over = self._share_done >= 1.0
         self.next_at = math.inf if over else self._starts_at + self._plan.duration * self._plan.rhythm.at(self._share_done)
@@ -229,27 +241,27 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a platform has of a fleet, compared with what was recorded."""
+    """The events on a platform, compared with the events that a fleet recorded."""
 
-    #: Events that are there.
+    #: Recorded events that are stored.
     stored: int = 0
-    #: More of an event than one, and events that nobody recorded.
+    #: Events stored more than once, and events that nobody recorded.
     doubled: int = 0
-    #: Recorded, and neither there nor declared lost.
+    #: Recorded events that are neither stored nor declared lost.
     missing: int = 0
-    #: Declared lost.
+    #: Events declared lost.
     gaps: int = 0
 
 
 def compare(
     heads: Mapping[tuple[str, str], int], stored: Mapping[tuple[str, str], Sequence[int]], gaps: Mapping[tuple[str, str], int]
 ) -> Comparison:
-    """Compare what was recorded with what is stored, stream by stream.
+    """Compare the recorded events with the stored ones, stream by stream.
 
     Args:
-        heads: what was recorded: the head of each (device, epoch).
-        stored: the seqs that are stored, of these and any other streams of these devices since the run began.
-        gaps: events declared lost.
+        heads: the head of each recorded stream, by (device, epoch).
+        stored: the stored seqs of each stream of these devices since the run began.
+        gaps: how many events of each stream were declared lost.
     """
     stored_once = doubled = missing = lost = 0
     for stream, head in heads.items():
@@ -264,5 +276,5 @@ def compare(
 
 
 def percentile(rising: Sequence[float], share: float) -> float | None:
-    """The value that `share` of them do not exceed, of values that rise; None of none."""
+    """The smallest of the rising values that `share` of them do not exceed; None without any."""
     return rising[min(len(rising) - 1, math.ceil(share * len(rising)) - 1)] if rising else None

@@ -1,9 +1,10 @@
-"""One simulated device on the network: what `agent` is to a real one.
+"""One simulated device on the network, as `agent` is for a real one.
 
-    Network, which the fleet's devices share ──┐
-    Session ── connected, received, ended ─┴▶ Member ── one timer: somebody passes, a batch is due ─▶ Session.publish
+    Network, shared by the fleet ──────────┐
+    Session ── connected, received, ended ─┴▶ Member ── one timer ─▶ Session.publish
+                                              (somebody passes, a batch is due)
 
-What is to be decided, `fleet` and the uploader decide.
+`fleet` and the uploader make the decisions.
 """
 
 import asyncio
@@ -33,41 +34,44 @@ _VERSION: Final = version("facewire")
 
 @dataclass(slots=True)
 class Tally:
-    """What a fleet has done."""
+    """Counts of a fleet's work so far."""
 
     matches: int = 0
     matches_missed: int = 0
     batches: int = 0
     resends: int = 0
     sessions: int = 0
-    #: Acks that refuse a batch, and events that acks name as quarantined.
+    #: Acks that refuse a whole batch.
     refused: int = 0
+    #: Events that the platform quarantined, as its acks say.
     rejected: int = 0
     forks: int = 0
-    #: Time from a batch to its ack, s, in the order of the acks; from the first sending where it went again.
+    #: Time from a batch to its ack, s, in the order of the acks. A resent batch counts from its
+    #: first sending.
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
-    #: Why the last session ended, or did not come about.
+    #: Why the last session ended or failed, or the last ack was bad.
     last_error: str = ""
 
 
 @dataclass(slots=True)
 class Network:
-    """What the devices of a fleet share of the network."""
+    """The network as all devices of a fleet share it."""
 
     loop: asyncio.AbstractEventLoop
     address: Address
-    #: The address, looked up.
+    #: The address after the look-up.
     endpoint: tuple[str, int]
     tls: ssl.SSLContext | None
     topics: Topics
-    #: Lets in as many connects as may go on at one time.
+    #: Limits how many connects run at one time.
     gate: asyncio.Semaphore
-    #: Of the network, whose order of events is never the same: apart from the devices' own.
+    #: Random numbers in [0, 1) for waits. The network's timing is never the same twice, so these
+    #: are separate from the devices' own.
     jitter: Callable[[], float]
     tally: Tally = field(default_factory=Tally)
-    #: There is an outage: no session comes about.
+    #: While true, no device connects.
     outage: bool = False
-    #: The broker does not want us.
+    #: Set when the broker refuses a device.
     refused: BrokerError | None = None
 
 
@@ -99,7 +103,7 @@ class Member:
         self._reconnect_timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._wait = RECONNECT_WAIT[0]
-        #: When the batch in flight was first sent in this session.
+        #: When the batch in flight was first sent in this session, monotonic seconds.
         self._sent_at: float | None = None
         self._status_due = 0.0
         self._confirmed = False
@@ -107,16 +111,16 @@ class Member:
 
     @property
     def fully_acked(self) -> bool:
-        """An ack of this run has said that everything is stored."""
+        """Whether an ack in this run confirms that the platform has everything."""
         return self._confirmed and self.device.memory.ring.lag == 0
 
     def begin(self, moment: float) -> None:
-        """Connect then, and record what passes whether that works or not."""
+        """Connect at this moment. Record events whether that works or not."""
         self._reconnect_timer = self._network.loop.call_at(moment, self._connect)
         self._set_timer()
 
     def close(self) -> None:
-        """Say goodbye, for good."""
+        """Say goodbye to the broker, and do not reconnect."""
         self._closed = True
         for pending in (self._timer, self._reconnect_timer, self._task):
             if pending is not None:
@@ -126,7 +130,7 @@ class Member:
         self.session.close()
 
     def connected(self) -> None:
-        """Of the session: it is up."""
+        """The session is up."""
         self._network.tally.sessions += 1
         self._wait = RECONNECT_WAIT[0]
         self.device.uploader.connected(self._network.loop.time())
@@ -134,7 +138,7 @@ class Member:
         self._set_timer()
 
     def received(self, topic: str, payload: bytes) -> None:
-        """Of the session: a message, which can only be an ack."""
+        """A message arrived, which can only be an ack."""
         network, now = self._network, self._network.loop.time()
         try:
             ack = decode_ack(payload)
@@ -161,11 +165,11 @@ class Member:
         self._set_timer()
 
     def refused(self, reason: str, *, credentials: bool) -> None:
-        """Of the session: the broker does not want us."""
+        """The broker refused the session."""
         self._network.refused = (CredentialsRefused if credentials else BrokerError)(f"{self._network.address}: {reason}")
 
     def ended(self, reason: str) -> None:
-        """Of the session: it is over."""
+        """The session is over."""
         self.device.uploader.disconnected()
         self._sent_at = None
         if not self._closed:
@@ -173,7 +177,7 @@ class Member:
 
     def _reconnect_later(self, reason: str) -> None:
         network = self._network
-        if self._reconnect_timer is not None:  # a connect that timed out and a session that ended may be the same
+        if self._reconnect_timer is not None:  # one session may both time out and end
             return
         if not network.outage:
             network.tally.last_error = reason
@@ -208,7 +212,7 @@ class Member:
             network.loop.call_later(CONNECT_TIMEOUT, _abort_unless_up, session)
 
     def _set_timer(self) -> None:
-        """Set the one timer for whatever comes first: somebody who passes, or a batch."""
+        """Set the one timer to the next event or the next batch, whichever is first."""
         wakes_at = self.device.uploader.wakes_at
         moment = self.device.next_at if wakes_at is None else min(self.device.next_at, wakes_at)
         if self._timer is not None:
@@ -253,7 +257,7 @@ class Member:
 
 
 def _abort_unless_up(session: Session) -> None:
-    """A broker that accepts the socket and then says nothing."""
+    """The broker accepted the socket but may never answer."""
     if not session.up:
         session.abort()
 

@@ -1,10 +1,10 @@
 """A fleet on the network: thousands of devices, one event loop.
 
-    start ─▶ connect, a few at a time ─▶ the run: people pass ─▶ drain: until all is acked ─▶ goodbye
-                                             └─ in its middle an outage: every session ends as by a power cut,
-                                                none comes about for so long, then each comes back with its own jitter
+    start ─▶ connect, a few at a time ─▶ run: people pass ─▶ drain: until all is acked ─▶ goodbye
+                                           └─ outage in its middle: every session is aborted, no
+                                              device connects, then each comes back with jitter
 
-What one device does there is `member`'s.
+`member` is one device of it.
 """
 
 import asyncio
@@ -24,39 +24,40 @@ from facewire_fleet.member import KEEPALIVE, Member, Network, Tally
 from facewire_mqtt.address import Address, tls_context
 from facewire_mqtt.connection import CONNECT_TIMEOUT, RECONNECT_WAIT
 
-#: New connections a second at the start: a listener's backlog may be no more than a hundred.
+#: New connections per second at the start; a listener's backlog may be only a hundred.
 CONNECTS_A_SECOND: Final = 1_000
-#: Connections being made at one time, after an outage too.
+#: Connects that run at one time, after an outage too.
 CONNECTING: Final = 200
-#: After the run, beside what the periods need, s.
+#: How long to wait for acks after the run, beside the periods of the backlog, s.
 DRAIN_PATIENCE: Final = 60.0
 POLL_EVERY: Final = 0.1
+#: How long to wait until all sessions have ended, s.
 GOODBYE: Final = 5.0
-#: Descriptors beside those of the connections.
+#: File descriptors beside those of the connections.
 SPARE_FILES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a fleet stands."""
+    """The state of a fleet."""
 
     elapsed: float
     devices: int
     connected: int
     recorded: int
     acked: int
-    #: Overwritten before they were acked.
+    #: Events overwritten before they were acked.
     dropped: int
-    #: Devices that have not had everything acked.
+    #: Devices with events that are not acked.
     not_fully_acked: int
     tally: Tally
 
 
 def allow_files(devices: int) -> None:
-    """Raise the limit of open files as far as so many devices need.
+    """Raise the limit of open files to what so many devices need.
 
     Raises:
-        BrokerError: it cannot be.
+        BrokerError: the hard limit is lower.
     """
     needed = devices + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -65,16 +66,19 @@ def allow_files(devices: int) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(needed, hard)))
     except (ValueError, OSError) as exc:
-        raise BrokerError(f"{devices} devices need {needed} open files, the limit here is {hard} (ulimit -Hn)") from exc
+        raise BrokerError(f"{devices} devices need {needed} open files, but the limit here is {hard} (ulimit -Hn)") from exc
 
 
 class Fleet:
-    """So many devices and their run.
+    """Runs many devices in one event loop.
 
     Args:
+        address: of the broker.
+        topics: names of the topics.
         names: of the devices.
-        seed: of who passes when.
-        outage: in the middle of the run every session is down for so long, s.
+        plan: the devices' common settings.
+        seed: decides who passes when.
+        outage: how long all sessions are down in the middle of the run, s.
     """
 
     def __init__(self, address: Address, topics: Topics, names: list[str], plan: Plan, *, seed: int, outage: float) -> None:
@@ -83,10 +87,10 @@ class Fleet:
         self._members: list[Member] = []
 
     async def run(self, progress: Callable[[State], None], every: float) -> State:
-        """Live through the run and the drain; tells `progress` now and then.
+        """Do the run and the drain; call `progress` every `every` seconds.
 
         Raises:
-            BrokerError: the broker cannot be reached at the start, or refuses.
+            BrokerError: the broker cannot be reached at the start, or refuses a device.
         """
         self._loop = asyncio.get_running_loop()
         self._network = await self._look_up_broker()
@@ -95,7 +99,8 @@ class Fleet:
         self._members = [self._member(name, starts_at) for name in self._names]
         for place, member in enumerate(self._members):
             member.begin(began + place / CONNECTS_A_SECOND)
-        # Thousands of objects that live as long as we do: to go through them again and again would show as latency.
+        # These objects live until the end. If the collector walked them again and again, it would
+        # show as latency.
         gc.collect()
         gc.freeze()
         watching = asyncio.create_task(self._watch(progress, every))
@@ -107,7 +112,7 @@ class Fleet:
             await self._disconnect_all()
 
     def state(self) -> State:
-        """Where it stands now."""
+        """The state now."""
         rings = [member.device.memory.ring for member in self._members]
         return State(
             elapsed=self._loop.time() - self._starts_at,
@@ -121,7 +126,7 @@ class Fleet:
         )
 
     def heads(self) -> dict[tuple[str, str], int]:
-        """What was recorded: the head of each (device, epoch)."""
+        """The head of each recorded stream, by (device, epoch)."""
         rings = ((member.device.name, member.device.memory.ring) for member in self._members)
         return {(name, ring.epoch): ring.head for name, ring in rings}
 
@@ -130,7 +135,7 @@ class Fleet:
         return Member(self._network, Device(name, self._plan, starts_at=starts_at, random=own, jitter=self._network.jitter, new_id=new_id))
 
     async def _look_up_broker(self) -> Network:
-        """Look the broker up, once for all, and see that it is there."""
+        """Look up the broker's address once for all devices, and check that it answers."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 _, writer = await asyncio.open_connection(self._address.host, self._address.port)
@@ -166,14 +171,14 @@ class Fleet:
             await asyncio.sleep(min(left, POLL_EVERY))
 
     def _check_reachable(self) -> None:
-        """End a run of which nothing can come."""
+        """Raise if no device can work: the broker refuses them, or none has a session."""
         if self._network.refused is not None:
             raise self._network.refused
         if not self._network.tally.sessions and self._loop.time() > self._starts_at + CONNECT_TIMEOUT:
             raise BrokerError(f"{self._address}: no device has a session: {self._network.tally.last_error or 'no answer'}")
 
     def _drain_time(self) -> float:
-        """How long a backlog may take: a batch a period, or as many as the devices may catch up."""
+        """How long the backlog may take, at `catch_up` batches in a period."""
         backlog = max(member.device.memory.ring.lag for member in self._members)
         periods = 2 + backlog // (100 * self._plan.catch_up)
         return DRAIN_PATIENCE + periods * self._plan.period + RECONNECT_WAIT[1]
