@@ -310,7 +310,10 @@ def test_the_picture_of_the_readme(tmp_path: Path, chromium: Any) -> None:
         web_scene.play(site)
         expect(seen.page.locator("#quarantine-rows li")).to_have_count(1)
         expect(seen.page.locator("#devices-rows tr")).to_have_count(len(web_scene.DEVICES))
-        seen.page.get_by_role("button", name="Search").click()
+        # The page has searched once, while events were still arriving: wait for the answer to this search.
+        with seen.page.expect_response("**/api/hourly?*"):
+            seen.page.get_by_role("button", name="Search").click()
+        expect(seen.page.locator("#history-rows tr")).to_have_count(50)
         expect(seen.page.locator("#chart-text")).to_contain_text("busiest")
         seen.page.locator("h1").click()
         picture = seen.page.screenshot(path=SCREENSHOT, animations="disabled")

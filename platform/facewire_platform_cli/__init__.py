@@ -1,1 +1,1 @@
-"""The commands of the platform: `facewire platform`, and each question that people ask it."""
+"""The platform's commands: `facewire platform`, and the questions to its database."""

@@ -1,4 +1,4 @@
-"""Options that several of the platform's commands share: which database, and which events."""
+"""Options that several commands share: the database, and the selection of events."""
 
 import dataclasses
 import functools

@@ -104,7 +104,7 @@ def _serve_metrics(at: Endpoint, worker: Worker, location: Location) -> None:
 
 
 def _check_sharing(address: Address, topics: Topics) -> None:
-    """Some brokers grant shared subscriptions and deliver nothing."""
+    """Refuse a broker that grants shared subscriptions but delivers nothing to them."""
     from facewire_platform.intake.sharing import shared_subscriptions_deliver
 
     try:

@@ -1,1 +1,1 @@
-"""Whether all is well: of each device, for a monitor, and of what is around the platform."""
+"""Health: the state of each device, metrics for monitors, and the doctor's checks."""

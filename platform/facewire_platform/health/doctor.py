@@ -1,4 +1,4 @@
-"""What `facewire doctor` finds out about the database and the machine. The broker is `doctor_broker`'s."""
+"""The doctor's checks of the database and the machine; `doctor_broker` checks the broker."""
 
 import ctypes
 import shutil
@@ -17,21 +17,21 @@ from facewire_platform.store.database import open_database
 from facewire_platform.store.drivers import Location, shown, store_errors
 from facewire_platform.store.schema import StoreRow
 
-#: Below these, disk space is a warning and a failure: as a share of the disk, and bytes.
+#: Free disk space below which there is a warning, or a failure: share of the disk, and bytes.
 SPACE_LOW: Final = (0.10, 5 * 2**30)
 SPACE_CRITICAL: Final = (0.01, 500 * 2**20)
-#: A clock further off than this makes late matches look fresh, or fresh ones late, s.
+#: A clock that is further off makes late matches look fresh, or fresh matches late, s.
 MAX_CLOCK_OFFSET: Final = 5.0
-#: So many devices must agree before our own clock is suspected.
+#: This many devices must agree before we suspect our own clock.
 WITNESSES: Final = 3
-#: What adjtimex(2) returns while nobody keeps the clock right.
+#: adjtimex(2) returns this while nothing synchronizes the clock.
 _TIME_ERROR: Final = 5
 _GIB: Final = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor's."""
+    """One line of the doctor's report."""
 
     check: str
     verdict: Literal["ok", "warn", "FAIL"]
@@ -41,7 +41,7 @@ class Finding:
 
 
 def check_database(location: Location) -> Iterator[Finding]:
-    """Whether it can be written and has our schema, whether all that was acked is accounted for, and what clocks say."""
+    """Whether it is writable, has our schema and adds up, and whether the clocks agree."""
     if isinstance(location, Path) and not location.exists():
         yield Finding(
             "database", "warn", f"{location} does not exist yet", "facewire platform run creates it; does --database name the worker's?"
@@ -63,7 +63,7 @@ def check_database(location: Location) -> Iterator[Finding]:
 
 
 def check_disk(location: Location) -> Iterator[Finding]:
-    """Room for the database. Of a PostgreSQL's disk we know nothing."""
+    """Space for the database. The disk of a PostgreSQL server is out of sight."""
     if isinstance(location, str):
         return
     folder = location.absolute().parent
@@ -82,9 +82,9 @@ def check_disk(location: Location) -> Iterator[Finding]:
 
 
 def check_clock() -> Finding:
-    """Whether the kernel knows that somebody (chrony, ntpd, timesyncd) keeps our clock right."""
+    """Whether the kernel knows of somebody (chrony, ntpd, timesyncd) who synchronizes the clock."""
     try:
-        # struct timex has 208 bytes; all zero asks and changes nothing.
+        # struct timex has 208 bytes; all zero, it asks and changes nothing.
         clock_state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
     except (AttributeError, OSError):
         clock_state = -1
@@ -99,7 +99,7 @@ def _is_below(free: int, total: int, limit: tuple[float, int]) -> bool:
 
 
 def _check_writable(location: Location) -> None:
-    """Write what is there already, durably, as a worker does. Raises `StoreError`."""
+    """Write the present values again, durably, as a worker would. Raises `StoreError`."""
     with closing(open_database(location, "write")) as database, store_errors(location), database.atomic():
         StoreRow.update(identity=StoreRow.identity).bind(database).execute()
 

@@ -1,8 +1,10 @@
-"""What `facewire doctor` finds out about the broker, and about what a credential may do there.
+"""The doctor's checks of the broker, and of the rights of a credential.
 
-No broker gives a reason for a refused publication, and Mosquitto grants every subscription. So the doctor publishes what it
-should not be able to, under a device that there is not, and sees whether it comes back. Nothing of it is retained. Where it does
-come back the platform got it too, and has put it in quarantine: its payload is none of ours.
+No broker gives a reason for a refused publication, and Mosquitto grants every subscription. Only
+delivery shows what a broker really allows. So the doctor publishes messages that it must not be
+able to send, under the name of a device that does not exist, and checks whether they come back.
+None of them is retained. If one comes back, the platform received it too, and put it in quarantine
+because its payload breaks the contract.
 """
 
 import contextlib
@@ -22,18 +24,18 @@ from facewire_platform.intake.sharing import shared_subscriptions_deliver
 
 RoleName: TypeAlias = Literal["platform", "consumer", "operator"]
 
-#: The device that there is not; always the same one, so that quarantine has each probe once.
+#: A device that does not exist; always the same, so that quarantine has each probe only once.
 PROBE_DEVICE: Final = "facewire-doctor"
 PAYLOAD: Final = b"facewire doctor was here"
-#: A publication that was let through comes back within this, s.
+#: A publication that the broker allowed comes back within this time, s.
 GRACE: Final = 1.5
-#: A certificate that expires within so many days is a warning, and a failure.
+#: Days before the expiry of a certificate when a warning begins, and a failure.
 DAYS_LOW, DAYS_CRITICAL = 30.0, 7.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Role:
-    """What a role may do (docs/broker.md)."""
+    """The rights of a role (docs/broker.md)."""
 
     hears: tuple[Kind, ...]
     says: tuple[Kind, ...]
@@ -47,13 +49,13 @@ _ROLES: Final[dict[RoleName, _Role]] = {
 
 
 def check_broker(address: Address, topics: Topics, role: RoleName, wait: float) -> Iterator[Finding]:
-    """All about the broker; what comes after a failure that makes it meaningless is left out.
+    """All checks of the broker; a failure ends them if it makes the following checks meaningless.
 
     Args:
-        address: of the broker, with the credential.
+        address: the broker, with the credential.
         topics: where the devices publish.
-        role: whose credential it should be.
-        wait: how long to listen for what a consumer should not hear, s.
+        role: the role that the credential should have.
+        wait: how long to listen for messages that a consumer must not receive, s.
     """
     yield from _check_tls(address)
     try:
@@ -68,7 +70,7 @@ def check_broker(address: Address, topics: Topics, role: RoleName, wait: float) 
         yield Finding("credential", "FAIL", str(exc), f"it lacks the role {role}: facewire broker users add NAME --role {role}")
         return
     except BrokerError as exc:
-        if "dentifier" in str(exc):  # as MQTT 3.1.1 has it: "identifier rejected", section 3.2.2.3
+        if "dentifier" in str(exc):  # "identifier rejected", MQTT 3.1.1 section 3.2.2.3
             yield Finding(
                 "credential", "FAIL", f"{exc}: it is bound to another client id, as a device's is", f"use the credential of a {role}"
             )
@@ -119,7 +121,7 @@ def _check_tls(address: Address) -> Iterator[Finding]:
             "does --cafile belong to the broker, and is --host its name?",
         )
     except OSError:
-        return  # which is told as the broker's
+        return  # the check of the broker reports it
     else:
         days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86_400
         verdict: Literal["ok", "warn", "FAIL"] = "FAIL" if days < DAYS_CRITICAL else "warn" if days < DAYS_LOW else "ok"
@@ -129,7 +131,7 @@ def _check_tls(address: Address) -> Iterator[Finding]:
 
 def _check_rights(address: Address, topics: Topics, role: RoleName) -> Iterator[Finding]:
     hears, says = _ROLES[role].hears, _ROLES[role].says
-    # What nobody hears cannot be seen: of a consumer's, only matches.
+    # Only what the role may receive can be seen to come back: for a consumer only matches.
     forbidden = tuple(kind for kind in hears if kind not in says)
     try:
         missing = sorted(set(says) - _delivered(address, topics, hears, says))
@@ -149,7 +151,7 @@ def _check_rights(address: Address, topics: Topics, role: RoleName) -> Iterator[
 
 
 def _delivered(address: Address, topics: Topics, hears: Sequence[Kind], says: Sequence[Kind]) -> set[str]:
-    """Publish on these kinds, each once; those that came back."""
+    """Publish one message of each kind; returns the kinds that came back."""
     received: set[str] = set()
     if not says:
         return received
@@ -169,7 +171,8 @@ def _check_privacy(address: Address, topics: Topics, wait: float) -> Finding:
     user = address.username or "the certificate"
     try:
         with Visit(address, "fw-doctor", [(topics.all(kind), QOS[kind]) for kind in ("history", "ack")]) as visit:
-            # It should not be able to say so; where it is, no device needs to be there for it to hear something.
+            # A consumer must not be able to publish these; if it can, we need no device to test whether
+            # it receives them.
             visit.publish(topics.of(PROBE_DEVICE, "history"), PAYLOAD)
             visit.publish(topics.of(PROBE_DEVICE, "ack"), PAYLOAD)
             message = visit.message(time.monotonic() + wait)

@@ -1,7 +1,7 @@
-"""What Prometheus scrapes: each scrape asks the database, and the worker's counters where there is a worker.
+"""Metrics for Prometheus: each scrape reads the database, and the worker's counters if any.
 
 facewire_device_*   the newest epoch of each device
-facewire_stream_*   every epoch: watermark = stored + gaps + quarantined, or events were lost in silence
+facewire_stream_*   every epoch: watermark = stored + gaps + quarantined, or events were lost silently
 facewire_worker_*   this worker since it started
 """
 
@@ -22,12 +22,12 @@ from facewire_platform.history.queries import History, Row
 from facewire_platform.store.drivers import Location
 
 if TYPE_CHECKING:
-    from facewire_platform.intake.worker import Counters  # the page serves these, too, and has no worker
+    from facewire_platform.intake.worker import Counters  # the web server serves metrics too, and has no worker
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A gauge for each row that has a value."""
+    """A gauge, with a sample for each row that has a value."""
 
     name: str
     help: str
@@ -70,13 +70,13 @@ _REFUSED: Final = (("refused", "contract"), ("stale_statuses", "earlier_boot"), 
 
 
 class _PlatformCollector(Collector):
-    """Asks anew at each scrape, on the thread of the scrape."""
+    """Reads the database at each scrape, on the thread of the scrape."""
 
     def __init__(self, location: Location, counters: "Counters | None", now: Callable[[], float]) -> None:
         self._location, self._counters, self._now = location, counters, now
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: to be registered costs no query."""
+        """Nothing, so that registration costs no query."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -91,11 +91,11 @@ class _PlatformCollector(Collector):
 
 
 def metrics_registry(location: Location, counters: "Counters | None" = None, *, now: Callable[[], float] = time.time) -> CollectorRegistry:
-    """A registry of its own for one database.
+    """A registry for one database.
 
     Args:
         location: read at each scrape, beside the worker that writes it.
-        counters: the running worker's `Counters`; without it there are no facewire_worker_ metrics.
+        counters: the running worker's `Counters`; without them there are no facewire_worker_ metrics.
         now: s since 1970 UTC.
     """
     registry = CollectorRegistry(auto_describe=False)
@@ -104,10 +104,10 @@ def metrics_registry(location: Location, counters: "Counters | None" = None, *, 
 
 
 def serve_metrics(host: str, port: int, location: Location, counters: "Counters | None" = None) -> int:
-    """Answer `/metrics` on threads of its own until the process ends; returns the port.
+    """Serve `/metrics` on separate threads until the process ends; returns the port.
 
     Raises:
-        OSError: nothing can listen there.
+        OSError: the address cannot be bound.
     """
     server, _ = start_http_server(port, host, metrics_registry(location, counters))
     return int(server.server_port)

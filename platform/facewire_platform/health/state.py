@@ -1,4 +1,4 @@
-"""Whether a device is well, judged from what the platform knows of it. Pure.
+"""Whether a device is healthy, judged from what the platform knows of it. Pure.
 
 The rows are those of `queries.History.devices`.
 """
@@ -11,21 +11,22 @@ State: TypeAlias = Literal["online", "silent", "offline"]
 
 STATES: Final[tuple[State, ...]] = get_args(State)
 
-#: A device gives its status, and a batch or a probe, once a period; one of whom nothing came for so many is silent, whatever
-#: the broker said last: it may have died with the broker, whose wills died with it.
+#: A device sends its status, and a batch or a probe, once per period. After this many periods
+#: without a message it is silent, even if the broker published no last will: the broker may have
+#: died together with the device.
 SILENT_AFTER: Final = 3.0
-#: Of a device that never said its period, s (docs/contract.md, Device 3).
+#: The period of a device that never told it, s (docs/contract.md, Device 3).
 PERIOD: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
-    """What is healthy; each field that is given is one more thing to look at.
+    """What counts as healthy; each field that is set adds a check.
 
     Attributes:
         max_lag: events that may wait on a device.
-        online: a device must be connected, and be heard of.
-        no_loss: no event may be a gap, in quarantine, or overwritten before it was acked.
+        online: a device must be connected and heard from.
+        no_loss: no event may be in a gap, in quarantine, or overwritten before it was acked.
     """
 
     max_lag: int | None = None
@@ -34,21 +35,21 @@ class HealthLimits:
 
 
 def state(row: Mapping[str, Any], now_ms: int) -> State:
-    """Online, silent (it did not say goodbye), or offline (it did, or the broker did for it)."""
+    """Online, silent (without a goodbye), or offline (with one, or with the broker's last will)."""
     if not row["online"]:
         return "offline"
     return "silent" if silence(row, now_ms) > SILENT_AFTER * (row["period"] or PERIOD) else "online"
 
 
 def silence(row: Mapping[str, Any], now_ms: int) -> float:
-    """Seconds since a device was last heard of."""
+    """Seconds since a device was last heard from."""
     return float(max(0, now_ms - row["last_seen"]) / 1000)
 
 
 def outage_budget(row: Mapping[str, Any]) -> float | None:
-    """Seconds for which a device can still be cut off before its ring overwrites what was not acked.
+    """Seconds for which a device can still be cut off before it overwrites events not acked.
 
-    At the rate of its last events; None where its rate or capacity is not known.
+    Assumes the rate of its last events; None if its rate or capacity is unknown.
     """
     if not row["rate"] or row["capacity"] is None:
         return None
@@ -63,7 +64,7 @@ def assess(row: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
 
 
 def troubles(row: Mapping[str, Any], limits: HealthLimits, now_ms: int) -> Iterator[str]:
-    """What is unhealthy about an assessed row, each naming the value and the limit."""
+    """The limits that an assessed row breaks, each as a text with the value and the limit."""
     if limits.max_lag is not None and row["lag"] > limits.max_lag:
         yield f"lag {row['lag']} is over {limits.max_lag}"
     if limits.online and row["state"] not in {"online", None}:

@@ -1,1 +1,1 @@
-"""Out of the database: what people ask, how old events go, and what broke the contract."""
+"""Out of the database: questions and reports, deletion of old events, and quarantine."""

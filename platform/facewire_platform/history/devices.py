@@ -1,4 +1,4 @@
-"""What the platform knows of a device: its stream, what it last said of itself, and how fast it records."""
+"""What the platform knows of a device: its stream, its last status, its rate of events."""
 
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -9,24 +9,24 @@ from facewire_platform.store.schema import EventRow, StreamRow
 
 Row: TypeAlias = dict[str, Any]
 
-#: The rate of a device is that of so many of its last events.
+#: The rate of a device is the rate of this many of its last events.
 RATE_EVENTS: Final = 1_000
 
 
 class Rate(NamedTuple):
-    """From which event on, and to which, the rate of a stream is taken."""
+    """The events between which the rate of a stream is measured."""
 
     first: int
     first_at: int
     last: int
 
     def until(self, at_ms: int) -> float | None:
-        """Events a second until a moment of the device's clock; None where that says nothing."""
+        """Events per second until a moment of the device's clock; None if no time has passed."""
         return (self.last - self.first + 1) * 1000 / (at_ms - self.first_at) if at_ms > self.first_at else None
 
 
 def rates() -> Any:
-    """Device, epoch, and the `Rate` of each stream; two rows of each are read, by their key."""
+    """Device, epoch and `Rate` of each stream; reads two rows of each, by their key."""
     newest, earlier = EventRow.alias(), EventRow.alias()
     last = EventRow.select(peewee.fn.MAX(EventRow.seq)).where(EventRow.stream == StreamRow.id)
     first = EventRow.select(peewee.fn.MIN(EventRow.seq)).where(
@@ -44,11 +44,11 @@ def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, rat
 
     Args:
         device: its name.
-        epoch: which.
-        row: its row of `DeviceRow`.
-        stream: that of its epoch's `StreamRow`.
+        epoch: the epoch.
+        row: its row of `DeviceRow`, if any.
+        stream: the row of `StreamRow` of this epoch, if any.
         rate: of that stream.
-        current: whether this is its newest epoch, which its status is about.
+        current: whether this is the newest epoch, the one that the status describes.
     """
     status = codec.unpack(row["status"]) if row and row["status"] else {}
     if not current or status.get("epoch") != epoch:

@@ -1,6 +1,6 @@
 """Days and hours of a time zone as moments. Pure.
 
-A day is 23 or 25 hours long when clocks change; an hour that the clocks go through twice is two hours.
+A day has 23 or 25 hours when clocks change. If clocks repeat an hour, it counts as two hours.
 
     Europe/Berlin, 2026-10-25    … 01:00+02:00 | 02:00+02:00 | 02:00+01:00 | 03:00+01:00 …
 """
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS: Final = dt.timedelta(milliseconds=1)
 _HOUR: Final = dt.timedelta(hours=1)
-#: Days that lie within the calendar whatever the zone.
+#: Days that lie within the calendar in every zone.
 _FIRST: Final = dt.date.min + dt.timedelta(days=1)
 _LAST: Final = dt.date.max - dt.timedelta(days=2)
 
@@ -25,10 +25,10 @@ class Period(NamedTuple):
 
 
 def day(date: dt.date, zone: dt.tzinfo) -> Period:
-    """A day of a zone; empty where the zone left it out, as Samoa did with 30 December 2011.
+    """A day of a zone; empty if the zone skipped it, like Samoa on 30 December 2011.
 
     Raises:
-        ValueError: a day at the end of the calendar.
+        ValueError: the day is at an end of the calendar.
     """
     if not _FIRST <= date <= _LAST:
         raise ValueError(f"{date} is not from {_FIRST} to {_LAST}")
@@ -36,10 +36,13 @@ def day(date: dt.date, zone: dt.tzinfo) -> Period:
 
 
 def hours(within: Period, zone: dt.tzinfo) -> Iterator[Period]:
-    """The hours by the zone's clocks of a period that begins with one; the last one ends with the period."""
+    """Split a period at the full hours of the zone's clocks.
+
+    The period begins at a full hour; the last part ends with the period.
+    """
     since = within.since
     while since < within.until:
-        # Where clocks change by half an hour, the next full hour is not 60 minutes away.
+        # If clocks change by half an hour, the next full hour is not 60 minutes away.
         following = local(since, zone).astimezone(dt.UTC) + _HOUR
         past = following.astimezone(zone)
         following -= dt.timedelta(minutes=past.minute, seconds=past.second)
@@ -49,14 +52,14 @@ def hours(within: Period, zone: dt.tzinfo) -> Iterator[Period]:
 
 
 def local(at_ms: int, zone: dt.tzinfo) -> dt.datetime:
-    """A moment by the clocks of a zone.
+    """A moment as the clocks of a zone show it.
 
     Raises:
-        OverflowError: a year that datetime does not reach.
+        OverflowError: datetime cannot express its year.
     """
     return (_EPOCH + at_ms * _MS).astimezone(zone)
 
 
 def _midnight(date: dt.date, zone: dt.tzinfo) -> int:
-    # Where clocks skip midnight, this is the moment at which they do (PEP 495, fold=0).
+    # If clocks skip midnight, this is the moment at which they skip it (PEP 495, fold=0).
     return (dt.datetime.combine(date, dt.time(), zone) - _EPOCH) // _MS

@@ -1,10 +1,11 @@
-"""What broke the contract: looked at by a human, then tried again or dropped.
+"""Messages that broke the contract: a human inspects them, then retries or drops them.
 
-    an event of a batch    an entry of (stream, seq)    retry: stored, and no more counted as quarantined
-                                                        drop: the entry goes, the seq stays counted as quarantined
-    any other message      an entry without seq         retry: taken as if it came now; its device is sent no ack
+    event of a batch     entry with stream and seq    retry: it is stored, and counted as stored
+                                                      drop: its seq stays counted as quarantined
+    any other message    entry without seq            retry: handled as if it arrived now, but
+                                                      without an ack
 
-So watermark = stored + gaps + quarantined holds whatever is done here, beside a running worker too.
+So watermark = stored + gaps + quarantined always holds, even beside a running worker.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ _COLUMNS: Final = tuple(column for column in QuarantineRow._meta.sorted_fields i
 
 
 class Retried(NamedTuple):
-    """What came of an entry: `stored`, `kept` in quarantine, or `dropped`, as there was nothing in it to store."""
+    """The result of one retry: `stored`, `kept` in quarantine, or `dropped` as nothing to store."""
 
     id: int
     outcome: Literal["stored", "kept", "dropped"]
@@ -37,7 +38,7 @@ class Retried(NamedTuple):
 
 
 def entries(location: Location, device: str | None = None) -> Iterator[Row]:
-    """The entries without their bytes, oldest first; of a bad event with its device, epoch and seq.
+    """The entries without their bytes, oldest first; a bad event has its device, epoch, seq.
 
     Raises:
         StoreError: the database cannot be read.
@@ -52,7 +53,7 @@ def entries(location: Location, device: str | None = None) -> Iterator[Row]:
 
 
 def entry(location: Location, number: int) -> Row:
-    """One entry with its bytes, `payload`, of which the first are kept. Raises `StoreError` where there is none."""
+    """One entry with `payload`, its first bytes. Raises `StoreError` if there is no such entry."""
     with closing(open_database(location, "read")) as database, store_errors(location):
         row = _find(database, number)
         if row is None:
@@ -61,7 +62,7 @@ def entry(location: Location, number: int) -> Row:
 
 
 def drop(location: Location, numbers: Sequence[int] | None = None) -> int:
-    """Delete entries, all without `numbers`, and say how many there were. Their seqs stay counted as quarantined."""
+    """Delete these entries, or all; returns how many. Their seqs stay counted as quarantined."""
     dropped = 0
     with closing(open_database(location, "write")) as database, store_errors(location):
         wanted = _numbers(database) if numbers is None else numbers
@@ -72,10 +73,10 @@ def drop(location: Location, numbers: Sequence[int] | None = None) -> int:
 
 
 def retry(location: Location, topics: Topics, numbers: Sequence[int] | None = None) -> Iterator[Retried]:
-    """Read entries again, all without `numbers`, and store what is good now, as after an upgrade of facewire.
+    """Read these entries again, or all, and store those that are good now.
 
     Raises:
-        StoreError: the database cannot be written; what was told before is done.
+        StoreError: the database cannot be written; the results before it are done.
     """
     with open_store(location, alone=False) as store, closing(open_database(location, "write")) as database:
         for number in _numbers(database) if numbers is None else numbers:
@@ -104,19 +105,22 @@ def _retry(store: Store, database: Any, topics: Topics, row: Row) -> Retried:
         store.store([message])
     except StoreError:
         raise
-    except Exception as exc:  # noqa: BLE001  # what the worker failed on when it came, we may fail on again
+    except Exception as exc:  # noqa: BLE001  # the worker may have failed on it, and we may too
         return Retried(row["id"], "kept", f"internal error: {type(exc).__name__}")
     return Retried(row["id"], "stored")
 
 
 def _read_event(database: Any, row: Row) -> Message:
-    """A bad event as a match, which is stored on either side of the watermark; not as a sign of life of its device."""
+    """A bad event as a match: the store takes it on either side of the watermark.
+
+    It is no sign of life of its device, so the time of arrival is the stream's `last_seen`.
+    """
     stream = _stream(database, StreamRow.id == row["stream"])
     if stream is None:
         raise ProtocolError(f"there is no stream {row['stream']}")
     try:
         event = event_from_map(codec.unpack(bytes(row["payload"])))
-    except ValueError as exc:  # it could not be packed when it came: what is kept is for the eye
+    except ValueError as exc:  # it could not be packed, so the entry is only its text
         raise DecodeError("its bytes cannot be read") from exc
     return Message(stream.device, Match(stream.epoch, stream.boot, 0, event), stream.last_seen)
 

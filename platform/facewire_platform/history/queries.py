@@ -1,4 +1,4 @@
-"""Questions to the stored history. Reads go on while the worker writes (SQLite's WAL)."""
+"""Questions to the stored history, while the worker goes on writing (SQLite's WAL)."""
 
 import itertools
 import re
@@ -18,20 +18,20 @@ from facewire_platform.store.rows import key as key_of
 from facewire_platform.store.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
 
 Row: TypeAlias = dict[str, Any]
-#: Where an event is in the order of all: (timestamp, stream, seq).
+#: The place of an event in the order of all events: (timestamp, stream, seq).
 Key: TypeAlias = tuple[int, int, int]
 KEY: Final = (EventRow.timestamp, EventRow.stream, EventRow.seq)
 
-#: Events read at a time, photographs and all; between two pages the database is free.
+#: Events, with photographs, in one read; no transaction is open between two reads.
 PAGE: Final = 250
-#: A device with no more events than this has them sorted for each page.
+#: If a device has no more events than this, each page sorts them.
 MAX_SORTED: Final = 10_000
 HOUR: Final = 3_600_000  # ms
 STRANGER: Final = 4
 
 
 class Place(NamedTuple):
-    """An event's place in the order of `History.events`; as text `timestamp:device:epoch:seq`."""
+    """An event's place in `History.events`; as text `timestamp:device:epoch:seq`."""
 
     timestamp: int
     device: str
@@ -44,7 +44,7 @@ class Place(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Place":
-        """Read it back. Raises `ValueError`."""
+        """The place that a text names. Raises `ValueError`."""
         match = re.fullmatch(r"(-?[0-9]{1,18}):([A-Za-z0-9._-]{1,64}):([0-9A-Fa-f]{16}):([0-9]{1,18})", text)
         if not match:
             raise ValueError(f"{text[:120]!a} is not TIMESTAMP:DEVICE:EPOCH:SEQ of an event")
@@ -56,13 +56,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which events; each field that is given narrows it.
+    """Which events: those that match every field that is not None.
 
     Attributes:
         since, until: device clock, ms since 1970 UTC; `since` included, `until` not.
-        device, group: exactly.
-        person: exactly, an identity id or an identity name.
-        min_score: included.
+        device, group: the exact name.
+        person: the exact identity id or identity name.
+        min_score: this score or a higher one.
     """
 
     since: int | None = None
@@ -78,7 +78,7 @@ class History:
     """A database open for reading, on the thread that opened it.
 
     Raises:
-        StoreError: there is none, or it is not a platform's.
+        StoreError: there is no database, or it is not a platform's.
     """
 
     def __init__(self, location: Location) -> None:
@@ -97,10 +97,11 @@ class History:
         self.close()
 
     def events(self, wanted: Filter, *, after: Place | None = None, limit: int | None = None, newest_first: bool = False) -> Iterator[Row]:
-        """Events by device time, then device and seq; read page by page, so any number of them.
+        """Events by device time, then device and seq, any number of them: reads page by page.
 
-        Each is a map of device, epoch, seq, then the event's fields as they came. A field of the vendor's that has one of
-        the first two names is given as `event.device` or `event.epoch`. With `after` they begin behind that place.
+        Each is a map of device, epoch, seq, then the event's fields as the device sent them. If a
+        vendor's field is called device or epoch, its key is `event.device` or `event.epoch`. With
+        `after` the events begin behind that place.
         """
         streams: dict[int, tuple[str, str]] = {}
         key = None if after is None else self._key(after)
@@ -113,13 +114,13 @@ class History:
             yield _event(streams[row[0]], tuple(map(self.came, row)))
 
     def span(self, since: int | None, until: int | None) -> tuple[int, int] | None:
-        """Device times of the first and the last event in a time; None where there is none."""
+        """Device times of the first and the last event of a period; None if it has no events."""
         within = Filter(since=since, until=until)
         ends = [self.rows(self._page(within, None, 1, newest_first=newest).tuples()) for newest in (False, True)]
         return (ends[0][0][0], ends[1][0][0]) if all(ends) else None
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
-        """How far each device is stored, and what it says of itself: one row for its newest epoch, or for each epoch."""
+        """How far each device is stored, and its last status; of the newest epoch, or of all."""
         statuses: dict[str, Row] = {row["device"]: row for row in self.rows(DeviceRow.select().dicts())}
         event_rates = {row[:2]: Rate(*row[2:]) for row in self.rows(rates().tuples())}
         streams = {(row["device"], row["epoch"]): row for row in self.rows(StreamRow.select().order_by(StreamRow.id).dicts())}
@@ -132,8 +133,9 @@ class History:
     def conservation(self) -> Iterator[Row]:
         """For each epoch of each device, whether watermark = stored + gaps + quarantined.
 
-        `stored` counts the events at or below the watermark, those deleted since included; `unaccounted` is what the equation
-        lacks, and anything but 0 is an error of ours. One statement, so that all of it is of one moment.
+        `stored` counts the events at or below the watermark, even if they were deleted since.
+        `unaccounted` is the difference of both sides: anything but 0 is a bug. A single statement
+        reads it all, so the numbers belong to one moment.
         """
         above = EventRow.select(peewee.fn.COUNT(EventRow.seq)).where(
             (EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.watermark)
@@ -145,7 +147,7 @@ class History:
             yield {key: row[key] for key in keys} | {"stored": stored, "unaccounted": unaccounted}
 
     def gaps(self, device: str | None = None) -> Iterator[Row]:
-        """The ranges that are lost, by device, epoch (the oldest first) and seq."""
+        """The lost ranges, by device, epoch (oldest first) and seq."""
         with_gaps = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).where(StreamRow.gaps > 0)
         if device is not None:
             with_gaps = with_gaps.where(StreamRow.device == device)
@@ -155,7 +157,11 @@ class History:
                 yield {"device": name, "epoch": epoch, **gap, "events": gap["last"] - gap["first"] + 1}
 
     def hourly(self, wanted: Filter) -> Iterator[Row]:
-        """Counts of each hour (UTC) from `since` to `until`, both of which are given: as `counts`, and `hour`, when it begins."""
+        """`counts` of each hour (UTC) from `since` to `until`, with `hour`, its beginning.
+
+        Raises:
+            ValueError: since and until are not both given.
+        """
         if wanted.since is None or wanted.until is None:
             raise ValueError("since and until are not both given")
         for hour in range(wanted.since - wanted.since % HOUR, wanted.until, HOUR):
@@ -163,7 +169,7 @@ class History:
             yield {"hour": hour, **self.counts(within)}
 
     def counts(self, wanted: Filter) -> Row:
-        """How many `events` there are, how many of them are of `strangers`, and how many distinct other `people` are in them."""
+        """Number of `events`, of events of `strangers`, and of distinct other `people`."""
         stranger = EventRow.person_type == STRANGER
         query = EventRow.select(
             peewee.fn.COUNT(EventRow.seq).alias("events"),
@@ -175,11 +181,11 @@ class History:
         return dict(self.rows(query.dicts())[0])
 
     def quarantine(self, *, newest_first: bool = False) -> Iterator[Row]:
-        """What broke the contract, oldest first unless it is asked for otherwise."""
+        """The entries of quarantine, oldest first by default."""
         yield from self._paged(QuarantineRow.select().dicts(), QuarantineRow.id, newest_first=newest_first)
 
     def _key(self, place: Place) -> tuple[int, int, int]:
-        """A place by the columns that the order is made of; a stream that is not there comes before any other."""
+        """A place as a `Key`; an unknown stream sorts before all others."""
         stream = StreamRow.select(StreamRow.id).where((StreamRow.device == place.device) & (StreamRow.epoch == place.epoch))
         streams = self.rows(stream.tuples())
         return (place.timestamp, streams[0][0] if streams else 0, place.seq)
@@ -193,26 +199,27 @@ class History:
             after = rows[-1][: len(KEY)] if rows else after
 
     def _page(self, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool) -> Any:
-        """The place of each event, and its fields; null where it is not wanted after all.
+        """The place of each event and its fields, which are null if it does not match after all.
 
-        Events of a person or a device are found in the index alone, and only then read: PostgreSQL would read all others too.
+        Events of a person or a device are first found in the index alone and only then read:
+        PostgreSQL would otherwise read all events between them too.
         """
         if after is not None:
-            # SQLite would rather begin each page at this bound than where the last one ended.
+            # Given both bounds, SQLite would begin each page at this one instead of at `after`.
             wanted = replace(wanted, until=None) if newest_first else replace(wanted, since=None)
         by_place = wanted.person is not None or wanted.device is not None
         query = EventRow.select(*KEY) if by_place else EventRow.select(*KEY, *EVENT_FIELDS)
         for condition in self._by_index(wanted) if by_place else self.conditions(wanted):
             query = query.where(condition)
         if after is not None:
-            # A row value comparison, which SQLite and PostgreSQL answer from the index.
+            # A row value comparison: SQLite and PostgreSQL answer it from the index.
             here, last = peewee.Tuple(*KEY), peewee.Tuple(*after)
             query = query.where(here < last if newest_first else here > last)
         query = query.order_by(*_ordered(KEY, newest_first=newest_first)).limit(limit)
         return self._events_at(query.cte("places"), wanted, newest_first=newest_first) if by_place else query
 
     def _events_at(self, places: Any, wanted: Filter, *, newest_first: bool) -> Any:
-        """The events whose places were found."""
+        """The events at these places."""
         event = EventRow.alias()
         same = (event.stream == places.c.stream) & (event.seq == places.c.seq)
         for condition in self._by_row(wanted, event):
@@ -223,7 +230,7 @@ class History:
         return query.order_by(*_ordered(key, newest_first=newest_first)).with_cte(places)
 
     def _paged(self, query: Any, key: Any, *, newest_first: bool = False) -> Iterator[Row]:
-        """All rows of a query by one column, which they give under its name."""
+        """All rows of a query, page by page, in the order of a column that they contain."""
         query = query.order_by(key.desc() if newest_first else key).limit(PAGE)
         page = self.rows(query)
         while page:
@@ -232,12 +239,12 @@ class History:
             page = self.rows(query.where(key < last if newest_first else key > last))
 
     def conditions(self, wanted: Filter) -> Iterator[Any]:
-        """What each of its events meets."""
+        """The conditions that a wanted event meets."""
         yield from self._by_index(wanted)
         yield from self._by_row(wanted)
 
     def _by_index(self, wanted: Filter) -> Iterator[Any]:
-        """What the index by time can say."""
+        """The conditions that the index by time can check."""
         if wanted.since is not None:
             yield EventRow.timestamp >= wanted.since
         if wanted.until is not None:
@@ -248,7 +255,7 @@ class History:
             yield (EventRow.id_key == key_of(wanted.person)) | (EventRow.name_key == key_of(wanted.person))
 
     def _by_row(self, wanted: Filter, event: Any = EventRow) -> Iterator[Any]:
-        """What only the events themselves can."""
+        """The conditions that only the events themselves can check."""
         if wanted.person is not None:
             person = self.kept(wanted.person)
             yield (event.identity_id == person) | (event.identity_name == person)
@@ -260,9 +267,11 @@ class History:
             yield event.score >= wanted.min_score
 
     def _of_device(self, device: str) -> Any:
-        """Few events are sorted faster than found among those of all devices; many must not be sorted for each page.
+        """The condition for a device: few events are sorted, many are read in the order of time.
 
-        SQLite would always sort. A sum is no column, so it keeps to the index by time, which holds the stream too.
+        Sorting a few events is faster than finding them among those of all devices, but many must
+        not be sorted for each page. SQLite would always sort: `stream + 0` is no column, so SQLite
+        stays with the index by time, which contains the stream too.
         """
         streams = self.rows(StreamRow.select(StreamRow.id, StreamRow.head).where(StreamRow.device == device).tuples())
         few = sum(head for _, head in streams) <= MAX_SORTED
@@ -274,7 +283,7 @@ class History:
             return list(query.bind(self._db))
 
     def _plain_rows(self, query: Any) -> Any:
-        """As the driver gives them, which is what these columns hold: peewee's conversion takes a quarter of the time."""
+        """Rows as the driver gives them: peewee's conversion would take a quarter of the time."""
         with store_errors(self._location):
             return self._db.execute_sql(*query.bind(self._db).sql()).fetchall()
 

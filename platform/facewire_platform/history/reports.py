@@ -1,7 +1,8 @@
-"""What history is kept for: who came when, how many passed; and how complete each answer is.
+"""Attendance and traffic, and how complete each answer is.
 
-An answer cannot be more complete than what the devices have sent. For each device there is a moment up to which
-everything is here: when it was last heard, if it had nothing left to send then; else the time of its event at the watermark.
+An answer can only contain what the devices have sent. So each device has a moment up to which its
+history is complete. If it had nothing left to send when it was last heard from, that is the
+moment; otherwise it is the device time of the event at its watermark.
 
     range of the report   ├──────────────────────────────┤
     lobby-1               ═══════════════════════════════════●  complete
@@ -19,19 +20,19 @@ from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import STRANGER, Filter, History, Row
 from facewire_platform.store.schema import EventRow, GapRow, StreamRow
 
-#: People that one query gives; each sorts the events of the day once.
+#: People per query; each query sorts the events of the day once.
 PEOPLE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How complete the history of one device is, and what of a period it lacks.
+    """How complete the history of one device is, and what a period lacks.
 
     Attributes:
-        complete_until: up to then everything is here, ms since 1970 UTC; None where nothing ever came.
-        watermark_at: device time of the event at the watermark; None where there is none any more.
-        lag: events that it holds and has not sent.
-        gaps, lost: gaps that reach into the period, and how many events are lost in them.
+        complete_until: complete up to then, ms since 1970 UTC; None if nothing ever arrived.
+        watermark_at: device time of the event at the watermark; None if it was deleted.
+        lag: events that the device holds and has not sent.
+        gaps, lost: gaps that reach into the period, and the number of events lost in them.
     """
 
     device: str
@@ -42,12 +43,15 @@ class Coverage:
     lost: int = 0
 
     def covers(self, period: Period) -> bool:
-        """Whether everything of the period is here."""
+        """Whether every event of the period is here."""
         return self.gaps == 0 and self.complete_until is not None and self.complete_until >= period.until
 
 
 class Completeness:
-    """How complete history was when this was made. Ask before the events themselves: then it claims too little, never too much."""
+    """How complete history is at this moment.
+
+    Create it before you read the events: then it may claim too little, but never too much.
+    """
 
     def __init__(self, history: History, device: str | None = None) -> None:
         self._history = history
@@ -58,25 +62,28 @@ class Completeness:
         self._coverages = [_coverage(row, streams.get((row["device"], row["epoch"]))) for row in rows]
 
     def of(self, period: Period) -> Iterator[Coverage]:
-        """Each device, by name."""
+        """The coverage of each device, by name."""
         gaps = self._gaps(period)
         for coverage in self._coverages:
             count, lost = gaps.get(coverage.device, (0, 0))
             yield replace(coverage, gaps=count, lost=lost)
 
     def covers(self, period: Period) -> bool:
-        """Whether everything of the period is here, of every device."""
+        """Whether every event of the period is here, from every device."""
         return all(coverage.covers(period) for coverage in self._coverages) and not self._gaps(period)
 
     def _gaps(self, period: Period) -> dict[str, tuple[int, int]]:
-        """Gaps of each device that reach into a period, by the events on both sides of them, and the events lost."""
+        """Number of gaps of each device that may reach into a period, and of events lost in them.
+
+        The time of a gap is known only from the events on both sides of it.
+        """
         if not self._devices:
             return {}
         neighbour = EventRow.alias()
         of_stream = neighbour.select(neighbour.timestamp).where(neighbour.stream == GapRow.stream)
         before = of_stream.where(neighbour.seq < GapRow.first).order_by(neighbour.seq.desc()).limit(1)
         after = of_stream.where(neighbour.seq > GapRow.last).order_by(neighbour.seq).limit(1)
-        # Where nothing came after it, it was lost before it was declared.
+        # If no event follows the gap, its events were lost before it was declared.
         ends = peewee.fn.COALESCE(before, period.since), peewee.fn.COALESCE(after, GapRow.declared_at)
         query = GapRow.select(GapRow.stream, peewee.fn.COUNT(GapRow.first), peewee.fn.SUM(GapRow.last - GapRow.first + 1))
         query = query.where((ends[0] < period.until) & (ends[1] >= period.since)).group_by(GapRow.stream)
@@ -91,21 +98,22 @@ class Completeness:
 def attendance(
     history: History, wanted: Filter, day: Period, *, entrances: Collection[str] = (), exits: Collection[str] = ()
 ) -> Iterator[Row]:
-    """Everybody but strangers who was seen on a day, by id.
+    """Everybody who was seen on a day, except strangers, by id.
 
     Args:
         history: open.
-        wanted: which events count; `since`, `until` and `person` do not matter.
-        day: in which time.
-        entrances: endpoints (`ep_id`) at which people come in.
-        exits: those at which they go out.
+        wanted: which events count; its `since` and `until` are ignored.
+        day: the period.
+        entrances: endpoints (`ep_id`) at which people enter.
+        exits: endpoints at which people leave.
 
     Yields:
-        identity_id, identity_name, first_seen, last_seen, passes; where there are entrances first_in, where exits last_out.
+        identity_id, identity_name, first_seen, last_seen, passes; with entrances also first_in,
+        with exits also last_out.
     """
     columns: list[Any] = [
         EventRow.identity_id,
-        # Of several names, always the same one.
+        # If a person has several names, always the same one.
         peewee.fn.MAX(EventRow.identity_name).alias("identity_name"),
         peewee.fn.MIN(EventRow.timestamp).alias("first_seen"),
         peewee.fn.MAX(EventRow.timestamp).alias("last_seen"),
@@ -134,7 +142,7 @@ def traffic(history: History, wanted: Filter, periods: Iterable[Period]) -> Iter
 
 
 def _streams() -> Any:
-    """Device, epoch and id of each stream; when it was last heard; device time of the event at its watermark."""
+    """Device, epoch and id of each stream; when it was last heard; time at its watermark."""
     at = EventRow.select(EventRow.timestamp).where((EventRow.stream == StreamRow.id) & (EventRow.seq <= StreamRow.watermark))
     return StreamRow.select(
         StreamRow.device, StreamRow.epoch, StreamRow.id, StreamRow.last_seen, at.order_by(EventRow.seq.desc()).limit(1).alias("at")
@@ -142,8 +150,9 @@ def _streams() -> Any:
 
 
 def _coverage(row: Row, stream: list[Any] | None) -> Coverage:
-    """Of a device that `History.devices` tells of, and the stream of its epoch."""
+    """From a row of `History.devices`, and the stream of its epoch."""
     _, heard, watermark_at = stream or (None, None, None)
-    # A status says more than nothing of a device that never had an event; a will does not, and both move `last_seen`.
+    # A device that never had an event is complete up to its last status, but not up to its last
+    # will; both move `last_seen`.
     heard = row["last_seen"] if heard is None and row["online"] else heard
     return Coverage(row["device"], watermark_at if row["lag"] else heard, watermark_at, row["lag"])

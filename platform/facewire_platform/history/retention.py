@@ -1,11 +1,13 @@
-"""Retention: old events, or all of one person, deleted while workers go on storing.
+"""Retention: deletes old events, or all of one person, while workers go on storing.
 
-Small transactions, each followed by a rest as long as it took, so that a worker that waits for the lock gets it. A purge
-that was killed is simply started again. Nothing above a stream's watermark is deleted: its history copy is still to come,
-and would be counted a second time. Watermarks, gaps and counts stay as they are.
+Each transaction is small, and a rest as long as the transaction follows it, so that a waiting
+worker gets the lock. If a purge is killed, simply start it again. It deletes nothing above a
+stream's watermark: the history copy has still to arrive, and would be counted a second time.
+Watermarks, gaps and counts stay as they are.
 
-What a device sends again (its card was restored, the platform was) is stored again, as the contract has it: were it taken
-for deleted, an event that reuses a deleted seq would be lost without a word. Purge again after a restore.
+If a device resends a deleted event, for example after a restore, the platform stores it again. It
+must: the restored device may have given the same seq to a new event. So purge again after a
+restore.
 """
 
 import contextlib
@@ -29,40 +31,42 @@ from facewire_platform.store.schema import EventRow, QuarantineRow, StreamRow
 
 #: Events in one transaction; about 20 ms of SQLite's only write lock.
 CHUNK: Final = 1_000
-#: Quarantined messages in one, of up to 64 KiB each.
+#: Quarantine entries in one transaction, of up to 64 KiB each.
 QUARANTINE_CHUNK: Final = 100
-#: How long to wait for SQLite's write lock, s. A purge has time, and a busy worker leaves only short moments.
+#: How long to wait for SQLite's write lock, s: a busy worker leaves it free only for moments.
 PATIENCE: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """How far a purge is."""
+    """The progress of a purge."""
 
-    #: Deleted, or with `dry_run` to be deleted.
+    #: Events deleted, or with `dry_run` events to delete.
     events: int = 0
-    #: Left, as they are above their watermark. A minute later they are not, unless their device is gone.
+    #: Events left because they are above the watermark. A minute later they are below it, unless
+    #: their device is gone.
     kept: int = 0
-    #: Deleted from quarantine.
+    #: Quarantine entries deleted.
     quarantined: int = 0
-    #: Device time of the newest event looked at, ms since 1970 UTC.
+    #: Device time of the newest event examined, ms since 1970 UTC.
     reached: int | None = None
 
 
-#: Gives how far it is after each transaction, and returns how far it came.
+#: Yields the progress after each transaction, and returns the last one.
 Steps: TypeAlias = Generator[Purged, None, Purged]
 
 
 class Retention:
-    """A database open for deleting, on the thread that opened it, beside any worker.
+    """A database open for deletion, on the thread that opened it, beside any worker.
 
     Args:
         location: the database.
-        dry_run: count, and delete nothing.
-        rest: called with the seconds that the last transaction took.
+        dry_run: count, but delete nothing.
+        rest: called after each transaction with the seconds that it took.
 
     Raises:
-        StoreError: there is none, it is not a platform's, or it was locked for longer than `PATIENCE`.
+        StoreError: there is no database, it is not a platform's, or it was locked for longer
+            than `PATIENCE`.
     """
 
     def __init__(self, location: Location, *, dry_run: bool = False, rest: Callable[[float], None] = time.sleep) -> None:
@@ -84,34 +88,36 @@ class Retention:
         self.close()
 
     def older_than(self, before_ms: int) -> Iterator[Purged]:
-        """Delete events of before a moment of the device's clock, and what was last quarantined before it.
+        """Delete events from before a moment of the device's clock, and older quarantine entries.
 
         Yields:
-            How far it is, after each transaction; at least once.
+            The progress after each transaction; at least once.
         """
         so_far = Purged()
         so_far = yield from self._delete_quarantine(so_far, QuarantineRow.last_at < before_ms)
         yield from self._delete_events(so_far, EventRow.timestamp < before_ms)
 
     def person(self, identity_id: str) -> Iterator[Purged]:
-        """Delete all events of a person, and all in quarantine that holds the id, or a name that came with it, as a text.
+        """Delete a person: all their events, and the quarantine entries that contain them.
 
-        On SQLite their bytes are overwritten, in the file and at the end in its log.
+        An entry contains them if the id, or a name that an event gave them, is a text in it. On
+        SQLite their bytes are overwritten in the file and, at the end, in its log.
 
         Yields:
-            How far it is, after each transaction; at least once.
+            The progress after each transaction; at least once.
 
         Raises:
-            ValueError: the id is empty, which is nobody's.
+            ValueError: the id is empty.
         """
         if not identity_id:
-            raise ValueError("an empty identity_id is nobody's")
+            raise ValueError("an empty identity_id names nobody")
         if self._lite:
             self._db.pragma("secure_delete", 1)
         so_far = Purged()
         kept_as = identity_id if self._lite else escape(identity_id)
         by_key, theirs = EventRow.id_key == key(identity_id), EventRow.identity_id == kept_as
-        # First, for the names are known from the events: a purge that is killed and started again must still know them.
+        # Quarantine goes first, because the names come from the events: if a purge is killed and
+        # started again, it must still find them.
         names = {name for found in self._matching(by_key, theirs) for *_, name in found}
         texts = {identity_id, *(name if self._lite else unescape(name) for name in names)} - {""}
         so_far = yield from self._delete_quarantine(so_far, functools.partial(_holds, _needles(texts)))
@@ -121,10 +127,11 @@ class Retention:
                 self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _matching(self, *wanted: Any) -> Iterator[list[Any]]:
-        """Timestamp, stream, seq and name of events, in this order, some at a time: the next of a person may be far."""
+        """Timestamp, stream, seq and name of events, in this order, in chunks."""
         after: Key = (-(2**63), 0, 0)
         while True:
-            # This bound also makes SQLite go by the index of time, which holds the persons' keys, and not by the table.
+            # This bound also makes SQLite use the index by time, which contains the persons'
+            # keys, and not the table.
             query = EventRow.select(*KEY, EventRow.identity_name).where(peewee.Tuple(*KEY) > peewee.Tuple(*after), *wanted)
             found = self._rows(query.order_by(*KEY).limit(CHUNK).tuples())
             yield found
@@ -134,7 +141,7 @@ class Retention:
 
     def _delete_events(self, so_far: Purged, *wanted: Any) -> Steps:
         for found in self._matching(*wanted):
-            # A watermark that rises meanwhile keeps some that need not be.
+            # If a watermark rises meanwhile, we keep a few events more than necessary.
             streams = StreamRow.select(StreamRow.id, StreamRow.watermark).where(StreamRow.id.in_({stream for _, stream, *_ in found}))
             watermarks = dict(self._rows(streams.tuples()))
             places = [(stream, seq) for _, stream, seq, _ in found if seq <= watermarks[stream]]
@@ -148,7 +155,7 @@ class Retention:
         """Delete events by stream and seq; returns how many there were."""
         if self._dry_run or not places:
             return len(places)
-        # One statement for all of them would read the whole table (SQLite's `IN` of pairs uses no index).
+        # A single statement would read the whole table: SQLite uses no index for `IN` of pairs.
         one = EventRow.delete().where((EventRow.stream == 0) & (EventRow.seq == 0))
         with self._transaction():
             cursor = self._db.cursor()
@@ -157,7 +164,7 @@ class Retention:
         return deleted
 
     def _delete_quarantine(self, so_far: Purged, wanted: Any) -> Steps:
-        """Delete the entries that an expression, or a function of their raw bytes, says."""
+        """Delete the entries that match an expression, or a function of their raw bytes."""
         last = -1
         while True:
             with self._transaction():
@@ -177,7 +184,7 @@ class Retention:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         began = time.monotonic()
-        # SQLite cannot turn a reader into a writer once another has written: take the lock first.
+        # SQLite cannot turn a reader into a writer after another has written, so lock first.
         first = ("IMMEDIATE",) if self._lite and not self._dry_run else ()
         with store_errors(self._location), self._db.transaction(*first):
             yield
@@ -189,7 +196,7 @@ class Retention:
 
 
 def _needles(texts: set[str]) -> tuple[bytes, ...]:
-    """How msgpack and JSON write texts. The length is in msgpack's, so `7` is not found in `17`."""
+    """Texts as msgpack and JSON write them; with msgpack's length, `7` is not found in `17`."""
     packed = [codec.pack(text) for text in texts]
     return (*packed, *(json.dumps(text, ensure_ascii=ascii_only).encode() for text in texts for ascii_only in (True, False)))
 
