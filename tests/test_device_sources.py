@@ -88,7 +88,7 @@ def test_no_more_of_a_long_line_is_kept_than_can_be_an_event(pipe: tuple[int, in
         os.close(writer)
 
     threading.Thread(target=feed).start()
-    assert [len(line) for lines in sources._lines(reader) for line in lines] <= [MAX_LINE_BYTES + CHUNK_BYTES]
+    assert [len(line) for lines in sources._lines(reader, lambda _: True) for line in lines] <= [MAX_LINE_BYTES + CHUNK_BYTES]
 
 
 def test_an_event_as_large_as_may_be_is_read_and_a_larger_one_is_bad(tmp_path: Path) -> None:

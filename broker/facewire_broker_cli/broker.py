@@ -7,7 +7,6 @@ import difflib
 import gc
 import logging
 import resource
-import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from facewire_broker.mosquitto import Mosquitto, free_port, run_as, write_files
 from facewire_broker.render import Site, Tls, render_emqx, render_mosquitto
 from facewire_broker.tls import server_context
 from facewire_broker_cli.users import users as users_group
+from facewire_cli.ending import Ending
 from facewire_cli.logs import say
 from facewire_cli.options import ENDPOINT, Endpoint, topics_of
 from facewire_cli.systemd import Service
@@ -117,30 +117,37 @@ def run(
     engine: str,
 ) -> None:
     """Run the broker until SIGTERM or Ctrl-C."""
-    where, topics, tls = Address(*listen), topics_of(root), _tls(cert, key, client_ca)
-    exposed = not is_loopback(where.host)
-    if users is None and exposed:
+    with Ending() as ending:
+        where, topics, tls = Address(*listen), topics_of(root), _tls(cert, key, client_ca)
+        _check_exposure(where, users, tls, insecure=insecure)
+        allow_many_files()
+        if engine == "embedded":
+            authenticator = None if users is None else UsersAuthenticator(UsersFile(users), topics)
+            asyncio.run(serve(ending, where, authenticator=authenticator, limits=limits, tls=server_context(tls) if tls else None))
+        elif users is not None:
+            asyncio.run(serve_mosquitto(ending, where, UsersFile(users), topics, tls, limits))
+        else:
+            raise click.UsageError("--engine mosquitto needs --users")
+
+
+def _check_exposure(where: Address, users: Path | None, tls: Tls | None, *, insecure: bool) -> None:
+    """Refuse, or warn of, an address that others can reach."""
+    if is_loopback(where.host):
+        return
+    if users is None:
         raise click.UsageError(
             f"--listen {where}: without --users anyone could publish, so only a loopback address such as 127.0.0.1 is allowed"
         )
-    if exposed and tls is None and not insecure:
+    if tls is None and not insecure:
         notice = "WARNING: %s without TLS: anyone on the network can read secrets and faces. Use --cert and --key."
         say(notice, where, level=logging.WARNING)
-    allow_many_files()
-    if engine == "mosquitto":
-        if users is None:
-            raise click.UsageError("--engine mosquitto needs --users")
-        asyncio.run(serve_mosquitto(where, UsersFile(users), topics, tls, limits))
-        return
-    authenticator = None if users is None else UsersAuthenticator(UsersFile(users), topics)
-    asyncio.run(serve(where, authenticator=authenticator, limits=limits, tls=server_context(tls) if tls else None))
 
 
-async def serve(where: Address, **options: Any) -> None:
+async def serve(ending: Ending, where: Address, **options: Any) -> None:
     """Run the embedded broker until a signal."""
     for noisy in ("amqtt", "transitions"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    stopping = _stop_on_signals()
+    stopping = _set_at(ending)
     # No message creates cycles, and a full collection among 10,000 sessions takes 0.1 s.
     gc.set_threshold(50_000, 20, 50)
     server = Broker(where, **options)
@@ -150,9 +157,9 @@ async def serve(where: Address, **options: Any) -> None:
     await server.shutdown()
 
 
-async def serve_mosquitto(where: Address, users: UsersFile, topics: Topics, tls: Tls | None, limits: BrokerLimits) -> None:
+async def serve_mosquitto(ending: Ending, where: Address, users: UsersFile, topics: Topics, tls: Tls | None, limits: BrokerLimits) -> None:
     """Run Mosquitto until a signal."""
-    stopping, service = _stop_on_signals(), Service()
+    stopping, service = _set_at(ending), Service()
     beating: list[asyncio.Task[None]] = []
     port = where.port or free_port(where.host)
 
@@ -177,11 +184,15 @@ async def _beat_until(stopping: asyncio.Event, service: Service) -> None:
     service.stopping()
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # A shell ignores SIGINT for its `&` jobs; this handler restores it.
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+def _set_at(ending: Ending) -> asyncio.Event:
+    """An event of this loop that is set when the command is to end."""
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        loop.remove_reader(ending)  # it stays readable
+        stopping.set()
+
+    loop.add_reader(ending, stop)
     return stopping
 
 

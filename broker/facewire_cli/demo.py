@@ -8,7 +8,6 @@ import contextlib
 import csv
 import queue
 import re
-import signal
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ from facewire.messages import decode_ack
 from facewire.topics import QOS, Topics
 from facewire_cli import render
 from facewire_cli.ask import FACEWIRE, rows_of
+from facewire_cli.ending import Ending
 from facewire_mqtt.address import Address
 from facewire_mqtt.connection import Connection, Happening, Received
 
@@ -80,7 +80,7 @@ def demo(keep: bool) -> None:  # click's
         verdicts = run.verdicts()
         console.print(proof(verdicts))
         if keep:
-            run.keep()
+            run.keep(stack.enter_context(Ending()))
     if not all(verdict.kept for verdict in verdicts):
         raise click.ClickException("not every recorded event is stored exactly once")
     console.print("Every recorded event is stored exactly once, although the platform was killed.")
@@ -146,14 +146,13 @@ class Demo:
             stored[row["device"]].append((row["epoch"], row["seq"], row["identity_id"]))
         return [self._verdict(name, stored[name], status[name]) for name in self._names]
 
-    def keep(self) -> None:
-        """Say how to look at it, and wait."""
+    def keep(self, ending: Ending) -> None:
+        """Say how to look at it, and wait for the end."""
         self._say(f"broker on port {self._port}; look with:")
         for command in ("status", "events --limit 5", "gaps"):
             self._say(f"  facewire {command} --database sqlite:///{self._database}")
         self._say("Ctrl-C ends it and removes the folder")
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.pause()
+        ending.wait()
 
     def _verdict(self, name: str, stored: Sequence[tuple[str, int, str]], status: Mapping[str, int]) -> Verdict:
         (ring,) = rows_of("device", "status", "--store", str(self._folder / "stores" / f"{name}.db"), "-o", "json")

@@ -37,7 +37,7 @@ class Service:
         self._watched = bool(interval_us) and pid in {"", str(os.getpid())}
         self._beat_every = int(interval_us) / 1e6 / BEATS if self._watched else 0.0
         self._beat_at = 0.0
-        self._ready = False
+        self._ready = self._stopping = False
 
     def turn(self, ready: bool = True) -> None:
         """The working loop went round once. Called often, on one thread.
@@ -45,7 +45,7 @@ class Service:
         Args:
             ready: it can do its work now; the first time, systemd is told.
         """
-        if ready and not self._ready:
+        if ready and not self._ready and not self._stopping:
             self._ready = True
             self._send("READY=1")
         if self._watched and (now := time.monotonic()) >= self._beat_at:
@@ -54,6 +54,7 @@ class Service:
 
     def stopping(self) -> None:
         """The end was asked for."""
+        self._stopping = True
         self._send("STOPPING=1")
 
     def _send(self, state: str) -> None:

@@ -13,13 +13,14 @@ import secrets
 import select
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO, cast
 
 import click
 
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import KINDS, QOS, Kind, Topics
 from facewire_cli import render
+from facewire_cli.ending import Ending
 from facewire_cli.main import EXIT_TIMED_OUT
 from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
 from facewire_cli.output import Form, standard_output, visible, write_rows
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 INBOX_MESSAGES: Final = 10_000
 #: Between two complaints about that, s.
 COMPLAIN_EVERY: Final = 5.0
-#: How soon a reader that went away, as `head` does, is noticed while no message comes, s.
-LOOK_EVERY: Final = 0.5
+#: How soon a signal, or a reader that went away as `head` does, is noticed while no message comes, s.
+LOOK_EVERY: Final = 0.1
 
 
 @click.command()
@@ -69,11 +70,12 @@ def tail(
         raise click.UsageError("--fresh shows matches alone: it goes without --kind")
     deadline = None if wait is None else time.monotonic() + wait
     out = standard_output()
-    following = _fresh(address, topics, devices, out, deadline) if fresh else _all(address, topics, devices, kinds, out, deadline)
-    # SIGINT and SIGTERM (see main.py) end it well: this command has no other end.
-    with contextlib.suppress(KeyboardInterrupt), following as rows:
-        wanted = (narrowed for row in rows if (narrowed := render.narrow(row, person, min_score)) is not None)
-        write(itertools.islice(wanted, count), output, out)
+    with Ending() as ending:
+        until = Until(ending, deadline, out)
+        following = _fresh(address, topics, devices, until) if fresh else _all(address, topics, devices, kinds, until)
+        with following as rows:
+            wanted = (narrowed for row in rows if (narrowed := render.narrow(row, person, min_score)) is not None)
+            write(itertools.islice(wanted, count), output, cast("TextIO", Output(out, ending)))
 
 
 def filters(topics: Topics, devices: Sequence[str], kinds: Sequence[Kind]) -> list[tuple[str, int]]:
@@ -92,6 +94,50 @@ def write(rows: Iterable[render.Row], form: Form, out: TextIO) -> None:
     for row in rows:
         out.write(render.line(row) + "\n")
         out.flush()
+
+
+class Output:
+    """Standard output that a signal interrupts while nobody reads it, such as a pager that waits."""
+
+    def __init__(self, out: TextIO, ending: Ending) -> None:
+        self._out, self._ending = out, ending
+        self.isatty = out.isatty
+
+    def write(self, text: str) -> int:
+        with self._ending.unread():
+            return self._out.write(text)
+
+    def flush(self) -> None:
+        with self._ending.unread():
+            self._out.flush()
+
+
+class Until:
+    """When to stop following.
+
+    Args:
+        ending: a signal ends it well.
+        deadline: monotonic, s; it ends it with code 124.
+        out: if its reader is gone, so is our reason to follow.
+    """
+
+    def __init__(self, ending: Ending, deadline: float | None, out: TextIO) -> None:
+        self._ending, self._deadline, self._out = ending, deadline, out
+
+    def turns(self) -> Iterator[float]:
+        """How long to wait for the next message, s, until it is time to stop.
+
+        Raises:
+            click.exceptions.Exit: the deadline is past.
+            BrokenPipeError: nobody reads what we write.
+        """
+        while not self._ending.asked:
+            left = LOOK_EVERY if self._deadline is None else self._deadline - time.monotonic()
+            if left <= 0:
+                raise click.exceptions.Exit(EXIT_TIMED_OUT)
+            yield min(left, LOOK_EVERY)
+            if _reader_is_gone(self._out):
+                raise BrokenPipeError
 
 
 class Inbox:
@@ -147,30 +193,26 @@ class _Notices:
 class _Follower:
     """Takes an inbox empty: messages become rows, the rest notices or errors."""
 
-    def __init__(self, inbox: Inbox, topics: Topics, broker: str, out: TextIO, deadline: float | None) -> None:
+    def __init__(self, inbox: Inbox, topics: Topics, broker: str, until: Until) -> None:
         self._inbox = inbox
         self._topics = topics
         self._notices = _Notices(broker)
-        self._out = out
-        self._deadline = deadline
+        self._until = until
         self._complained = (0, 0.0)
 
     def rows(self) -> Iterator[render.Row]:
         """The messages.
 
         Raises:
-            click.exceptions.Exit: the deadline is past, code 124.
-            BrokenPipeError: nobody reads what we write.
+            click.exceptions.Exit, BrokenPipeError: as `Until.turns` does.
             CredentialsRefused, BrokerError: the broker refuses.
         """
         try:
-            while True:
-                arrived = self._inbox.get(_wait(self._deadline))
+            for wait in self._until.turns():
+                arrived = self._inbox.get(wait)
                 self._complain(COMPLAIN_EVERY)
                 if arrived is not None:
                     yield from self._shown(*arrived)
-                elif _reader_is_gone(self._out):
-                    raise BrokenPipeError
         finally:
             self._complain(0.0)
 
@@ -194,23 +236,20 @@ class _Follower:
 class _FreshFollower:
     """Takes fresh matches as they come; what is refused is summed up on standard error."""
 
-    def __init__(self, matches: "FreshMatches", topics: Topics, out: TextIO, deadline: float | None) -> None:
+    def __init__(self, matches: "FreshMatches", topics: Topics, until: Until) -> None:
         self._matches = matches
         self._topics = topics
-        self._out = out
-        self._deadline = deadline
+        self._until = until
         self._complained = (0, 0.0)
 
     def rows(self) -> Generator[render.Row, None, None]:
         """The matches. Raises as `_Follower.rows` does."""
         try:
-            while True:
-                fresh = self._matches.take(_wait(self._deadline))
+            for wait in self._until.turns():
+                fresh = self._matches.take(wait)
                 self._complain(COMPLAIN_EVERY)
                 if fresh is not None:
                     yield render.match_row(self._topics, fresh.device, fresh.match, qos=fresh.received.qos, received_at=fresh.received_at)
-                elif _reader_is_gone(self._out):
-                    raise BrokenPipeError
         finally:
             self._complain(0.0)
 
@@ -223,23 +262,19 @@ class _FreshFollower:
 
 
 @contextlib.contextmanager
-def _fresh(
-    address: "Address", topics: Topics, devices: Sequence[str], out: TextIO, deadline: float | None
-) -> Iterator[Iterator[render.Row]]:
+def _fresh(address: "Address", topics: Topics, devices: Sequence[str], until: Until) -> Iterator[Iterator[render.Row]]:
     from facewire_gate import fresh_matches
 
     with (
         fresh_matches(address, topics=topics, devices=devices, told=_Notices(str(address)).tell) as matches,
         # Closed now, not when it is forgotten: what it says at its end comes before the command's own last words.
-        contextlib.closing(_FreshFollower(matches, topics, out, deadline).rows()) as rows,
+        contextlib.closing(_FreshFollower(matches, topics, until).rows()) as rows,
     ):
         yield rows
 
 
 @contextlib.contextmanager
-def _all(
-    address: "Address", topics: Topics, devices: Sequence[str], kinds: Sequence[Kind], out: TextIO, deadline: float | None
-) -> Iterator[Iterator[render.Row]]:
+def _all(address: "Address", topics: Topics, devices: Sequence[str], kinds: Sequence[Kind], until: Until) -> Iterator[Iterator[render.Row]]:
     from facewire_mqtt.connection import Connection
 
     inbox = Inbox()
@@ -247,17 +282,9 @@ def _all(
     connection = Connection(address, f"facewire-tail-{secrets.token_hex(4)}", filters(topics, devices, kinds), inbox.put)
     connection.start()
     try:
-        yield _Follower(inbox, topics, str(address), out, deadline).rows()
+        yield _Follower(inbox, topics, str(address), until).rows()
     finally:
         connection.close(timeout=1.0)
-
-
-def _wait(deadline: float | None) -> float:
-    """How long to wait for a message; ends with code 124 where the deadline is past."""
-    left = LOOK_EVERY if deadline is None else deadline - time.monotonic()
-    if left <= 0:
-        raise click.exceptions.Exit(EXIT_TIMED_OUT)
-    return min(left, LOOK_EVERY)
 
 
 def _reader_is_gone(out: TextIO) -> bool:

@@ -52,6 +52,7 @@ class Agent:
         settings: of the device.
         on_turn: called on the agent's thread after each turn of its loop, at least once a second
             even in an outage. If the calls stop, the agent hangs.
+        on_failure: called on that thread when the agent fails; `wait` then raises.
 
     Attributes:
         boot: identity of this run.
@@ -62,9 +63,12 @@ class Agent:
         ValueError: a setting is out of its limits.
     """
 
-    def __init__(self, settings: Settings, on_turn: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, settings: Settings, on_turn: Callable[[], None] = lambda: None, on_failure: Callable[[], None] = lambda: None
+    ) -> None:
         self.settings = settings
         self._on_turn = on_turn
+        self._on_failure = on_failure
         self.boot = new_id()
         self._uploader = Uploader(self.boot, now=time.monotonic(), period=settings.period, catch_up=settings.catch_up, jitter=random.random)
         self._topic = {kind: settings.topics.of(settings.device, kind) for kind in QOS}
@@ -116,11 +120,25 @@ class Agent:
         """Wait up to `timeout` seconds for the first session; returns whether there was one."""
         return self._was_connected.wait(timeout)
 
-    def wait_acked(self) -> None:
-        """Wait until an ack in this run confirms all events. Raises `StoreError` on failure."""
+    def wait_acked(self, pause: Callable[[float], bool] | None = None) -> bool:
+        """Wait until an ack in this run confirms all events.
+
+        Args:
+            pause: waits so many seconds; if it returns true, the waiting ends.
+
+        Returns:
+            Whether all events are acked.
+
+        Raises:
+            StoreError: the agent has failed.
+        """
         with self.open_store() as store:
             while not (self._confirmed.is_set() and store.ring().lag == 0):
-                self.wait(POLL_EVERY)
+                if pause is not None and pause(POLL_EVERY):
+                    self.wait(0)
+                    return False
+                self.wait(POLL_EVERY if pause is None else 0)
+        return True
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait `timeout` seconds, or for ever. Raises `StoreError` if the agent failed."""
@@ -160,6 +178,7 @@ class Agent:
         except BaseException as exc:
             log.exception("agent failed")
             self._failure = exc
+            self._on_failure()
 
     def _run_on_store(self) -> None:
         """Work until `stop`, or until the store must be opened again."""

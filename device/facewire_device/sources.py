@@ -2,7 +2,7 @@
 
 import codecs
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from facewire import codec
@@ -21,14 +21,19 @@ class BadLine(NamedTuple):
     reason: str
 
 
-def read_events(fd: int) -> Iterator[tuple[list[Event], list[BadLine]]]:
+def read_events(fd: int, readable: Callable[[int], bool] = lambda _: True) -> Iterator[tuple[list[Event], list[BadLine]]]:
     """Read events as they arrive. Each step yields the lines that one read of `fd` completed.
 
     The caller stores a step before it asks for the next. So it reads no faster than it stores,
     and the writer of a pipe waits.
+
+    Args:
+        fd: the descriptor to read.
+        readable: waits until it can be read. If it returns false, the reading ends, and half a line
+            is left out.
     """
     number = 0
-    for lines in _lines(fd):
+    for lines in _lines(fd, readable):
         events, bad = [], []
         for line in lines:
             number += 1
@@ -58,13 +63,16 @@ def read_event(line: bytes) -> Event:
     return event_from_source(codec.decode(text).map)
 
 
-def _lines(fd: int) -> Iterator[list[bytes]]:
+def _lines(fd: int, readable: Callable[[int], bool]) -> Iterator[list[bytes]]:
     """The lines; a too long one is cut to `MAX_LINE_BYTES` + 1, which `read_event` refuses."""
     rest = b""
-    while chunk := os.read(fd, CHUNK_BYTES):
+    while readable(fd):
+        chunk = os.read(fd, CHUNK_BYTES)
+        if not chunk:
+            if rest:
+                yield [rest]
+            return
         *lines, rest = (rest + chunk).split(b"\n")
         rest = rest[: MAX_LINE_BYTES + 1]
         if lines:
             yield lines
-    if rest:
-        yield [rest]

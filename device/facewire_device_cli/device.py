@@ -2,10 +2,10 @@
 
 import contextlib
 import functools
-import itertools
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,9 @@ import click
 from facewire.errors import DecodeError, StoreError
 from facewire.events import Event
 from facewire.topics import Topics
+from facewire_cli.ending import Ending
 from facewire_cli.logs import say
+from facewire_cli.main import EXIT_INTERRUPTED
 from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
 from facewire_cli.output import Form, write_rows
 from facewire_cli.render import duration
@@ -29,6 +31,7 @@ from facewire_mqtt.address import Address
 
 #: A source is not read before there is a session, but no longer than this: what is recorded earlier has no match. s
 SESSION_WAIT: Final = 3.0
+SESSION_LOOK: Final = 0.05
 #: What the store cannot take now is tried again after this long, s.
 RETRY_WAIT: Final = 1.0
 
@@ -78,50 +81,52 @@ def run(
     that uses the library on the same store. A seq in a source is ignored: the
     store gives its own. A line that is no event is reported and skipped.
     """
-    service = Service()
-    with _ending_well(bounded=exit_when_acked), _agent(service, name, address=address, topics=topics, **given) as agent:
-        try:
-            _work(agent, source, exit_when_acked=exit_when_acked)
-        finally:
-            service.stopping()
+    with Ending() as ending:
+        service = Service()
+        with _agent(service, ending, name, address=address, topics=topics, **given) as agent:
+            try:
+                acked = _work(agent, ending, source, exit_when_acked=exit_when_acked)
+            finally:
+                service.stopping()
+        if exit_when_acked and not acked:
+            raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
-def _work(agent: Agent, source: str | None, *, exit_when_acked: bool) -> None:
+def _work(agent: Agent, ending: Ending, source: str | None, *, exit_when_acked: bool) -> bool:
+    """Work until a signal comes or, with `exit_when_acked`, everything is acked; whether it is. Raises `StoreError` if the agent fails."""
     if source is not None:
         with Recorder(agent.open_store, agent.wake) as recorder:
-            agent.wait_connected(SESSION_WAIT)
-            _record_source(source, recorder, agent)
-    if exit_when_acked:
-        agent.wait_acked()
-    else:
-        agent.wait()
+            _await_session(agent, ending)
+            _record_source(source, recorder, ending)
+    if exit_when_acked and not ending.wait(0):
+        return agent.wait_acked(ending.wait)
+    ending.wait()
+    agent.wait(0)
+    return False
 
 
-def _agent(service: Service, *given: Any, **more: Any) -> Agent:
+def _agent(service: Service, ending: Ending, *given: Any, **more: Any) -> Agent:
     try:
-        return Agent(Settings(*given, **more), on_turn=service.turn)
+        return Agent(Settings(*given, **more), on_turn=service.turn, on_failure=ending.announce)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
 
 
-@contextlib.contextmanager
-def _ending_well(*, bounded: bool) -> Iterator[None]:
-    """SIGINT or SIGTERM is the normal end of an agent, and an interruption of work that has an end."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if bounded:
-            raise
+def _await_session(agent: Agent, ending: Ending) -> None:
+    deadline = time.monotonic() + SESSION_WAIT
+    while not (agent.wait_connected(0) or ending.wait(SESSION_LOOK)) and time.monotonic() < deadline:
+        pass
 
 
 @contextlib.contextmanager
 def _opened(source: str) -> Iterator[int]:
-    """A descriptor to read; of a named pipe once somebody writes to it."""
+    """A descriptor to read; of a named pipe at once, which can be read when somebody writes to it (fifo(7))."""
     if source == "-":
         yield _standard_input()
         return
-    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        os.set_blocking(fd, True)
         yield fd
     finally:
         os.close(fd)
@@ -133,30 +138,36 @@ def _standard_input() -> int:
     return sys.stdin.fileno()
 
 
-def _record_source(source: str, recorder: Recorder, agent: Agent) -> None:
+def _record_source(source: str, recorder: Recorder, ending: Ending) -> None:
+    """Record what the source gives, to its end or ours."""
     recorded = skipped = 0
     try:
         with _opened(source) as fd:
-            for events, bad in read_events(fd):
+            for events, bad in read_events(fd, ending.readable):
                 _report(bad)
-                _record_patiently(events, recorder, agent)
+                if not _record_patiently(events, recorder, ending):
+                    return
                 recorded, skipped = recorded + len(events), skipped + len(bad)
     except OSError as exc:
         raise click.ClickException(f"{source}: {exc.strerror}") from exc
-    say("source ended: %d events recorded, %d lines skipped", recorded, skipped)
+    if not ending.wait(0):
+        say("source ended: %d events recorded, %d lines skipped", recorded, skipped)
 
 
-def _record_patiently(events: list[Event], recorder: Recorder, agent: Agent) -> None:
-    """Nobody else has them any more: a full disk is waited out, and the source waits with us."""
-    for failures in itertools.count():
+def _record_patiently(events: list[Event], recorder: Recorder, ending: Ending) -> bool:
+    """Nobody else has them any more: wait until a full disk has room; the source waits with us. False if the end comes first."""
+    said = False
+    while True:
         try:
             recorder.record_all(events)
         except StoreError as exc:
-            if failures == 0:
+            if not said:
                 say("source waits: %s", exc, level=logging.WARNING)
-            agent.wait(RETRY_WAIT)
+            said = True
         else:
-            return
+            return True
+        if ending.wait(RETRY_WAIT):
+            return False
 
 
 def _report(bad: Iterable[BadLine]) -> None:

@@ -2,13 +2,13 @@
 
 import logging
 import re
-import signal
 from typing import Any
 
 import click
 
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import Topics
+from facewire_cli.ending import Ending
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
 from facewire_cli.systemd import Service
 from facewire_mqtt.address import Address
@@ -55,22 +55,24 @@ def run(
     SQLite allows one worker at a time. SIGINT and SIGTERM end it after the
     messages at hand; you may kill it at any time without loss.
     """
-    service = Service()
-    serving = web_process(locate(database), address, topics, web, web_token_file)
-    if share:
-        _check_sharing(address, topics)
-    worker = Worker(locate(database), address, topics, share=share, on_turn=service.turn)
-    if metrics:
-        _serve_metrics(metrics, worker, locate(database))
+    with Ending() as ending:
+        service = Service()
+        serving = web_process(locate(database), address, topics, web, web_token_file)
+        if share:
+            _check_sharing(address, topics)
 
-    def stop(*_: object) -> None:
-        service.stopping()
-        worker.stop()
+        def turn(subscribed: bool) -> None:  # the worker's
+            if ending.asked:
+                service.stopping()
+                worker.stop()
+            else:
+                service.turn(subscribed)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    with serving:
-        worker.run()
+        worker = Worker(locate(database), address, topics, share=share, on_turn=turn)
+        if metrics:
+            _serve_metrics(metrics, worker, locate(database))
+        with serving:
+            worker.run()
 
 
 @platform.command()

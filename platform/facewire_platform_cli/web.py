@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from facewire.topics import Topics
+from facewire_cli.ending import Ending
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
 from facewire_mqtt.address import Address
 from facewire_platform.store.database import locate
@@ -53,10 +54,11 @@ def web(address: Address, topics: Topics, database: str, listen: Endpoint, token
     It reads the database and never writes it. Matches come from the broker; a
     credential of the role `consumer` is enough. SIGINT and SIGTERM end it.
     """
-    arguments = _settings_and_socket(locate(database), address, topics, listen, token_file, "--token-file")
-    from facewire_web.server import serve_web
+    with Ending() as ending:
+        arguments = _settings_and_socket(locate(database), address, topics, listen, token_file, "--token-file")
+        from facewire_web.server import serve_web
 
-    serve_web(*arguments)
+        serve_web(*arguments, ending=ending.fileno())
 
 
 def web_process(

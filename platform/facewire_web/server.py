@@ -20,7 +20,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from multiprocessing.context import SpawnProcess
-from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -81,14 +80,13 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
     return bound
 
 
-def serve_web(web: WebSettings, bound: socket.socket, *, ignored: frozenset[int] = frozenset()) -> None:
-    """Serve until SIGINT or SIGTERM, in the main thread."""
+def serve_web(web: WebSettings, bound: socket.socket, ending: int) -> None:
+    """Serve until the descriptor `ending` can be read, in the main thread."""
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(web, bound, ignored))
+    asyncio.run(_serve(web, bound, ending))
 
 
-async def _serve(web: WebSettings, bound: socket.socket, ignored: frozenset[int]) -> None:
+async def _serve(web: WebSettings, bound: socket.socket, ending: int) -> None:
     wall = Wall()
     config = uvicorn.Config(
         create_app(web.database, wall, Access(web.token)),
@@ -101,23 +99,26 @@ async def _serve(web: WebSettings, bound: socket.socket, ignored: frozenset[int]
     )
     async with asyncio.TaskGroup() as both:
         feeding = both.create_task(run_wall(wall, web.address, web.topics))
-        await _Server(config, wall, ignored).serve(sockets=[bound])
+        await _Server(config, wall, ending).serve(sockets=[bound])
         feeding.cancel()
 
 
 class _Server(uvicorn.Server):
-    """Ends its streams when it is told to end: uvicorn would wait for them."""
+    """Ends when a descriptor can be read, and its streams with it: uvicorn would wait for them."""
 
-    def __init__(self, config: uvicorn.Config, wall: Wall, ignored: frozenset[int]) -> None:
+    def __init__(self, config: uvicorn.Config, wall: Wall, ending: int) -> None:
         super().__init__(config)
-        self._wall, self._ignored = wall, ignored
-        self._loop = asyncio.get_running_loop()
+        self._wall, self._ending = wall, ending
+        asyncio.get_running_loop().add_reader(ending, self._end)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # uvicorn's
-        # uvicorn's own remembers the signal, and raises it again when all is done; here it has been obeyed.
-        if sig not in self._ignored:
-            self.should_exit = True
-            self._loop.call_soon_threadsafe(self._wall.close)
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]  # a generator's, in uvicorn
+        # uvicorn would raise the signal again when all is done.
+        return contextlib.nullcontext()
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._ending)
+        self.should_exit = True
+        self._wall.close()
 
 
 class WebProcess:
@@ -190,13 +191,17 @@ def _run(web: WebSettings, bound: socket.socket, level: int, formatter: logging.
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler])
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     # Ctrl-C on a terminal reaches both processes; the parent decides.
-    serve_web(web, bound, ignored=frozenset((signal.SIGINT,)))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ending, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writer)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the descriptor says it
+    threading.Thread(target=_end_with_parent, args=(writer,), name="parent", daemon=True).start()
+    serve_web(web, bound, ending)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(writer: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.write(writer, b"\0")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,19 @@ WITHIN = 20.0
 
 
 class Running:
-    """One process; what it writes to stderr is kept."""
+    """One process; what it writes to stderr is kept.
 
-    def __init__(self, *arguments: str | Path, stdin: bool = False) -> None:
+    Args:
+        arguments: of `facewire`.
+        stdin: whether it gets one to `write` to.
+        command: what to run as `facewire`.
+    """
+
+    def __init__(self, *arguments: str | Path, stdin: bool = False, command: Sequence[str] = FACEWIRE) -> None:
         self.log: list[str] = []
         self._changed = threading.Condition()
         self.process = subprocess.Popen(
-            [*FACEWIRE, *map(str, arguments)],
+            [*command, *map(str, arguments)],
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
