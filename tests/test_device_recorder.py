@@ -29,7 +29,7 @@ def recorder(path: Path) -> Iterator[Recorder]:
 
 def stored_seqs(path: Path) -> list[int]:
     with open_store(path, create=False) as store:
-        packed = store._query("SELECT seq FROM event ORDER BY seq")
+        packed = store.query("SELECT seq FROM event ORDER BY seq")
     return [seq for (seq,) in packed]
 
 

@@ -26,7 +26,7 @@ from facewire_device.identity import new_id
 from facewire_device.opening import close_database, open_database, store_errors
 from facewire_device.outgoing import OutgoingBatch, build_batch
 from facewire_device.ring import Ring
-from facewire_device.rows import Row, is_intact, make_row, moved_row
+from facewire_device.rows import Row, is_intact, is_skipped, make_row, moved_row, skipped_row
 from facewire_device.schema import RingEvent, RingState
 from facewire_device.store_file import DamagedError, file_id, set_aside
 from facewire_device.uploader import Adopt, Fork, Outcome
@@ -79,36 +79,60 @@ class Store:
     def version(self) -> int:
         """A number that changes when another connection commits (SQLite's data_version)."""
         self._check_file()
-        version: int = self._query("PRAGMA data_version")[0][0]
+        version: int = self.query("PRAGMA data_version")[0][0]
         return version
 
-    def append(self, events: Sequence[Event]) -> Appended:
+    def append(self, events: Sequence[Event], *, realtime: Callable[[int], bool] = lambda _: True) -> Appended:
         """Record events in one commit, with the next seqs. They are durable on return.
+
+        Args:
+            events: without seqs.
+            realtime: whether the event at an index of `events` may become a match.
 
         Raises:
             StoreError: the disk is full, or the store is gone. Nothing was recorded.
         """
-        with self._transaction():
+        with self.transaction():
             before = self._read_ring()
             ring = before.appended(len(events), self.capacity)
             # If these are more than the ring holds, the first of them need not be written.
-            first = max(before.head + 1, ring.oldest)
-            kept_events = events[first - before.head - 1 :]
-            self._insert([make_row(event.to_map() | {"seq": seq}) for seq, event in enumerate(kept_events, first)])
-            self._write_ring(ring)
-            if before.oldest // TRIM_EVERY != ring.oldest // TRIM_EVERY:
-                self._trim(ring)
+            unwritten = max(0, ring.oldest - before.head - 1)
+            first = before.head + 1
+            rows = [make_row(events[i].to_map() | {"seq": first + i}, realtime=realtime(i)) for i in range(unwritten, len(events))]
+            self._add(before, ring, rows)
+        return Appended(ring.epoch, first, ring.head)
+
+    def skip(self, count: int, reason: str) -> Appended:
+        """Take the next `count` seqs without events, in one commit: history declares them lost.
+
+        Raises:
+            StoreError: as `append`.
+            ValueError: the count is below 1.
+        """
+        if count < 1:
+            raise ValueError(f"skip of {count} seqs is below the limit of 1")
+        with self.transaction():
+            before = self._read_ring()
+            ring = before.appended(count, self.capacity)
+            self._add(before, ring, [skipped_row(seq, reason) for seq in range(max(before.head + 1, ring.oldest), ring.head + 1)])
+        log.warning("skipped seqs store=%s first=%d last=%d reason=%s", self.path, before.head + 1, ring.head, reason)
         return Appended(ring.epoch, before.head + 1, ring.head)
+
+    def _add(self, before: Ring, ring: Ring, rows: list[Row]) -> None:
+        self._insert(rows)
+        self._write_ring(ring)
+        if before.oldest // TRIM_EVERY != ring.oldest // TRIM_EVERY:
+            self._trim(ring)
 
     def next_batch(self, boot: str, limit: int = MAX_BATCH_EVENTS) -> OutgoingBatch:
         """The next batch, of `limit` events at most (`outgoing.build_batch`)."""
-        with self._transaction("DEFERRED"):
+        with self.transaction("DEFERRED"):
             ring = self._read_ring()
             return build_batch(ring, boot, self._iterate(_SELECT_PACKED, ring.first_unacked, _ALL), limit)
 
     def apply_ack(self, decide: Callable[[Ring], Outcome]) -> tuple[Outcome, Ring]:
         """Apply the outcome of an ack, which `decide` finds from the ring, in one transaction."""
-        with self._transaction():
+        with self.transaction():
             ring = before = self._read_ring()
             outcome = decide(ring)
             match outcome:
@@ -138,7 +162,7 @@ class Store:
 
     def device(self) -> str:
         """Name of the device that owns the store; empty until an agent has used it."""
-        name: str = self._query("SELECT device FROM state")[0][0]
+        name: str = self.query("SELECT device FROM state")[0][0]
         return name
 
     def assign_device(self, device: str) -> None:
@@ -148,13 +172,13 @@ class Store:
             StoreError: another device owns it. An event is (device, epoch, seq), so a store never
                 changes its device.
         """
-        with self._transaction():
+        with self.transaction():
             owner = self.device()
             if owner not in {"", device}:
                 raise StoreError(
                     f"{self.path}: this store belongs to device {owner!r}, not to {device!r}: use that --id, or another --store"
                 )
-            self._execute("UPDATE state SET device = ?", device)
+            self.execute("UPDATE state SET device = ?", device)
 
     def assign_machine(self, machine: str) -> bool:
         """Make `machine` the owner of the store; fork the store if it had another one.
@@ -162,21 +186,21 @@ class Store:
         Otherwise a box with a cloned card would continue the epoch of the original. Unacked events
         are recorded again, because the original box may be gone. Returns whether the store forked.
         """
-        with self._transaction():
-            owner = self._query("SELECT machine FROM state")[0][0]
+        with self.transaction():
+            owner = self.query("SELECT machine FROM state")[0][0]
             if owner == machine:
                 return False
             ring = before = self._read_ring()
             if owner:
                 ring = self._fork(ring, ring.cursor + 1)
-            self._execute("UPDATE state SET machine = ?", machine)
+            self.execute("UPDATE state SET machine = ?", machine)
         _log_fork(before, ring)
         return bool(owner)
 
     def resize(self, capacity: int) -> None:
         """Change the ring's capacity. Events that no longer fit count as overwritten."""
-        with self._transaction():
-            self._execute("UPDATE state SET capacity = ?", capacity)
+        with self.transaction():
+            self.execute("UPDATE state SET capacity = ?", capacity)
             self.capacity = capacity
             ring = self._read_ring().appended(0, capacity)
             self._write_ring(ring)
@@ -185,12 +209,12 @@ class Store:
     def _fork(self, ring: Ring, first: int) -> Ring:
         forked = ring.forked(new_id(), first)
         shift = first - 1
-        self._execute("DELETE FROM event WHERE seq < ?", max(first, ring.oldest))
+        self.execute("DELETE FROM event WHERE seq < ?", max(first, ring.oldest))
         # Move the events down to seqs that are free by then; a few at a time: they may be large.
         below = ring.head + 1 if shift == 0 else first
-        while rows := self._query(_SELECT_PACKED, below, TRIM_EVERY):
+        while rows := self.query(_SELECT_PACKED, below, TRIM_EVERY):
             below = rows[-1][0] + 1
-            self._execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", rows[0][0], rows[-1][0])
+            self.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", rows[0][0], rows[-1][0])
             self._insert([moved_row(row, -shift) for row in rows])
         self._write_ring(forked)
         return forked
@@ -199,29 +223,31 @@ class Store:
         self._db.cursor().executemany(_INSERT_EVENT, rows)
 
     def _trim(self, ring: Ring) -> None:
-        self._execute("DELETE FROM event WHERE seq < ?", ring.oldest)
+        self.execute("DELETE FROM event WHERE seq < ?", ring.oldest)
 
     def _iterate(self, sql: str, *values: Any) -> Iterator[tuple[int, bytes]]:
         """Events that a query finds, one by one: (seq, packed). Damaged ones are left out."""
         for row in self._db.execute_sql(sql, values):
             if is_intact(row):
                 yield row[0], row[2]
-            else:
+            elif not is_skipped(row):
                 log.error("event damaged store=%s seq=%d: left out", self.path, row[0])
 
     def _read_ring(self) -> Ring:
-        epoch, head, oldest, cursor, dropped, self.capacity = self._query(_SELECT_STATE)[0]
+        epoch, head, oldest, cursor, dropped, self.capacity = self.query(_SELECT_STATE)[0]
         return Ring(epoch, head, oldest, cursor, dropped)
 
     def _write_ring(self, ring: Ring) -> None:
-        self._execute(_UPDATE_STATE, *astuple(ring))
+        self.execute(_UPDATE_STATE, *astuple(ring))
 
-    def _query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows that a statement finds; for this package's modules."""
         with store_errors(self.path):
             rows: list[tuple[Any, ...]] = self._db.execute_sql(sql, values).fetchall()
         return rows
 
-    def _execute(self, sql: str, *values: Any) -> None:
+    def execute(self, sql: str, *values: Any) -> None:
+        """Run a statement within a `transaction`; for this package's modules."""
         self._db.execute_sql(sql, values)
 
     def _check_file(self) -> None:
@@ -229,7 +255,8 @@ class Store:
             raise ReplacedError(f"{self.path}: the file was moved, removed or replaced")
 
     @contextlib.contextmanager
-    def _transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
+    def transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
+        """All that is done inside is one commit; what is done in a transaction inside belongs to it."""
         with store_errors(self.path), self._db.transaction(lock):
             yield
             self._check_file()

@@ -1,0 +1,164 @@
+"""The ledger of a store whose events come from elsewhere: which foreign records it has taken.
+
+    ledger   place | form | key | mark | epoch | seq | at     one row for each foreign record taken
+    shared   shared | form | place                            what copies of a record in other forms have in common
+    note     name | value                                     what a bridge must know with them
+
+A record and its row are one transaction, so a record that is acked to its source is in both or in
+neither. The ledger outlives the ring, 20 times its capacity, and a fork: it says where a record went
+when it was taken.
+
+A source may report one event in several forms that share no key. The n-th event of a form is a copy
+if another form has reported n events with the same shared key already.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from facewire.events import Event
+from facewire_device.store import Store
+
+#: How many times the ring's capacity the ledger holds.
+TIMES_CAPACITY: Final = 20
+#: Rows that are too old are deleted this many at a time.
+_TRIM_EVERY: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A foreign record to take."""
+
+    form: str
+    #: Its key within the form.
+    key: str
+    #: The event; None if there is none, then a seq is skipped for it.
+    event: Event | None
+    #: Why a seq is skipped.
+    reason: str = ""
+    #: Whether the event may become a match.
+    realtime: bool = True
+    #: What tells it from another record with its key (`mark_of`).
+    mark: str = ""
+    shared: tuple[str, ...] = ()
+
+
+class Outcome(enum.Enum):
+    """What became of a foreign record. Each may be acked to its source."""
+
+    #: It is durable here now.
+    RECORDED = "recorded"
+    #: It was taken before, under this key or in another form.
+    REPEATED = "repeated"
+    #: It is older than the ledger remembers: it may have been taken, so it is not taken again.
+    TOO_OLD = "too old"
+
+
+class Ledger:
+    """The ledger of an open store, on the store's thread.
+
+    Raises:
+        StoreError: here and in every method, if the store cannot do it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        with store.transaction():
+            for statement in _TABLES:
+                store.execute(statement)
+
+    def mark_of(self, form: str, key: str) -> str | None:
+        """The mark under which a record was taken; None if it was not."""
+        found = self.store.query("SELECT mark FROM ledger WHERE form = ? AND key = ?", form, key)
+        return str(found[0][0]) if found else None
+
+    def note(self, name: str) -> str | None:
+        """What was noted under a name with the last record."""
+        found = self.store.query("SELECT value FROM note WHERE name = ?", name)
+        return str(found[0][0]) if found else None
+
+    def write_notes(self, notes: Mapping[str, str]) -> None:
+        """Note without taking a record."""
+        with self.store.transaction():
+            self._note(notes)
+
+    def skip(self, count: int, reason: str, notes: Mapping[str, str]) -> None:
+        """Name `count` foreign records as lost, and note that, in one commit."""
+        with self.store.transaction():
+            self.store.skip(count, reason)
+            self._note(notes)
+
+    def take(self, entries: Sequence[Entry], *, now_ms: int, notes: Mapping[str, str] | None = None) -> list[Outcome]:
+        """Take foreign records in one commit: all are durable on return, or none was taken.
+
+        Args:
+            entries: in the order in which they came.
+            now_ms: the bridge's clock, ms since 1970 UTC.
+            notes: what to note with them.
+
+        Returns:
+            What became of each.
+        """
+        with self.store.transaction():
+            outcomes = [self._take(entry, now_ms) for entry in entries]
+            self._note(notes or {})
+            self._trim()
+        return outcomes
+
+    def _take(self, entry: Entry, now_ms: int) -> Outcome:
+        if self.mark_of(entry.form, entry.key) is not None:
+            return Outcome.REPEATED
+        at_ms = now_ms if entry.event is None else min(entry.event.timestamp, now_ms)
+        if any(self._is_copy(entry.form, shared) for shared in entry.shared):
+            self._write(entry, self.store.ring().epoch, 0, at_ms)
+            return Outcome.REPEATED
+        if at_ms <= self._horizon_ms():
+            return Outcome.TOO_OLD
+        if entry.event is None:
+            added = self.store.skip(1, entry.reason)
+        else:
+            added = self.store.append([entry.event], realtime=lambda _: entry.realtime)
+        self._write(entry, added.epoch, added.last, at_ms)
+        return Outcome.RECORDED
+
+    def _write(self, entry: Entry, epoch: str, seq: int, at_ms: int) -> None:
+        self.store.execute(_INSERT, entry.form, entry.key, entry.mark, epoch, seq, at_ms)
+        if entry.shared:
+            place = self.store.query("SELECT last_insert_rowid()")[0][0]
+            for shared in entry.shared:
+                self.store.execute("INSERT INTO shared (shared, form, place) VALUES (?, ?, ?)", shared, entry.form, place)
+
+    def _is_copy(self, form: str, shared: str) -> bool:
+        reported: dict[str, int] = dict(self.store.query("SELECT form, count(*) FROM shared WHERE shared = ? GROUP BY form", shared))
+        return max(reported.values(), default=0) > reported.get(form, 0)
+
+    def _horizon_ms(self) -> int:
+        """No record that is forgotten was made after this."""
+        return int(self.note(_HORIZON) or -(2**63))
+
+    def _note(self, notes: Mapping[str, str]) -> None:
+        for name, value in notes.items():
+            self.store.execute("INSERT OR REPLACE INTO note (name, value) VALUES (?, ?)", name, value)
+
+    def _trim(self) -> None:
+        last, first = self.store.query("SELECT max(place), min(place) FROM ledger")[0]
+        least = (last or 0) - TIMES_CAPACITY * self.store.capacity + 1
+        if first is None or least - first < _TRIM_EVERY:
+            return
+        newest = self.store.query("SELECT max(at) FROM ledger WHERE place < ?", least)[0][0]
+        self._note({_HORIZON: str(max(newest, self._horizon_ms()))})
+        self.store.execute("DELETE FROM ledger WHERE place < ?", least)
+        self.store.execute("DELETE FROM shared WHERE place < ?", least)
+
+
+_HORIZON: Final = "ledger.horizon"
+_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS ledger (place INTEGER PRIMARY KEY, form TEXT NOT NULL, key TEXT NOT NULL, mark TEXT NOT NULL,"
+    " epoch TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL, UNIQUE (form, key))",
+    "CREATE TABLE IF NOT EXISTS shared (shared TEXT NOT NULL, form TEXT NOT NULL, place INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS shared_shared ON shared (shared)",
+    "CREATE INDEX IF NOT EXISTS shared_place ON shared (place)",
+    "CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+)
+_INSERT: Final = "INSERT INTO ledger (form, key, mark, epoch, seq, at) VALUES (?, ?, ?, ?, ?, ?)"
