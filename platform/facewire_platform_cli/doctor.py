@@ -22,7 +22,7 @@ COLUMNS: Final = ("check", "verdict", "message", "remedy")
 
 
 class _WithWorkerSettings(click.Command):
-    """Takes the settings of `platform run`, because it checks what they name; `[doctor]` goes first."""
+    """Takes the settings of `platform run`, which it checks; `[doctor]` goes first."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
         if parent is not None:

@@ -53,7 +53,7 @@ def _with_progress(rows: Iterator[Row], reach: Reach | None) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name, from an older file too, only when it is complete and on the disk."""
+    """A file that takes its name, even from an older file, only when it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("x", encoding="utf-8", newline="") as file:

@@ -1,1 +1,1 @@
-"""The HTTP API and the page of a platform, served by a process of its own beside the worker."""
+"""The HTTP API and the page of a platform, in a separate process beside the worker."""

@@ -1,7 +1,8 @@
-"""Who may see the page and ask the API, pure.
+"""Who may see the page and use the API. Pure.
 
-Without a token only this machine is served, and only under a name of its own: a web site whose name is pointed at 127.0.0.1
-(DNS rebinding) sends its own name as Host. With a token the Host says nothing that counts: a cookie is given to no other name.
+Without a token the server answers only this machine, and only under the machine's own names: a web
+site that points its name at 127.0.0.1 (DNS rebinding) sends that name as Host. With a token the
+Host does not matter, because a browser gives the cookie to no other name.
 """
 
 import hashlib
@@ -13,14 +14,14 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Final, NamedTuple
 
 COOKIE: Final = "facewire"
-#: A token can be guessed online for ever, so it is no word.
+#: Anyone may guess online without end, so a token must be long.
 TOKEN_LENGTHS: Final = range(16, 1_025)
 
-#: What is served to anybody: the page asks for the token itself, and holds nothing before it has been given.
+#: Open to everybody: the page itself asks for the token, and is empty without it.
 _OPEN: Final = frozenset(("/", "/healthz", "/api/login"))
 _OPEN_FOLDER: Final = "/page/"
 
-#: Nothing inline, nothing from elsewhere; `data:` for the icon.
+#: Nothing inline, nothing from other sites; `data:` is for the icon.
 HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -31,7 +32,7 @@ HEADERS: Final = {
 
 
 class Refusal(NamedTuple):
-    """Why a request is not answered."""
+    """Why a request is refused."""
 
     status: int
     error: str
@@ -42,7 +43,7 @@ class Access:
     """The rules of one server.
 
     Attributes:
-        token: what a client must show; None serves whoever is on this machine.
+        token: the token that a client must show; None serves everybody on this machine.
 
     Raises:
         ValueError: the token is too short, too long, or cannot stand in a header.
@@ -59,11 +60,11 @@ class Access:
             raise ValueError("the token is not printable ASCII without spaces")
 
     def refusal(self, path: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Why a request is refused, if it is.
+        """The reason why a request is refused; None if it is allowed.
 
         Args:
-            path: of the request.
-            headers: of the request, by lower-case name.
+            path: the path of the request.
+            headers: its headers, by lower-case name.
         """
         if self.token is None:
             host = headers.get("host", "")
@@ -77,12 +78,12 @@ class Access:
         return Refusal(401, "this needs a token: send 'Authorization: Bearer TOKEN', or sign in on the page")
 
     def admits(self, token: str) -> bool:
-        """Whether this is the token; takes as long whatever is wrong with it."""
+        """Whether this is the token; in constant time."""
         return self.token is not None and hmac.compare_digest(token.encode(), self.token.encode())
 
     @property
     def cookie(self) -> str:
-        """What the browser keeps in place of the token, from which the token cannot be told."""
+        """The cookie that stands for the token, and does not reveal it."""
         return hmac.new((self.token or "").encode(), b"facewire page", hashlib.sha256).hexdigest()
 
     def _shows_token(self, headers: Mapping[str, str]) -> bool:
@@ -93,7 +94,7 @@ class Access:
 
 
 def is_own_name(host: str) -> bool:
-    """Whether a Host header names the machine itself: localhost, 127.0.0.1 or [::1], with any port."""
+    """Whether a Host header names this machine: localhost, 127.0.0.1 or [::1], with any port."""
     name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
     if name.lower() == "localhost":
         return True

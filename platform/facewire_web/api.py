@@ -43,7 +43,7 @@ MAX_LOGIN_BYTES: Final = 4_096
 
 
 def create_app(database: Location, wall: Wall, access: Access) -> ASGIApp:
-    """The application. It runs nothing by itself: its server also has to run the wall (`server`)."""
+    """The application; its server also has to run the wall (`server`)."""
     app = FastAPI(
         title="facewire", version=version("facewire"), docs_url=None, redoc_url=None, summary="Face-recognition events of a platform."
     )
@@ -93,7 +93,10 @@ def _add_questions(app: FastAPI, database: Location) -> None:
 
     @app.get("/api/devices", responses=forms.answers(forms.Devices))
     def devices(asked: Annotated[forms.DevicesForm, Query()]) -> Response:
-        """How far each device is stored, and what is missing, by name. For the next page, give the last name as `after`."""
+        """How far each device is stored, and what is missing, by name.
+
+        For the next page, give the last name as `after`.
+        """
         reading = fleet.read()
         later = (row for row in reading.rows if asked.after is None or row["device"] > asked.after)
         return list_answer("devices", later, asked.limit, now=reading.at_ms, summary=reading.summary())
@@ -106,7 +109,10 @@ def _add_questions(app: FastAPI, database: Location) -> None:
 
     @app.get("/api/quarantine", responses=forms.answers(forms.Quarantine))
     def quarantine(asked: Annotated[forms.ListForm, Query()]) -> Response:
-        """Messages and events that broke the contract, without their bytes; `facewire quarantine show` has those."""
+        """Messages and events that broke the contract, newest first.
+
+        Their bytes are left out; `facewire quarantine show` has them.
+        """
         with History(database) as history:
             rows = history.quarantine(newest_first=True)
             return list_answer("quarantine", ({name: row[name] for name in forms.QUARANTINE} for row in rows), asked.limit)
@@ -115,7 +121,10 @@ def _add_questions(app: FastAPI, database: Location) -> None:
 def _add_live(app: FastAPI, wall: Wall) -> None:
     @app.get("/api/stream", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}, 503: {"model": forms.Error}})
     async def stream() -> Response:
-        """Matches as they arrive, as server-sent events: `hello`, then `wall`; `skipped` if the client reads too slowly."""
+        """Matches as they arrive, as server-sent events.
+
+        First `hello`, then `wall`, and `skipped` if the client reads too slowly.
+        """
         reader = wall.open(time.time_ns() // 1_000_000)
         return error_answer(503, "too many streams are open") if reader is None else EventStream(wall, reader)
 
@@ -130,7 +139,7 @@ def _add_health(app: FastAPI, database: Location, wall: Wall) -> None:
 
     @app.get("/healthz", responses=forms.answers(forms.Health))
     def healthz() -> Response:
-        """Whether the server can read the database, and whether it has a connection to the broker for the live wall."""
+        """Whether the server can read the database, and has a connection to the broker."""
         try:
             History(database).close()
         except StoreError as exc:

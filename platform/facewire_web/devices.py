@@ -1,4 +1,4 @@
-"""The devices as every open page asks for them, every few seconds: read once for all of them."""
+"""The devices: every open page asks for them every few seconds, and one reading serves all."""
 
 import threading
 import time
@@ -10,13 +10,14 @@ from facewire_platform.health.state import assess
 from facewire_platform.history.queries import History, Row
 from facewire_platform.store.drivers import Location
 
-#: How many times as long as it took is a reading good for: of 10,000 devices it takes 0.4 s, of ten nothing.
+#: A reading is good for this many times as long as it took: 0.4 s for 10,000 devices, next to
+#: nothing for ten.
 GOOD_FOR: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All devices by name, assessed (`health.assess`), at one moment (ms since 1970 UTC)."""
+    """All devices by name, assessed (`state.assess`), at one moment (ms since 1970 UTC)."""
 
     at_ms: int
     rows: list[Row]
@@ -29,7 +30,7 @@ class Reading:
 
 
 class Devices:
-    """What is known of the devices of one database; for any number of threads."""
+    """The devices of one database; any number of threads may read them."""
 
     def __init__(self, database: Location, clock: Callable[[], float] = time.monotonic) -> None:
         self._database, self._clock = database, clock

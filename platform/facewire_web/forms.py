@@ -1,4 +1,4 @@
-"""What the HTTP API is asked, and what it answers: the shapes of both, for validation and OpenAPI."""
+"""The parameters and the answers of the HTTP API, for validation and OpenAPI."""
 
 import time
 from typing import Annotated, Any, Final, Self
@@ -10,11 +10,11 @@ from facewire.moments import parse_moment
 from facewire.topics import check_device
 from facewire_platform.history.queries import HOUR, Filter, Place
 
-#: Rows of an answer, at most.
+#: Most rows in one answer.
 MAX_ROWS: Final = 1_000
-#: Hours of an answer, at most: a month.
+#: Most hours in one answer: a month.
 MAX_HOURS: Final = 31 * 24
-#: What an item of quarantine is told by; the bytes stay where they are.
+#: Fields of an item of quarantine; the API does not give its bytes.
 QUARANTINE: Final = ("id", "topic", "reason", "size_bytes", "first_at", "last_at", "times", "seq")
 
 
@@ -43,7 +43,7 @@ class _Form(BaseModel):
 
 
 class ListForm(_Form):
-    """How much of a list."""
+    """The length of a list."""
 
     limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 100
 
@@ -77,7 +77,7 @@ class _Filtered(_Form):
 
 
 class EventsForm(_Filtered, ListForm):
-    """Which events, from where on."""
+    """Which events, and after which place."""
 
     newest_first: bool = False
     after: After | None = None
@@ -88,7 +88,7 @@ class EventsForm(_Filtered, ListForm):
 
 
 class HourlyForm(_Filtered):
-    """Which events of which hours: the last day unless it is said."""
+    """Which events of which hours: the last 24 hours by default."""
 
     @property
     def filter(self) -> Filter:
@@ -107,13 +107,13 @@ class HourlyForm(_Filtered):
 
 
 class Error(BaseModel):
-    """What went wrong, in a sentence."""
+    """The error, in one sentence."""
 
     error: str
 
 
 class Event(BaseModel):
-    """An event; every other field that its vendor gave it is there too."""
+    """An event, with every other field that the device's vendor added."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -137,7 +137,7 @@ class Events(BaseModel):
 
 
 class Hour(BaseModel):
-    """What was compared in an hour."""
+    """The comparisons of one hour."""
 
     hour: int = Field(description="When it begins, device clock, ms since 1970 UTC.")
     events: int
@@ -169,7 +169,7 @@ class DeviceRow(BaseModel):
 
 
 class Devices(BaseModel):
-    """Devices by name, and sums over all there are."""
+    """Devices by name, and sums over all devices."""
 
     now: int
     summary: dict[str, int]
@@ -196,7 +196,7 @@ class Gaps(BaseModel):
 
 
 class Item(BaseModel):
-    """A message, or an event of one, that broke the contract."""
+    """A message that broke the contract, or one event of a message."""
 
     id: int
     topic: str
@@ -209,7 +209,7 @@ class Item(BaseModel):
 
 
 class Quarantine(BaseModel):
-    """The newest first."""
+    """Newest first."""
 
     quarantine: list[Item]
     more: bool
@@ -223,12 +223,12 @@ class Health(BaseModel):
 
 
 def answers(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of a question's answers."""
+    """The answers of a route, for OpenAPI."""
     return {200: {"model": model}, **{status: {"model": Error} for status in (401, 422, 503)}}
 
 
 def sentence(error: Any) -> str:
-    """One of pydantic's errors, naming the parameter, the value and what is wrong with it."""
+    """One of pydantic's errors as a sentence that names the parameter, its value and the fault."""
     name = ".".join(str(part) for part in error["loc"][1:])
     if error["type"] == "extra_forbidden":
         return f"there is no parameter {name[:80]!r}"

@@ -1,4 +1,4 @@
-"""What stands before every route: the rules of `access`, and the headers of every answer."""
+"""The guard before every route: the rules of `access`, and the headers of every answer."""
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -1,12 +1,15 @@
-"""The live wall: each match as it comes, fresh or refused, for any number of streams.
+"""The live wall: each match as it arrives, fresh or refused, for any number of streams.
 
-    fresh_matches_async ──▶ Wall ── every 200 ms one chunk of bytes, made once ──▶ Reader (bounded) ──▶ a stream
+    fresh_matches_async ──▶ Wall ── a chunk of bytes each 200 ms ──▶ Reader (bounded) ──▶ stream
 
-A stream is server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), three kinds of them:
+A stream has three kinds of server-sent events
+(https://html.spec.whatwg.org/multipage/server-sent-events.html):
 
-    hello     what the wall shows now                        ┐ {now, broker: {up, reason}, accepted, refused: {reason: n},
-    wall      what has come since, or a sign of life         ┘  skipped, matches: [...]}, oldest first
-    skipped   {matches}: so many that this reader was too slow for
+    hello     the present wall                 ┐ {now, broker: {up, reason}, accepted,
+    wall      the news, or a sign of life      ┘  refused: {reason: n}, skipped, matches: [...]}
+    skipped   {matches}: how many this reader missed because it was too slow
+
+Matches are in the order of arrival, the oldest first.
 
 All of it belongs to one event loop.
 """
@@ -30,36 +33,36 @@ from facewire_mqtt.connection import Address, Connected, Disconnected
 
 log = logging.getLogger(__name__)
 
-#: Between two chunks, s: soon enough for eyes, and of 50 matches a second a tenth of the writes.
+#: Between two chunks, s: fast enough for eyes, and a tenth of the writes at 50 matches a second.
 TICK: Final = 0.2
-#: Without anything to show a chunk goes out all the same, s: whoever reads can tell a quiet wall from a dead one.
+#: After this time a chunk goes out even without news, s: a reader can tell that the wall lives.
 BEAT: Final = 5.0
-#: Matches in a chunk; of more than 120 a second nobody sees each, and the rest is counted.
+#: Matches in a chunk; nobody can see each of more than 120 a second, so the rest is only counted.
 MAX_SHOWN: Final = 24
-#: What a new reader is shown of the past.
+#: Past matches that a new reader gets.
 RECENT: Final = 24
 #: Chunks that may wait for a reader: 4 s of a busy wall.
 MAX_WAITING: Final = 20
-#: Streams at a time.
+#: Open streams at a time.
 MAX_READERS: Final = 256
-#: The wait after the broker has refused us, s: somebody has to do something about it first.
+#: The wait after the broker has refused us, s: somebody must change something first.
 REFUSED_WAIT: Final = 30.0
 
 
 @dataclass(slots=True)
 class Counters:
-    """What became of the streams since the start."""
+    """Counts of streams since the start."""
 
     streams: int = 0
     refused: int = 0
-    #: Matches that slow readers were not sent.
+    #: Matches that slow readers did not get.
     skipped: int = 0
-    #: Readers that took nothing for too long.
+    #: Streams ended because their client read nothing for too long.
     stuck: int = 0
 
 
 class Reader:
-    """One stream's chunks, bounded: who is slow skips the oldest."""
+    """The bounded queue of one stream: a slow reader skips the oldest chunks."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
@@ -69,7 +72,7 @@ class Reader:
         self._changed = asyncio.Event()
 
     def offer(self, chunk: bytes, matches: int) -> None:
-        """Add a chunk that holds so many matches."""
+        """Add a chunk, which contains this number of matches."""
         if len(self._waiting) >= MAX_WAITING:
             _, lost = self._waiting.popleft()
             self._skipped += lost
@@ -82,7 +85,7 @@ class Reader:
         self._changed.set()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """What to send, until the stream is closed."""
+        """The chunks to send, until the stream is closed."""
         while not self._closed:
             await self._changed.wait()
             self._changed.clear()
@@ -94,7 +97,7 @@ class Reader:
 
 
 class Wall:
-    """What is shown live, and to whom."""
+    """The matches to show live, and the readers who see them."""
 
     def __init__(self) -> None:
         self.counters = Counters()
@@ -111,16 +114,16 @@ class Wall:
 
     @property
     def up(self) -> bool:
-        """Whether the broker is there."""
+        """Whether there is a connection to the broker."""
         return bool(self._broker["up"])
 
     @property
     def readers(self) -> int:
-        """Streams that are open."""
+        """The number of open streams."""
         return len(self._readers)
 
     def show(self, device: str, match: Match, reason: Reason | None, age: float | None, at_ms: int) -> None:
-        """Take in a match; with a reason it is refused, with none fresh."""
+        """Add a match: fresh without a reason, refused with one."""
         if reason is None:
             self._accepted += 1
         else:
@@ -131,11 +134,16 @@ class Wall:
         self._recent.append(card)
 
     def set_broker(self, *, up: bool, reason: str = "") -> None:
-        """Take in what has become of the broker."""
+        """Set the state of the connection to the broker."""
         self._broker, self._broker_changed = {"up": up, "reason": plain(reason)}, True
 
     def flush(self, now: float, now_ms: int) -> None:
-        """Give the readers what is new, or a sign of life; to be called every `TICK`, with monotonic s and ms since 1970 UTC."""
+        """Give the readers the news, or a sign of life. Call it every `TICK`.
+
+        Args:
+            now: monotonic, s.
+            now_ms: ms since 1970 UTC.
+        """
         if not (self._arrived or self._broker_changed or now - self._flushed_at >= BEAT):
             return
         chunk = event("wall", self._state(list(self._new), self._arrived - len(self._new), now_ms))
@@ -145,12 +153,12 @@ class Wall:
         self._arrived, self._broker_changed, self._flushed_at = 0, False, now
 
     def open(self, now_ms: int) -> Reader | None:
-        """A new reader; None where there are `MAX_READERS`, or the wall is closed."""
+        """A new reader; None if there are `MAX_READERS` already, or the wall is closed."""
         if self._closed or len(self._readers) >= MAX_READERS:
             self.counters.refused += 1
             return None
         reader = Reader(self.counters)
-        # What has not been flushed comes with the next chunk.
+        # Matches that are not flushed yet come with the next chunk.
         past = list(self._recent)[: len(self._recent) - len(self._new)]
         reader.offer(event("hello", self._state(past, 0, now_ms)), 0)
         self._readers.add(reader)
@@ -161,7 +169,7 @@ class Wall:
         self._readers.discard(reader)
 
     def close(self) -> None:
-        """End every stream; from the event loop's thread."""
+        """End every stream; call it on the event loop's thread."""
         self._closed = True
         for reader in self._readers:
             reader.close()
@@ -194,10 +202,10 @@ async def _follow(wall: Wall, address: Address, topics: Topics) -> None:
             async with fresh_matches_async(address, topics=topics, told=on_connection, not_fresh=not_fresh) as matches:
                 async for fresh in matches:
                     wall.show(fresh.device, fresh.match, None, fresh.age, fresh.received_at)
-                    # While matches are waiting the iteration never gives way by itself.
+                    # While matches wait, the iteration never yields to the event loop by itself.
                     await asyncio.sleep(0)
         except BrokerError as exc:
-            log.error("live wall refused, trying again in %d s: error=%s", REFUSED_WAIT, exc)  # noqa: TRY400  # no fault of ours
+            log.error("live wall refused, trying again in %d s: error=%s", REFUSED_WAIT, exc)  # noqa: TRY400  # no bug of ours
             wall.set_broker(up=False, reason=str(exc))
             await asyncio.sleep(REFUSED_WAIT)
 
@@ -214,7 +222,7 @@ def event(name: str, data: object) -> bytes:
 
 
 def _card(device: str, match: Match, reason: Reason | None, age: float | None, at_ms: int) -> dict[str, Any]:
-    """What a card shows of a match: none of the vendor's fields, as photographs are among them."""
+    """The fields of a card, without the vendor's: those may contain photographs."""
     fields = match.event._asdict()
     del fields["extra"]
     known = {"device": device, "epoch": match.epoch, "sent_at": match.sent_at, "received_at": at_ms, "reason": reason}

@@ -1,11 +1,12 @@
-"""The web server, in a process of its own: whoever looks at the page takes nothing from ingest but the machine's idle time.
+"""The web server, in a process of its own: it takes only idle time from ingest.
 
     platform run ── starts, starts again ──▶ web process: uvicorn ─ HTTP ─ browsers
-         │                                        ├─ its own session with the broker, for the live wall
-         └── listening socket, bound once ────────┘  its own connections to the database, reading only
+         │                                        │  its own session with the broker
+         └── listening socket, bound once ────────┘  its own connections to the database, read only
 
-The socket belongs to the parent: where nothing can listen is known at once, and while the server is started again browsers
-wait in the backlog instead of being refused. The server ends with its parent, also one that was killed.
+The socket belongs to the parent. So an address that cannot be bound is an error at once, and
+browsers wait in the backlog while the server starts again. The server ends with its parent, even
+if the parent is killed.
 """
 
 import asyncio
@@ -33,28 +34,30 @@ from facewire_web.live import Wall, run_wall
 
 log = logging.getLogger(__name__)
 
-#: Answers under way have this long to end, s; streams end at once.
+#: Time for open answers to end, s; streams end at once.
 GRACE: Final = 3
-#: After which the process is killed, s.
+#: The process is killed after this time, s.
 END_WITHIN: Final = 6.0
-#: Connections at a time; streams are fewer (`live.MAX_READERS`).
+#: Open connections at a time; streams are fewer (`live.MAX_READERS`).
 MAX_CONNECTIONS: Final = 512
-#: The wait before the server is started again doubles from the first to the second of these, s; it begins anew after a life of `LONG`.
+#: The wait before the server starts again doubles from the first value to the second, s; it
+#: begins anew if the server lived for `LONG`.
 RESTART_WAIT: Final = (1.0, 30.0)
 LONG: Final = 60.0
-#: Of the process beside a worker: where the machine has not enough for both, ingest comes first.
+#: Niceness of the process beside a worker: if the machine is too busy for both, ingest comes first.
 NICE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """What a web server is about.
+    """The settings of a web server.
 
     Attributes:
         database: read, never written.
-        address: the broker of the live wall; the credential needs to subscribe `match`, and `status` if it may.
+        address: the broker of the live wall; its credential must be able to subscribe to `match`,
+            and should be to `status`.
         topics: where the devices publish.
-        token: what clients must show; None for a loopback address alone.
+        token: the token that clients must show; None only with a loopback address.
     """
 
     database: Location
@@ -64,11 +67,11 @@ class WebSettings:
 
 
 def listen(host: str, port: int, token: str | None) -> socket.socket:
-    """Bind the address to serve on.
+    """Bind the address.
 
     Raises:
-        ValueError: others can reach it, and there is no token; or the token is none (`Access`).
-        OSError: nothing can listen there.
+        ValueError: others can reach it and there is no token, or `Access` refuses the token.
+        OSError: the address cannot be bound.
     """
     Access(token)
     if token is None and not is_loopback(host):
@@ -122,11 +125,11 @@ class _Server(uvicorn.Server):
 
 
 class WebProcess:
-    """A web server in a process of its own; started again when it dies, until `close`.
+    """A web server in a separate process, which starts again if it dies, until `close`.
 
     Args:
-        web: what it is about.
-        bound: where it listens.
+        web: its settings.
+        bound: the socket on which it listens.
     """
 
     def __init__(self, web: WebSettings, bound: socket.socket) -> None:
@@ -173,11 +176,11 @@ class WebProcess:
             wait = min(2 * wait, RESTART_WAIT[1])
 
     def _start(self) -> SpawnProcess | None:
-        """A new process; None where there is to be none any more."""
+        """A new process; None after `close`."""
         with self._lock:
             if self._stopping.is_set():
                 return None
-            # Not forked: the parent has threads, and what they hold would be held for ever in the copy.
+            # Spawned, not forked: a fork would keep the locks of the parent's threads for ever.
             self._process = multiprocessing.get_context("spawn").Process(
                 target=_run, args=self._arguments, name="facewire web", daemon=True
             )
@@ -186,7 +189,7 @@ class WebProcess:
 
 
 def _run(web: WebSettings, bound: socket.socket, level: int, formatter: logging.Formatter | None) -> None:
-    """The process; it logs as its parent does."""
+    """The main function of the process; it logs like its parent."""
     os.nice(NICE)
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)

@@ -167,12 +167,12 @@ def _delivered(address: Address, topics: Topics, hears: Sequence[Kind], says: Se
 
 
 def _check_privacy(address: Address, topics: Topics, wait: float) -> Finding:
-    """History never reaches a gate, because the broker refuses it, not because a flag says so."""
+    """Whether the broker keeps history from a consumer (docs/contract.md, Topics)."""
     user = address.username or "the certificate"
     try:
         with Visit(address, "fw-doctor", [(topics.all(kind), QOS[kind]) for kind in ("history", "ack")]) as visit:
-            # A consumer must not be able to publish these; if it can, we need no device to test whether
-            # it receives them.
+            # A consumer must not be able to publish these. If it can, it tests without any device
+            # whether it also receives them.
             visit.publish(topics.of(PROBE_DEVICE, "history"), PAYLOAD)
             visit.publish(topics.of(PROBE_DEVICE, "ack"), PAYLOAD)
             message = visit.message(time.monotonic() + wait)

@@ -1,7 +1,7 @@
 """Metrics for Prometheus: each scrape reads the database, and the worker's counters if any.
 
 facewire_device_*   the newest epoch of each device
-facewire_stream_*   every epoch: watermark = stored + gaps + quarantined, or events were lost silently
+facewire_stream_*   every epoch: unless watermark = stored + gaps + quarantined, events are lost
 facewire_worker_*   this worker since it started
 """
 
@@ -95,7 +95,7 @@ def metrics_registry(location: Location, counters: "Counters | None" = None, *, 
 
     Args:
         location: read at each scrape, beside the worker that writes it.
-        counters: the running worker's `Counters`; without them there are no facewire_worker_ metrics.
+        counters: of the running worker; without them there are no facewire_worker_ metrics.
         now: s since 1970 UTC.
     """
     registry = CollectorRegistry(auto_describe=False)
