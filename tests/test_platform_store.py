@@ -167,7 +167,7 @@ def test_a_stream_begins_at_watermark_0_and_another_epoch_is_another_stream(stor
     assert store_batches(store, batch(5, 6, 6, epoch="00000000000000e2")).cursor == 0
     assert store_batches(store, batch(0, 1, 1, epoch="00000000000000e2")).cursor == 1
     assert store_batches(store, batch(0, 0), device="other").cursor == 0
-    with store._sql.begin():
+    with store._dialect.transaction(store._db):
         # A device has many epochs in its life; of those that no message is about none is read.
         assert [row[1:3] for row in store._sql.streams([("d", "00000000000000e2"), ("new", EPOCH)])] == [
             ("d", "00000000000000e2"),

@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from facewire.errors import StoreError
 from facewire_platform.health.state import assess
 from facewire_platform.history.queries import History, Row
-from facewire_platform.store.database import open_database
+from facewire_platform.store.database import dialect_of, open_database
 from facewire_platform.store.drivers import Location, shown, store_errors
 from facewire_platform.store.schema import StoreRow
 
@@ -42,7 +41,8 @@ class Finding:
 
 def check_database(location: Location) -> Iterator[Finding]:
     """Whether it is writable, has our schema and adds up, and whether the clocks agree."""
-    if isinstance(location, Path) and not location.exists():
+    dialect = dialect_of(location)
+    if not dialect.exists:
         yield Finding(
             "database", "warn", f"{location} does not exist yet", "facewire platform run creates it; does --database name the worker's?"
         )
@@ -52,9 +52,8 @@ def check_database(location: Location) -> Iterator[Finding]:
         with History(location) as history:
             devices, streams = [assess(row, _now_ms()) for row in history.devices()], list(history.conservation())
     except StoreError as exc:
-        url = shown(location) if isinstance(location, str) else f"sqlite:///{location}"
         old = "run `facewire platform migrate`" in str(exc)
-        remedy = f"facewire platform migrate --database {url}" if old else "see the message; a worker waits until this works"
+        remedy = f"facewire platform migrate --database {dialect.url}" if old else "see the message; a worker waits until this works"
         yield Finding("database", "FAIL", str(exc), remedy)
         return
     yield Finding("database", "ok", f"{shown(location)}: writable, schema up to date, {len(devices)} devices")
@@ -64,9 +63,9 @@ def check_database(location: Location) -> Iterator[Finding]:
 
 def check_disk(location: Location) -> Iterator[Finding]:
     """Space for the database. The disk of a PostgreSQL server is out of sight."""
-    if isinstance(location, str):
+    folder = dialect_of(location).folder
+    if folder is None:
         return
-    folder = location.absolute().parent
     try:
         total, _, free = shutil.disk_usage(folder)
     except OSError as exc:

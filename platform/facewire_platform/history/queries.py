@@ -11,9 +11,8 @@ import peewee
 
 from facewire import codec
 from facewire_platform.history.devices import Rate, device_row, rates
-from facewire_platform.store.database import open_database
+from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
-from facewire_platform.store.rows import escape, unescape
 from facewire_platform.store.rows import key as key_of
 from facewire_platform.store.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
 
@@ -83,9 +82,9 @@ class History:
 
     def __init__(self, location: Location) -> None:
         self._location = location
-        self._db = open_database(location, "read")
-        # PostgreSQL keeps some texts otherwise than they came.
-        self.kept, self.came = (escape, unescape) if isinstance(location, str) else (_unchanged, _unchanged)
+        dialect = dialect_of(location)
+        self._db = dialect.open("read")
+        self.to_stored, self.from_stored = dialect.to_stored, dialect.from_stored
 
     def close(self) -> None:
         self._db.close()
@@ -111,7 +110,7 @@ class History:
             if row[0] not in streams:
                 query = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).tuples()
                 streams = {stream: (device, epoch) for stream, device, epoch in self.rows(query)}
-            yield _event(streams[row[0]], tuple(map(self.came, row)))
+            yield _event(streams[row[0]], tuple(map(self.from_stored, row)))
 
     def span(self, since: int | None, until: int | None) -> tuple[int, int] | None:
         """Device times of the first and the last event of a period; None if it has no events."""
@@ -257,12 +256,12 @@ class History:
     def _by_row(self, wanted: Filter, event: Any = EventRow) -> Iterator[Any]:
         """The conditions that only the events themselves can check."""
         if wanted.person is not None:
-            person = self.kept(wanted.person)
+            person = self.to_stored(wanted.person)
             yield (event.identity_id == person) | (event.identity_name == person)
         if wanted.person_type is not None:
             yield event.person_type == wanted.person_type
         if wanted.group is not None:
-            yield event.group_name == self.kept(wanted.group)
+            yield event.group_name == self.to_stored(wanted.group)
         if wanted.min_score is not None:
             yield event.score >= wanted.min_score
 
@@ -290,10 +289,6 @@ class History:
 
 def _ordered(columns: Sequence[Any], *, newest_first: bool) -> Iterator[Any]:
     return (column.desc() if newest_first else column for column in columns)
-
-
-def _unchanged(value: Any) -> Any:
-    return value
 
 
 def _event(stream: tuple[str, str], row: tuple[Any, ...]) -> Row:

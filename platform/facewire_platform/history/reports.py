@@ -121,7 +121,7 @@ def attendance(
     ]
     for name, pick, endpoints in (("first_in", peewee.fn.MIN, entrances), ("last_out", peewee.fn.MAX, exits)):
         if endpoints:
-            at_endpoint = EventRow.ep_id.in_([history.kept(endpoint) for endpoint in endpoints])
+            at_endpoint = EventRow.ep_id.in_([history.to_stored(endpoint) for endpoint in endpoints])
             columns.append(pick(peewee.Case(None, [(at_endpoint, EventRow.timestamp)])).alias(name))
     query = EventRow.select(*columns).where(EventRow.person_type != STRANGER)
     for condition in history.conditions(replace(wanted, since=day.since, until=day.until)):
@@ -129,7 +129,7 @@ def attendance(
     query = query.group_by(EventRow.identity_id).order_by(EventRow.identity_id).limit(PEOPLE)
     people = history.rows(query.dicts())
     while people:
-        yield from ({name: history.came(value) for name, value in row.items()} for row in people)
+        yield from ({name: history.from_stored(value) for name, value in row.items()} for row in people)
         if len(people) < PEOPLE:
             return
         people = history.rows(query.where(EventRow.identity_id > people[-1]["identity_id"]).dicts())

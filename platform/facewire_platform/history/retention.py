@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
@@ -24,9 +23,9 @@ import peewee
 
 from facewire import codec
 from facewire_platform.history.queries import KEY, Key
-from facewire_platform.store.database import open_database
+from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
-from facewire_platform.store.rows import escape, key, unescape
+from facewire_platform.store.rows import key
 from facewire_platform.store.schema import EventRow, QuarantineRow, StreamRow
 
 #: Events in one transaction; about 20 ms of SQLite's only write lock.
@@ -73,10 +72,9 @@ class Retention:
         self._location = location
         self._dry_run = dry_run
         self._rest = rest
-        self._db = open_database(location, "write")
-        self._lite = isinstance(location, Path)
-        if self._lite:
-            self._db.pragma("busy_timeout", int(PATIENCE * 1000))
+        self._dialect = dialect_of(location)
+        self._db = self._dialect.open("write")
+        self._dialect.wait_for_locks(self._db, PATIENCE)
 
     def close(self) -> None:
         self._db.close()
@@ -111,20 +109,19 @@ class Retention:
         """
         if not identity_id:
             raise ValueError("an empty identity_id names nobody")
-        if self._lite:
-            self._db.pragma("secure_delete", 1)
+        self._dialect.start_erasing(self._db)
         so_far = Purged()
-        kept_as = identity_id if self._lite else escape(identity_id)
+        kept_as = self._dialect.to_stored(identity_id)
         by_key, theirs = EventRow.id_key == key(identity_id), EventRow.identity_id == kept_as
         # Quarantine goes first, because the names come from the events: if a purge is killed and
         # started again, it must still find them.
         names = {name for found in self._matching(by_key, theirs) for *_, name in found}
-        texts = {identity_id, *(name if self._lite else unescape(name) for name in names)} - {""}
+        texts = {identity_id, *map(self._dialect.from_stored, names)} - {""}
         so_far = yield from self._delete_quarantine(so_far, functools.partial(_holds, _needles(texts)))
         yield from self._delete_events(so_far, by_key, theirs)
-        if self._lite and not self._dry_run:
+        if not self._dry_run:
             with store_errors(self._location):
-                self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._dialect.finish_erasing(self._db)
 
     def _matching(self, *wanted: Any) -> Iterator[list[Any]]:
         """Timestamp, stream, seq and name of events, in this order, in chunks."""
@@ -184,9 +181,8 @@ class Retention:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         began = time.monotonic()
-        # SQLite cannot turn a reader into a writer after another has written, so lock first.
-        first = ("IMMEDIATE",) if self._lite and not self._dry_run else ()
-        with store_errors(self._location), self._db.transaction(*first):
+        transaction = self._db.transaction() if self._dry_run else self._dialect.transaction(self._db)
+        with store_errors(self._location), transaction:
             yield
         self._rest(time.monotonic() - began)
 

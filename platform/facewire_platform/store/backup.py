@@ -7,7 +7,6 @@ After a restore the devices find out by themselves that watermarks went back, an
 """
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Final
 
 from facewire.errors import StoreError
 from facewire_platform.store.drivers import store_errors
-from facewire_platform.store.sqlite import APPLICATION_ID, lock
+from facewire_platform.store.sqlite import APPLICATION_ID, first_free, held
 
 #: Copied between two looks whether Ctrl-C was pressed.
 _PAGES: Final = 1_000
@@ -56,7 +55,7 @@ def restore(database: Path, copy: Path) -> Path | None:
     Raises:
         StoreError: a worker has the database, the copy is none of ours, or it cannot be written.
     """
-    with _held(database), _copied(copy, database) as fresh:
+    with held(database), _copied(copy, database) as fresh:
         # A -wal that stays behind would be taken for the new file's own, and ruin it.
         before = _set_aside(database)
         fresh.rename(database)
@@ -105,21 +104,10 @@ def _remove(partial: Path) -> None:
         partial.with_name(partial.name + suffix).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _held(database: Path) -> Iterator[None]:
-    held = lock(database)
-    try:
-        yield
-    finally:
-        os.close(held)
-
-
 def _set_aside(database: Path) -> Path | None:
     if not database.exists():
         return None
-    number = 1
-    while (aside := database.with_name(f"{database.name}.replaced-{number}")).exists():
-        number += 1
+    aside = first_free(database, "replaced")
     for suffix in _BESIDE:
         beside = database.with_name(database.name + suffix)
         if beside.exists():

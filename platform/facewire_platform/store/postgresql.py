@@ -1,21 +1,23 @@
-"""The store on PostgreSQL: how it is opened, and what runs for every group of messages.
+"""The store on PostgreSQL: how it is opened, and its statements.
 
-Whoever writes to a stream holds its row (`SELECT … FOR UPDATE`) until it commits. So workers may take messages of the same
-device at the same time, what was read of the stream stays true, and events can be copied straight into their table: nobody
-else can have put them there.
+A worker that writes to a stream locks its row (`SELECT … FOR UPDATE`) until it commits. So several
+workers may store messages of the same device at the same time: what one has read of the stream
+stays true, and it can copy events straight into their table, because no other can insert them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import peewee
 
 from facewire.errors import StoreError
+from facewire_platform.store.dialect import Dialect, Statements
 from facewire_platform.store.drivers import Mode, psycopg, shown, store_errors
-from facewire_platform.store.rows import CopyRows, unescape
+from facewire_platform.store.rows import CopyRows, escape, unescape
 from facewire_platform.store.schema import DEVICE_COLUMNS, NEW_STREAM, STREAM_COLUMNS, DeviceRow, StreamRow, check_schema, columns_of
 
-#: A server that is gone without a word is found out after this long; a URL may say otherwise.
+#: These notice a server that has silently gone. A URL may set others.
 _CONNECTION: Final = {
     "connect_timeout": "10",
     "keepalives_idle": "10",
@@ -27,38 +29,64 @@ _CONNECTION: Final = {
 _SETTINGS: Final = {
     "read": ("SET default_transaction_read_only = on",),
     "write": (
-        # An ack says that its events are durable; stricter settings of the server's stay.
+        # An ack promises that its events are durable. A stricter setting of the server stays.
         "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
         "SET lock_timeout = '10s'",
-        # All that a group reads is found by a key, whatever the statistics say of a table that grows while they are taken.
+        # Everything that a group reads is found by a key. The statistics of a growing table mislead.
         "SET enable_seqscan = off",
         "SET enable_hashjoin = off",
         "SET enable_mergejoin = off",
     ),
 }
-#: Names the advisory lock under which tables are made and changed: "FWPF".
-SCHEMA_LOCK: Final = 0x46575046
+#: The advisory lock under which tables are created and changed: "FWPF".
+_SCHEMA_LOCK: Final = 0x46575046
 
 
-def open_postgresql(url: str, mode: Mode) -> peewee.PostgresqlDatabase:
-    """Connect. See `open_database`."""
-    if psycopg is None:
-        raise StoreError(f"{shown(url)}: PostgreSQL needs psycopg: pip install 'facewire[postgres]'")
-    from psycopg.conninfo import conninfo_to_dict
+class PostgresqlDialect(Dialect):
+    """A server. Each writer locks only the streams and devices that it writes to."""
 
-    with store_errors(url):
-        parameters: dict[str, Any] = _CONNECTION | {key: value for key, value in conninfo_to_dict(url).items() if value is not None}
-        database = peewee.PostgresqlDatabase(parameters.pop("dbname", ""), prefer_psycopg3=True, autoconnect=False, **parameters)
-    try:
-        with store_errors(url):
-            database.connect()
-            for setting in _SETTINGS["read" if mode == "read" else "write"]:
-                database.execute_sql(setting)
-            _check(database, url, mode)
-    except BaseException:
-        database.close()
-        raise
-    return database
+    def __init__(self, url: str) -> None:
+        self.location = url
+        self._url = url
+
+    @property
+    def url(self) -> str:
+        return shown(self._url)
+
+    def open(self, mode: Mode) -> peewee.PostgresqlDatabase:
+        if psycopg is None:
+            raise StoreError(f"{self.url}: PostgreSQL needs psycopg: pip install 'facewire[postgres]'")
+        from psycopg.conninfo import conninfo_to_dict
+
+        with store_errors(self._url):
+            given = {key: value for key, value in conninfo_to_dict(self._url).items() if value is not None}
+            parameters: dict[str, Any] = _CONNECTION | given
+            database = peewee.PostgresqlDatabase(parameters.pop("dbname", ""), prefer_psycopg3=True, autoconnect=False, **parameters)
+        try:
+            with store_errors(self._url):
+                database.connect()
+                for setting in _SETTINGS["read" if mode == "read" else "write"]:
+                    database.execute_sql(setting)
+                _check(database, self._url, mode)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def statements(self, database: Any) -> "PostgresqlStatements":
+        return PostgresqlStatements(database)
+
+    @contextlib.contextmanager
+    def schema_transaction(self, database: Any) -> Iterator[None]:
+        with database.transaction():
+            database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
+            yield
+
+    def to_stored(self, value: Any) -> Any:
+        return escape(value)
+
+    def from_stored(self, value: Any) -> Any:
+        return unescape(value)
 
 
 def _check(database: peewee.PostgresqlDatabase, url: str, mode: Mode) -> None:
@@ -70,52 +98,46 @@ def _check(database: peewee.PostgresqlDatabase, url: str, mode: Mode) -> None:
         raise StoreError(f"{shown(url)}: is not the database of a facewire platform" + (", which needs one of its own" if tables else ""))
 
 
-class PostgresqlStatements:
-    """What runs for every group of messages."""
+class PostgresqlStatements(Statements):
+    """Streams and devices are locked until the commit."""
 
     rows = CopyRows
 
     def __init__(self, database: peewee.PostgresqlDatabase) -> None:
         self._db = database
-        self.begin: Callable[[], Any] = database.transaction
 
     def streams(self, keys: Sequence[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
-        """The streams of (device, epoch) as `STREAM_COLUMNS`, made where they are missing, and locked."""
-        found = self._lock_streams(sorted(keys))
-        missing = sorted(set(keys) - {(row[1], row[2]) for row in found})
+        streams = self._lock_streams(sorted(keys))
+        missing = sorted(set(keys) - {(row[1], row[2]) for row in streams})
         if missing:
             self._db.cursor().executemany(_INSERT_STREAM, [(*key, *NEW_STREAM) for key in missing])
-            found += self._lock_streams(missing)
-        return iter(found)
+            streams += self._lock_streams(missing)
+        return iter(streams)
 
     def _lock_streams(self, keys: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
         return list(self._db.execute_sql(_LOCK_STREAMS, ([device for device, _ in keys], [epoch for _, epoch in keys])).fetchall())
 
     def devices(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """The devices as `DEVICE_COLUMNS`, locked; those that are missing are made, as locks need something to hold."""
         if not names:
             return iter(())
+        # A lock needs a row, so a missing one is created.
         self._db.cursor().executemany(_INSERT_DEVICE, [(name, "", None, False, 0, None) for name in sorted(names)])
         return iter(self._db.execute_sql(_LOCK_DEVICES, (list(names),)).fetchall())
 
     def contents(self, ranges: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int, int, str, float]]:
-        """What is stored in ranges (stream, first, last): (stream, seq, timestamp, identity_id, score)."""
         if ranges:
             streams, firsts, lasts = zip(*ranges, strict=True)
             for row in self._db.execute_sql(_SELECT_CONTENTS, (list(streams), list(firsts), list(lasts))).fetchall():
                 yield (*row[:3], unescape(row[3]), row[4])
 
     def insert_events(self, group: Sequence[bytes]) -> None:
-        """Insert what `CopyRows.add_to` made of rows; none of them is there."""
         with self._db.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
             copy.write(b"".join((_COPY_HEADER, *group, _COPY_END)))
 
     def update_streams(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write streams, as `STREAM_COLUMNS`."""
         self._db.cursor().executemany(_UPDATE_STREAM, [(*row[3:], row[0]) for row in rows])
 
     def write_devices(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write devices, as `DEVICE_COLUMNS`; `devices` has made them."""
         self._db.cursor().executemany(_UPDATE_DEVICE, [(*row[1:], row[0]) for row in rows])
 
 
@@ -128,7 +150,7 @@ _INSERT_STREAM: Final = _sql(StreamRow.insert(dict.fromkeys(STREAM_COLUMNS[1:]))
 _UPDATE_STREAM: Final = _sql(StreamRow.update(dict.fromkeys(STREAM_COLUMNS[3:])).where(StreamRow.id == 0))
 _INSERT_DEVICE: Final = _sql(DeviceRow.insert(dict.fromkeys(DEVICE_COLUMNS)).on_conflict_ignore())
 _UPDATE_DEVICE: Final = _sql(DeviceRow.update(dict.fromkeys(DEVICE_COLUMNS[1:])).where(DeviceRow.device == ""))
-# Everybody takes the locks in the same order: no group waits for another that waits for it.
+# Every worker locks in the same order, so no two groups wait for each other.
 _LOCK_STREAMS: Final = (
     f"SELECT {columns_of(STREAM_COLUMNS, 's')} FROM stream s JOIN unnest(%s::text[], %s::text[]) AS wanted(device, epoch) "
     "ON s.device = wanted.device AND s.epoch = wanted.epoch ORDER BY s.device, s.epoch FOR UPDATE OF s"

@@ -1,22 +1,27 @@
-"""The store on SQLite: how its file is opened and locked, and what runs for every batch."""
+"""The store on SQLite: how its file is opened and locked, and its statements."""
 
+import contextlib
 import fcntl
 import functools
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import peewee
 
 from facewire.errors import StoreError
+from facewire_platform.store.dialect import Dialect, Statements
 from facewire_platform.store.drivers import Mode, store_errors
 from facewire_platform.store.rows import WIDTH, InsertRows
 from facewire_platform.store.schema import (
     DEVICE_COLUMNS,
     NEW_STREAM,
     ROW_COLUMNS,
+    SCHEMA,
     STREAM_COLUMNS,
     DeviceRow,
     EventRow,
@@ -26,43 +31,102 @@ from facewire_platform.store.schema import (
 )
 
 APPLICATION_ID: Final = 0x46575046  # "FWPF"
-#: Another process may be migrating, or deleting, s. A worker that waits cannot be told to stop.
+#: Wait this long for another process that migrates or deletes, s. A waiting worker cannot be stopped.
 BUSY_TIMEOUT: Final = 5.0
-#: Events in one INSERT, the most that fit: one statement for many rows takes two thirds of the time of many for one, and leaves
-#: Python to the reader for longer. A few sizes only, as each is a statement of its own.
+#: Events in one INSERT; the largest size that fits is used. One statement for many rows takes two
+#: thirds of the time of one for each, and releases Python's lock for longer. Only a few sizes,
+#: because each is a statement to prepare.
 INSERTED_AT_ONCE: Final = (1_000, 100, 10, 1)
 _SETTINGS: Final = (
     ("journal_mode", "wal"),
     ("synchronous", "full"),
     ("cache_size", -65_536),
-    # Pages of 16 KiB: the WAL grows to 64 MB. A page that every group writes to is copied into the database once for all of them.
+    # Pages of 16 KiB, so the WAL grows to 64 MB. A page that every group writes to is then copied
+    # into the database once for many groups.
     ("wal_autocheckpoint", 4_000),
 )
 
 
-def open_sqlite(path: Path, mode: Mode) -> peewee.SqliteDatabase:
-    """Open the file; SQLite keeps two more beside it (-wal, -shm). See `open_database`."""
-    if path.is_dir():
-        raise StoreError(f"{path}: is a directory")
-    if mode != "create" and not path.exists():
-        raise StoreError(f"{path}: there is no database")
-    database = peewee.SqliteDatabase(
-        f"{path.absolute().as_uri()}?mode={_sqlite_mode(path, mode)}", uri=True, timeout=BUSY_TIMEOUT, autoconnect=False
-    )
-    try:
-        with store_errors(path):
-            database.connect()
-            _prepare(database, path, mode)
-    except BaseException:
-        database.close()
-        raise
-    return database
+class SqliteDialect(Dialect):
+    """A file. While it is open, SQLite keeps two more beside it (-wal, -shm)."""
+
+    def __init__(self, path: Path) -> None:
+        self.location = path
+        self._path = path
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self._path}"
+
+    @property
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    @property
+    def folder(self) -> Path:
+        return self._path.absolute().parent
+
+    def file_id(self) -> tuple[int, int] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino
+
+    def open(self, mode: Mode) -> peewee.SqliteDatabase:
+        path = self._path
+        if path.is_dir():
+            raise StoreError(f"{path}: is a directory")
+        if mode != "create" and not path.exists():
+            raise StoreError(f"{path}: there is no database")
+        uri = f"{path.absolute().as_uri()}?mode={_sqlite_mode(path, mode)}"
+        database = peewee.SqliteDatabase(uri, uri=True, timeout=BUSY_TIMEOUT, autoconnect=False)
+        try:
+            with store_errors(path):
+                database.connect()
+                _prepare(database, path, mode)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        return held(self._path)
+
+    def statements(self, database: Any) -> "SqliteStatements":
+        return SqliteStatements(database)
+
+    def transaction(self, database: Any) -> contextlib.AbstractContextManager[Any]:
+        # SQLite cannot turn a reader into a writer after another has written: take the lock first.
+        begun: contextlib.AbstractContextManager[Any] = database.transaction("IMMEDIATE")
+        return begun
+
+    schema_transaction = transaction
+
+    def mark_schema(self, database: Any) -> None:
+        database.pragma("application_id", APPLICATION_ID)
+        database.pragma("user_version", SCHEMA)
+
+    def copy_aside(self) -> Path:
+        copy = first_free(self._path, f"before-{SCHEMA}")
+        with contextlib.closing(sqlite3.connect(self._path)) as old, contextlib.closing(sqlite3.connect(copy)) as new:
+            old.backup(new)
+        return copy
+
+    def wait_for_locks(self, database: Any, seconds: float) -> None:
+        database.pragma("busy_timeout", int(seconds * 1000))
+
+    def start_erasing(self, database: Any) -> None:
+        database.pragma("secure_delete", 1)
+
+    def finish_erasing(self, database: Any) -> None:
+        database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _sqlite_mode(path: Path, mode: Mode) -> str:
     if mode != "read":
         return "rwc" if mode == "create" else "rw"
-    # Without a WAL, SQLite makes one even for reading, and only a connection that may write removes it.
+    # Without a WAL, SQLite creates one even for reading, and only a connection that may write removes it.
     return "ro" if path.with_name(path.name + "-wal").exists() else "rw"
 
 
@@ -79,61 +143,69 @@ def _prepare(database: peewee.SqliteDatabase, path: Path, mode: Mode) -> None:
         database.pragma(name, value)
 
 
-def lock(path: Path) -> int:
-    """Hold the file beside the database that says a worker has it.
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Lock the file beside the database that says that a worker has it.
 
-    Returns:
-        A file descriptor; the system lets go when it is closed, or when the process ends, however.
+    The system releases it when this process ends, however it ends.
 
     Raises:
-        StoreError: another process holds it.
+        StoreError: another process has locked it.
     """
+    if path.is_dir():
+        raise StoreError(f"{path}: is a directory")
     path = path.resolve()
     try:
-        held = os.open(path.with_name(path.name + "-worker"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        lock = os.open(path.with_name(path.name + "-worker"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     except OSError as exc:
         raise StoreError(f"{path}: {exc.strerror}") from exc
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock, path)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
-        os.close(held)
         raise StoreError(f"{path}: another worker has this database; SQLite takes one at a time, PostgreSQL any number") from exc
-    return held
 
 
-class SqliteStatements:
-    """What runs for every group of messages. A transaction of SQLite's has the whole database to itself."""
+def first_free(path: Path, suffix: str) -> Path:
+    """`PATH.SUFFIX-N`, with the first N that no file has."""
+    return next(free for number in itertools.count(1) if not (free := path.with_name(f"{path.name}.{suffix}-{number}")).exists())
+
+
+class SqliteStatements(Statements):
+    """A transaction has the whole database to itself, so nothing needs a lock."""
 
     rows = InsertRows
 
     def __init__(self, database: peewee.SqliteDatabase) -> None:
         self._db = database
-        self.begin: Callable[[], Any] = functools.partial(database.transaction, "IMMEDIATE")
 
     def streams(self, keys: Sequence[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
-        """The streams of (device, epoch) as `STREAM_COLUMNS`, made where they are missing."""
-        found = self._all(_SELECT_STREAMS, keys)
-        missing = set(keys) - {(row[1], row[2]) for row in found}
+        streams = self._all(_SELECT_STREAMS, keys)
+        missing = set(keys) - {(row[1], row[2]) for row in streams}
         if missing:
             self._db.cursor().executemany(_INSERT_STREAM, [(*key, *NEW_STREAM) for key in sorted(missing)])
-            found += self._all(_SELECT_STREAMS, list(missing))
-        return iter(found)
+            streams += self._all(_SELECT_STREAMS, list(missing))
+        return iter(streams)
 
     def devices(self, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """The devices as `DEVICE_COLUMNS`; those that are missing are left out."""
         return iter(self._all(_SELECT_DEVICES, names))
 
     def contents(self, ranges: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int, int, str, float]]:
-        """What is stored in ranges (stream, first, last): (stream, seq, timestamp, identity_id, score)."""
         return iter(self._all(_SELECT_CONTENTS, ranges))
 
     def _all(self, sql: str, wanted: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """All at once: every statement lets go of Python's lock and waits to have it back."""
-        found: list[tuple[Any, ...]] = self._db.execute_sql(sql, (json.dumps(wanted),)).fetchall() if wanted else []
-        return found
+        """All in one statement: each one releases Python's lock and waits to get it back."""
+        rows: list[tuple[Any, ...]] = self._db.execute_sql(sql, (json.dumps(wanted),)).fetchall() if wanted else []
+        return rows
 
     def insert_events(self, group: Sequence[Any]) -> None:
-        """Insert what `InsertRows.add_to` made of rows; none of them is there."""
         start = 0
         for count in INSERTED_AT_ONCE:
             size = count * WIDTH
@@ -142,11 +214,9 @@ class SqliteStatements:
                 start += size
 
     def update_streams(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write streams, as `STREAM_COLUMNS`."""
         self._db.cursor().executemany(_UPDATE_STREAM, [(*row[3:], row[0]) for row in rows])
 
     def write_devices(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write devices, as `DEVICE_COLUMNS`, new or not."""
         self._db.cursor().executemany(_UPSERT_DEVICE, rows)
 
 
@@ -155,13 +225,13 @@ def _sql(query: Any) -> str:
     return sql
 
 
-# Made once by peewee: making it anew costs more than running it.
+# Compiled once: to compile a query costs more than to run it.
 _INSERT_STREAM: Final = _sql(StreamRow.insert(dict.fromkeys(STREAM_COLUMNS[1:])))
 _UPDATE_STREAM: Final = _sql(StreamRow.update(dict.fromkeys(STREAM_COLUMNS[3:])).where(StreamRow.id == 0))
 _UPSERT_DEVICE: Final = _sql(
     DeviceRow.insert(dict.fromkeys(DEVICE_COLUMNS)).on_conflict(conflict_target=[DeviceRow.device], preserve=DEVICE_COLUMNS[1:])
 )
-# CROSS JOIN goes through what is wanted and finds the rest by key, whatever the statistics say.
+# CROSS JOIN makes SQLite read `wanted` first and find the rest by key, whatever its statistics say.
 _SELECT_STREAMS: Final = (
     f"SELECT {columns_of(STREAM_COLUMNS, 's')} FROM json_each(?) AS wanted CROSS JOIN stream AS s "
     "ON s.device = json_extract(wanted.value, '$[0]') AND s.epoch = json_extract(wanted.value, '$[1]')"

@@ -8,11 +8,9 @@ memory between groups: another worker could go on at any moment.
 
 import contextlib
 import operator
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import peewee
@@ -23,14 +21,13 @@ from facewire.events import Event
 from facewire.messages import Ack, BatchOf, Match, Status, to_map
 from facewire_platform import presence
 from facewire_platform.ingest import Content, Range, answer, decide
-from facewire_platform.store.database import open_database
+from facewire_platform.store.database import dialect_of
+from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.drivers import DATABASE_ERRORS, Location, is_outage, shown, store_errors
 from facewire_platform.store.losses import Losses
 from facewire_platform.store.migrate import create_tables
-from facewire_platform.store.postgresql import PostgresqlStatements
 from facewire_platform.store.rows import Row, Rows
 from facewire_platform.store.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, StreamRow
-from facewire_platform.store.sqlite import SqliteStatements, lock
 
 #: A batch over a wider range of seqs than this has events far apart: look them up one by one.
 DENSE: Final = 1_000
@@ -112,12 +109,12 @@ class _Group:
 class Store:
     """An open store for writing. Use `open_store`."""
 
-    def __init__(self, location: Location, database: Any, held: int | None) -> None:
-        self._location = location
+    def __init__(self, dialect: Dialect, database: Any, resources: contextlib.ExitStack) -> None:
+        self._dialect = dialect
         self._db = database
-        self._held = held
-        self._file = _file(location)
-        self._sql = SqliteStatements(database) if isinstance(location, Path) else PostgresqlStatements(database)
+        self._resources = resources
+        self._file = dialect.file_id()
+        self._sql = dialect.statements(database)
         #: The form in which events are best given.
         self.rows: type[Rows] = self._sql.rows
         self._losses = Losses(database)
@@ -126,10 +123,7 @@ class Store:
 
     def close(self) -> None:
         """May be called twice."""
-        self._db.close()
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        self._resources.close()
 
     def __enter__(self) -> "Store":
         return self
@@ -140,7 +134,7 @@ class Store:
     @property
     def replaced(self) -> bool:
         """Whether the database is there no more: the file was removed or replaced, or the connection is lost."""
-        return _file(self._location) != self._file or not self._db.is_connection_usable()
+        return self._dialect.file_id() != self._file or not self._db.is_connection_usable()
 
     def store(self, messages: Sequence[Message]) -> list[Outcome]:
         """Store a group of messages in one transaction, durable when this returns; only then may its acks be published.
@@ -153,16 +147,16 @@ class Store:
                 connection that was lost in the middle of a commit it may have been: taking it again does no harm.
         """
         try:
-            with self._sql.begin():
+            with self._dialect.transaction(self._db):
                 group = self._read(messages)
                 outcomes = [self._apply(message, group) for message in messages]
                 self._write(group)
         except DATABASE_ERRORS as exc:
             if is_outage(exc):
-                raise StoreError(f"{shown(self._location)}: {str(exc).strip()}") from exc
+                raise StoreError(f"{shown(self._dialect.location)}: {str(exc).strip()}") from exc
             raise
-        if _file(self._location) != self._file:
-            raise StoreError(f"{self._location}: was removed or replaced while in use")
+        if self._dialect.file_id() != self._file:
+            raise StoreError(f"{self._dialect.location}: was removed or replaced while in use")
         return outcomes
 
     def _read(self, messages: Sequence[Message]) -> _Group:
@@ -311,20 +305,20 @@ def open_store(location: Location, *, alone: bool = True) -> Store:
     Raises:
         StoreError: another worker has it, or it cannot be opened (see `open_database`).
     """
-    if isinstance(location, Path) and location.is_dir():
-        raise StoreError(f"{location}: is a directory")
-    held = lock(location) if alone and isinstance(location, Path) else None
-    with contextlib.ExitStack() as undo:
-        if held is not None:
-            undo.callback(os.close, held)
-        database = open_database(location, "create" if alone else "write")
-        undo.callback(database.close)
+    dialect = dialect_of(location)
+    resources = contextlib.ExitStack()
+    try:
+        if alone:
+            resources.enter_context(dialect.held())
+        database = dialect.open("create" if alone else "write")
+        resources.callback(database.close)
         with store_errors(location):
             if alone:
-                create_tables(database, secrets.token_hex(8))
-            store = Store(location, database, held)
-        undo.pop_all()
-    return store
+                create_tables(dialect, database, secrets.token_hex(8))
+            return Store(dialect, database, resources)
+    except BaseException:
+        resources.close()
+        raise
 
 
 def _ranges(stream: int, body: BatchOf[Event | Row] | Match) -> Iterator[tuple[int, int, int]]:
@@ -336,13 +330,3 @@ def _ranges(stream: int, body: BatchOf[Event | Row] | Match) -> Iterator[tuple[i
         yield from ((stream, seq, seq) for seq in seqs)
     elif body.after < body.cursor:
         yield stream, body.after + 1, body.cursor
-
-
-def _file(location: Location) -> tuple[int, int] | None:
-    if isinstance(location, str):
-        return None
-    try:
-        found = location.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
