@@ -1,6 +1,6 @@
-"""Who may do what: every role, every topic, every trick, against our broker and against Mosquitto as we render it.
+"""Access: every role, every topic, every trick, on our broker and on Mosquitto with our files.
 
-What is expected is written out here and not taken from `access.TABLE`.
+The expected rights are written out here, not taken from the table of roles.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,12 @@ ROLES = {
     "dev2": Role.DEVICE,
     "plat": Role.PLATFORM,
     "gate": Role.CONSUMER,
-    "greeter": Role.CONSUMER,  # who is granted status
+    "greeter": Role.CONSUMER,  # with status granted
     "ops": Role.OPERATOR,
 }
 V = "facewire/v1"
 
-#: Everything that somebody may publish.
+#: The topics that each user may publish to.
 MAY_PUBLISH = {
     "dev1": {f"{V}/dev1/match", f"{V}/dev1/history", f"{V}/dev1/status"},
     "dev2": {f"{V}/dev2/match", f"{V}/dev2/history", f"{V}/dev2/status"},
@@ -38,7 +38,7 @@ MAY_PUBLISH = {
     "ops": set[str](),
 }
 TOPICS = sorted(set().union(*MAY_PUBLISH.values()))
-#: What nobody may publish.
+#: Topics that no user may publish to.
 FORBIDDEN = [f"{V}/dev3/match", f"{V}/dev1/other", f"{V}/dev1", f"{V}/dev1/match/x", "facewire/v2/dev1/match", "other/dev1/match", "/",
              "$SYS/broker/uptime", "$share/g/facewire/v1/dev1/match", f"{V}/gate/match", f"{V}/plat/status", f"{V}/DEV1/match"]  # fmt: skip
 
@@ -51,7 +51,7 @@ MAY_RECEIVE = {
     "ops": set(TOPICS),
 }
 
-#: Filters, and which of TOPICS they take in.
+#: Filters, and the TOPICS that they match.
 FILTERS = {
     "#": TOPICS,
     "+/#": TOPICS,
@@ -77,7 +77,7 @@ FILTERS = {
     "+": [],
 }
 
-#: Filters that our broker grants: those that bring nothing but what the user may receive, whatever may be published.
+#: Filters that our broker grants: they match only topics that the user may receive.
 GRANTED = {
     "dev1": {f"{V}/dev1/ack"},
     "plat": {name for name in FILTERS if name.startswith(f"{V}/")},
@@ -114,7 +114,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def everybody(site: Site) -> Iterator[dict[str, Probe]]:
-    """One connection of each user, as Mosquitto allows no more."""
+    """One connection for each user, because Mosquitto allows no more."""
     probes = {name: site.connect(name) for name in ROLES}
     yield probes
     for probe in probes.values():
@@ -128,7 +128,7 @@ def publish_everything(everybody: dict[str, Probe], payload: bytes, *, retain: b
 
 
 def received(probe: Probe, payload: bytes) -> set[str]:
-    """The topics on which a payload came; what else is there comes from the broker itself."""
+    """The topics that delivered a payload. The broker itself may have sent other messages."""
     probe.ping()
     topics = {got.topic for got in probe.inbox if got.payload == payload}
     probe.inbox.clear()
@@ -136,7 +136,7 @@ def received(probe: Probe, payload: bytes) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ROLES)
-def test_a_role_publishes_what_it_may_and_nothing_else(site: Site, everybody: dict[str, Probe], name: str) -> None:
+def test_a_role_publishes_on_its_own_topics_and_no_others(site: Site, everybody: dict[str, Probe], name: str) -> None:
     witness, payload = everybody["ops"], f"published by {name}".encode()
     witness.subscribe(("#", 1), ("$SYS/#", 0))
     for topic in [*TOPICS, *FORBIDDEN]:
@@ -149,31 +149,31 @@ def test_a_role_publishes_what_it_may_and_nothing_else(site: Site, everybody: di
 @pytest.mark.parametrize("share", ["", "$share/g/"])
 @pytest.mark.parametrize("pattern", FILTERS)
 @pytest.mark.parametrize("name", GRANTED)
-def test_a_role_receives_what_it_may_and_nothing_else(site: Site, everybody: dict[str, Probe], name: str, pattern: str, share: str) -> None:
+def test_a_role_receives_its_own_topics_and_no_others(site: Site, everybody: dict[str, Probe], name: str, pattern: str, share: str) -> None:
     probe, payload = everybody[name], f"{name} {share}{pattern}".encode()
     code = probe.subscribe((share + pattern, 1))
     publish_everything(everybody, payload)
-    came = received(probe, payload)
+    topics = received(probe, payload)
     within = MAY_RECEIVE[name] & set(FILTERS[pattern])
     if pattern in GRANTED[name]:
-        assert (code, came) == ([1], within)
+        assert (code, topics) == ([1], within)
     elif site.engine == "ours":
-        assert (code, came) == ([0x80], set())
+        assert (code, topics) == ([0x80], set())
     else:
-        # Mosquitto 2.0 grants every filter, and delivers what the user may read.
-        assert came == within
+        # Mosquitto 2.0 grants every filter, and delivers only topics that the user may read.
+        assert topics == within
     probe.unsubscribe(share + pattern)
 
 
 @pytest.mark.parametrize("pattern", ["#", f"{V}/#", f"{V}/+/status", f"{V}/dev1/status"])
 @pytest.mark.parametrize("name", GRANTED)
-def test_a_role_gets_what_is_retained_only_if_it_may(site: Site, everybody: dict[str, Probe], name: str, pattern: str) -> None:
+def test_a_role_gets_a_retained_message_only_if_it_may_receive_it(site: Site, everybody: dict[str, Probe], name: str, pattern: str) -> None:
     probe, payload = everybody[name], f"retained for {name} {pattern}".encode()
     everybody["dev1"].publish(f"{V}/dev1/status", payload, retain=True)
     probe.subscribe((pattern, 1))
-    came = received(probe, payload)
+    topics = received(probe, payload)
     may = {f"{V}/dev1/status"} & MAY_RECEIVE[name]
-    assert came == (may if site.engine != "ours" or pattern in GRANTED[name] or pattern == f"{V}/dev1/status" else set())
+    assert topics == (may if site.engine != "ours" or pattern in GRANTED[name] or pattern == f"{V}/dev1/status" else set())
     probe.unsubscribe(pattern)
     everybody["dev1"].publish(f"{V}/dev1/status", b"", retain=True)
 
@@ -185,12 +185,12 @@ def test_a_will_goes_only_where_its_owner_may_publish(site: Site, everybody: dic
     ops = everybody["ops"]
     ops.subscribe(("#", 1))
     with site.connect("dev1", will=(topic, payload, 1, False)) as dying:
-        # Ours refuses it at the door, Mosquitto lets it in and drops its will.
+        # Ours refuses the connection; Mosquitto accepts it and drops the will.
         assert dying.code == (5 if site.engine == "ours" and topic not in MAY_PUBLISH["dev1"] else 0)
         dying.drop()
     if topic in MAY_PUBLISH["dev1"]:
         assert witness.message().payload == payload
-    # A second connection comes after the first one's will.
+    # A second connection is accepted only after the first one's will.
     everybody["dev1"].drop()
     everybody["dev1"] = site.connect("dev1")
     everybody["dev1"].publish(f"{V}/dev1/status", b"back")
@@ -201,21 +201,21 @@ def test_a_will_goes_only_where_its_owner_may_publish(site: Site, everybody: dic
 
 
 @pytest.mark.parametrize("password", ["", "wrong", None])
-def test_a_wrong_password_is_refused_whoever_it_says_it_is(site: Site, password: str | None) -> None:
+def test_a_wrong_password_is_refused_for_every_user(site: Site, password: str | None) -> None:
     for name in ROLES:
         with Probe(site.address, name, user=name, password=password) as probe:
             assert probe.code == 5
             assert probe.is_closed()
 
 
-def test_nobody_comes_in_without_a_name(site: Site) -> None:
+def test_a_client_without_a_known_user_name_is_refused(site: Site) -> None:
     cases: list[dict[str, Any]] = [{}, {"user": "nobody", "password": "x"}, {"user": "", "password": ""}]
     for options in cases:
         with Probe(site.address, "dev1", **options) as probe:
             assert probe.code == 5
 
 
-def test_a_wrong_password_kicks_wipes_and_escalates_nothing(site: Site, everybody: dict[str, Probe]) -> None:
+def test_a_wrong_password_harms_no_session_and_gives_no_rights(site: Site, everybody: dict[str, Probe]) -> None:
     victim = everybody["dev2"]
     victim.subscribe((f"{V}/dev2/ack", 1))
     name = "dev2"

@@ -1,7 +1,7 @@
-"""MQTT 3.1.1 as facewire relies on it: the same questions to every engine.
+"""MQTT 3.1.1 as far as facewire relies on it: the same tests for every broker.
 
-DIFFERENT says what Mosquitto does otherwise. amqtt 0.12.1 as it comes fails most of them (docs/broker.md): see it bite with
-FACEWIRE_BROKERS=stock.
+DIFFERENT lists where Mosquitto differs. amqtt 0.12.1's own broker fails most of them, as
+FACEWIRE_BROKERS=stock shows (docs/broker.md).
 """
 
 import threading
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.network
 
 DIFFERENT = {
     "test_mqtt_5_is_refused_with_code_1": "speaks MQTT 5",
-    "test_a_dead_members_unacked_messages_go_to_another": "keeps them for nobody",
+    "test_a_dead_members_unacked_messages_go_to_another": "gives them to nobody",
     "test_overlapping_filters_deliver_once_at_the_greater_qos": "delivers at the QoS of either",
     "test_subscribing_at_qos_2_is_granted_1": "grants 2 and delivers at 1 (max_qos)",
-    "test_a_shared_subscription_brings_nothing_retained": "sends it",
-    "test_a_malformed_packet_closes_its_connection_and_harms_nobody_else[mosquitto-ping with a body]": "answers it",
-    "test_the_will_comes_after_an_ungraceful_end[mosquitto-second CONNECT]": "sends no will after it",
+    "test_a_shared_subscription_delivers_no_retained_message": "sends it",
+    "test_a_malformed_packet_closes_its_connection_and_no_other[mosquitto-ping with a body]": "answers it",
+    "test_an_ungraceful_end_publishes_the_will[mosquitto-second CONNECT]": "sends no will after it",
 }
 
 
@@ -44,7 +44,7 @@ def at(engine: tuple[str, Address], request: pytest.FixtureRequest) -> Address:
 
 @pytest.fixture
 def t(request: pytest.FixtureRequest) -> str:
-    """A topic level of the test's own, as the engine is shared."""
+    """The test's own topic level, because the tests share a broker."""
     return f"{zlib.crc32(request.node.nodeid.encode()):x}"
 
 
@@ -53,7 +53,7 @@ def t(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("published", [0, 1])
 @pytest.mark.parametrize("granted", [0, 1])
-def test_a_message_comes_at_the_least_of_both_qos(at: Address, t: str, published: int, granted: int) -> None:
+def test_a_message_is_delivered_at_the_lesser_qos(at: Address, t: str, published: int, granted: int) -> None:
     with Probe(at, f"{t}a") as one, Probe(at, f"{t}b") as two:
         one.subscribe((t, granted))
         two.publish(t, b"m", published)
@@ -62,7 +62,7 @@ def test_a_message_comes_at_the_least_of_both_qos(at: Address, t: str, published
 
 @pytest.mark.parametrize("published", [0, 1])
 @pytest.mark.parametrize("granted", [0, 1])
-def test_a_retained_message_comes_at_the_least_of_both_qos(at: Address, t: str, published: int, granted: int) -> None:
+def test_a_retained_message_is_delivered_at_the_lesser_qos(at: Address, t: str, published: int, granted: int) -> None:
     with Probe(at, f"{t}a") as one, Probe(at, f"{t}b") as two:
         two.publish(t, b"m", published, retain=True)
         two.ping()
@@ -73,7 +73,7 @@ def test_a_retained_message_comes_at_the_least_of_both_qos(at: Address, t: str, 
 
 @pytest.mark.parametrize("published", [0, 1])
 @pytest.mark.parametrize("granted", [0, 1])
-def test_a_will_comes_at_the_least_of_both_qos(at: Address, t: str, published: int, granted: int) -> None:
+def test_a_will_is_delivered_at_the_lesser_qos(at: Address, t: str, published: int, granted: int) -> None:
     with Probe(at, f"{t}a") as one, Probe(at, f"{t}b", will=(t, b"gone", published, False)) as two:
         one.subscribe((t, granted))
         two.drop()
@@ -93,7 +93,7 @@ def test_subscribing_again_replaces_the_qos(at: Address, t: str) -> None:
         assert one.has_no_message()
 
 
-def test_subscribing_again_gives_the_retained_message_again(at: Address, t: str) -> None:
+def test_subscribing_again_delivers_the_retained_message_again(at: Address, t: str) -> None:
     with Probe(at, f"{t}a") as one:
         one.publish(t, b"m", retain=True)
         for _ in range(2):
@@ -124,7 +124,7 @@ def test_publishing_at_qos_2_ends_the_connection(at: Address, t: str) -> None:
 # -- retained messages ---------------------------------------------------------------------------
 
 
-def test_a_retained_message_comes_only_to_who_subscribed_it(at: Address, t: str) -> None:
+def test_a_retained_message_is_delivered_only_to_its_subscribers(at: Address, t: str) -> None:
     with Probe(at, f"{t}a") as one, Probe(at, f"{t}b") as two:
         one.subscribe((f"{t}/secret", 1))
         two.publish(f"{t}/secret", b"m", retain=True)
@@ -134,7 +134,7 @@ def test_a_retained_message_comes_only_to_who_subscribed_it(at: Address, t: str)
             assert three.has_no_message()
 
 
-def test_a_session_that_goes_on_gets_no_retained_message_again(at: Address, t: str) -> None:
+def test_a_resumed_session_gets_no_retained_message_again(at: Address, t: str) -> None:
     with Probe(at, f"{t}b") as two:
         two.publish(t, b"m", retain=True)
     with Probe(at, f"{t}a", clean=False) as one:
@@ -147,7 +147,7 @@ def test_a_session_that_goes_on_gets_no_retained_message_again(at: Address, t: s
         assert one.has_no_message()
 
 
-def test_an_empty_payload_forgets_what_is_retained(at: Address, t: str) -> None:
+def test_an_empty_payload_removes_the_retained_message(at: Address, t: str) -> None:
     with Probe(at, f"{t}a") as one:
         one.publish(t, b"m", retain=True)
         one.publish(t, b"", retain=True)
@@ -155,7 +155,7 @@ def test_an_empty_payload_forgets_what_is_retained(at: Address, t: str) -> None:
         assert one.has_no_message()
 
 
-def test_wildcards_bring_every_retained_message_that_they_take_in(at: Address, t: str) -> None:
+def test_a_wildcard_delivers_every_retained_message_that_it_matches(at: Address, t: str) -> None:
     with Probe(at, f"{t}a") as one:
         for n in range(300):
             one.publish(f"{t}/{n}/status", b"%d" % n, retain=True)
@@ -167,37 +167,37 @@ def test_wildcards_bring_every_retained_message_that_they_take_in(at: Address, t
 
 # -- filters -------------------------------------------------------------------------------------
 
-TAKEN_IN = [
+MATCHES = [
     ("a/b", "a/b", True), ("a/b", "a/+", True), ("a/b", "+/b", True), ("a/b", "a/#", True), ("a", "a/#", True), ("a/b/c", "a/+", False),
     ("a/b", "a/b/+", False), ("a//b", "a/+/b", True), ("/a", "+/a", True), ("/a", "a", False), ("a/", "a/+", True), ("a", "a/+", False), ("A", "a", False),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("topic", "pattern", "taken_in"), TAKEN_IN)
-def test_a_filter_takes_in_what_section_4_7_says(at: Address, t: str, topic: str, pattern: str, taken_in: bool) -> None:
+@pytest.mark.parametrize(("topic", "pattern", "matches"), MATCHES)
+def test_a_filter_matches_as_section_4_7_says(at: Address, t: str, topic: str, pattern: str, matches: bool) -> None:
     with Probe(at, f"{t}a") as one:
         one.subscribe((f"{t}/{pattern}", 1))
         one.publish(f"{t}/{topic}")
-        assert one.has_no_message() != taken_in
+        assert one.has_no_message() != matches
 
 
 @pytest.mark.parametrize("pattern", ["a/#/b", "a#", "a+", "+a/b", "", "a/b+/c"])
 def test_an_ill_formed_filter_is_refused(at: Address, t: str, pattern: str) -> None:
     with Probe(at, f"{t}a") as one:
         one.send(subscribe((pattern, 0)))
-        # Either answer is in the specification's spirit: 0x80, or the end of the connection (MQTT-4.8.0-1).
-        found = one.next()
-        assert found is None or found.body[2:] == b"\x80"
+        # The specification allows both: 0x80, or the end of the connection (MQTT-4.8.0-1).
+        answer = one.next()
+        assert answer is None or answer.body[2:] == b"\x80"
 
 
-def test_the_brokers_own_topics_are_not_taken_in_by_a_leading_wildcard(at: Address, t: str) -> None:
+def test_a_leading_wildcard_does_not_match_the_brokers_own_topics(at: Address, t: str) -> None:
     with Probe(at, f"{t}a") as one:
         one.subscribe(("+/broker/uptime", 0))
         one.send(publish(f"$SYS/broker/{t}", b"forged", 0))
         assert one.has_no_message()
 
 
-def test_nothing_comes_after_unsubscribing(at: Address, t: str) -> None:
+def test_nothing_is_delivered_after_unsubscribing(at: Address, t: str) -> None:
     with Probe(at, f"{t}a") as one:
         for pattern in (t, f"{t}/+", f"{t}/#"):
             one.subscribe((pattern, 1))
@@ -210,7 +210,7 @@ def test_nothing_comes_after_unsubscribing(at: Address, t: str) -> None:
 # -- sessions ------------------------------------------------------------------------------------
 
 
-def test_what_was_pubacked_before_a_disconnect_is_delivered(at: Address, t: str) -> None:
+def test_messages_pubacked_before_a_disconnect_are_delivered(at: Address, t: str) -> None:
     with Probe(at, f"{t}a") as one, Probe(at, f"{t}b") as two:
         one.subscribe((t, 1))
         two.send(*(publish(t, b"%d" % n, 1, packet_id=n + 1) for n in range(200)))
@@ -230,7 +230,7 @@ def test_messages_in_one_segment_with_disconnect_are_delivered_without_the_will(
         assert one.has_no_message()
 
 
-def test_everything_may_come_in_one_segment(at: Address, t: str) -> None:
+def test_all_packets_may_arrive_in_one_segment(at: Address, t: str) -> None:
     with Probe(at) as one:
         one.send(connect(f"{t}a") + subscribe((t, 1)) + publish(t, bytes(50_000), 1))
         one.wait(CONNACK)
@@ -238,7 +238,7 @@ def test_everything_may_come_in_one_segment(at: Address, t: str) -> None:
         assert one.message().payload == bytes(50_000)
 
 
-def test_a_packet_may_come_byte_by_byte(at: Address, t: str) -> None:
+def test_a_packet_may_arrive_byte_by_byte(at: Address, t: str) -> None:
     with Probe(at) as one:
         for byte in connect(f"{t}a") + subscribe((t, 1)) + publish(t, b"m" * 200, 1):
             one.send(bytes([byte]))
@@ -247,7 +247,7 @@ def test_a_packet_may_come_byte_by_byte(at: Address, t: str) -> None:
         assert one.message().payload == b"m" * 200
 
 
-def test_an_unacked_delivery_comes_again_with_dup_and_the_same_packet_id(at: Address, t: str) -> None:
+def test_an_unacked_message_is_sent_again_with_dup_and_the_same_packet_id(at: Address, t: str) -> None:
     with Probe(at, f"{t}b") as two:
         with Probe(at, f"{t}a", clean=False, puback=False) as one:
             one.subscribe((t, 1))
@@ -264,7 +264,7 @@ def test_an_unacked_delivery_comes_again_with_dup_and_the_same_packet_id(at: Add
     assert [got.packet_id for got in again[:3]] == [got.packet_id for got in first]
 
 
-def test_what_was_acked_does_not_come_again(at: Address, t: str) -> None:
+def test_an_acked_message_is_not_sent_again(at: Address, t: str) -> None:
     with Probe(at, f"{t}b") as two:
         with Probe(at, f"{t}a", clean=False) as one:
             one.subscribe((t, 1))
@@ -275,7 +275,7 @@ def test_what_was_acked_does_not_come_again(at: Address, t: str) -> None:
             assert one.has_no_message()
 
 
-def test_messages_for_a_client_that_is_away_come_in_order_without_retain(at: Address, t: str) -> None:
+def test_messages_for_an_absent_client_arrive_in_order_without_retain(at: Address, t: str) -> None:
     with Probe(at, f"{t}a", clean=False) as one:
         one.subscribe((f"{t}/#", 1))
         one.disconnect()
@@ -288,7 +288,7 @@ def test_messages_for_a_client_that_is_away_come_in_order_without_retain(at: Add
         assert not any(m.retain or m.dup for m in got)
 
 
-def test_a_qos_0_match_does_not_wait_for_a_client_that_is_away(at: Address, t: str) -> None:
+def test_a_qos_0_match_does_not_wait_for_an_absent_client(at: Address, t: str) -> None:
     with Probe(at, f"{t}a", clean=False) as one:
         one.subscribe((t, 1))
         one.disconnect()
@@ -299,7 +299,7 @@ def test_a_qos_0_match_does_not_wait_for_a_client_that_is_away(at: Address, t: s
         assert one.has_no_message()
 
 
-def test_a_clean_session_forgets(at: Address, t: str) -> None:
+def test_a_clean_session_forgets_its_subscriptions(at: Address, t: str) -> None:
     with Probe(at, f"{t}a", clean=False) as one:
         one.subscribe((t, 1))
         one.disconnect()
@@ -341,7 +341,7 @@ def test_the_will_of_a_connection_taken_over_does_not_overwrite_the_new_status(a
             assert watcher.has_no_message()
 
 
-def test_a_silent_client_is_closed_at_one_and_a_half_keep_alives_and_its_will_comes(at: Address, t: str) -> None:
+def test_a_silent_client_is_closed_after_one_and_a_half_keep_alives_and_its_will_published(at: Address, t: str) -> None:
     with Probe(at, f"{t}w") as watcher, Probe(at, f"{t}a", keepalive=1, will=(t, b"power loss", 1, False)) as silent:
         watcher.subscribe((t, 1))
         assert watcher.message(timeout=10).payload == b"power loss"
@@ -358,7 +358,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_the_will_comes_after_an_ungraceful_end(at: Address, t: str, end: str) -> None:
+def test_an_ungraceful_end_publishes_the_will(at: Address, t: str, end: str) -> None:
     with Probe(at, f"{t}w") as watcher, Probe(at, f"{t}a", will=(t, b"gone", 1, True)) as one:
         watcher.subscribe((t, 1))
         if ENDS[end]:
@@ -369,7 +369,7 @@ def test_the_will_comes_after_an_ungraceful_end(at: Address, t: str, end: str) -
         assert watcher.has_no_message()
 
 
-def test_no_will_comes_after_disconnect(at: Address, t: str) -> None:
+def test_a_disconnect_publishes_no_will(at: Address, t: str) -> None:
     with Probe(at, f"{t}w") as watcher, Probe(at, f"{t}a", will=(t, b"gone", 1, False)) as one:
         watcher.subscribe((t, 1))
         one.send(DISCONNECT)
@@ -381,15 +381,15 @@ def test_no_will_comes_after_disconnect(at: Address, t: str) -> None:
 
 
 def test_nothing_is_lost_while_clients_come_and_go(at: Address, t: str) -> None:
-    """amqtt as it comes loses 4 % of the messages at 50 reconnects a second."""
+    """amqtt's own broker loses 4 % of the messages at 50 reconnects a second."""
     done = threading.Event()
 
-    def come_and_go() -> None:
+    def reconnect() -> None:
         while not done.is_set():
             with Probe(at, f"{t}c") as other:
                 other.subscribe((f"{t}/{id(other)}/+", 0), (f"{t}/#", 0))
 
-    churn = threading.Thread(target=come_and_go)
+    churn = threading.Thread(target=reconnect)
     churn.start()
     try:
         with Probe(at, f"{t}a") as one, Probe(at, f"{t}b") as two:
@@ -405,7 +405,7 @@ def test_nothing_is_lost_while_clients_come_and_go(at: Address, t: str) -> None:
 # -- shared subscriptions ------------------------------------------------------------------------
 
 
-def test_a_shared_subscription_takes_turns(at: Address, t: str) -> None:
+def test_members_of_a_shared_subscription_take_turns(at: Address, t: str) -> None:
     members = [Probe(at, f"{t}{n}") for n in range(3)]
     with Probe(at, f"{t}p") as one:
         one.subscribe((t, 1))
@@ -422,7 +422,7 @@ def test_a_shared_subscription_takes_turns(at: Address, t: str) -> None:
             member.drop()
 
 
-def test_a_shared_subscription_brings_nothing_retained(at: Address, t: str) -> None:
+def test_a_shared_subscription_delivers_no_retained_message(at: Address, t: str) -> None:
     with Probe(at, f"{t}a") as one:
         one.publish(t, retain=True)
         one.subscribe((f"$share/g/{t}", 1))
@@ -453,7 +453,7 @@ def test_a_dead_members_unacked_messages_go_to_another(at: Address, t: str, clea
         assert [(int(m.payload), m.dup) for m in got] == [(n, False) for n in range(5)]
 
 
-# -- who comes -----------------------------------------------------------------------------------
+# -- CONNECT -----------------------------------------------------------------------------------
 
 
 def test_mqtt_5_is_refused_with_code_1(at: Address, t: str) -> None:
@@ -506,7 +506,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("bad", MALFORMED)
-def test_a_malformed_packet_closes_its_connection_and_harms_nobody_else(at: Address, t: str, bad: str) -> None:
+def test_a_malformed_packet_closes_its_connection_and_no_other(at: Address, t: str, bad: str) -> None:
     with Probe(at, f"{t}a") as one, Probe(at, f"{t}b") as other:
         other.subscribe((t, 1))
         one.send(MALFORMED[bad] + publish(t, b"after", 1))
@@ -516,7 +516,7 @@ def test_a_malformed_packet_closes_its_connection_and_harms_nobody_else(at: Addr
         assert other.message().payload == b"m"
 
 
-def test_a_publish_is_the_last_that_a_closed_connection_sent(at: Address, t: str) -> None:
+def test_a_publish_sent_just_before_the_close_is_delivered(at: Address, t: str) -> None:
     with Probe(at, f"{t}a") as one, Probe(at, f"{t}b") as two:
         one.subscribe((t, 0))
         two.send(publish(t, b"x" * 100_000))

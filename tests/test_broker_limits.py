@@ -1,4 +1,4 @@
-"""Each limit refuses or drops, counts, says so in the log, and nobody else notices."""
+"""Each limit refuses or drops, counts and logs it, and affects no other client."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
         assert secret not in caplog.text
 
 
-def test_a_packet_before_authentication_is_small(log: pytest.LogCaptureFixture) -> None:
+def test_a_packet_before_authentication_has_a_lower_limit(log: pytest.LogCaptureFixture) -> None:
     with limited(connect_bytes=1000) as it, Probe(it.address) as one:
         one.send(connect("a", will=("t", bytes(2000), 0, False))[:10])
         assert one.is_closed()
@@ -32,7 +32,7 @@ def test_a_packet_before_authentication_is_small(log: pytest.LogCaptureFixture) 
         assert counted(it, "refused/malformed") == 1
 
 
-def test_a_packet_is_refused_by_its_length_before_it_has_come(log: pytest.LogCaptureFixture) -> None:
+def test_a_packet_that_is_too_long_is_refused_before_it_arrives(log: pytest.LogCaptureFixture) -> None:
     with limited(packet_bytes=1000) as it, Probe(it.address, "a") as one:
         one.publish("t", bytes(900))
         one.send(b"\x30\xff\xff\xff\x7f")
@@ -40,7 +40,7 @@ def test_a_packet_is_refused_by_its_length_before_it_has_come(log: pytest.LogCap
         assert "over the limit of 1000" in log.text
 
 
-def test_who_says_nothing_is_closed(log: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_sends_no_connect_is_closed(log: pytest.LogCaptureFixture) -> None:
     with limited(connect_timeout=0.2) as it, Probe(it.address) as silent, Probe(it.address) as slow, Probe(it.address, "b") as fine:
         slow.send(connect("a")[:5])
         assert silent.is_closed()
@@ -50,7 +50,7 @@ def test_who_says_nothing_is_closed(log: pytest.LogCaptureFixture) -> None:
         wait_until(lambda: it.call(lambda broker: len(broker.streams.all)) == 1)
 
 
-def test_a_packet_that_drips_in_is_not_waited_for(log: pytest.LogCaptureFixture) -> None:
+def test_a_packet_that_arrives_too_slowly_closes_the_connection(log: pytest.LogCaptureFixture) -> None:
     with limited(packet_timeout=0.3) as it, Probe(it.address, "a") as one:
         whole = publish("t", bytes(1000), 1)
         with contextlib.suppress(OSError):
@@ -62,14 +62,14 @@ def test_a_packet_that_drips_in_is_not_waited_for(log: pytest.LogCaptureFixture)
         assert "packet is not complete after 0.3 s" in log.text
 
 
-def test_surplus_connections_are_refused_and_slots_always_come_back(log: pytest.LogCaptureFixture) -> None:
+def test_surplus_connections_are_refused_and_closed_ones_make_room(log: pytest.LogCaptureFixture) -> None:
     with limited(connections=3, connect_timeout=5) as it:
         for round_ in range(4):
-            held = [Probe(it.address) for _ in range(3)]
+            probes = [Probe(it.address) for _ in range(3)]
             wait_until(lambda: it.call(lambda broker: len(broker.streams.all)) == 3)
             with Probe(it.address) as surplus:
                 assert surplus.is_closed()
-            for n, probe in enumerate(held):
+            for n, probe in enumerate(probes):
                 (probe.reset, probe.drop)[(round_ + n) % 2]()
             wait_until(lambda: it.call(lambda broker: len(broker.streams.all)) == 0)
         with Probe(it.address, "a") as one:
@@ -85,7 +85,7 @@ def test_more_subscriptions_than_allowed_are_refused() -> None:
         assert counted(it, "refused/filter") == 2
 
 
-def test_topics_and_filters_have_a_length_and_a_depth() -> None:
+def test_topics_and_filters_are_limited_in_length_and_depth() -> None:
     with limited(topic_bytes=50, topic_levels=5) as it:
         for name in ("t" * 51, "a/b/c/d/e/f"):
             with Probe(it.address, "a") as one:
@@ -97,12 +97,12 @@ def test_topics_and_filters_have_a_length_and_a_depth() -> None:
             one.publish("a/b/c/d/e")
 
 
-def test_a_client_id_has_a_length() -> None:
+def test_a_client_id_is_limited_in_length() -> None:
     with limited(client_id_chars=10) as it, Probe(it.address, "a" * 11) as one:
         assert one.code == 2
 
 
-def test_no_more_is_in_flight_than_allowed_and_acks_let_the_rest_follow() -> None:
+def test_messages_in_flight_are_limited_and_pubacks_let_more_follow() -> None:
     with limited(inflight=3) as it, Probe(it.address, "a", puback=False) as one, Probe(it.address, "b") as two:
         one.subscribe(("t", 1))
         for n in range(10):
@@ -117,21 +117,21 @@ def test_no_more_is_in_flight_than_allowed_and_acks_let_the_rest_follow() -> Non
 
 
 @pytest.mark.parametrize("limits", [{"queued": 5}, {"queued_bytes": 5000}])
-def test_what_a_client_does_not_take_is_dropped_and_counted(limits: dict[str, int], log: pytest.LogCaptureFixture) -> None:
+def test_messages_beyond_the_queue_are_dropped_and_counted(limits: dict[str, int], log: pytest.LogCaptureFixture) -> None:
     with limited(inflight=1, **limits) as it, Probe(it.address, "b") as two:
         with Probe(it.address, "a", clean=False) as one:
             one.subscribe(("t", 1))
         for n in range(50):
             two.publish("t", b"%02d" % n + b"face data" * 110)
         wait_until(lambda: counted(it, "messages/dropped") >= 44)
-        held = it.call(lambda broker: broker.hub.sessions[None, "a"].undelivered)
-        assert held <= 6
+        waiting = it.call(lambda broker: len(broker.hub.sessions[None, "a"].undelivered))
+        assert waiting <= 6
         assert "dropping messages client='a'" in log.text
         with Probe(it.address, "a", clean=False) as one:
-            assert [int(got.payload[:2]) for got in one.messages(held)] == list(range(held))
+            assert [int(got.payload[:2]) for got in one.messages(waiting)] == list(range(waiting))
 
 
-def test_a_client_that_takes_nothing_is_closed_and_costs_what_its_queue_may(log: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_reads_nothing_is_closed_and_its_queue_is_bounded(log: pytest.LogCaptureFixture) -> None:
     limits = {"write_timeout": 0.3, "queued_bytes": 2_000_000, "unsent_bytes": 100_000}
     with limited(**limits) as it, Probe(it.address, "stuck") as stuck, Probe(it.address, "b") as two:
         stuck.subscribe(("t", 0))
@@ -143,7 +143,7 @@ def test_a_client_that_takes_nothing_is_closed_and_costs_what_its_queue_may(log:
         assert "has read nothing for 0.3 s" in log.text
 
 
-def test_a_client_that_asks_and_takes_no_answer_is_not_read_on() -> None:
+def test_the_broker_stops_reading_a_client_that_reads_no_answers() -> None:
     with limited(unsent_bytes=20_000, write_timeout=0.3, close_timeout=0.3) as it, Probe(it.address, "a") as one:
         one.sock.settimeout(5)
         flood = iter(lambda: one.send(PINGREQ * 50_000), 0)
@@ -151,7 +151,7 @@ def test_a_client_that_asks_and_takes_no_answer_is_not_read_on() -> None:
             list(flood)
 
 
-def test_retained_messages_have_a_number_and_a_size(log: pytest.LogCaptureFixture) -> None:
+def test_retained_messages_are_limited_in_number_and_size(log: pytest.LogCaptureFixture) -> None:
     with limited(retained=2, retained_bytes=1000) as it, Probe(it.address, "a") as one:
         for name in ("a", "b", "c"):
             one.publish(name, b"face data", retain=True)
@@ -162,7 +162,7 @@ def test_retained_messages_have_a_number_and_a_size(log: pytest.LogCaptureFixtur
         assert counted(it, "refused/retained") == 2
 
 
-def test_sessions_have_a_number_and_an_end() -> None:
+def test_sessions_are_limited_in_number_and_expire() -> None:
     with limited(sessions=2, session_expiry=0.5) as it:
         for name in ("a", "b"):
             with Probe(it.address, name, clean=False) as one:
@@ -173,11 +173,11 @@ def test_sessions_have_a_number_and_an_end() -> None:
         wait_until(lambda: it.call(lambda broker: len(broker.hub.sessions)) == 0)
         with Probe(it.address, "c") as third:
             assert third.code == 0
-            # Nothing is left of a filter that nobody has.
+            # The filter went with its last subscription.
             assert it.call(lambda broker: broker.hub.index.match("a")) == []
 
 
-def test_who_asks_for_no_keep_alive_gets_the_brokers() -> None:
+def test_a_client_without_a_keep_alive_gets_the_brokers() -> None:
     with limited(keepalive=1) as it, Probe(it.address, "a", keepalive=0) as silent, Probe(it.address, "b", keepalive=100) as other:
         assert silent.is_closed()
         other.ping()
@@ -215,7 +215,7 @@ def test_counters_are_on_sys() -> None:
         assert figures == {"clients/connected": 1, "messages/received": 1, "refused/publish": 1, "sessions": 1, "retained": 0, "uptime": 12}
 
 
-def test_a_connection_may_be_closed_while_its_client_is_being_answered() -> None:
+def test_a_client_may_reset_its_connection_while_the_broker_answers() -> None:
     with limited() as it:
         for _ in range(200):
             with Probe(it.address) as one:
@@ -226,18 +226,19 @@ def test_a_connection_may_be_closed_while_its_client_is_being_answered() -> None
         wait_until(lambda: it.call(lambda broker: (len(broker.streams.all), len(broker.hub.sessions))) == (0, 0))
 
 
-def test_a_plugin_of_amqtts_broadcasts_through_the_hub() -> None:
+def test_an_amqtt_plugin_broadcasts_through_the_hub() -> None:
     with limited() as it, Probe(it.address, "a") as one:
         one.subscribe(("t", 1))
 
         async def both(broker: Broker) -> None:
             await broker.internal_message_broadcast("t", b"broadcast", 1)
-            await broker.retain_message(None, "t", b"kept", 0)
+            await broker.retain_message(None, "t", b"retained", 0)
 
-        asyncio.run_coroutine_threadsafe(both(it.broker), it._loop).result(5)
+        task = it.call(lambda broker: asyncio.ensure_future(both(broker)))
+        wait_until(task.done)
         assert one.message().payload == b"broadcast"
         one.subscribe(("t", 1))
-        assert one.message().payload == b"kept"
+        assert one.message().payload == b"retained"
 
 
 def test_connack_comes_before_anything_else() -> None:

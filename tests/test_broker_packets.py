@@ -22,16 +22,16 @@ frames = st.lists(
 
 
 def cut(framer: Framer, pieces: list[bytes]) -> list[tuple[int, bytes]]:
-    found = []
+    frames = []
     for piece in pieces:
         framer.push(piece)
         while (frame := framer.pull()) is not None:
-            found.append(frame)
-    return found
+            frames.append(frame)
+    return frames
 
 
 @given(frames=frames, cuts=st.lists(st.integers(1, 20_000), max_size=20))
-def test_packets_are_the_same_however_they_are_cut(frames: list[tuple[int, bytes]], cuts: list[int]) -> None:
+def test_packets_are_the_same_however_the_stream_is_cut(frames: list[tuple[int, bytes]], cuts: list[int]) -> None:
     data = b"".join(packet(first, body) for first, body in frames)
     places = sorted({0, len(data), *(at % (len(data) + 1) for at in cuts)})
     framer = Framer(20_000)
@@ -39,13 +39,13 @@ def test_packets_are_the_same_however_they_are_cut(frames: list[tuple[int, bytes
     assert not framer.is_partial
 
 
-@given(frames=frames.filter(lambda found: sum(len(body) for _, body in found) < 2000))
-def test_packets_may_come_byte_by_byte(frames: list[tuple[int, bytes]]) -> None:
+@given(frames=frames.filter(lambda frames: sum(len(body) for _, body in frames) < 2000))
+def test_packets_may_arrive_byte_by_byte(frames: list[tuple[int, bytes]]) -> None:
     data = b"".join(packet(first, body) for first, body in frames)
     assert cut(Framer(20_000), [bytes([byte]) for byte in data]) == frames
 
 
-def test_packets_left_lying_are_read_before_what_comes_later() -> None:
+def test_unread_packets_are_read_before_later_ones() -> None:
     framer = Framer(100)
     framer.push(packet(1, b"a") + packet(2, b"b"))
     assert framer.pull() == (1, b"a")
@@ -56,7 +56,7 @@ def test_packets_left_lying_are_read_before_what_comes_later() -> None:
     assert framer.pull() == (3, b"c")
 
 
-def test_a_length_has_four_bytes_at_most_however_small() -> None:
+def test_a_length_has_at_most_four_bytes() -> None:
     framer = Framer(1 << 28)
     framer.push(b"\x30\x83\x80\x80\x00abc")
     assert framer.pull() == (0x30, b"abc")
@@ -72,20 +72,20 @@ def test_a_large_packet_in_small_pieces_is_copied_once() -> None:
     for piece in pieces:
         framer.push(piece)
     assert framer.is_partial
-    assert len(framer._partial) == 100_100
+    assert framer.buffered == 100_100
 
 
 @given(noise=st.binary(max_size=60), kind=st.sampled_from(["connect", "subscribe", "unsubscribe"]))
 @example(noise=b"\x00\x04MQTT\x04\x02\x00\x00", kind="connect")
 @example(noise=b"\x00\x04MQTT\x04\xc6\x00\x00\x00\x01a\x00\x01w", kind="connect")
-def test_noise_is_malformed_and_nothing_worse(noise: bytes, kind: str) -> None:
+def test_noise_raises_malformed_and_nothing_else(noise: bytes, kind: str) -> None:
     for prefix in (b"", b"\x00\x04MQTT\x04", b"\x00\x04MQTT\x04\xc6\x00\x3c\x00\x01a", b"\x00\x01\x00\x01a"):
         with contextlib.suppress(Malformed, UnsupportedLevel):
             getattr(packets, f"read_{kind}")(prefix + noise)
 
 
 @given(first=st.integers(0x30, 0x3F), noise=st.binary(max_size=30))
-def test_a_publish_of_noise_is_malformed_or_adds_up(first: int, noise: bytes) -> None:
+def test_a_publish_of_noise_is_malformed_or_split_without_loss(first: int, noise: bytes) -> None:
     try:
         topic, packet_id, payload = packets.split_publish(first, noise)
     except Malformed:
@@ -104,12 +104,12 @@ def test_a_publish_of_noise_is_malformed_or_adds_up(first: int, noise: bytes) ->
     secret=words,
     keepalive=st.integers(0, 65535),
 )
-def test_a_connect_is_read_as_it_was_said(
+def test_a_connect_is_read_as_it_was_written(
     client: str, topic: str, payload: bytes, qos: int, retain: bool, clean: bool, user: str, secret: str, keepalive: int
 ) -> None:
-    said = connect(client, clean=clean, keepalive=keepalive, user=user, password=secret, will=(topic, payload, qos, retain))
+    written = connect(client, clean=clean, keepalive=keepalive, user=user, password=secret, will=(topic, payload, qos, retain))
     framer = Framer(1000)
-    [(first, body)] = cut(framer, [said])
+    [(first, body)] = cut(framer, [written])
     read = packets.read_connect(body)
     assert first == 0x10
     assert (read.client_id, read.clean, read.keepalive, read.username, read.password) == (client, clean, keepalive, user, secret)
@@ -131,7 +131,7 @@ def test_a_connect_with_one_byte_wrong_is_refused_or_means_something_else(client
 
 
 @given(pairs=st.lists(st.tuples(words, st.integers(0, 2)), min_size=1, max_size=5), packet_id=st.integers(1, 65535))
-def test_a_subscribe_is_read_as_it_was_said(pairs: list[tuple[str, int]], packet_id: int) -> None:
+def test_a_subscribe_is_read_as_it_was_written(pairs: list[tuple[str, int]], packet_id: int) -> None:
     [(_, body)] = cut(Framer(10_000), [subscribe(*pairs, packet_id=packet_id)])
     assert packets.read_subscribe(body) == (packet_id, pairs)
     for shorter in range(len(body)):
@@ -140,17 +140,17 @@ def test_a_subscribe_is_read_as_it_was_said(pairs: list[tuple[str, int]], packet
 
 
 @given(topic=words, payload=st.binary(max_size=300), qos=st.integers(0, 1), retain=st.booleans(), dup=st.booleans())
-def test_a_message_is_written_as_a_client_would(topic: str, payload: bytes, qos: int, retain: bool, dup: bool) -> None:
+def test_a_message_is_written_as_a_client_would_write_it(topic: str, payload: bytes, qos: int, retain: bool, dup: bool) -> None:
     written = Message(topic, payload, 1).packet(qos, 7, retain=retain, dup=dup and qos == 1)
     assert written == publish(topic, payload, qos, retain=retain, packet_id=7, dup=dup and qos == 1)
 
 
 @given(size=st.integers(0, 268_435_455))
-def test_a_length_is_written_as_section_2_2_3_has_it(size: int) -> None:
+def test_a_length_is_written_as_section_2_2_3_says(size: int) -> None:
     assert fixed_header(0x30, size) == b"\x30" + length(size)
 
 
-def test_text_is_checked() -> None:
+def test_a_topic_must_be_valid_text_without_wildcards() -> None:
     for bad in (b"\xff", b"a\0b", b"a+", b"#", b"", b"\xed\xa0\x80"):
         try:
             packets.read_topic(bad)

@@ -1,4 +1,4 @@
-"""amqtt is the version that ours were written for; another is noticed, and named."""
+"""amqtt is the version that our broker was written for; a different one is noticed and named."""
 
 import importlib.metadata
 import tomllib
@@ -16,7 +16,7 @@ def test_amqtt_is_pinned_exactly() -> None:
     assert f"amqtt=={importlib.metadata.version('amqtt')}" in extras
 
 
-def test_the_functions_that_ours_build_on_are_those_that_they_were_written_for() -> None:
+def test_the_amqtt_functions_are_those_that_our_broker_was_written_for() -> None:
     assert fingerprint.fingerprints() == fingerprint.KNOWN
 
 
@@ -28,6 +28,6 @@ def test_a_function_that_changed_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     fingerprint.check.cache_clear()
 
 
-def test_whatever_our_broker_overrides_is_watched() -> None:
+def test_every_method_that_our_broker_overrides_is_watched() -> None:
     overridden = {name for name in vars(broker.Broker) if name in vars(AmqttBroker) and not name.startswith("__")}
     assert overridden <= {name.removeprefix("Broker.") for name in fingerprint.KNOWN}

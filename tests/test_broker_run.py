@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.network, pytest.mark.process]
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_it_says_where_it_listens_and_ends_with_0_on_a_signal(host: str, number: signal.Signals) -> None:
+def test_it_prints_its_address_and_ends_with_0_on_a_signal(host: str, number: signal.Signals) -> None:
     with broker_process("--listen", f"{host}:0") as (running, where):
         with Probe(where, "a") as one:
             one.subscribe(("x", 1))
@@ -27,7 +27,7 @@ def test_it_says_where_it_listens_and_ends_with_0_on_a_signal(host: str, number:
         assert running.wait(5) == 0
 
 
-def test_a_client_that_takes_nothing_does_not_hold_up_the_end() -> None:
+def test_a_client_that_reads_nothing_does_not_delay_the_end() -> None:
     with broker_process("--listen", "127.0.0.1:0") as (running, where), Probe(where, "stuck") as stuck, Probe(where, "b") as other:
         stuck.subscribe(("x", 1))
         for _ in range(100):
@@ -44,13 +44,13 @@ def test_without_users_only_loopback_is_served(host: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["1883", "127.0.0.1", "127.0.0.1:", "::1:1883", "127.0.0.1:65536", "a b:1"])
-def test_an_address_that_is_none_is_a_usage_error(text: str) -> None:
+def test_a_malformed_address_is_a_usage_error(text: str) -> None:
     result = CliRunner().invoke(broker, ["run", "--listen", text])
     assert result.exit_code == 2
     assert "HOST:PORT" in result.stderr
 
 
-def test_an_address_that_is_taken_is_said_in_one_line() -> None:
+def test_an_address_in_use_is_a_one_line_error() -> None:
     with broker_process("--listen", "127.0.0.1:0") as (_, where):
         second = subprocess.run(
             [FACEWIRE, "broker", "run", "--listen", f"127.0.0.1:{where.port}"], capture_output=True, text=True, timeout=20, check=False
@@ -60,7 +60,7 @@ def test_an_address_that_is_taken_is_said_in_one_line() -> None:
     assert "Traceback" not in second.stderr
 
 
-def test_what_is_loopback_is_told_from_its_name() -> None:
+def test_a_name_is_loopback_if_it_resolves_to_loopback_only() -> None:
     assert is_loopback("localhost")
     assert is_loopback("127.9.9.9")
     assert not is_loopback("nowhere.invalid")

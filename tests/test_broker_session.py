@@ -1,4 +1,4 @@
-"""A session delivers everything once, in order, within its bounds, whatever its connection does."""
+"""A session delivers everything once, in order, within its limits, whatever its connection does."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ LIMITS = BrokerLimits(inflight=3, queued=8, queued_bytes=200)
 
 
 class Wire:
-    """A connection of which the client reads what it likes."""
+    """A connection; the client chooses when to read from it."""
 
     def __init__(self) -> None:
         self.is_writable = True
@@ -38,7 +38,7 @@ class SessionContext:
 
 
 class Client(RuleBasedStateMachine):
-    """The broker offers, the client reads, acks, goes and comes back."""
+    """The broker offers; the client reads, acks, disconnects and reconnects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Client(RuleBasedStateMachine):
         self.session = Session("c", None, "", self.context)
         self.session.clean = False
         self.wire: Wire | None = None
-        self.read: list[int] = []  # QoS 1, in the order of their first coming
+        self.read: list[int] = []  # QoS 1, in the order of first delivery
         self.unacked: dict[int, int] = {}
         self.offered: list[int] = []
         self.dropped: set[int] = set()
@@ -54,16 +54,16 @@ class Client(RuleBasedStateMachine):
 
     @precondition(lambda self: self.wire is None)
     @rule()
-    def come(self) -> None:
+    def connect(self) -> None:
         self.wire = Wire()
         self.session.attach(self.wire)
         again = [int(payload) for _, dup, _, payload in self.wire.sent if dup]
         assert again == sorted(self.unacked.values()), "all that was in flight, in order"
-        self.take()
+        self.read_all()
 
     @precondition(lambda self: self.wire is not None)
     @rule()
-    def go(self) -> None:
+    def disconnect(self) -> None:
         self.wire = None
         self.session.detach(0.0)
 
@@ -76,7 +76,7 @@ class Client(RuleBasedStateMachine):
             self.offered.append(self.count)
             if self.context.lost > before:
                 self.dropped.add(self.count)
-        self.take()
+        self.read_all()
 
     @precondition(lambda self: self.unacked)
     @rule(data=st.data())
@@ -86,33 +86,33 @@ class Client(RuleBasedStateMachine):
         packet_id = data.draw(st.sampled_from(sorted(self.unacked)))
         del self.unacked[packet_id]
         self.session.pubacked(packet_id)
-        self.take()
+        self.read_all()
 
     @rule(packet_id=st.integers(1, 65535))
     def ack_of_nothing(self, packet_id: int) -> None:
         if packet_id not in self.unacked:
             self.session.pubacked(packet_id)
-            self.take()
+            self.read_all()
 
     @precondition(lambda self: self.wire is not None)
     @rule(writable=st.booleans())
-    def press(self, writable: bool) -> None:
+    def set_writable(self, writable: bool) -> None:
         assert self.wire
         self.wire.is_writable = writable
         if writable:
             self.session.pump()
-            self.take()
+            self.read_all()
 
-    def take(self) -> None:
+    def read_all(self) -> None:
         """Read what was sent."""
         while self.wire and self.wire.sent:
             qos, dup, packet_id, payload = self.wire.sent.pop(0)
             number = int(payload)
             if not qos:
                 continue
-            assert dup == (packet_id in self.unacked), "DUP is for what came before"
+            assert dup == (packet_id in self.unacked), "DUP marks a repeated message"
             if dup:
-                assert self.unacked[packet_id] == number, "the packet id is the message's own"
+                assert self.unacked[packet_id] == number, "a repeated message keeps its packet id"
             else:
                 self.read.append(number)
             self.unacked[packet_id] = number
@@ -124,30 +124,30 @@ class Client(RuleBasedStateMachine):
 
     @invariant()
     def bounded(self) -> None:
-        assert len(self.session._inflight) <= LIMITS.inflight
-        assert self.session.undelivered <= LIMITS.queued + LIMITS.inflight
-        held = [*self.session._inflight.values(), *self.session._queue]
-        assert self.session._undelivered_bytes == sum(len(d.message.payload) for d in held)
-        assert self.session._undelivered_bytes <= LIMITS.queued_bytes
+        undelivered = self.session.undelivered
+        assert len(self.unacked) <= LIMITS.inflight
+        assert len(undelivered) <= LIMITS.queued + LIMITS.inflight
+        assert self.session.undelivered_bytes == sum(len(delivery.message.payload) for delivery in undelivered)
+        assert self.session.undelivered_bytes <= LIMITS.queued_bytes
 
     def teardown(self) -> None:
         if self.wire is None:
-            self.come()
-        self.press(writable=True)
+            self.connect()
+        self.set_writable(writable=True)
         while self.unacked:
             packet_id = next(iter(self.unacked))
             del self.unacked[packet_id]
             self.session.pubacked(packet_id)
-            self.take()
+            self.read_all()
         assert self.read == [number for number in self.offered if number not in self.dropped]
-        assert self.session.undelivered == self.session._undelivered_bytes == 0
+        assert (self.session.undelivered, self.session.undelivered_bytes) == ([], 0)
 
 
 TestClient = Client.TestCase
 TestClient.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
-def test_retained_messages_wait_for_room_and_come_in_order() -> None:
+def test_retained_messages_wait_for_room_and_arrive_in_order() -> None:
     session, wire = Session("c", None, "", SessionContext()), Wire()
     session.pending_retained = dict.fromkeys(reversed([f"t{n}" for n in range(10)]), 1)
     session.attach(wire)

@@ -1,4 +1,4 @@
-"""TLS, and certificates in the place of secrets, on either engine."""
+"""TLS, and certificates instead of secrets, on both engines."""
 
 import shutil
 import socket
@@ -30,7 +30,7 @@ def openssl(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, the broker's certificate, one of dev1, and one of a stranger's authority."""
+    """A CA with certificates of the broker, dev1 and nobody, and a forged one of another CA."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("pki")
@@ -86,7 +86,7 @@ def serve(engine: str, file: UsersFile, pki: Path, *more: str) -> Any:
 
 
 @pytest.mark.parametrize("engine", PARAMETERS)
-def test_secrets_travel_under_tls_and_a_plain_client_is_told_nothing(engine: str, pki: Path, file: tuple[UsersFile, str]) -> None:
+def test_secrets_travel_under_tls_and_a_plain_client_is_closed(engine: str, pki: Path, file: tuple[UsersFile, str]) -> None:
     with serve(engine, file[0], pki) as (_, where):
         with SecureProbe(where, pki, None, "dev1", user="dev1", password=file[1]) as one:
             assert one.code == 0
@@ -99,18 +99,18 @@ def test_secrets_travel_under_tls_and_a_plain_client_is_told_nothing(engine: str
 
 
 @pytest.mark.parametrize("engine", PARAMETERS)
-def test_a_certificate_says_who_it_is(engine: str, pki: Path, file: tuple[UsersFile, str]) -> None:
+def test_a_certificate_authenticates_its_client(engine: str, pki: Path, file: tuple[UsersFile, str]) -> None:
     with serve(engine, file[0], pki, "--client-ca", str(pki / "ca.pem")) as (_, where):
         with SecureProbe(where, pki, "dev1", "dev1") as one:
             assert one.code == 0
             one.subscribe(("facewire/v1/dev1/ack", 1))
-        # TLS 1.3 says only afterwards that it did not like the certificate.
+        # TLS 1.3 reports only later that the broker refused the certificate.
         for certificate in (None, "forged"):
             with pytest.raises((OSError, AssertionError)):
                 SecureProbe(where, pki, certificate, "dev1", user="dev1", password=file[1])
 
 
-def test_a_certificate_is_worth_nothing_for_another_name(pki: Path, file: tuple[UsersFile, str]) -> None:
+def test_a_certificate_does_not_authenticate_another_name(pki: Path, file: tuple[UsersFile, str]) -> None:
     with serve("ours", file[0], pki, "--client-ca", str(pki / "ca.pem")) as (_, where):
         for certificate, options in (("nobody", {}), ("nobody", {"user": "dev1", "password": file[1]}), ("dev1", {"user": "other"})):
             with SecureProbe(where, pki, certificate, "dev1", **options) as one:
@@ -119,7 +119,7 @@ def test_a_certificate_is_worth_nothing_for_another_name(pki: Path, file: tuple[
             assert one.code == 2
 
 
-def test_files_that_do_not_fit_are_named(pki: Path, tmp_path: Path) -> None:
+def test_tls_files_that_do_not_match_are_named(pki: Path, tmp_path: Path) -> None:
     for cert, key in (("localhost.pem", "dev1.key"), ("ext", "dev1.key"), ("missing", "missing")):
         with pytest.raises(BrokerError, match=cert):
             server_context(Tls(str(pki / cert), str(pki / key)))
@@ -134,9 +134,9 @@ def test_a_key_without_its_certificate_is_a_usage_error(pki: Path) -> None:
     assert result.exit_code == 2
 
 
-@pytest.mark.parametrize(("flag", "noted"), [([], True), (["--insecure"], False)])
-def test_an_exposed_address_without_tls_is_noted_loudly(file: tuple[UsersFile, str], flag: list[str], noted: bool) -> None:
+@pytest.mark.parametrize(("flag", "warned"), [([], True), (["--insecure"], False)])
+def test_an_exposed_address_without_tls_causes_a_warning(file: tuple[UsersFile, str], flag: list[str], warned: bool) -> None:
     with broker_process("--listen", "0.0.0.0:0", "--users", str(file[0].path), *flag) as (running, where):
-        assert any("WARNING" in line and "without TLS" in line for line in where.lines) == noted
+        assert any("WARNING" in line and "without TLS" in line for line in where.lines) == warned
         running.terminate()
         assert running.wait(6) == 0

@@ -1,4 +1,4 @@
-"""Credentials: the file, the command line, and a broker that follows the file."""
+"""Users: the file, the command, and a broker that follows the file."""
 
 import contextlib
 import dataclasses
@@ -43,7 +43,7 @@ def users(file: UsersFile, *arguments: str, stdin: str | None = None) -> Result:
 
 
 def add(file: UsersFile, name: str, role: str, *arguments: str) -> str:
-    """Add a user by the command; returns its secret."""
+    """Add a user with the command; return its secret."""
     result = users(file, "add", name, "--role", role, *arguments)
     assert result.exit_code == 0, result.output
     secret: str = json.loads(result.stdout)["secret"]
@@ -74,7 +74,7 @@ def test_a_secret_verifies_and_another_does_not(secret: str, other: str) -> None
     assert secret not in repr(user) or len(secret) < 12
 
 
-def test_what_mosquitto_wrote_is_read(file: UsersFile) -> None:
+def test_a_file_of_mosquitto_passwd_is_read(file: UsersFile) -> None:
     if not shutil.which("mosquitto_passwd"):
         pytest.skip("Mosquitto is not installed")
     subprocess.run(["mosquitto_passwd", "-c", "-b", str(file.path), "dev1", "correct horse"], check=True, capture_output=True)
@@ -95,7 +95,7 @@ def test_what_mosquitto_wrote_is_read(file: UsersFile) -> None:
         ":x",
     ],
 )
-def test_a_line_that_makes_no_sense_is_named_without_showing_it(file: UsersFile, line: str) -> None:
+def test_a_wrong_line_is_named_without_showing_it(file: UsersFile, line: str) -> None:
     file.path.write_text(f"# users\n{line}\n")
     with pytest.raises(BrokerError, match="line 2") as caught:
         file.load()
@@ -103,7 +103,7 @@ def test_a_line_that_makes_no_sense_is_named_without_showing_it(file: UsersFile,
 
 
 @pytest.mark.parametrize("line", ["dev1", "dev1 boss", "dev1 device extra", "dev1 consumer status more"])
-def test_a_role_that_is_none_is_named(file: UsersFile, line: str) -> None:
+def test_a_wrong_role_is_named(file: UsersFile, line: str) -> None:
     file.path.write_text("")
     file.roles_path.write_text(f"{line}\n")
     with pytest.raises(BrokerError, match="line 1"):
@@ -116,7 +116,7 @@ def test_a_user_without_a_role_is_named(file: UsersFile) -> None:
         file.load()
 
 
-def test_adding_from_many_processes_loses_none(file: UsersFile) -> None:
+def test_users_added_by_many_processes_are_all_kept(file: UsersFile) -> None:
     many = [
         subprocess.Popen([FACEWIRE, "broker", "users", "add", f"d{n}", "--role", "device", "--users", str(file.path)], stdout=-3, stderr=-3)
         for n in range(6)
@@ -137,17 +137,17 @@ def test_a_generated_secret_is_shown_once_and_stored_as_a_hash(file: UsersFile) 
     assert {path.stat().st_mode & 0o777 for path in (file.path, file.roles_path)} == {0o600}
 
 
-def test_a_secret_goes_to_a_file_of_its_owner_and_is_not_shown(file: UsersFile, tmp_path: Path) -> None:
-    kept = tmp_path / "secret"
+def test_a_secret_in_a_file_is_readable_by_its_owner_only_and_not_shown(file: UsersFile, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
     for command in (["add", "dev1", "--role", "device"], ["passwd", "dev1"]):
-        result = users(file, *command, "--secret-to", str(kept))
-        secret = kept.read_text().strip()
+        result = users(file, *command, "--secret-to", str(path))
+        secret = path.read_text().strip()
         assert file.load()["dev1"].verify(secret)
         assert secret not in result.output
-        assert kept.stat().st_mode & 0o777 == 0o600
-    lost = users(file, "add", "dev2", "--role", "device", "--secret-to", str(tmp_path / "nowhere" / "secret"))
-    assert (lost.exit_code, list(file.load())) == (2, ["dev1"])
-    assert "nowhere/secret: No such file" in lost.stderr
+        assert path.stat().st_mode & 0o777 == 0o600
+    failed = users(file, "add", "dev2", "--role", "device", "--secret-to", str(tmp_path / "nowhere" / "secret"))
+    assert (failed.exit_code, list(file.load())) == (2, ["dev1"])
+    assert "nowhere/secret: No such file" in failed.stderr
 
 
 def test_a_password_from_stdin_is_hashed_with_many_rounds_and_not_shown(file: UsersFile) -> None:
@@ -173,7 +173,7 @@ def test_users_are_listed_changed_and_removed(file: UsersFile) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["add", "dev1", "--role", "device"], "already exists"),
         (["add", "a/b", "--role", "device"], "'a/b'"),
@@ -184,12 +184,12 @@ def test_users_are_listed_changed_and_removed(file: UsersFile) -> None:
         (["add", "x", "--role", "device", "--password-file", "-"], "shorter than"),
     ],
 )
-def test_a_mistake_is_said_and_changes_nothing(file: UsersFile, arguments: list[str], said: str) -> None:
+def test_a_mistake_is_reported_and_changes_nothing(file: UsersFile, arguments: list[str], message: str) -> None:
     add(file, "dev1", "device")
     before = file.path.read_text(), file.roles_path.read_text()
     result = users(file, *arguments, stdin="short\n")
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert (file.path.read_text(), file.roles_path.read_text()) == before
 
 
@@ -228,7 +228,7 @@ def test_the_same_client_id_of_two_users_is_two_sessions(file: UsersFile) -> Non
 
 
 @pytest.mark.network
-def test_nobody_takes_another_users_messages_by_joining_its_group(file: UsersFile) -> None:
+def test_a_user_cannot_take_messages_by_joining_another_users_group(file: UsersFile) -> None:
     dev, ops = add(file, "dev1", "device"), add(file, "ops", "operator")
     one_worker, other_worker = add(file, "w1", "platform"), add(file, "w2", "platform")
     with (
@@ -249,7 +249,7 @@ def test_nobody_takes_another_users_messages_by_joining_its_group(file: UsersFil
 
 
 @pytest.mark.network
-def test_changes_count_without_a_restart(file: UsersFile) -> None:
+def test_changes_take_effect_without_a_restart(file: UsersFile) -> None:
     secret = add(file, "dev1", "device")
     stays = add(file, "dev2", "device")
     with (
@@ -267,16 +267,16 @@ def test_changes_count_without_a_restart(file: UsersFile) -> None:
             assert again.is_closed()
         added = add(file, "dev3", "device")
 
-        def comes_in() -> bool:
+        def connects() -> bool:
             with Probe(it.address, "dev3", user="dev3", password=added) as new:
                 return new.code == 0
 
-        wait_until(comes_in)
+        wait_until(connects)
         two.ping()
 
 
 @pytest.mark.network
-def test_a_role_that_changed_closes_the_connection_and_forgets_the_session(file: UsersFile) -> None:
+def test_a_changed_role_closes_the_connection_and_forgets_the_session(file: UsersFile) -> None:
     secret = add(file, "ops", "operator")
     with serving(file) as it, Probe(it.address, "x", user="ops", password=secret, clean=False) as one:
         one.subscribe(("#", 1))
@@ -288,7 +288,7 @@ def test_a_role_that_changed_closes_the_connection_and_forgets_the_session(file:
 
 
 @pytest.mark.network
-def test_a_file_that_is_broken_meanwhile_changes_nothing(file: UsersFile, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_users_file_that_becomes_invalid_changes_nothing(file: UsersFile, caplog: pytest.LogCaptureFixture) -> None:
     secret = add(file, "dev1", "device")
     with serving(file) as it, Probe(it.address, "dev1", user="dev1", password=secret) as one:
         file.path.write_text("nonsense\n")
@@ -297,8 +297,8 @@ def test_a_file_that_is_broken_meanwhile_changes_nothing(file: UsersFile, caplog
 
 
 @pytest.mark.network
-def test_checking_passwords_holds_nobody_up(file: UsersFile) -> None:
-    """A human's password takes 0.1 s of a thread; the event loop goes on meanwhile."""
+def test_checking_passwords_delays_nobody(file: UsersFile) -> None:
+    """A human's password takes 0.1 s of a thread; meanwhile the event loop runs."""
     users(file, "add", "boss", "--role", "operator", "--password-file", "-", stdin="correct horse battery\n")
     secret = add(file, "dev1", "device")
     with contextlib.ExitStack() as stack, serving(file) as it, Probe(it.address, "dev1", user="dev1", password=secret) as one:
@@ -315,16 +315,16 @@ def test_checking_passwords_holds_nobody_up(file: UsersFile) -> None:
         for guess in guesses:
             guess.drop()
 
-        def boss_comes_in() -> bool:
+        def boss_connects() -> bool:
             with Probe(it.address, "boss", timeout=30, user="boss", password="correct horse battery") as boss:  # noqa: S106
                 return boss.code == 0 and boss.subscribe(("#", 1)) == [1]
 
-        # What waited for those who left is not checked any more: it would take ten seconds.
-        wait_until(boss_comes_in, timeout=4)
+        # Passwords of clients that left are not checked: all of them would take ten seconds.
+        wait_until(boss_connects, timeout=4)
 
 
 @pytest.mark.network
-def test_what_comes_before_the_password_is_checked_is_heeded_afterwards(file: UsersFile) -> None:
+def test_packets_sent_during_the_password_check_are_handled_after_it(file: UsersFile) -> None:
     users(file, "add", "boss", "--role", "operator", "--password-file", "-", stdin="correct horse battery\n")
     with serving(file) as it, Probe(it.address, timeout=20) as boss:
         boss.send(connect("boss", user="boss", password="correct horse battery"), subscribe(("#", 1)))  # noqa: S106
@@ -338,7 +338,7 @@ def test_what_comes_before_the_password_is_checked_is_heeded_afterwards(file: Us
 @pytest.mark.network
 @pytest.mark.process
 @pytest.mark.parametrize("engine", PARAMETERS)
-def test_the_command_serves_users_on_either_engine_and_follows_the_file(file: UsersFile, engine: str) -> None:
+def test_the_command_serves_users_and_follows_the_file_on_both_engines(file: UsersFile, engine: str) -> None:
     secret, other = add(file, "dev1", "device"), add(file, "plat", "platform")
     name = "embedded" if engine == "ours" else engine
     with (
@@ -365,7 +365,7 @@ def test_mosquitto_needs_users() -> None:
 # -- other brokers -------------------------------------------------------------------------------
 
 
-def test_emqx_is_written_as_its_documentation_has_it(file: UsersFile, tmp_path: Path) -> None:
+def test_the_emqx_files_are_as_its_documentation_says(file: UsersFile, tmp_path: Path) -> None:
     for name, role in (("dev1", "device"), ("plat", "platform"), ("gate", "consumer"), ("ops", "operator")):
         add(file, name, role)
     users(file, "add", "boss", "--role", "operator", "--password-file", "-", stdin="correct horse battery\n")
@@ -403,7 +403,7 @@ def test_emqx_is_written_as_its_documentation_has_it(file: UsersFile, tmp_path: 
     assert text.count("{") == text.count("}")
 
 
-def test_what_is_rendered_follows_the_root(file: UsersFile, tmp_path: Path) -> None:
+def test_rendered_rules_use_the_root(file: UsersFile, tmp_path: Path) -> None:
     add(file, "dev1", "device")
     result = CliRunner().invoke(broker, ["render", "mosquitto", "--to", str(tmp_path / "m"), "--users", str(file.path), "--root", "site/a"])
     assert result.exit_code == 0
@@ -411,7 +411,7 @@ def test_what_is_rendered_follows_the_root(file: UsersFile, tmp_path: Path) -> N
 
 
 @pytest.mark.process
-def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
+def test_the_commands_in_the_documentation_work(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "broker.md").read_text()
     typed("".join(blocks(text)), tmp_path)
     assert [line.split()[0] for line in (tmp_path / "site.users.roles").read_text().splitlines()] == ["lobby-1", "worker", "ada"]
@@ -420,17 +420,17 @@ def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_limits_of_the_documentation_are_the_limits() -> None:
+def test_the_limits_in_the_documentation_are_the_limits() -> None:
     text = (Path(__file__).parent.parent / "docs" / "broker.md").read_text()
     table = text.partition("## Limits")[2].partition("Every 10 s")[0]
     assert set(re.findall(r"`([a-z_]+)`", table)) == {field.name for field in dataclasses.fields(BrokerLimits)}
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"),
+    ("pair", "message"),
     [("conections=5", "'connections'"), ("connections=x", "not of type int"), ("inflight=0", "above 0"), ("x", "there is no limit 'x'")],
 )
-def test_a_limit_that_is_none_is_a_usage_error(pair: str, said: str) -> None:
+def test_a_wrong_limit_is_a_usage_error(pair: str, message: str) -> None:
     result = CliRunner().invoke(broker, ["run", "--listen", "127.0.0.1:0", "--limit", pair])
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr

@@ -119,7 +119,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         while True:
             await asyncio.sleep(TICK if len(self.streams.all) < MANY_CONNECTIONS else 4 * TICK)
             try:
-                await self._tick_connections()
+                await self.tick_connections()
                 now = time.monotonic()
                 if now - last_check >= 1.0:
                     last_check = now
@@ -131,7 +131,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
                 # If the monitor stopped, nobody would notice a client that lost power.
                 log.exception("monitor failed, continuing")
 
-    async def _tick_connections(self) -> None:
+    async def tick_connections(self) -> None:
         """Let each connection check its time-outs; route messages between two groups of them."""
         connections = list(self.streams.all)
         for start in range(0, len(connections), TICK_BATCH):

@@ -165,7 +165,7 @@ class Hub:
         self._log_lines.clear()
         until = now - self.limits.session_expiry
         for session in [s for s in self.sessions.values() if s.link is None and s.disconnected_at < until]:
-            self.count_refusal("expired", f"session of client={session.client_id!a} held={session.undelivered}")
+            self.count_refusal("expired", f"session of client={session.client_id!a} held={len(session.undelivered)}")
             self._forget(session)
 
     def publish_counters(self, uptime: float) -> None:
@@ -195,7 +195,7 @@ class Hub:
         self.counters["messages/dropped"] += 1
         if session not in self._warned:
             self._warned.add(session)
-            log.warning("dropping messages client=%a reason=queue held=%d", session.client_id, session.undelivered)
+            log.warning("dropping messages client=%a reason=queue held=%d", session.client_id, len(session.undelivered))
 
     def _may_add_session(self, user: str | None, client_id: str) -> bool:
         """Whether the limits allow one more session. Only named users have a limit each."""

@@ -83,12 +83,12 @@ class _Node(Generic[S]):
     entry: Entry[S] | None = None
 
 
+@dataclass(slots=True)
 class Index(Generic[S]):
     """Subscriptions, found by topic."""
 
-    def __init__(self) -> None:
-        self._exact: dict[str, Entry[S]] = {}
-        self._tree: _Node[S] = _Node()
+    _exact: dict[str, Entry[S]] = field(default_factory=dict)
+    _tree: _Node[S] = field(default_factory=_Node)
 
     def subscribe(self, who: S, topic_filter: str, qos: int, group: str | None = None) -> None:
         """Add a subscription, or change its QoS."""
@@ -165,12 +165,16 @@ class Index(Generic[S]):
 
 
 class RetainedMessages:
-    """The retained messages, one for each topic."""
+    """The retained messages, one for each topic.
+
+    Attributes:
+        size_bytes: of all payloads.
+    """
 
     def __init__(self, limit: int, limit_bytes: int) -> None:
         self._limit, self._limit_bytes = limit, limit_bytes
         self._messages: dict[str, Message] = {}
-        self._bytes = 0
+        self.size_bytes = 0
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -187,13 +191,13 @@ class RetainedMessages:
         """
         old = self._messages.pop(message.topic, None)
         if old is not None:
-            self._bytes -= len(old.payload)
+            self.size_bytes -= len(old.payload)
         if not message.payload:
             return True
-        if len(self._messages) >= self._limit or self._bytes + len(message.payload) > self._limit_bytes:
+        if len(self._messages) >= self._limit or self.size_bytes + len(message.payload) > self._limit_bytes:
             return False
         self._messages[message.topic] = message
-        self._bytes += len(message.payload)
+        self.size_bytes += len(message.payload)
         return True
 
     def matching(self, topic_filter: str) -> Iterator[str]:

@@ -65,6 +65,7 @@ class Session:
         subscriptions: filters as the client wrote them, with the QoS granted.
         link: the client's connection; None while it is away.
         disconnected_at: when the client's last connection ended, monotonic s.
+        undelivered_bytes: payloads of its undelivered messages.
     """
 
     def __init__(self, client_id: str, owner: str | None, scope: str, context: SessionContext) -> None:
@@ -82,7 +83,7 @@ class Session:
         self._limits = context.limits
         self._queue: deque[Delivery] = deque()
         self._inflight: dict[int, Delivery] = {}
-        self._undelivered_bytes = 0
+        self.undelivered_bytes = 0
         self._last_id = 0
 
     @property
@@ -91,9 +92,9 @@ class Session:
         return not self._queue and not self.pending_retained
 
     @property
-    def undelivered(self) -> int:
-        """Number of messages queued or in flight."""
-        return len(self._queue) + len(self._inflight)
+    def undelivered(self) -> list[Delivery]:
+        """The messages in flight, then those in the queue."""
+        return [*self._inflight.values(), *self._queue]
 
     def offer(self, message: Message, qos: int, *, share: Shared = None) -> None:
         """Send a message now, or queue it, or drop and count it."""
@@ -104,7 +105,7 @@ class Session:
         elif self._queue or not link.is_writable or (qos and not self._has_room(len(message.payload))):
             self._enqueue(Delivery(message, qos, share=share))
         elif qos:
-            self._undelivered_bytes += len(message.payload)
+            self.undelivered_bytes += len(message.payload)
             self._send(link, Delivery(message, qos, share=share))
         else:
             link.send(message.packet(0, 0))
@@ -113,7 +114,7 @@ class Session:
         """The client received a message: it sent a PUBACK."""
         delivery = self._inflight.pop(packet_id, None)
         if delivery is not None:
-            self._undelivered_bytes -= len(delivery.message.payload)
+            self.undelivered_bytes -= len(delivery.message.payload)
             if not self.is_idle:
                 self.pump()
 
@@ -132,13 +133,13 @@ class Session:
         while queue and link.is_writable and (not queue[0].qos or len(self._inflight) < self._limits.inflight):
             delivery = queue.popleft()
             if not delivery.qos:
-                self._undelivered_bytes -= len(delivery.message.payload)
+                self.undelivered_bytes -= len(delivery.message.payload)
             self._send(link, delivery)
         while self.pending_retained and not queue and link.is_writable and self._has_room(0):
             topic, qos = self.pending_retained.popitem()
             message = self._context.retained_message(topic)
             if message is not None:
-                self._undelivered_bytes += len(message.payload) if min(qos, message.qos) else 0
+                self.undelivered_bytes += len(message.payload) if min(qos, message.qos) else 0
                 self._send(link, Delivery(message, min(qos, message.qos), retain=True))
 
     def remove_shared(self) -> list[Delivery]:
@@ -147,7 +148,7 @@ class Session:
         if shared:
             self._inflight = {packet_id: d for packet_id, d in self._inflight.items() if not d.share}
             self._queue = deque(d for d in self._queue if not d.share)
-            self._undelivered_bytes -= sum(len(d.message.payload) for d in shared)
+            self.undelivered_bytes -= sum(len(d.message.payload) for d in shared)
         return shared
 
     def detach(self, now: float) -> None:
@@ -155,18 +156,18 @@ class Session:
         self.link = None
         self.disconnected_at = now
         self.pending_retained.clear()
-        self._undelivered_bytes -= sum(len(d.message.payload) for d in self._queue if not d.qos)
+        self.undelivered_bytes -= sum(len(d.message.payload) for d in self._queue if not d.qos)
         self._queue = deque(d for d in self._queue if d.qos)
 
     def _has_room(self, size: int) -> bool:
-        return len(self._inflight) < self._limits.inflight and self._undelivered_bytes + size <= self._limits.queued_bytes
+        return len(self._inflight) < self._limits.inflight and self.undelivered_bytes + size <= self._limits.queued_bytes
 
     def _enqueue(self, delivery: Delivery) -> None:
         size = len(delivery.message.payload)
-        if len(self._queue) >= self._limits.queued or self._undelivered_bytes + size > self._limits.queued_bytes:
+        if len(self._queue) >= self._limits.queued or self.undelivered_bytes + size > self._limits.queued_bytes:
             self._context.dropped(self)
         else:
-            self._undelivered_bytes += size
+            self.undelivered_bytes += size
             self._queue.append(delivery)
 
     def _send(self, link: Link, delivery: Delivery) -> None:

@@ -1,6 +1,7 @@
-"""The brokers that the acceptance suites run against: ours, Mosquitto, and amqtt as it comes.
+"""The brokers that the acceptance suites run against: ours, Mosquitto, and amqtt's own ("stock").
 
-FACEWIRE_BROKERS=ours,mosquitto,stock chooses; stock is left out unless asked for, as most of it fails, slowly.
+FACEWIRE_BROKERS=ours,mosquitto,stock chooses them. By default stock is not among them, because it
+fails most tests, slowly.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ def wait_for_port(port: int, timeout: float = 10.0) -> None:
 
 @contextmanager
 def mosquitto(folder: Path, config: str) -> Iterator[Address]:
-    """Mosquitto with a configuration in which {port} is filled in."""
+    """Mosquitto with a configuration; {port} in it becomes a free port."""
     port = free_port()
     file = folder / "mosquitto.conf"
     file.write_text(config.replace("{port}", str(port)))
@@ -73,7 +74,7 @@ def _mosquitto(file: Path, port: int) -> Iterator[Address]:
 
 @contextmanager
 def stock() -> Iterator[Address]:
-    """amqtt's own broker, to see that a test bites."""
+    """amqtt's own broker, to see a test fail."""
     from amqtt.broker import Broker
 
     port, started = free_port(), threading.Event()
@@ -91,7 +92,7 @@ def stock() -> Iterator[Address]:
 
 @contextmanager
 def anonymous(engine: str, folder: Path) -> Iterator[Address]:
-    """An engine that lets everyone do everything, on loopback."""
+    """An anonymous broker on loopback: every client may do everything."""
     if engine == "ours":
         with embedded.running() as address:
             yield address
@@ -107,7 +108,7 @@ def anonymous(engine: str, folder: Path) -> Iterator[Address]:
 
 @contextmanager
 def with_users(engine: str, folder: Path, users: UsersFile) -> Iterator[Address]:
-    """An engine that knows its users: ours from the file, Mosquitto from what is rendered of it."""
+    """A broker with users: ours reads the file, Mosquitto reads files rendered from it."""
     if engine == "ours":
         with embedded.running(authenticator=UsersAuthenticator(users, Topics())) as address:
             yield address

@@ -1,11 +1,16 @@
-"""The devices, platform and consumer of `bench_broker`: so many sockets, one process, by epoll. Bare bytes, no MQTT library.
+"""The devices, platform and consumer of `bench_broker`: many sockets in one process, by epoll.
 
-A round trip is a batch of 13 KB at QoS 1 to the platform and its ack at QoS 1 back: six packets through the broker.
+They exchange bare bytes, with no MQTT library. A round trip is a batch of 13 KB at QoS 1 to the
+platform and its ack at QoS 1 back: six packets through the broker.
 
-    device ──batch──▶ broker ──batch──▶ platform        The devices speak in turn, WINDOW of them at a time, fewer than any
-    device ◀─PUBACK── broker ◀─PUBACK── platform        fleet that is measured: each has been silent before it speaks, as in
-    device ◀───ack─── broker ◀───ack─── platform        the field. Where all spoke at once, a device's PUBACK and its next
-    device ──PUBACK─▶ broker ──PUBACK─▶ platform        batch would come in one segment, and a small fleet cost less.
+    device ──batch──▶ broker ──batch──▶ platform
+    device ◀─PUBACK── broker ◀─PUBACK── platform
+    device ◀───ack─── broker ◀───ack─── platform
+    device ──PUBACK─▶ broker ──PUBACK─▶ platform
+
+The devices send in turn, WINDOW of them at a time. That is fewer than any fleet that we measure, so
+each device was silent before it sends, as in the field. If all sent at once, a device's PUBACK and
+its next batch would arrive in one segment, and a small fleet would cost less.
 """
 
 import select
@@ -19,16 +24,16 @@ from mqtt_probe import connect, publish, subscribe
 #: Bytes of a batch of 100 events, and of a match.
 BATCH: Final = bytes(13_000)
 MATCH: Final = bytes(300)
-#: Round trips, and matches, on their way at a time. More matches a broker would drop.
+#: Round trips, and matches, in flight at a time. A broker would drop more matches.
 WINDOW: Final = 50
 AHEAD: Final = 2_000
-#: Matches that a device sends at a time, and how many devices do.
+#: Matches that a device sends at a time, and number of devices that send matches.
 BURST: Final = 20
 SENDERS: Final = 100
 
 
 class Sender:
-    """A socket that sends without waiting, and a poll that wakes it when it can go on."""
+    """A socket that sends without blocking; a poll wakes it when it can send more."""
 
     def __init__(self, port: int, poll: select.epoll, received: Callable[["Sender", bytes], None]) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), 60)
@@ -39,7 +44,11 @@ class Sender:
         poll.register(self.sock, select.EPOLLIN)
 
     def send(self, head: bytes, payload: bytes = b"") -> None:
-        """Send two pieces as one: 10,000 devices share the bytes of one batch, as no device's load is another's cache miss."""
+        """Send two pieces as one.
+
+        10,000 devices share the bytes of one batch: copies would cost cache misses that no real
+        device causes.
+        """
         if self._rest:
             self._rest += head + payload
             return
@@ -51,7 +60,7 @@ class Sender:
             self._rest = (head + payload)[sent:]
             self._poll.modify(self.sock, select.EPOLLIN | select.EPOLLOUT)
 
-    def happened(self, event: int) -> None:
+    def on_event(self, event: int) -> None:
         if event & select.EPOLLOUT:
             rest, self._rest = self._rest, b""
             self.send(rest)
@@ -63,7 +72,7 @@ class Sender:
             self.received(self, data)
 
     def packets(self, data: bytes) -> Iterator[bytes]:
-        """Whole packets, header and all."""
+        """Whole packets, with their fixed header."""
         data, at, size = self.buffer + data, 0, 0
         while len(data) - at >= 5 or (len(data) - at >= 2 and data[at + 1] < 128):
             size, end, shift = data[at + 1] & 127, at + 2, 7
@@ -78,12 +87,12 @@ class Sender:
 
 
 def hello(name: str) -> bytes:
-    """A CONNECT whose sender may be silent while others are measured."""
+    """A CONNECT with a long keep-alive: the client may be silent while we measure others."""
     return connect(name, keepalive=3600)
 
 
 class Load:
-    """Sockets, and what they take in turn."""
+    """All sockets, and the loop that serves them."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -102,24 +111,24 @@ class Load:
 
     def devices(self, count: int) -> list[Sender]:
         """Connect so many, a few hundred at a time, and wait until each has its SUBACK."""
-        made: list[Sender] = []
+        senders: list[Sender] = []
         size = len(b"\x20\x02\0\0" + b"\x90\x03\0\1\1")
-        while len(made) < count:
-            names = [f"d{n}" for n in range(len(made), min(len(made) + 200, count))]
-            made += [self.add(hello(name) + subscribe((f"facewire/v1/{name}/ack", 1))) for name in names]
-            self._wait_for_answers(len(made) * size)
-        return made
+        while len(senders) < count:
+            names = [f"d{n}" for n in range(len(senders), min(len(senders) + 200, count))]
+            senders += [self.add(hello(name) + subscribe((f"facewire/v1/{name}/ack", 1))) for name in names]
+            self._wait_for_answers(len(senders) * size)
+        return senders
 
     def _wait_for_answers(self, size: int) -> None:
         self.run(lambda: self._answers >= size, timeout=60)
 
-    def run(self, until: Callable[[], bool], timeout: float = 10.0) -> float:
-        """Send and receive until something has come about; returns the seconds that it took."""
+    def run(self, condition: Callable[[], bool], timeout: float = 10.0) -> float:
+        """Send and receive until the condition holds; return the seconds that it took."""
         started = time.perf_counter()
-        while not until():
-            assert time.perf_counter() < started + timeout, f"it did not come about within {timeout:g} s"
+        while not condition():
+            assert time.perf_counter() < started + timeout, f"condition does not hold after {timeout:g} s"
             for number, event in self._poll.poll(0.1, 512):
-                self._senders[number].happened(event)
+                self._senders[number].on_event(event)
         return time.perf_counter() - started
 
     def run_for(self, seconds: float) -> float:
@@ -134,7 +143,7 @@ class RoundTrips:
         self.done = 0
         self._load, self._devices = load, devices
         self._heads = [publish(f"facewire/v1/d{n}/history", BATCH, 1)[: -len(BATCH)] for n in range(len(devices))]
-        self._turn = self._on_their_way = 0
+        self._turn = self._in_flight = 0
         self._is_on = self._is_ready = False
         for device in devices:
             device.received = self._to_device
@@ -142,28 +151,28 @@ class RoundTrips:
         load.run(lambda: self._is_ready)
 
     def go(self, seconds: float) -> float:
-        """Keep `WINDOW` of them on their way."""
+        """Keep `WINDOW` of them in flight."""
         self._is_on = True
-        while self._on_their_way < WINDOW:
+        while self._in_flight < WINDOW:
             self._next()
         return self._load.run_for(seconds)
 
     def settle(self) -> None:
-        """Begin no more, and wait for those that are on their way."""
+        """Begin no more, and wait for those in flight."""
         self._is_on = False
-        self._load.run(lambda: not self._on_their_way)
+        self._load.run(lambda: not self._in_flight)
 
     def _next(self) -> None:
         at = self._turn % len(self._devices)
         self._devices[at].send(self._heads[at], BATCH)
-        self._turn, self._on_their_way = self._turn + 1, self._on_their_way + 1
+        self._turn, self._in_flight = self._turn + 1, self._in_flight + 1
 
     def _to_device(self, device: Sender, data: bytes) -> None:
         for packet in device.packets(data):
             if packet[0] & 0xF0 == 0x30:
                 end = 4 + packet[3]
                 device.send(b"\x40\x02" + packet[end : end + 2])
-                self.done, self._on_their_way = self.done + 1, self._on_their_way - 1
+                self.done, self._in_flight = self.done + 1, self._in_flight - 1
                 if self._is_on:
                     self._next()
 
@@ -181,7 +190,7 @@ class RoundTrips:
 
 
 class Matches:
-    """Matches from a few devices to one consumer, as many ahead as no broker drops."""
+    """Matches from a few devices to one consumer; few enough in flight that no broker drops any."""
 
     def __init__(self, load: Load, devices: list[Sender]) -> None:
         self._load, self._senders = load, devices[:SENDERS]
@@ -197,13 +206,13 @@ class Matches:
         return self._received_bytes / len(self._match)
 
     def go(self, seconds: float) -> float:
-        """Keep `AHEAD` of them on their way."""
+        """Keep `AHEAD` of them in flight."""
         self._is_on = True
         self._fill()
         return self._load.run_for(seconds)
 
     def settle(self) -> None:
-        """Begin no more, and wait for those that are on their way."""
+        """Begin no more, and wait for those in flight."""
         self._is_on = False
         self._load.run(lambda: self.done >= self._sent)
 

@@ -1,4 +1,4 @@
-"""A Mosquitto that tests may kill, restart, stop and continue."""
+"""A Mosquitto that tests may kill, restart and stop."""
 
 import getpass
 import signal
@@ -14,11 +14,11 @@ ANONYMOUS = "allow_anonymous true"
 
 
 class Mosquitto:
-    """One broker on one loopback port, through any number of lives.
+    """One Mosquitto on one loopback port; tests may start it again and again.
 
     Args:
-        folder: for its configuration.
-        config: lines beside those of the listener.
+        folder: holds its configuration.
+        config: lines besides those of the listener.
     """
 
     def __init__(self, folder: Path, config: str = ANONYMOUS) -> None:
@@ -27,7 +27,7 @@ class Mosquitto:
         self.port = free_port()
         self.address = Address(port=self.port)
         self._file = folder / f"mosquitto-{self.port}.conf"
-        # Started by root it would become a user who may not read our files.
+        # If root starts it, it would switch to a user that cannot read our files.
         self._file.write_text(f"user {getpass.getuser()}\nset_tcp_nodelay true\nlistener {self.port} 127.0.0.1\n{config}\n")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -42,6 +42,6 @@ class Mosquitto:
             self._process = None
 
     def stop(self) -> None:
-        """It takes bytes, and answers nothing."""
+        """Suspend it: its sockets still accept bytes, but nothing answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)

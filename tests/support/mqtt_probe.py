@@ -1,4 +1,7 @@
-"""A client that says exactly what it is told, also what no proper client would. Blocking, with deadlines."""
+"""A client that sends exactly the given bytes, even if no proper client would.
+
+Its calls block, with deadlines.
+"""
 
 import contextlib
 import socket
@@ -15,7 +18,7 @@ class Packet(NamedTuple):
 
 
 class Received(NamedTuple):
-    """A PUBLISH that came."""
+    """A received PUBLISH."""
 
     topic: str
     payload: bytes
@@ -83,7 +86,7 @@ DISCONNECT, PINGREQ = packet(0xE0), packet(0xC0)
 
 
 class Probe:
-    """One connection. Every wait ends: with what was waited for, or with an AssertionError that says what came instead."""
+    """One connection. Every wait ends: with the expected packet, or with an AssertionError."""
 
     def __init__(self, address: Any, client_id: str = "", *, timeout: float = 5.0, puback: bool = True, **options: Any) -> None:
         self.timeout, self.auto_puback = timeout, puback
@@ -111,7 +114,7 @@ class Probe:
         self.drop()
 
     def wrap(self, sock: socket.socket) -> socket.socket:
-        """What the bytes go through: nothing."""
+        """Return the socket to use. A subclass may add TLS."""
         return sock
 
     def send(self, *packets: bytes) -> None:
@@ -132,12 +135,11 @@ class Probe:
         self.drop()
 
     def next(self, timeout: float | None = None) -> Packet | None:
-        """The next packet; None where the broker closed the connection. Raises TimeoutError."""
+        """The next packet; None if the broker closed the connection. Raises TimeoutError."""
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while True:
-            found = self._buffered_packet()
-            if found:
-                return found
+            if packet := self._buffered_packet():
+                return packet
             self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 data = self.sock.recv(1 << 20)
@@ -159,31 +161,31 @@ class Probe:
                 break
         if len(self.buffer) < at + size:
             return None
-        found = Packet(self.buffer[0] >> 4, self.buffer[0] & 15, self.buffer[at : at + size])
+        packet = Packet(self.buffer[0] >> 4, self.buffer[0] & 15, self.buffer[at : at + size])
         self.buffer = self.buffer[at + size :]
-        return found
+        return packet
 
     def wait(self, kind: int, timeout: float | None = None) -> Packet:
-        """The next packet of a kind; messages that come before it are kept in `inbox`."""
+        """The next packet of a kind. Messages that arrive before it go to `inbox`."""
         while True:
-            found = self.next(timeout)
-            assert found is not None, f"closed while waiting for packet type {kind}"
-            if found.kind == kind:
-                return found
-            assert found.kind in {PUBLISH, PUBACK, PINGRESP}, f"got {found} while waiting for packet type {kind}"
-            if found.kind == PUBLISH:
-                self.inbox.append(self._read_publish(found))
+            packet = self.next(timeout)
+            assert packet is not None, f"closed while waiting for packet type {kind}"
+            if packet.kind == kind:
+                return packet
+            assert packet.kind in {PUBLISH, PUBACK, PINGRESP}, f"got {packet} while waiting for packet type {kind}"
+            if packet.kind == PUBLISH:
+                self.inbox.append(self._read_publish(packet))
 
-    def _read_publish(self, found: Packet) -> Received:
-        end = 2 + int.from_bytes(found.body[:2], "big")
-        qos, packet_id = found.flags >> 1 & 3, 0
-        topic = found.body[2:end].decode()
+    def _read_publish(self, publish: Packet) -> Received:
+        end = 2 + int.from_bytes(publish.body[:2], "big")
+        qos, packet_id = publish.flags >> 1 & 3, 0
+        topic = publish.body[2:end].decode()
         if qos:
-            packet_id = int.from_bytes(found.body[end : end + 2], "big")
+            packet_id = int.from_bytes(publish.body[end : end + 2], "big")
             end += 2
             if self.auto_puback:
                 self.send(packet(0x40, packet_id.to_bytes(2, "big")))
-        return Received(topic, found.body[end:], qos, bool(found.flags & 1), bool(found.flags & 8), packet_id)
+        return Received(topic, publish.body[end:], qos, bool(publish.flags & 1), bool(publish.flags & 8), packet_id)
 
     def message(self, timeout: float | None = None) -> Received:
         """The next message."""
@@ -193,11 +195,11 @@ class Probe:
         return [self.message(timeout) for _ in range(count)]
 
     def is_closed(self, timeout: float | None = None) -> bool:
-        """Whether the broker closes the connection before the time is up."""
+        """Whether the broker closes the connection within the time."""
         try:
-            while (found := self.next(timeout)) is not None:
-                if found.kind == PUBLISH:
-                    self.inbox.append(self._read_publish(found))
+            while (packet := self.next(timeout)) is not None:
+                if packet.kind == PUBLISH:
+                    self.inbox.append(self._read_publish(packet))
         except TimeoutError:
             return False
         return True
@@ -217,11 +219,11 @@ class Probe:
             self.wait(PUBACK)
 
     def ping(self) -> None:
-        """Come back when the broker has done all that was sent before."""
+        """Return when the broker has handled everything sent before."""
         self.send(PINGREQ)
         self.wait(PINGRESP)
 
     def has_no_message(self) -> bool:
-        """Whether no message is there. True only of what the broker sent before it answered this ping."""
+        """Whether the broker sent no message before it answered this ping."""
         self.ping()
         return not self.inbox
