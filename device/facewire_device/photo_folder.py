@@ -1,0 +1,129 @@
+"""A bounded folder of photographs beside a store, each in a file that is named by its SHA-256.
+
+    lobby-1.db.photos/9f/9f86d081884c7d65…
+
+A photograph is written once, durably, before its event is recorded. When the folder is full the oldest
+make room: a photograph may be lost, and then its event says which; an event never because of one.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from facewire.errors import StoreError
+from facewire.photographs import Photograph
+
+log = logging.getLogger(__name__)
+
+#: What a folder holds unless it is told otherwise, bytes.
+DEFAULT_BYTES: Final = 1 << 30
+#: Room is made down to this share of the limit, so that it is not made for each photograph.
+_DOWN_TO: Final = 0.9
+
+
+def photos_of(store: Path) -> Path:
+    """The folder beside a store."""
+    return store.with_name(store.name + ".photos")
+
+
+class PhotoFolder:
+    """The folder; may be used from several threads and processes.
+
+    Args:
+        path: the folder; made when the first photograph comes.
+        limit_bytes: what it holds at most.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int = DEFAULT_BYTES) -> None:
+        self.path = path
+        self._limit = limit_bytes
+        self._lock = threading.Lock()
+        self._held: int | None = None
+
+    def keep(self, photographs: Iterable[Photograph]) -> None:
+        """Keep photographs, durably.
+
+        Raises:
+            StoreError: the disk does not take them.
+        """
+        try:
+            for photograph in photographs:
+                self._keep(photograph)
+        except OSError as exc:
+            raise StoreError(f"{self.path}: {exc.strerror or exc}") from exc
+
+    def read(self, sha256: str) -> bytes | None:
+        """A photograph; None if it is not here, or no longer."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._place(sha256).read_bytes()
+        return None
+
+    def _keep(self, photograph: Photograph) -> None:
+        place = self._place(photograph.sha256)
+        with self._lock:
+            if place.exists():
+                os.utime(place)  # the picture of an enrolled person comes with each of their events: it is not old
+                return
+            self._make_room(len(photograph.data))
+            self._make_folder(place.parent)
+            _write_durably(place, photograph.data)
+            self._held = (self._held or 0) + len(photograph.data)
+
+    def _place(self, sha256: str) -> Path:
+        return self.path / sha256[:2] / sha256
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync(folder.parent)
+            _sync(self.path.parent)
+
+    def _make_room(self, size_bytes: int) -> None:
+        if self._held is None:
+            self._held = sum(size for _, size, _ in self._files())
+        if self._held + size_bytes <= self._limit:
+            return
+        wanted = self._limit * _DOWN_TO - size_bytes
+        dropped = 0
+        for _, size, path in sorted(self._files()):
+            if self._held <= wanted:
+                break
+            path.unlink(missing_ok=True)
+            self._held -= size
+            dropped += 1
+        log.warning("photographs dropped folder=%s count=%d limit_bytes=%d", self.path, dropped, self._limit)
+
+    def _files(self) -> list[tuple[int, int, Path]]:
+        """When each was written, its size, where it is."""
+        found = []
+        for path in self.path.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                found.append((stat.st_mtime_ns, stat.st_size, path))
+        return found
+
+
+def _write_durably(place: Path, data: bytes) -> None:
+    new = place.with_name(f"{place.name}.{os.getpid()}.new")
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(place)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    _sync(place.parent)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
