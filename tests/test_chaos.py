@@ -143,7 +143,9 @@ def household(tmp_path: Path) -> Iterator[Household]:
 
 
 @pytest.mark.timeout(0)
-def test_whoever_is_killed_whenever_recorded_is_stored_exactly_once(household: Household, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_recorded_event_is_stored_exactly_once_whichever_process_is_killed(
+    household: Household, capsys: pytest.CaptureFixture[str]
+) -> None:
     rounds = int(os.environ.get("FACEWIRE_CHAOS_ROUNDS") or 30)
     seed = int(os.environ.get("FACEWIRE_CHAOS_SEED") or secrets.randbits(32))
     with capsys.disabled():

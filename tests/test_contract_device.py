@@ -251,11 +251,11 @@ def played(
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-def test_a_device_keeps_to_the_page(played: dict[Callable[[Scene], None], Future[None]], scene: Callable[[Scene], None]) -> None:
+def test_a_device_keeps_the_contract(played: dict[Callable[[Scene], None], Future[None]], scene: Callable[[Scene], None]) -> None:
     played[scene].result(150)
 
 
-def test_another_process_that_looks_at_a_store_does_not_take_its_wal_away(tmp_path: Path) -> None:
+def test_another_process_that_reads_a_store_does_not_delete_its_wal(tmp_path: Path) -> None:
     """The agent opened the file once more beside SQLite: closing it dropped SQLite's locks, and with them what came after."""
     with embedded.running() as address, closing(Scene(address, tmp_path, "box", source_event(1))) as scene:
         scene.wire.next(lambda came: came.kind == "history" and came.map["head"] == 1)

@@ -1,22 +1,23 @@
-"""The agent on a real loopback broker; the platform is played by hand."""
+"""The agent on a real loopback broker; the test plays the platform."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from device_events import event, events
+from device_platform import PlayedPlatform, platform_on
 from mosquitto_server import Mosquitto
+from mqtt_probe import Probe
+from waiting import wait_until
 
 from facewire import codec
 from facewire.errors import StoreError
-from facewire.messages import Ack, Batch, Match, Message, Status, decode, encode
-from facewire.topics import Topics
+from facewire.messages import Match, Status
 from facewire_broker import embedded
 from facewire_device import agent as agent_module
 from facewire_device import realtime as realtime_module
@@ -26,68 +27,9 @@ from facewire_device.recorder import Recorder
 from facewire_device.ring import Ring
 from facewire_device.store import Store, open_store
 from facewire_mqtt import connection
-from facewire_mqtt.connection import Address, Connected, Connection, Happening, Publication, Received
+from facewire_mqtt.connection import Address
 
 pytestmark = pytest.mark.network
-
-M = TypeVar("M", bound=Message)
-TOPICS = Topics()
-
-
-class Platform:
-    """Hears all that a device says; answers only when told."""
-
-    def __init__(self, address: Address) -> None:
-        self.heard: queue.SimpleQueue[tuple[Message, Received]] = queue.SimpleQueue()
-        self.up = threading.Event()
-        self.connection = Connection(address, "by-hand", [("facewire/v1/#", 1)], self.handle)
-
-    def handle(self, happening: Happening) -> None:
-        if isinstance(happening, Connected):
-            self.up.set()
-        elif isinstance(happening, Received) and not happening.topic.endswith("/ack"):
-            kind: Any = happening.topic.rpartition("/")[2]
-            self.heard.put((decode(kind, happening.payload), happening))
-
-    def wait(self, kind: type[M], where: Callable[[M], bool] = lambda _: True, timeout: float = 15.0) -> tuple[M, Received]:
-        """The next message of a kind that is as wanted, and how it came."""
-        deadline = time.monotonic() + timeout
-        while True:
-            message, received = self.heard.get(timeout=max(0.0, deadline - time.monotonic()))
-            if isinstance(message, kind) and where(message):
-                return message, received
-
-    def batch(self, where: Callable[[Batch], bool] = lambda batch: bool(batch.events)) -> Batch:
-        """The next batch; a probe may come before what is recorded is in one."""
-        return self.wait(Batch, where)[0]
-
-    def probe(self) -> Batch:
-        return self.batch(lambda batch: not batch.events)
-
-    def answer(self, batch: Batch, **more: Any) -> None:
-        ack = Ack(batch.epoch, batch.boot, batch.cursor, batch.cursor, "by-hand")
-        self.send(encode(replace(ack, **more)))
-
-    def send(self, payload: bytes, device: str = "d") -> None:
-        assert self.connection.publish(Publication(TOPICS.of(device, "ack"), payload, 1))
-
-    def quiet(self) -> list[Message]:
-        """What was heard and not waited for."""
-        found = []
-        while not self.heard.empty():
-            found.append(self.heard.get()[0])
-        return found
-
-
-@contextmanager
-def platform_on(address: Address) -> Iterator[Platform]:
-    platform = Platform(address)
-    platform.connection.start()
-    assert platform.up.wait(10)
-    try:
-        yield platform
-    finally:
-        platform.connection.close(timeout=1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +46,7 @@ def broker() -> Iterator[Address]:
 
 
 @pytest.fixture
-def platform(broker: Address) -> Iterator[Platform]:
+def platform(broker: Address) -> Iterator[PlayedPlatform]:
     with platform_on(broker) as platform:
         yield platform
 
@@ -117,7 +59,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def start(broker: Address, tmp_path: Path, stack: ExitStack) -> Callable[..., tuple[Agent, Recorder]]:
-    """Starts an agent and a recorder on one store; ended with the test."""
+    """Starts an agent and a recorder on one store; both end with the test."""
 
     def start(**more: Any) -> tuple[Agent, Recorder]:
         options: dict[str, Any] = {"address": broker, "threshold": 0.8, "catch_up": 100} | more
@@ -125,13 +67,6 @@ def start(broker: Address, tmp_path: Path, stack: ExitStack) -> Callable[..., tu
         return agent, stack.enter_context(Recorder(agent.open_store, agent.wake))
 
     return start
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        threading.Event().wait(0.005)
 
 
 def ring_of(tmp_path: Path) -> Ring:
@@ -142,7 +77,7 @@ def ring_of(tmp_path: Path) -> Ring:
 Start = Callable[..., tuple[Agent, Recorder]]
 
 
-def test_what_is_recorded_comes_as_a_batch_and_the_ack_moves_the_cursor(start: Start, platform: Platform, tmp_path: Path) -> None:
+def test_recorded_events_go_out_in_batches_and_acks_move_the_cursor(start: Start, platform: PlayedPlatform, tmp_path: Path) -> None:
     agent, recorder = start()
     recorder.record_all(events(1, 150))
     first = platform.batch()
@@ -156,7 +91,7 @@ def test_what_is_recorded_comes_as_a_batch_and_the_ack_moves_the_cursor(start: S
     assert ring_of(tmp_path).cursor == 150
 
 
-def test_a_match_is_published_at_once_and_a_score_on_the_threshold_is_none(start: Start, platform: Platform) -> None:
+def test_a_match_is_published_at_once_but_a_score_equal_to_the_threshold_is_no_match(start: Start, platform: PlayedPlatform) -> None:
     agent, recorder = start()
     assert agent.wait_connected(10)
     recorder.record_all([event(1, 0.8), event(2, 0.81, picture=b"\xff"), event(3, 0.2)])
@@ -167,17 +102,17 @@ def test_a_match_is_published_at_once_and_a_score_on_the_threshold_is_none(start
     wait_until(lambda: agent.realtime.published == 1)
 
 
-def test_without_a_threshold_there_are_no_matches(start: Start, platform: Platform) -> None:
+def test_without_a_threshold_there_are_no_matches(start: Start, platform: PlayedPlatform) -> None:
     agent, recorder = start(threshold=None)
     assert agent.wait_connected(10)
     recorder.record_all([event(1, 1e9)])
     platform.answer(platform.batch())
     agent.wait_acked()
-    assert not [message for message in platform.quiet() if isinstance(message, Match)]
+    assert not [message for message in platform.drain() if isinstance(message, Match)]
 
 
-def test_an_event_recorded_on_another_connection_is_a_match_within_a_tenth_of_a_second(
-    start: Start, platform: Platform, tmp_path: Path
+def test_an_event_recorded_on_another_connection_is_published_within_a_tenth_of_a_second(
+    start: Start, platform: PlayedPlatform, tmp_path: Path
 ) -> None:
     agent, _ = start()
     assert agent.wait_connected(10)
@@ -192,7 +127,7 @@ def test_an_event_recorded_on_another_connection_is_a_match_within_a_tenth_of_a_
     assert sorted(waits)[17] < 0.2, "the machine may be busy"
 
 
-def test_a_burst_of_matches_in_one_commit_is_published_whole(start: Start, platform: Platform) -> None:
+def test_a_burst_of_matches_in_one_commit_is_published_completely(start: Start, platform: PlayedPlatform) -> None:
     agent, recorder = start()
     assert agent.wait_connected(10)
     recorder.record_all(events(1, 2_000, score=0.9))
@@ -212,24 +147,24 @@ def test_matches_without_a_session_are_counted_and_never_sent_late(tmp_path: Pat
         batch = platform.batch()
         assert len(batch.events) == 3
         recorder.record_all([event(4, 0.9)])
-        heard = [platform.wait(Match)[0].event.seq, *(message.event.seq for message in platform.quiet() if isinstance(message, Match))]
+        heard = [platform.wait(Match)[0].event.seq, *(message.event.seq for message in platform.drain() if isinstance(message, Match))]
         assert heard == [4]
         wait_until(lambda: (agent.realtime.published, agent.realtime.missed) == (1, 3))
         stack.close()
 
 
-def test_what_was_recorded_before_the_agent_started_is_history_and_no_match(start: Start, platform: Platform, tmp_path: Path) -> None:
+def test_events_recorded_before_the_agent_starts_are_history_only(start: Start, platform: PlayedPlatform, tmp_path: Path) -> None:
     with open_store(tmp_path / "s.db") as store:
         store.append(events(1, 3, score=0.9))
     agent, _ = start()
     platform.answer(platform.batch(lambda batch: len(batch.events) == 3))
     agent.wait_acked()
-    assert not [message for message in platform.quiet() if isinstance(message, Match)]
+    assert not [message for message in platform.drain() if isinstance(message, Match)]
     assert (agent.realtime.published, agent.realtime.missed) == (0, 0)
 
 
-def test_an_agent_that_could_not_look_for_a_while_counts_what_it_finds_as_missed(
-    start: Start, platform: Platform, monkeypatch: pytest.MonkeyPatch
+def test_after_a_long_pause_between_polls_new_matches_count_as_missed(
+    start: Start, platform: PlayedPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(realtime_module, "STALE_AFTER", -1.0)
     agent, recorder = start()
@@ -239,9 +174,7 @@ def test_an_agent_that_could_not_look_for_a_while_counts_what_it_finds_as_missed
     assert agent.realtime.published == 0
 
 
-def test_a_probe_comes_with_nothing_to_send_and_finds_out_a_platform_that_lost_its_data(
-    start: Start, platform: Platform, tmp_path: Path
-) -> None:
+def test_an_idle_device_sends_a_probe_and_resends_what_the_platform_lost(start: Start, platform: PlayedPlatform, tmp_path: Path) -> None:
     with open_store(tmp_path / "s.db") as store:
         store.append(events(1, 5))
         store.apply_ack(lambda _: uploader.Adopt(5))
@@ -266,8 +199,8 @@ def test_a_probe_comes_with_nothing_to_send_and_finds_out_a_platform_that_lost_i
         {"error": "refused"},
     ],
 )
-def test_a_bad_or_strange_ack_is_ignored_and_the_right_one_still_counts(
-    start: Start, platform: Platform, tmp_path: Path, spoilt: bytes | Mapping[str, Any]
+def test_a_bad_or_foreign_ack_is_ignored_and_the_right_one_still_counts(
+    start: Start, platform: PlayedPlatform, tmp_path: Path, spoilt: bytes | Mapping[str, Any]
 ) -> None:
     agent, recorder = start()
     recorder.record_all(events(1, 2))
@@ -281,7 +214,7 @@ def test_a_bad_or_strange_ack_is_ignored_and_the_right_one_still_counts(
     assert ring_of(tmp_path).cursor == 2
 
 
-def test_an_ack_as_json_is_read_too(start: Start, platform: Platform) -> None:
+def test_an_ack_in_json_is_accepted(start: Start, platform: PlayedPlatform) -> None:
     agent, recorder = start()
     recorder.record_all(events(1, 2))
     batch = platform.batch()
@@ -290,7 +223,7 @@ def test_an_ack_as_json_is_read_too(start: Start, platform: Platform) -> None:
     agent.wait_acked()
 
 
-def test_a_conflict_forks_and_matches_that_are_made_then_are_published_once(start: Start, platform: Platform, tmp_path: Path) -> None:
+def test_a_conflict_forks_the_store_and_each_match_is_still_published_once(start: Start, platform: PlayedPlatform, tmp_path: Path) -> None:
     agent, recorder = start()
     assert agent.wait_connected(10)
     recorder.record_all([event(1, 0.1), event(2, 0.9), event(3, 0.1)])
@@ -308,7 +241,7 @@ def test_a_conflict_forks_and_matches_that_are_made_then_are_published_once(star
     wait_until(lambda: agent.realtime.published == 3)
 
 
-def test_a_platform_that_is_ahead_of_the_store_forks_it(start: Start, platform: Platform, tmp_path: Path) -> None:
+def test_a_store_forks_if_the_platform_is_ahead_of_it(start: Start, platform: PlayedPlatform, tmp_path: Path) -> None:
     agent, _ = start()
     batch = platform.probe()
     platform.answer(batch, cursor=70)
@@ -318,9 +251,7 @@ def test_a_platform_that_is_ahead_of_the_store_forks_it(start: Start, platform: 
     agent.wait(0)
 
 
-def test_the_status_says_where_the_store_stands_and_the_goodbye_that_it_is_offline(
-    start: Start, platform: Platform, stack: ExitStack
-) -> None:
+def test_the_status_describes_the_store_and_the_goodbye_says_offline(start: Start, platform: PlayedPlatform, stack: ExitStack) -> None:
     agent, _ = start(capacity=50)
     status, _ = platform.wait(Status, lambda status: status.boot == agent.boot)
     assert status.online
@@ -332,16 +263,18 @@ def test_the_status_says_where_the_store_stands_and_the_goodbye_that_it_is_offli
     assert goodbye == Status(agent.boot, online=False, at=goodbye.at)
 
 
-def test_a_device_that_is_lost_leaves_its_will_and_comes_back(start: Start, platform: Platform) -> None:
+def test_a_device_that_loses_its_connection_leaves_its_will_and_reconnects(start: Start, platform: PlayedPlatform, broker: Address) -> None:
     agent, _ = start()
     platform.wait(Status, lambda status: status.online and status.boot == agent.boot)
-    agent._connection.reconnect("lost")
+    Probe(broker, "d").drop()  # a takeover: the broker closes the agent's connection
     will, _ = platform.wait(Status)
     assert will == Status(agent.boot, online=False, at=will.at)
     platform.wait(Status, lambda status: status.online and status.boot == agent.boot)
 
 
-def test_a_session_without_acks_is_taken_for_dead_and_begun_anew(start: Start, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_several_resends_without_an_ack_the_agent_reconnects(
+    start: Start, platform: PlayedPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(uploader, "ACK_TIMEOUT", 0.1)
     monkeypatch.setattr(uploader, "BACKOFF", (0.05, 0.1))
     agent, recorder = start()
@@ -355,7 +288,7 @@ def test_a_session_without_acks_is_taken_for_dead_and_begun_anew(start: Start, p
 
 
 def test_a_second_agent_on_a_store_is_refused_and_the_first_goes_on(
-    start: Start, platform: Platform, broker: Address, tmp_path: Path
+    start: Start, platform: PlayedPlatform, broker: Address, tmp_path: Path
 ) -> None:
     agent, recorder = start()
     with pytest.raises(StoreError, match="another agent runs on this store"):
@@ -365,7 +298,7 @@ def test_a_second_agent_on_a_store_is_refused_and_the_first_goes_on(
     agent.wait_acked()
 
 
-def test_an_agent_that_could_not_begin_lets_the_store_go(broker: Address, tmp_path: Path) -> None:
+def test_an_agent_that_cannot_start_releases_the_store(broker: Address, tmp_path: Path) -> None:
     settings = Settings("d", tmp_path / "s.db", address=broker)
     for bad in (replace(settings, capacity=0), replace(settings, period=1.0)):
         with pytest.raises(ValueError, match=r"below the limit of 20 s|is not from 1 to the limit"):
@@ -383,7 +316,7 @@ def test_settings_that_the_contract_does_not_allow_are_refused(bad: dict[str, An
         Settings(**good | bad)
 
 
-def test_a_store_that_was_replaced_is_opened_anew_and_goes_on_in_its_epoch(start: Start, platform: Platform, tmp_path: Path) -> None:
+def test_a_replaced_store_is_reopened_and_continues_in_its_own_epoch(start: Start, platform: PlayedPlatform, tmp_path: Path) -> None:
     agent, recorder = start()
     recorder.record_all(events(1, 2))
     old = platform.batch()
@@ -398,8 +331,8 @@ def test_a_store_that_was_replaced_is_opened_anew_and_goes_on_in_its_epoch(start
     assert ring_of(tmp_path) == Ring(again.epoch, head=3, cursor=3)
 
 
-def test_a_store_that_fails_while_a_cursor_is_adopted_is_tried_again(
-    start: Start, platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_if_the_store_fails_while_it_adopts_a_cursor_the_agent_tries_again(
+    start: Start, platform: PlayedPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(agent_module, "STORE_RETRY", 0.01)
     monkeypatch.setattr(uploader, "MIN_PERIOD", 0.1)
@@ -428,7 +361,7 @@ def test_a_store_that_fails_while_a_cursor_is_adopted_is_tried_again(
 
 
 @pytest.mark.mosquitto
-def test_it_is_the_same_through_mosquitto_and_a_broker_that_was_killed(
+def test_the_agent_works_through_mosquitto_and_survives_its_kill(
     new_mosquitto: Callable[..., Mosquitto], tmp_path: Path, stack: ExitStack
 ) -> None:
     server = new_mosquitto()

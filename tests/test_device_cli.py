@@ -1,8 +1,7 @@
-"""`facewire device` as real processes: what a recognition process and a supervisor see of it."""
+"""`facewire device` as real processes, as a recognition process and a supervisor see it."""
 
 import json
 import os
-import queue
 import re
 import signal
 import subprocess
@@ -10,23 +9,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from device_events import events, line
+from device_platform import platform_on
 
-from facewire.messages import Ack, Batch, Match, decode, encode
-from facewire.topics import Topics
+from facewire.messages import Batch, Match
 from facewire_broker import embedded
 from facewire_device.store import open_store
-from facewire_mqtt.connection import Address, Connected, Connection, Happening, Publication, Received
+from facewire_mqtt.connection import Address
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
 FACEWIRE = str(Path(sys.executable).with_name("facewire"))
-#: The same as on a box, which has no psycopg: peewee imports it wherever it is, and 11 MB with it.
+#: As on a box, which has no psycopg: peewee imports it if it is installed, and it takes 11 MB.
 ON_A_BOX = [sys.executable, "-P", "-c", "import sys; sys.modules['psycopg'] = None; from facewire_cli.main import main; main()"]
 
 
@@ -62,7 +61,7 @@ class Agent:
                 self.news.notify_all()
 
     def wait_for(self, text: str, timeout: float = 20.0) -> None:
-        """Wait until it says this on stderr."""
+        """Wait until its stderr has this text."""
         with self.news:
             assert self.news.wait_for(lambda: any(text in said for said in self.said), timeout), self.said
 
@@ -86,37 +85,6 @@ class Agent:
         for stream in (self.process.stdin, self.process.stderr):
             if stream is not None and not stream.closed:
                 stream.close()
-
-
-class Platform:
-    """Acks every batch, and hands on what it hears."""
-
-    def __init__(self, address: Address) -> None:
-        self.heard: queue.SimpleQueue[Match | Batch] = queue.SimpleQueue()
-        self.up = threading.Event()
-        self.connection = Connection(address, "by-hand", [("facewire/v1/+/match", 0), ("facewire/v1/+/history", 1)], self.handle)
-
-    def handle(self, happening: Happening) -> None:
-        if isinstance(happening, Connected):
-            self.up.set()
-        elif isinstance(happening, Received):
-            message = decode("match" if happening.topic.endswith("match") else "history", happening.payload)
-            assert isinstance(message, Match | Batch)
-            if isinstance(message, Batch):
-                ack = Ack(message.epoch, message.boot, message.cursor, message.cursor, "by-hand")
-                self.connection.publish(Publication(Topics().of("d", "ack"), encode(ack), 1))
-            self.heard.put(message)
-
-
-@contextmanager
-def platform_on(address: Address) -> Iterator[Platform]:
-    platform = Platform(address)
-    platform.connection.start()
-    assert platform.up.wait(10)
-    try:
-        yield platform
-    finally:
-        platform.connection.close(timeout=1.0)
 
 
 @pytest.fixture
@@ -148,7 +116,7 @@ Start = Callable[..., Agent]
 # record
 
 
-def test_record_says_the_identity_of_each_event_once_it_is_durable(store: Path) -> None:
+def test_record_prints_the_identity_of_each_event_once_it_is_durable(store: Path) -> None:
     first = rows(call("record", "--store", store, line(1), line(2), "-o", "json"))
     assert [row["seq"] for row in first] == [1, 2]
     again = rows(call("record", "--store", store, "-o", "json", given=line(3) + "\r\n\n" + line(4)))
@@ -164,7 +132,7 @@ def test_record_reports_each_bad_line_or_argument_records_the_others_and_fails(s
     assert [row["seq"] for row in rows(done)] == [3]
 
 
-def test_record_answers_an_event_before_the_next_one_is_there(store: Path) -> None:
+def test_record_answers_each_event_before_the_next_one_arrives(store: Path) -> None:
     command = [FACEWIRE, "device", "record", "--store", str(store), "-o", "json"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
@@ -187,7 +155,7 @@ def test_a_foreign_file_is_a_clear_error_for_every_command(store: Path, command:
 # status
 
 
-def test_status_says_where_a_store_stands(store: Path) -> None:
+def test_status_shows_the_state_of_a_store(store: Path) -> None:
     with open_store(store, capacity=100) as opened:
         opened.assign_device("gate")
         opened.append(events(1000, 1119))
@@ -211,7 +179,7 @@ def test_status_says_where_a_store_stands(store: Path) -> None:
     ("count", "budget"),
     [(1, "outage budget unknown"), (5, "ring full in 3 h 0 m at this rate"), (11, "ring full: each new event overwrites")],
 )
-def test_status_tells_how_long_an_outage_may_last(store: Path, count: int, budget: str) -> None:
+def test_status_shows_how_long_an_outage_may_last(store: Path, count: int, budget: str) -> None:
     with open_store(store, capacity=10) as opened:
         for number in range(count):
             opened.append([events(1, 1)[0]._replace(timestamp=number * 2_160_000)])
@@ -219,7 +187,7 @@ def test_status_tells_how_long_an_outage_may_last(store: Path, count: int, budge
     assert re.sub(r"\b3h\b", "3 h 0 m", shown).splitlines()[-1].startswith(budget)
 
 
-def test_status_of_a_store_that_is_not_there_fails_and_makes_none(store: Path) -> None:
+def test_status_of_a_missing_store_fails_and_creates_none(store: Path) -> None:
     assert b"there is no store" in call("status", "--store", store, code=1).stderr
     assert not store.exists()
 
@@ -242,13 +210,13 @@ def test_status_of_a_store_that_is_not_there_fails_and_makes_none(store: Path) -
         (["--source", "/etc"], "/etc"),
     ],
 )
-def test_what_is_not_allowed_is_refused_with_value_and_limit_and_makes_no_store(store: Path, args: list[str], said: str) -> None:
+def test_a_wrong_option_is_refused_with_value_and_limit_and_creates_no_store(store: Path, args: list[str], said: str) -> None:
     done = call("run", "--id", "d", "--store", store, *args, code=2)
     assert said in " ".join(done.stderr.decode().split())
     assert not store.exists()
 
 
-def test_a_standard_input_that_is_closed_is_an_error(store: Path) -> None:
+def test_a_closed_standard_input_is_an_error(store: Path) -> None:
     shell = f"exec {FACEWIRE} device record --store {store} <&-"
     done = subprocess.run(["sh", "-c", shell], capture_output=True, timeout=30, check=False)
     assert done.returncode == 1
@@ -281,14 +249,12 @@ def test_a_source_is_recorded_published_and_acked_and_bad_lines_are_numbered(
 ) -> None:
     source = tmp_path / "source"
     source.write_bytes("\r\n".join([line(1, 0.9), "", "noise", *(line(number) for number in range(2, 151))]).encode())
-    with platform_on(broker) as platform:
+    with platform_on(broker, acks=True) as platform:
         agent = start("--threshold", 0.8, "--catch-up", 10, "--source", source, "--exit-when-acked")
         agent.wait_for("line 3 skipped: ")
         agent.wait_for("source ended: 150 events recorded, 1 lines skipped")
         assert agent.end() == 0
-        heard = []
-        while not platform.heard.empty():
-            heard.append(platform.heard.get())
+        heard = platform.drain()
     assert [message.event.timestamp for message in heard if isinstance(message, Match)] == [1]
     stored = [item.timestamp for message in heard if isinstance(message, Batch) for item in message.events]
     assert stored == list(range(1, 151))
@@ -296,15 +262,13 @@ def test_a_source_is_recorded_published_and_acked_and_bad_lines_are_numbered(
     assert (row["device"], row["head"], row["cursor"], row["lag"]) == ("d", 150, 150, 0)
 
 
-def test_standard_input_is_read_as_it_comes_and_the_agent_goes_on_at_its_end(start: Start, broker: Address) -> None:
-    with platform_on(broker) as platform:
+def test_standard_input_is_read_as_it_arrives_and_the_agent_keeps_running_at_its_end(start: Start, broker: Address) -> None:
+    with platform_on(broker, acks=True) as platform:
         agent = start("--threshold", 0.8, "--source", "-")
         agent.wait_for("connected")
         for number in (1, 2):
             agent.give(line(number, 0.9))
-            while not isinstance(message := platform.heard.get(timeout=10), Match):
-                pass
-            assert message.event.timestamp == number
+            assert platform.wait(Match, timeout=10)[0].event.timestamp == number
         assert agent.process.stdin
         agent.process.stdin.close()
         agent.wait_for("source ended: 2 events recorded")
@@ -312,7 +276,7 @@ def test_standard_input_is_read_as_it_comes_and_the_agent_goes_on_at_its_end(sta
         assert agent.end(signal.SIGTERM) == 0
 
 
-def test_a_named_pipe_without_a_writer_does_not_keep_the_agent_from_its_work(start: Start, tmp_path: Path) -> None:
+def test_a_named_pipe_without_a_writer_does_not_block_the_agent(start: Start, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     agent = start("--source", pipe)
@@ -323,7 +287,7 @@ def test_a_named_pipe_without_a_writer_does_not_keep_the_agent_from_its_work(sta
     assert agent.end(signal.SIGINT) == 0
 
 
-def test_a_named_pipe_that_nobody_opens_does_not_keep_the_agent_from_its_end(start: Start, tmp_path: Path) -> None:
+def test_a_named_pipe_that_nobody_opens_does_not_block_the_end(start: Start, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     agent = start("--source", pipe)
@@ -335,7 +299,7 @@ def test_a_named_pipe_that_nobody_opens_does_not_keep_the_agent_from_its_end(sta
 @pytest.mark.parametrize(
     ("args", "code"), [([], 0), (["--source", "-"], 0), (["--exit-when-acked"], 130), (["--source", "-", "--exit-when-acked"], 130)]
 )
-def test_a_signal_is_the_end_of_an_agent_and_an_interruption_of_work_that_has_one(
+def test_a_signal_ends_an_agent_but_interrupts_work_that_has_an_end(
     start: Start, number: signal.Signals, args: list[str], code: int
 ) -> None:
     agent = start(*args)
@@ -344,7 +308,7 @@ def test_a_signal_is_the_end_of_an_agent_and_an_interruption_of_work_that_has_on
     assert "device stopped" in "".join(agent.said[-2:])
 
 
-def test_an_agent_without_a_broker_records_and_ends_well(store: Path) -> None:
+def test_an_agent_without_a_broker_records_and_ends_with_code_0(store: Path) -> None:
     agent = Agent("-p", 1, "--store", store, "--threshold", 0.8, "--source", "-")
     try:
         agent.give(line(1, 0.9))
@@ -357,7 +321,7 @@ def test_an_agent_without_a_broker_records_and_ends_well(store: Path) -> None:
         agent.close()
 
 
-def test_a_full_disk_holds_the_source_up_until_there_is_room_again(start: Start, store: Path) -> None:
+def test_while_the_disk_is_full_the_source_waits(start: Start, store: Path) -> None:
     agent = start("--source", "-", "--threshold", 0.8)
     agent.wait_for("connected")
     limit = f"--pid={agent.process.pid}"
@@ -374,26 +338,23 @@ def test_a_full_disk_holds_the_source_up_until_there_is_room_again(start: Start,
 
 
 def test_an_event_that_another_process_records_is_a_match_at_once(start: Start, broker: Address, store: Path) -> None:
-    with platform_on(broker) as platform:
+    with platform_on(broker, acks=True) as platform:
         agent = start("--threshold", 0.8)
         agent.wait_for("connected")
         call("record", "--store", store, line(7, 0.9))
         recorded = time.monotonic()
-        while not isinstance(message := platform.heard.get(timeout=10), Match):
-            pass
-        assert message.event.timestamp == 7
+        assert platform.wait(Match, timeout=10)[0].event.timestamp == 7
         assert time.monotonic() - recorded < 1.0
         assert agent.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_an_agent_at_work_keeps_to_40_mb_of_memory(start: Start, broker: Address) -> None:
-    with platform_on(broker) as platform:
+def test_a_busy_agent_uses_less_than_40_mb_of_memory(start: Start, broker: Address) -> None:
+    with platform_on(broker, acks=True) as platform:
         agent = start("--threshold", 0.5, "--source", "-", "--catch-up", 100)
         agent.wait_for("connected")
         agent.give(*(line(number, 0.9, note="x" * 200) for number in range(3_000)))
-        while not isinstance(message := platform.heard.get(timeout=20), Batch) or message.cursor < 3_000:
-            pass
+        platform.wait(Batch, lambda batch: batch.cursor >= 3_000, timeout=20)
         status = Path(f"/proc/{agent.process.pid}/status").read_text()
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         assert found

@@ -1,11 +1,12 @@
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from device_events import event, events
+from waiting import wait_until
 
 from facewire import codec
 from facewire.errors import EventError, StoreError
@@ -33,8 +34,8 @@ def stored_seqs(path: Path) -> list[int]:
     return [seq for (seq,) in packed]
 
 
-class Doubtful:
-    """Opens a store whose `append` may be made to wait or fail; remembers its groups."""
+class ControlledStore:
+    """Opens a store whose `append` waits or fails if told to; remembers its groups."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,7 +49,7 @@ class Doubtful:
         store = open_store(self.path)
         append = store.append
 
-        def doubtful(given: Sequence[Event]) -> Appended:
+        def controlled(given: Sequence[Event]) -> Appended:
             self.waits.set()
             self.may_go_on.wait()
             if self.failure is not None:
@@ -56,11 +57,11 @@ class Doubtful:
             self.groups.append(len(given))
             return append(given)
 
-        store.append = doubtful  # type: ignore[method-assign,assignment]  # to fail and to wait when told
+        store.append = controlled  # type: ignore[method-assign,assignment]  # to wait and to fail on demand
         return store
 
 
-def test_record_returns_the_identity_of_an_event_that_is_in_the_store(recorder: Recorder, path: Path) -> None:
+def test_record_returns_the_identity_of_a_stored_event(recorder: Recorder, path: Path) -> None:
     first, second = recorder.record(VENDOR), recorder.record(VENDOR)
     assert second == Recorded(first.epoch, 2)
     assert stored_seqs(path) == [1, 2]
@@ -84,29 +85,20 @@ def test_each_caller_gets_the_seqs_of_its_own_events_in_their_order(path: Path) 
     assert said == stored
 
 
-def test_calls_that_come_while_one_commits_share_the_next_commit(path: Path) -> None:
-    doubtful = Doubtful(path)
-    with Recorder(doubtful) as recorder, ThreadPoolExecutor(21) as pool:
-        doubtful.may_go_on.clear()
+def test_calls_made_during_a_commit_share_the_next_commit(path: Path) -> None:
+    controlled = ControlledStore(path)
+    with Recorder(controlled) as recorder, ThreadPoolExecutor(21) as pool:
+        controlled.may_go_on.clear()
         calls = [pool.submit(recorder.record, VENDOR)]
-        assert doubtful.waits.wait(10)
+        assert controlled.waits.wait(10)
         calls += [pool.submit(recorder.record, VENDOR) for _ in range(20)]
-        wait_until(lambda: len(recorder._gathering.events) == 20)
-        doubtful.may_go_on.set()
+        wait_until(lambda: recorder.pending == 20)
+        controlled.may_go_on.set()
         assert sorted(call.result().seq for call in calls) == list(range(1, 22))
-    assert doubtful.groups == [1, 20]
+    assert controlled.groups == [1, 20]
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    tick = threading.Event()
-    for _ in range(int(timeout / 0.005)):
-        if condition():
-            return
-        tick.wait(0.005)
-    raise AssertionError("it did not come about")
-
-
-def test_an_event_that_breaks_the_contract_is_refused_and_its_neighbours_are_not(recorder: Recorder, path: Path) -> None:
+def test_only_the_event_that_breaks_the_contract_is_refused(recorder: Recorder, path: Path) -> None:
     recorder.record(VENDOR)
     with pytest.raises(EventError, match="score is missing"):
         recorder.record({name: value for name, value in VENDOR.items() if name != "score"})
@@ -119,25 +111,25 @@ def test_no_events_need_no_commit(recorder: Recorder, path: Path) -> None:
     assert stored_seqs(path) == []
 
 
-def test_a_store_that_cannot_be_opened_is_the_makers_to_hear(path: Path) -> None:
+def test_an_error_while_opening_the_store_reaches_the_caller(path: Path) -> None:
     path.write_bytes(b"foreign")
     with pytest.raises(StoreError, match="is not an SQLite database"):
         Recorder(functools.partial(open_store, path))
     assert not [thread for thread in threading.enumerate() if thread.name == "recorder"]
 
 
-def test_a_store_that_fails_fails_every_caller_of_the_group_and_later_ones_go_through(path: Path) -> None:
-    doubtful = Doubtful(path)
-    with Recorder(doubtful) as recorder, ThreadPoolExecutor(10) as pool:
-        doubtful.failure = StoreError("disk is full")
+def test_a_failed_commit_fails_each_of_its_callers_but_no_later_one(path: Path) -> None:
+    controlled = ControlledStore(path)
+    with Recorder(controlled) as recorder, ThreadPoolExecutor(10) as pool:
+        controlled.failure = StoreError("disk is full")
         failures = [pool.submit(recorder.record, VENDOR).exception() for _ in range(10)]
         assert [str(failure) for failure in failures] == ["disk is full"] * 10
         assert len({id(failure) for failure in failures}) == 10, "each raises an error of its own"
-        doubtful.failure = None
+        controlled.failure = None
         assert recorder.record(VENDOR).seq == 1
 
 
-def test_a_store_whose_file_was_replaced_is_opened_anew(recorder: Recorder, path: Path) -> None:
+def test_a_store_whose_file_was_replaced_is_reopened(recorder: Recorder, path: Path) -> None:
     epoch = recorder.record(VENDOR).epoch
     for item in list(path.parent.iterdir()):
         item.rename(item.with_name(f"aside-{item.name}"))
@@ -147,7 +139,7 @@ def test_a_store_whose_file_was_replaced_is_opened_anew(recorder: Recorder, path
     assert stored_seqs(path) == [1]
 
 
-def test_a_store_that_can_not_be_opened_anew_fails_until_it_can(recorder: Recorder, path: Path) -> None:
+def test_calls_fail_until_the_store_can_be_reopened(recorder: Recorder, path: Path) -> None:
     recorder.record(VENDOR)
     for item in list(path.parent.iterdir()):
         item.unlink()
@@ -159,32 +151,32 @@ def test_a_store_that_can_not_be_opened_anew_fails_until_it_can(recorder: Record
     assert recorder.record(VENDOR).seq == 1
 
 
-def test_whoever_publishes_is_told_of_each_commit_and_its_failure_is_not_the_callers(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    told: list[int] = []
+def test_the_callback_runs_after_each_commit_and_its_errors_do_not_reach_the_caller(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    calls: list[int] = []
 
-    def tell() -> None:
-        told.append(1)
+    def on_commit() -> None:
+        calls.append(1)
         raise RuntimeError("publisher's mistake")
 
-    with Recorder(functools.partial(open_store, path), tell) as recorder:
+    with Recorder(functools.partial(open_store, path), on_commit) as recorder:
         assert recorder.record(VENDOR).seq == 1
         assert recorder.record(VENDOR).seq == 2
-    assert len(told) == 2
+    assert len(calls) == 2
     assert "publisher's mistake" in caplog.text
 
 
-def test_close_commits_what_was_asked_for_and_refuses_what_comes_later(path: Path) -> None:
-    doubtful = Doubtful(path)
-    recorder = Recorder(doubtful)
+def test_close_commits_pending_events_and_refuses_later_ones(path: Path) -> None:
+    controlled = ControlledStore(path)
+    recorder = Recorder(controlled)
     with ThreadPoolExecutor(3) as pool:
-        doubtful.may_go_on.clear()
+        controlled.may_go_on.clear()
         first = pool.submit(recorder.record, VENDOR)
-        assert doubtful.waits.wait(10)
+        assert controlled.waits.wait(10)
         second = pool.submit(recorder.record_all, [event()])
-        wait_until(lambda: len(recorder._gathering.events) == 1)
+        wait_until(lambda: recorder.pending == 1)
         closing = pool.submit(recorder.close)
-        wait_until(lambda: recorder._closed)
-        doubtful.may_go_on.set()
+        wait_until(lambda: recorder.closed)
+        controlled.may_go_on.set()
         closing.result()
         assert (first.result().seq, second.result()[0].seq) == (1, 2)
     with pytest.raises(StoreError, match="the recorder is closed"):

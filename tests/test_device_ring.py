@@ -21,15 +21,15 @@ def test_an_event_overwritten_after_its_ack_is_not_dropped() -> None:
     assert Ring("e", head=10, cursor=2).appended(3, 10) == Ring("e", head=13, oldest=4, cursor=2, dropped=1)
 
 
-def test_what_was_dropped_is_not_counted_again_when_the_cursor_stays() -> None:
+def test_dropped_events_are_counted_once_while_the_cursor_stays() -> None:
     assert Ring("e", head=13, oldest=4, dropped=3).appended(1, 10).dropped == 4
 
 
-def test_more_events_at_once_than_the_ring_holds_leave_the_last_of_them() -> None:
+def test_a_ring_keeps_the_last_of_more_events_than_it_can_hold() -> None:
     assert Ring("e", head=2, cursor=2).appended(25, 10) == Ring("e", head=27, oldest=18, cursor=2, dropped=15)
 
 
-def test_a_smaller_capacity_overwrites_at_once_and_a_larger_one_gives_nothing_back() -> None:
+def test_a_smaller_capacity_overwrites_at_once_and_a_larger_one_restores_nothing() -> None:
     shrunk = Ring("e", head=10, cursor=4).appended(0, 3)
     assert shrunk == Ring("e", head=10, oldest=8, cursor=4, dropped=3)
     assert shrunk.appended(0, 100) == shrunk
@@ -39,7 +39,7 @@ def test_a_fork_begins_with_seq_1_and_a_cursor_of_0() -> None:
     assert Ring("e", head=10, cursor=7, dropped=5).forked("f", 8) == Ring("f", head=3)
 
 
-def test_a_fork_past_the_head_has_nothing_to_record_again() -> None:
+def test_a_fork_past_the_head_is_empty() -> None:
     assert Ring("e", head=10, oldest=4, cursor=10).forked("f", 11) == Ring("f")
     assert Ring("e", head=10, oldest=4, cursor=10).forked("f", 500) == Ring("f")
 
@@ -52,9 +52,7 @@ counts = st.integers(0, 30)
 
 
 @given(st.lists(st.tuples(counts, counts, counts)), st.integers(1, 12))
-def test_whatever_happens_what_is_held_fits_and_every_event_is_acked_held_or_dropped(
-    steps: list[tuple[int, int, int]], capacity: int
-) -> None:
+def test_the_ring_never_overflows_and_every_event_is_acked_held_or_dropped(steps: list[tuple[int, int, int]], capacity: int) -> None:
     ring = Ring("0")
     for epoch, (appended, acked, fork) in enumerate(steps):
         ring = ring.appended(appended, capacity)

@@ -1,4 +1,5 @@
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +8,7 @@ import pytest
 
 from facewire.errors import EventError
 from facewire.events import MAX_EVENT_BYTES, Event
-from facewire_device import identity as machine
-from facewire_device import sources
+from facewire_device.identity import machine_identity
 from facewire_device.sources import CHUNK_BYTES, MAX_LINE_BYTES, BadLine, read_event, read_events
 
 LINE = b'{"timestamp": 1, "score": 82, "identity_id": "p", "identity_name": "n", "person_type": 1}'
@@ -58,27 +58,27 @@ def test_a_bad_line_is_reported_with_its_number_counting_blank_ones_and_the_othe
     assert bad[1].reason == "line begins with '[', not with '{': it is not a JSON object"
 
 
-def test_a_name_in_a_line_that_is_no_object_is_not_repeated(tmp_path: Path) -> None:
+def test_an_error_does_not_repeat_a_line_that_may_hold_a_name(tmp_path: Path) -> None:
     _, (bad,) = read(b"John Smith,82.4\n", tmp_path)
     assert "ohn" not in bad.reason
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe{\x00}\x00", b"\x00", b"{}", b"{" * 10_000, b'"{"', b'{"a":' * 5_000])
-def test_noise_is_a_bad_line_and_no_more(line: bytes, tmp_path: Path) -> None:
+def test_noise_is_just_a_bad_line(line: bytes, tmp_path: Path) -> None:
     events, bad = read(line + b"\n" + LINE, tmp_path)
     assert events == [EVENT]
     assert [found.number for found in bad] == [1]
 
 
 @pytest.mark.parametrize("size_bytes", [MAX_LINE_BYTES + 1, MAX_LINE_BYTES + CHUNK_BYTES + 1, 10_000_000])
-def test_a_line_that_is_too_long_is_skipped_whole_without_being_kept(size_bytes: int, tmp_path: Path) -> None:
+def test_a_too_long_line_is_skipped_completely(size_bytes: int, tmp_path: Path) -> None:
     events, (bad,) = read(LINE + b"\n{" + b"x" * size_bytes + b"\n" + LINE, tmp_path)
     assert events == [EVENT, EVENT]
     assert bad.number == 2
     assert f"over the limit of {MAX_LINE_BYTES}" in bad.reason
 
 
-def test_no_more_of_a_long_line_is_kept_than_can_be_an_event(pipe: tuple[int, int]) -> None:
+def test_a_too_long_line_is_not_held_in_memory(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
 
     def feed() -> None:
@@ -88,10 +88,13 @@ def test_no_more_of_a_long_line_is_kept_than_can_be_an_event(pipe: tuple[int, in
         os.close(writer)
 
     threading.Thread(target=feed).start()
-    assert [len(line) for lines in sources._lines(reader, lambda _: True) for line in lines] <= [MAX_LINE_BYTES + CHUNK_BYTES]
+    (bad,) = (line for _, lines in read_events(reader) for line in lines)
+    found = re.match(r"line of (\d+) bytes", bad.reason)
+    assert found
+    assert int(found[1]) <= MAX_LINE_BYTES + CHUNK_BYTES
 
 
-def test_an_event_as_large_as_may_be_is_read_and_a_larger_one_is_bad(tmp_path: Path) -> None:
+def test_the_largest_allowed_event_is_read_and_a_larger_one_is_bad(tmp_path: Path) -> None:
     picture = '"picture": "' + "x" * (MAX_EVENT_BYTES - 1000) + '"'
     large = LINE[:-1] + b", " + picture.encode() + b"}"
     larger = large[:-2] + b"x" * 1000 + b'"}'
@@ -100,7 +103,7 @@ def test_an_event_as_large_as_may_be_is_read_and_a_larger_one_is_bad(tmp_path: P
     assert [line.number for line in bad] == [2]
 
 
-def test_a_seq_of_the_sources_own_is_ignored() -> None:
+def test_a_seq_given_by_the_source_is_ignored() -> None:
     assert read_event(LINE[:-1] + b', "seq": 77}') == EVENT
 
 
@@ -114,7 +117,7 @@ def test_a_field_that_is_missing_is_named() -> None:
         read_event(LINE.replace(b"score", b"scor"))
 
 
-def test_an_event_is_there_as_soon_as_its_line_is_complete(pipe: tuple[int, int]) -> None:
+def test_an_event_is_yielded_as_soon_as_its_line_is_complete(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     steps = read_events(reader)
     os.write(writer, LINE + b"\n" + LINE[:10])
@@ -123,7 +126,7 @@ def test_an_event_is_there_as_soon_as_its_line_is_complete(pipe: tuple[int, int]
     assert next(steps) == ([EVENT], [])
 
 
-def test_no_more_is_read_than_was_asked_for(pipe: tuple[int, int]) -> None:
+def test_the_source_is_read_no_further_than_asked(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.set_blocking(writer, False)
     steps = read_events(reader)
@@ -138,14 +141,14 @@ def fill(fd: int) -> None:
         os.write(fd, LINE * 10 + b"\n")
 
 
-def test_a_machine_is_known_by_the_first_source_that_tells(tmp_path: Path) -> None:
+def test_the_first_existing_source_identifies_the_machine(tmp_path: Path) -> None:
     serial, card = tmp_path / "serial", tmp_path / "machine-id"
     card.write_text("0123\n")
-    by_card = machine.machine_identity([serial, card])
+    by_card = machine_identity([serial, card])
     serial.write_bytes(b"10000000abcdef\0")
-    by_serial = machine.machine_identity([serial, card])
+    by_serial = machine_identity([serial, card])
     assert by_card
     assert by_serial
     assert by_card != by_serial
     assert len(by_serial) == 16
-    assert machine.machine_identity([tmp_path / "missing"]) is None
+    assert machine_identity([tmp_path / "missing"]) is None

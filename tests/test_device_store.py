@@ -107,7 +107,7 @@ def test_a_batch_ends_at_its_number_of_events_or_before_it_grows_too_large(store
     assert len(payload) < outgoing.MAX_BATCH_BYTES + 1000
 
 
-def test_an_event_larger_than_a_batch_should_be_goes_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_over_the_batch_limit_goes_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outgoing, "MAX_BATCH_BYTES", 100)
     store.append(events(1, 2, picture=bytes(500)))
     assert numbers(drain(store)) == [1, 2]
@@ -128,7 +128,7 @@ def test_another_connections_commit_changes_the_version_and_nothing_else_does(st
         assert store.version() != before
 
 
-def test_the_rate_is_told_by_the_devices_clock(store: Store) -> None:
+def test_the_rate_uses_the_devices_clock(store: Store) -> None:
     assert store.rate() is None
     store.append(events(1000, 1000))
     assert store.rate() is None
@@ -139,7 +139,7 @@ def test_the_rate_is_told_by_the_devices_clock(store: Store) -> None:
 # The ring
 
 
-def test_the_oldest_are_overwritten_and_what_was_not_acked_of_them_is_counted(path: Path) -> None:
+def test_the_oldest_events_are_overwritten_and_the_unacked_ones_counted(path: Path) -> None:
     with open_store(path, capacity=5) as store:
         store.append(events(1, 4))
         adopt(store, 2)
@@ -149,7 +149,7 @@ def test_the_oldest_are_overwritten_and_what_was_not_acked_of_them_is_counted(pa
         assert (batch.after, [item.seq for item in batch.events]) == (2, [5, 6, 7, 8, 9])
 
 
-def test_rows_that_were_overwritten_are_deleted_whoever_recorded(path: Path) -> None:
+def test_overwritten_rows_are_deleted_whichever_connection_recorded(path: Path) -> None:
     with open_store(path, capacity=50) as one, open_store(path) as other:
         for number in range(1, 1_000, 2):
             one.append([event(number)])
@@ -160,7 +160,7 @@ def test_rows_that_were_overwritten_are_deleted_whoever_recorded(path: Path) -> 
         assert 50 <= rows <= 50 + module.TRIM_EVERY
 
 
-def test_more_at_once_than_the_ring_holds_leaves_the_last_of_them(path: Path) -> None:
+def test_appending_more_than_the_ring_holds_keeps_the_last(path: Path) -> None:
     with open_store(path, capacity=3) as store:
         assert store.append(events(1, 10)) == Appended(store.ring().epoch, 1, 10)
         assert numbers(drain(store)) == [8, 9, 10]
@@ -213,7 +213,7 @@ def test_a_fork_records_the_events_from_a_seq_on_again_from_seq_1(path: Path, co
         pass
 
 
-def test_a_fork_of_a_ring_that_overflowed_leaves_what_is_gone_as_a_gap(path: Path) -> None:
+def test_a_fork_of_an_overflowed_ring_leaves_the_overwritten_events_as_a_gap(path: Path) -> None:
     with open_store(path, capacity=150) as store:
         store.append(events(1, 400))
         after = fork(store, 101)
@@ -224,7 +224,7 @@ def test_a_fork_of_a_ring_that_overflowed_leaves_what_is_gone_as_a_gap(path: Pat
         assert store.ring().oldest == 152
 
 
-def test_a_fork_that_is_killed_in_the_middle_did_not_happen(path: Path) -> None:
+def test_a_fork_killed_in_the_middle_changes_nothing(path: Path) -> None:
     with open_store(path) as store:
         store.append(events(1, 500))
         before = store.ring()
@@ -236,7 +236,7 @@ def test_a_fork_that_is_killed_in_the_middle_did_not_happen(path: Path) -> None:
         assert numbers(drain(store)) == list(range(1, 501))
 
 
-def test_another_machine_forks_the_store_with_what_is_not_acked(path: Path) -> None:
+def test_another_machine_forks_the_store_with_its_unacked_events(path: Path) -> None:
     with open_store(path, machine="one") as store:
         store.append(events(1, 5))
         epoch = adopt(store, 3).epoch
@@ -249,7 +249,7 @@ def test_another_machine_forks_the_store_with_what_is_not_acked(path: Path) -> N
         assert numbers(drain(store)) == [4, 5]
 
 
-def test_the_first_machine_that_is_known_owns_a_store_without_a_fork(path: Path) -> None:
+def test_the_first_known_machine_owns_the_store_without_a_fork(path: Path) -> None:
     with open_store(path) as store:
         epoch = store.ring().epoch
     with open_store(path, machine="one") as store:
@@ -355,7 +355,7 @@ def test_processes_that_make_one_store_at_once_agree_on_its_epoch_and_its_seqs_h
 
 
 @pytest.mark.process
-def test_what_was_said_to_be_recorded_survives_a_kill(path: Path) -> None:
+def test_confirmed_events_survive_a_kill(path: Path) -> None:
     ours, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
     process = start_process(append_until_killed, path, theirs)
     theirs.close()
@@ -386,7 +386,7 @@ def test_a_second_open_in_a_process_does_not_let_another_process_delete_the_wal_
         assert store.ring().head == 3
 
 
-def test_an_agent_has_a_store_alone(path: Path) -> None:
+def test_only_one_agent_may_lock_a_store(path: Path) -> None:
     first = lock_for_agent(path)
     with pytest.raises(StoreError, match="another agent runs on this store"):
         lock_for_agent(path)
@@ -420,7 +420,7 @@ def no_file_larger_than(size_bytes: int) -> Iterator[None]:
         lambda s: s.assign_machine("m"),
     ],
 )
-def test_a_full_disk_fails_a_change_whole_and_the_next_one_goes_through(path: Path, change: Callable[[Store], Any]) -> None:
+def test_on_a_full_disk_a_change_fails_completely_and_a_later_one_succeeds(path: Path, change: Callable[[Store], Any]) -> None:
     with open_store(path) as store, open_store(path) as other:
         store.append(events(1, 50))
         before = store.ring()
@@ -471,7 +471,7 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN)
-def test_a_file_that_is_not_known_to_be_ours_is_refused_and_left_as_it_is(path: Path, make: Callable[[Path], object]) -> None:
+def test_a_foreign_file_is_refused_and_not_changed(path: Path, make: Callable[[Path], object]) -> None:
     make(path)
     before, beside = path.read_bytes(), sorted(path.parent.iterdir())
     for replace in (False, True):
@@ -480,7 +480,7 @@ def test_a_file_that_is_not_known_to_be_ours_is_refused_and_left_as_it_is(path: 
     assert (path.read_bytes(), sorted(path.parent.iterdir())) == (before, beside)
 
 
-def test_a_foreign_databases_wal_is_left_as_it_is(path: Path) -> None:
+def test_a_foreign_databases_wal_is_not_changed(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA journal_mode = wal")
     database.execute("CREATE TABLE mine (a)")
@@ -505,7 +505,7 @@ def test_a_directory_a_pipe_and_a_missing_folder_are_named(tmp_path: Path) -> No
         open_store(tmp_path / "missing" / "s.db")
 
 
-def test_a_store_that_should_be_there_is_not_made(path: Path) -> None:
+def test_a_missing_store_is_not_created_unless_asked(path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store"):
         open_store(path, create=False)
     assert not path.exists()
@@ -582,7 +582,7 @@ def change_state(path: Path, change: str) -> None:
         "DROP TABLE event",
     ],
 )
-def test_numbers_that_do_not_go_together_are_damage(path: Path, change: str) -> None:
+def test_inconsistent_numbers_are_damage(path: Path, change: str) -> None:
     closed_store(path)
     with open_store(path):
         pass
@@ -591,7 +591,7 @@ def test_numbers_that_do_not_go_together_are_damage(path: Path, change: str) -> 
         open_store(path)
 
 
-def test_an_event_that_is_not_what_was_recorded_is_left_out_and_so_declared_lost(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_event_is_left_out_and_so_declared_lost(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = closed_store(path, 5)
     assert whole.count(b"p3\xad") == 1
     path.write_bytes(whole.replace(b"p3\xad", b"p4\xad"))
@@ -615,7 +615,7 @@ def test_a_whole_batch_of_damaged_events_does_not_stop_those_after_it(path: Path
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_whatever_bytes_change_an_event_is_right_or_left_out_or_the_store_is_refused(path: Path, seed: int) -> None:
+def test_after_random_damage_each_event_is_right_or_left_out_or_the_store_is_refused(path: Path, seed: int) -> None:
     whole = bytearray(closed_store(path))
     chance = random.Random(seed)
     for _ in range(1 + seed % 8):
@@ -627,7 +627,7 @@ def test_whatever_bytes_change_an_event_is_right_or_left_out_or_the_store_is_ref
         assert [item for item in found if item != event(item.seq, note="x" * 50)._replace(seq=item.seq)] == []
 
 
-def test_a_store_that_lost_its_wal_has_its_epoch_still(path: Path) -> None:
+def test_a_store_that_lost_its_wal_still_has_its_epoch(path: Path) -> None:
     with open_store(path) as store:
         epoch = store.ring().epoch
         store.append(events(1, 5))
@@ -637,7 +637,7 @@ def test_a_store_that_lost_its_wal_has_its_epoch_still(path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [b"", None])
-def test_a_wal_without_its_file_is_not_thrown_away(path: Path, left: bytes | None) -> None:
+def test_a_wal_without_its_file_is_not_deleted(path: Path, left: bytes | None) -> None:
     wal = path.with_name("store.db-wal")
     with open_store(path) as store:
         store.append(events(1, 5))
@@ -651,7 +651,7 @@ def test_a_wal_without_its_file_is_not_thrown_away(path: Path, left: bytes | Non
         assert path.with_name("store.db.damaged-1-wal").read_bytes() == kept
 
 
-def test_a_store_that_is_set_aside_twice_keeps_both(path: Path) -> None:
+def test_two_damaged_stores_set_aside_are_both_kept(path: Path) -> None:
     for _ in range(2):
         whole = closed_store(path)
         path.write_bytes(whole[:5000])
@@ -660,7 +660,7 @@ def test_a_store_that_is_set_aside_twice_keeps_both(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["moved", "removed", "replaced"])
-def test_a_store_whose_file_was_replaced_takes_no_events_that_nobody_would_read(path: Path, how: str) -> None:
+def test_a_store_whose_file_was_replaced_refuses_to_work(path: Path, how: str) -> None:
     with open_store(path) as store:
         store.append([event()])
         for item in list(path.parent.iterdir()):
@@ -672,6 +672,6 @@ def test_a_store_whose_file_was_replaced_takes_no_events_that_nobody_would_read(
                 use()
 
 
-def test_epochs_are_16_hex_digits_and_never_the_same() -> None:
+def test_epochs_are_16_hex_digits_and_unique() -> None:
     assert len({new_id() for _ in range(1_000)}) == 1_000
     assert all(len(new_id()) == 16 and int(new_id(), 16) >= 0 for _ in range(10))

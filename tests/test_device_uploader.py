@@ -113,7 +113,7 @@ def test_catch_up_goes_on_at_once_after_a_fork_that_left_something_to_send() -> 
     assert due_at(uploader) == 1.0
 
 
-def test_without_an_ack_the_batch_goes_again_after_a_backoff_that_doubles_up_to_its_limit() -> None:
+def test_without_an_ack_the_batch_is_resent_after_a_backoff_that_doubles_up_to_its_limit() -> None:
     uploader = up(jitter=0.999_999)
     shortest, longest = BACKOFF
     at, waits = due_at(uploader), []
@@ -150,7 +150,7 @@ def test_an_ack_ends_the_backoff() -> None:
     assert due_at(uploader) == 41.0 + ACK_TIMEOUT
 
 
-def test_an_ack_that_comes_after_the_timeout_still_counts() -> None:
+def test_an_ack_after_the_timeout_still_counts() -> None:
     uploader = up()
     uploader.sent(1.0, EPOCH, 7)
     assert uploader.poll(1.0 + ACK_TIMEOUT)
@@ -207,13 +207,13 @@ def test_a_platform_that_knows_events_past_our_head_makes_us_fork_r5() -> None:
     assert uploader.acked(2.0, ack(100, 101), Ring(EPOCH, head=100)) == Fork(101)
 
 
-def test_a_head_that_grew_since_the_batch_puts_the_fork_off_to_a_batch_that_reaches_it() -> None:
+def test_if_the_head_grew_since_the_batch_the_fork_waits_for_a_batch_up_to_the_head() -> None:
     uploader = up()
     uploader.sent(1.0, EPOCH, 100)
     assert uploader.acked(2.0, ack(100, 105), Ring(EPOCH, head=103)) == Adopt(100)
 
 
-def test_a_batch_refused_whole_goes_on_as_if_no_ack_had_come() -> None:
+def test_a_refused_batch_is_resent_as_if_there_were_no_ack() -> None:
     uploader = up()
     uploader.sent(1.0, EPOCH, 7)
     before = due_at(uploader)
@@ -223,14 +223,14 @@ def test_a_batch_refused_whole_goes_on_as_if_no_ack_had_come() -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "at"), [(90_000, 92.0), (1, 20.5), (10**15, 2.0 + MAX_RETRY_AFTER)])
-def test_a_platform_may_ask_for_patience_but_not_for_ever(retry_after: int, at: float) -> None:
+def test_retry_after_is_obeyed_up_to_a_limit(retry_after: int, at: float) -> None:
     uploader = up()
     uploader.sent(0.5, EPOCH, 7)
     uploader.acked(2.0, ack(7, retry_after=retry_after), Ring(EPOCH, head=7))
     assert due_at(uploader) == at
 
 
-def test_after_a_reconnect_what_was_in_flight_goes_again_soon_and_a_new_batch_waits_for_its_period() -> None:
+def test_after_a_reconnect_a_batch_in_flight_is_resent_soon_but_a_new_one_waits_for_its_period() -> None:
     uploader = up()
     uploader.sent(0.5, EPOCH, 7)
     uploader.disconnected()

@@ -379,6 +379,6 @@ def test_without_the_rule_an_event_is_lost(rule: str) -> None:
         explore(world, EVERY_FAULT)
 
 
-def test_without_probes_r1_a_platform_that_lost_its_data_is_not_found_out() -> None:
+def test_without_probes_r1_the_platforms_lost_data_goes_unnoticed() -> None:
     with pytest.raises(AssertionError, match="not settled"):
         explore(World(probes=False), Faults(1, 0, 0, 1, 0, 0, 0))

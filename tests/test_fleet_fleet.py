@@ -78,7 +78,7 @@ def test_the_same_seed_makes_the_same_people_at_the_same_times_and_another_seed_
     assert first.batch().payload == second.batch().payload != other.batch().payload
 
 
-def test_events_are_of_the_contract_and_people_come_again() -> None:
+def test_events_keep_the_contract_and_people_pass_repeatedly() -> None:
     busy = device(plan=replace(PLAN, rate=0.8))
     matches = []
     while busy.next_at < math.inf:
@@ -126,7 +126,7 @@ def test_first_batches_are_spread_over_the_period() -> None:
     assert 118 < max(at) <= 120
 
 
-def test_a_ring_in_memory_overwrites_the_oldest_and_says_so() -> None:
+def test_a_ring_in_memory_overwrites_the_oldest_and_reports_it() -> None:
     memory = MemoryStore("e" * 16, 5, counter())
     for n in range(8):
         memory.append({"timestamp": n, "score": 0.5, "identity_id": "", "identity_name": "", "person_type": 1})
@@ -136,7 +136,7 @@ def test_a_ring_in_memory_overwrites_the_oldest_and_says_so() -> None:
     assert memory.ring.dropped == 3
 
 
-def test_an_ack_moves_the_cursor_further_and_back_and_what_follows_it_is_sent() -> None:
+def test_an_ack_moves_the_cursor_ahead_or_back_and_the_next_batch_follows_it() -> None:
     one = device()
     for _ in range(8):
         one.record(NOW_MS)
@@ -165,7 +165,7 @@ def test_a_conflict_forks_into_a_new_epoch_with_the_rest_recorded_again() -> Non
     assert [event.timestamp for event in after.events] == [event.timestamp for event in before.events[3:]]
 
 
-def test_every_event_stored_once_or_declared_lost_is_kept() -> None:
+def test_events_stored_once_or_declared_lost_are_accounted_for() -> None:
     heads = {("a", "1"): 3, ("b", "2"): 2, ("c", "3"): 0}
     assert compare(heads, {("a", "1"): [3, 1, 2], ("b", "2"): [2]}, {("b", "2"): 1}) == Comparison(stored=4, gaps=1)
 
@@ -179,15 +179,15 @@ def test_every_event_stored_once_or_declared_lost_is_kept() -> None:
         ([1, 2, 3, 4], Comparison(stored=3, doubled=1)),
     ],
 )
-def test_what_is_missing_doubled_or_never_recorded_is_seen(seqs: list[int], expected: Comparison) -> None:
+def test_missing_doubled_and_invented_events_are_found(seqs: list[int], expected: Comparison) -> None:
     assert compare({("a", "1"): 3}, {("a", "1"): seqs}, {}) == expected
 
 
-def test_an_epoch_that_no_device_has_is_doubled() -> None:
+def test_an_epoch_that_no_device_has_counts_as_doubled() -> None:
     assert compare({("a", "1"): 1}, {("a", "1"): [1], ("a", "9"): [1, 2]}, {}) == Comparison(stored=1, doubled=2)
 
 
-def test_percentiles_are_of_values_that_were_measured() -> None:
+def test_a_percentile_is_one_of_the_measured_values() -> None:
     rising = [float(n) for n in range(1, 1001)]
     assert [percentile(rising, share) for share in (0.5, 0.99, 0.999, 1.0)] == [500.0, 990.0, 999.0, 1000.0]
     assert percentile([4.0], 0.5) == 4.0
@@ -200,7 +200,7 @@ def test_the_people_of_a_fleet_have_names_and_kinds() -> None:
     assert {person.person_type for person in people} == {1, 2, 5}
 
 
-def test_made_events_read_back_as_events() -> None:
+def test_simulated_events_can_be_read_back() -> None:
     one = device()
     payload = one.record(NOW_MS)
     while payload is None:

@@ -60,6 +60,9 @@ class Recorder:
         open_store: opens the store; called on the thread that will own it.
         on_commit: called after each commit, on that thread; if it raises, the error is logged.
 
+    Attributes:
+        closed: whether `close` was called.
+
     Raises:
         StoreError: the store cannot be opened.
     """
@@ -70,7 +73,7 @@ class Recorder:
         self._on_commit = on_commit
         self._gathering = _Group()
         self._lock = threading.Condition()
-        self._closed = False
+        self.closed = False
         self._opened = _Group()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -92,7 +95,7 @@ class Recorder:
         if not events:
             return []
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise StoreError("the recorder is closed")
             group = self._gathering
             start = len(group.events)
@@ -103,10 +106,16 @@ class Recorder:
         first = group.appended.first + start
         return [Recorded(group.appended.epoch, seq) for seq in range(first, first + len(events))]
 
+    @property
+    def pending(self) -> int:
+        """Events that wait for the next commit."""
+        with self._lock:
+            return len(self._gathering.events)
+
     def close(self) -> None:
         """Commit the pending events, and close the store."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             self._lock.notify()
         self._thread.join()
 
@@ -130,7 +139,7 @@ class Recorder:
 
     def _next_group(self) -> _Group | None:
         with self._lock:
-            while not self._gathering.events and not self._closed:
+            while not self._gathering.events and not self.closed:
                 self._lock.wait()
             group, self._gathering = self._gathering, _Group()
         return group if group.events else None

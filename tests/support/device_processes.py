@@ -1,5 +1,6 @@
-"""What the tests of the device's store do in processes of their own; those import it by its name."""
+"""Functions that the tests of the device's store run in processes of their own."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,8 @@ from typing import Any
 
 from device_events import event
 
+import facewire_device.store
+from facewire_device.rows import Row, moved_row
 from facewire_device.store import open_store
 from facewire_device.uploader import Fork
 
@@ -32,15 +35,14 @@ def append_until_killed(path: Path, durable: Any) -> None:
 
 
 def die_in_a_fork(path: Path) -> None:
+    """Fork a store of 500 events, and be killed while the third hundred moves."""
+    moved = itertools.count(1)
+
+    def move_or_die(row: Row, by: int) -> Row:
+        if next(moved) == 250:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return moved_row(row, by)
+
+    facewire_device.store.moved_row = move_or_die  # type: ignore[attr-defined]  # in this process only
     with open_store(path) as store:
-        inserts = store._insert
-        calls: list[int] = []
-
-        def insert(rows: Any) -> None:
-            inserts(rows)
-            calls.append(1)
-            if len(calls) == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        store._insert = insert  # type: ignore[method-assign]  # to die at a moment that only it knows
         store.apply_ack(lambda _: Fork(50))
