@@ -11,8 +11,8 @@ import pytest
 from broker_engines import PARAMETERS, with_users
 from mqtt_probe import Probe
 
+from facewire.roles import Role
 from facewire_broker import credentials
-from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile
 from facewire_mqtt.address import Address
 

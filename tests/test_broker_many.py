@@ -11,9 +11,10 @@ from broker_engines import counted, limited
 from mqtt_probe import Probe, publish
 from waiting import wait_until
 
+from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker import credentials
-from facewire_broker.access import Rights, Role
+from facewire_broker.access import Rights
 from facewire_broker.authentication import AllowAnyone, UsersAuthenticator
 from facewire_broker.broker import Broker
 from facewire_broker.connection import ClientConnection

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from facewire_broker.access import TABLE, Role, rights_of, rule_for
+from facewire.roles import Role
+from facewire_broker.access import TABLE, rights_of, rule_for
 from facewire_broker.publish import Message
 from facewire_broker.routing import Index, RetainedMessages, contains, is_filter, split_share
 

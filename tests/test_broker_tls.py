@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from mqtt_probe import Probe
 
 from facewire.errors import BrokerError
+from facewire.roles import Role
 from facewire_broker import credentials
-from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile
 from facewire_broker.render import Tls
 from facewire_broker.tls import server_context

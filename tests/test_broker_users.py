@@ -21,9 +21,9 @@ from shown_commands import blocks, typed
 from waiting import wait_until
 
 from facewire.errors import BrokerError
+from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker import credentials
-from facewire_broker.access import Role
 from facewire_broker.authentication import MAX_CHECKS, UsersAuthenticator
 from facewire_broker.credentials import PASSWORD_ROUNDS, User, UsersFile
 from facewire_broker.embedded import Embedded

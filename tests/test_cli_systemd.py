@@ -15,8 +15,8 @@ import pytest
 from broker_engines import PARAMETERS, free_port
 from facewire_process import Running
 
+from facewire.roles import Role
 from facewire_broker import embedded
-from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile, add
 from facewire_cli.systemd import Service
 from facewire_device.agent import Agent, Settings

@@ -26,9 +26,9 @@ from facewire import codec, messages
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.events import Event
 from facewire.messages import Match, Status
+from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker import credentials
-from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile
 from facewire_gate import fresh_matches, fresh_matches_async
 from facewire_gate import matches as consumer

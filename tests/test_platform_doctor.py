@@ -20,9 +20,9 @@ import facewire_platform.health.doctor
 import facewire_platform.health.doctor_broker
 import facewire_platform.store.sqlite
 from facewire.messages import Status
+from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker import credentials, embedded
-from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile
 from facewire_broker.render import Tls
 from facewire_broker.tls import server_context

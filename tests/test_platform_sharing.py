@@ -7,9 +7,9 @@ from broker_engines import PARAMETERS, anonymous, free_port, with_users
 
 import facewire_platform.intake.sharing
 from facewire.errors import BrokerError, CredentialsRefused
+from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker import credentials
-from facewire_broker.access import Role
 from facewire_broker.credentials import UsersFile
 from facewire_mqtt.address import Address
 from facewire_mqtt.connection import Connection

@@ -1,5 +1,6 @@
 """One comparison of a face against the enrolled people (docs/contract.md, Event)."""
 
+import enum
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, repeat
@@ -18,6 +19,25 @@ _MIN_INT: Final = -MAX_INT
 MAX_EVENT_BYTES: Final = 192 * 1024
 
 
+class PersonType(enum.IntEnum):
+    """What a box may know of a person. An event keeps other numbers too."""
+
+    EMPLOYEE = 1
+    VISITOR = 2
+    BLOCKLISTED = 3
+    STRANGER = 4
+    VIP = 5
+
+    @property
+    def label(self) -> str:
+        """What people read."""
+        return "VIP" if self is PersonType.VIP else self.name.lower()
+
+
+#: For a help text: each number with its label.
+PERSON_TYPES: Final = ", ".join(f"{known.value} {known.label}" for known in PersonType)
+
+
 class Event(NamedTuple):
     """An event as it travels. A named tuple, as it is made 200,000 times a second and is a row as it stands."""
 
@@ -30,7 +50,7 @@ class Event(NamedTuple):
     #: Enrolled person, or the id given to a stranger; may be empty.
     identity_id: str
     identity_name: str
-    #: 1 employee, 2 visitor, 3 blocklisted, 4 stranger, 5 VIP; others are kept as they are.
+    # A `PersonType`, or another number.
     person_type: int
     #: Group compared against.
     group_name: str | None

@@ -1,81 +1,70 @@
-"""Who may do what: one table, from which our broker decides and the renderers write. Pure.
+"""The rights of a credential, as topic filters: what our broker decides by and the renderers write. Pure.
 
-    role       publishes                          subscribes
-    device     its own match, history, status     its own ack
-    platform   every ack                          everything under {root}/v1
-    consumer   nothing                            every match; every status, if granted
-    operator   nothing                            everything, $SYS too
-
-A subscription is granted only if its filter lies within an allowed one, so whatever it brings may be received.
+A subscription is granted only if its filter lies within an allowed one, so the client may receive
+every message that it brings.
 """
 
-import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from facewire.roles import PERMISSIONS, Permission, Role
+from facewire.topics import KINDS, Kind
 from facewire_broker.routing import contains
-
-
-class Role(enum.StrEnum):
-    """What a credential is for."""
-
-    DEVICE = "device"
-    PLATFORM = "platform"
-    CONSUMER = "consumer"
-    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a role may do: topic filters, `{prefix}` the root and version, `{user}` the credential's name."""
+    """Topic filters of a role; `{prefix}` stands for root and version, `{user}` for the credential's name."""
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
 
 
-TABLE: Final[dict[Role, Rule]] = {
-    Role.DEVICE: Rule(
-        publish=("{prefix}/{user}/match", "{prefix}/{user}/history", "{prefix}/{user}/status"),
-        subscribe=("{prefix}/{user}/ack",),
-    ),
-    Role.PLATFORM: Rule(publish=("{prefix}/+/ack",), subscribe=("{prefix}/#",)),
-    Role.CONSUMER: Rule(subscribe=("{prefix}/+/match",)),
-    Role.OPERATOR: Rule(subscribe=("#", "$SYS/#")),
-}
+def _rule(permission: Permission) -> Rule:
+    def patterns(kinds: tuple[Kind, ...]) -> tuple[str, ...]:
+        if kinds == KINDS:
+            return ("{prefix}/#",)
+        return tuple(f"{{prefix}}/{'{user}' if permission.own else '+'}/{kind}" for kind in kinds)
 
-#: What a consumer may be granted besides.
+    subscribe = ("#", "$SYS/#") if permission.outside else patterns(permission.subscribe)
+    return Rule(patterns(permission.publish), subscribe)
+
+
+TABLE: Final[dict[Role, Rule]] = {role: _rule(permission) for role, permission in PERMISSIONS.items()}
+
+#: A consumer may be granted this besides.
 STATUS: Final = "{prefix}/+/status"
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What one credential may do."""
+    """The topic filters of one credential."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
 
     def may_publish(self, topic: str) -> bool:
-        """Whether it may publish to a topic: never to one that begins with `$`, as no pattern takes it in."""
+        """Whether it may publish to a topic. Never if the topic begins with `$`: no filter matches it."""
         return _within(topic, self.publish)
 
     def may_subscribe(self, topic_filter: str) -> bool:
-        """Whether all that a filter takes in may be received."""
+        """Whether it may receive every message that a filter matches."""
         return _within(topic_filter, self.subscribe)
 
 
-#: On loopback without credentials.
+#: The rights of every client on a loopback listener without users.
 EVERYTHING: Final = Rights(publish=("#",), subscribe=("#", "$SYS/#"))
 
 
 def rule_for(role: Role, *, status: bool = False) -> Rule:
-    """The rule of a role, with what is granted besides."""
+    """The rule of a role, and statuses if they are granted."""
     rule = TABLE[role]
     return Rule(rule.publish, (*rule.subscribe, STATUS)) if status else rule
 
 
 def rights_of(user: str, rule: Rule, prefix: str) -> Rights:
-    """A rule made out to a user."""
+    """A rule, filled in for one user."""
 
     def fill(patterns: Iterable[str]) -> tuple[str, ...]:
         return tuple(pattern.format(prefix=prefix, user=user) for pattern in patterns)

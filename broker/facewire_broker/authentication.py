@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from facewire.errors import BrokerError
+from facewire.roles import Role
 from facewire.topics import Topics
-from facewire_broker.access import Role, rights_of, rule_for
+from facewire_broker.access import rights_of, rule_for
 from facewire_broker.credentials import QUICK_ROUNDS, User, Users, UsersFile
 from facewire_broker.hub import BAD_CLIENT_ID, NOT_AUTHORIZED, UNAVAILABLE, Identity
 from facewire_broker.packets import Connect

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
 from facewire.errors import BrokerError
+from facewire.roles import Role
 from facewire.topics import check_device
-from facewire_broker.access import Role
 
 T = TypeVar("T")
 

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from facewire_broker.access import Rights, Role, Rule, rights_of, rule_for
+from facewire.roles import Role
+from facewire_broker.access import Rights, Rule, rights_of, rule_for
 from facewire_broker.credentials import TOKEN_ROUNDS, User, Users, salt_and_hash
 from facewire_broker.limits import BrokerLimits
 from facewire_mqtt.address import Address

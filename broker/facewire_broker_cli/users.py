@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import click
 
+from facewire.roles import Role
 from facewire_broker import credentials
-from facewire_broker.access import Role
 from facewire_broker.credentials import PASSWORD_ROUNDS, TOKEN_ROUNDS, Users, UsersFile
 from facewire_cli.options import output_option
 from facewire_cli.output import Form, write_rows

@@ -9,12 +9,12 @@ import json
 import re
 import types
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 
 from facewire import WIRE_VERSION
-from facewire.events import MAX_INT, Event
+from facewire.events import MAX_INT, PERSON_TYPES, Event
 from facewire.messages import MAX_BATCH_EVENTS, Ack, Batch, Match, Message, Rejected, Status, to_map
 from facewire.topics import DEFAULT_ROOT, KINDS, QOS, Kind, Topics
 from facewire_cli.options import topics_of
@@ -40,6 +40,7 @@ _WORDS: Final = {
     "capacity": "Events that the store holds.",
     "version": "Of the device's software.",
     "identity_name": "May be empty.",
+    "person_type": f"{PERSON_TYPES}; others are kept as they are.",
 }
 #: Integers are 0 or more, but for these.
 _LEAST: Final = {"seq": 1, "oldest": 1, "conflict": 1, "capacity": 1} | dict.fromkeys(
@@ -179,12 +180,15 @@ def _value(name: str, hint: Any) -> Schema:
         return {"type": "array", "items": _value("", get_args(hint)[0]), **most}
     if hint is int:
         return {"type": "integer", "minimum": _LEAST.get(name, 0), "maximum": MAX_INT}
+    if isinstance(hint, TypeVar):  # of a batch, the form of its events
+        hint = Event
     if hint in {Event, Rejected}:
         return {"$ref": f"#/components/schemas/{hint.__name__}"}
     return {"type": {str: "string", float: "number", bool: "boolean"}[hint]}
 
 
 def _comments(cls: type) -> dict[str, str]:
-    """The `#:` comments above the fields of a class."""
-    found = re.findall(r"((?:^ +#: .*\n)+) +(\w+):", inspect.getsource(cls), re.MULTILINE)
+    """The `#:` comments above the fields of a class, or of the class that it is made of."""
+    ours = [each for each in reversed(cls.__mro__) if each.__module__.startswith("facewire.")]
+    found = [pair for each in ours for pair in re.findall(r"((?:^ +#: .*\n)+) +(\w+):", inspect.getsource(each), re.MULTILINE)]
     return {name: " ".join(re.findall(r"#: (.*)", comment)) for comment, name in found}

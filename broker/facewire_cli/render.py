@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from facewire import messages
 from facewire.errors import BatchRefused, FacewireError
+from facewire.events import PersonType
 from facewire.topics import KINDS, Topics
 from facewire_cli.output import moment, visible
 
@@ -19,7 +20,7 @@ Row: TypeAlias = Mapping[str, Any]
 #: So much of a payload that nobody can read is shown, bytes.
 SHOWN_BYTES: Final = 64
 
-PERSON_TYPES: Final = {1: "employee", 2: "visitor", 3: "blocklisted", 4: "stranger", 5: "VIP"}
+_LABELS: Final = {known.value: known.label for known in PersonType}
 
 _EVENT_COLUMNS: Final = ("seq", "timestamp", "score", "identity_id", "identity_name", "person_type", "group_name", "ep_id")
 #: Of a spreadsheet.
@@ -119,7 +120,7 @@ def duration(ms: int) -> str:
 
 def _match(row: Row) -> Iterator[str]:
     event = row["event"]
-    kind = PERSON_TYPES.get(event["person_type"], f"type {event['person_type']}")
+    kind = _LABELS.get(event["person_type"], f"type {event['person_type']}")
     yield f"seq {event['seq']}"
     yield f"score {event['score']:.4g}"
     yield f"{event['identity_name'] or '-'} ({event['identity_id'] or '-'}) {kind}"

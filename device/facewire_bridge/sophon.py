@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from facewire.events import PersonType
 from facewire.vendor import common_form
 from facewire_bridge.record import Poison, Record
 
@@ -23,7 +24,7 @@ STORED: Final = b'{"status":0,"code":0,"message":"SUCCESS","data":null}'
 #: A page of the event API.
 PAGE: Final = 100
 
-_STRANGER: Final = 4
+_STRANGER: Final = PersonType.STRANGER.value
 
 
 def read_push(form: str, body: object) -> list[Record | Poison]:

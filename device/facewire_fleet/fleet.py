@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from facewire import codec
+from facewire.events import PersonType
 from facewire.messages import Ack, Status, splice_match
 from facewire_device.outgoing import OutgoingBatch, build_batch, online_status
 from facewire_device.ring import Ring
@@ -38,7 +39,6 @@ STRANGERS: Final = 0.1
 Random = Callable[[], float]
 
 _NAMES: Final = ("Ada", "Alan", "Barbara", "Claude", "Edsger", "Frances", "Grace", "Ken", "小明", "小红", "Łukasz", "Zoë")
-_EMPLOYEE, _VISITOR, _STRANGER, _VIP = 1, 2, 4, 5
 
 
 class Rhythm:
@@ -70,8 +70,8 @@ class Person(NamedTuple):
 
 def crowd(count: int, random: Random) -> list[Person]:
     """The people enrolled in a fleet: employees, a few visitors and VIPs."""
-    kinds = (_VIP, _VISITOR, _VISITOR, *[_EMPLOYEE] * 17)
-    return [Person(f"p{n:06}", f"{_NAMES[n % len(_NAMES)]} {n}", kinds[int(random() * len(kinds))]) for n in range(count)]
+    kinds = (PersonType.VIP, PersonType.VISITOR, PersonType.VISITOR, *[PersonType.EMPLOYEE] * 17)
+    return [Person(f"p{n:06}", f"{_NAMES[n % len(_NAMES)]} {n}", kinds[int(random() * len(kinds))].value) for n in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Device:
             "timestamp": now_ms,
             "score": score,
             **person._asdict(),
-            "group_name": "staff" if person.person_type != _STRANGER else "",
+            "group_name": "staff" if person.person_type != PersonType.STRANGER else "",
             "ep_id": "entrance-1",
             "want_action": "open",
         }
@@ -225,7 +225,7 @@ class Device:
         """A score and a person. Scores of enrolled people and strangers hardly overlap."""
         chance, place, sureness = self._random(), self._random(), self._random()
         if chance < STRANGERS or not self._plan.people:
-            return round(0.2 + 0.5 * sureness, 4), Person(f"stranger-{int(place * 1e6)}", "", _STRANGER)
+            return round(0.2 + 0.5 * sureness, 4), Person(f"stranger-{int(place * 1e6)}", "", PersonType.STRANGER.value)
         # Some people use the same door all day, others hardly ever: the square favours the former.
         regular = int(REGULARS * place * place)
         score = round(0.98 - 0.3 * sureness**4, 4)

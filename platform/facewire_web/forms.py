@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from facewire.events import MAX_INT
+from facewire.events import MAX_INT, PERSON_TYPES
 from facewire.moments import parse_moment
 from facewire.topics import check_device
 from facewire_platform.history.queries import HOUR, Filter, Place
@@ -124,7 +124,7 @@ class Event(BaseModel):
     score: float
     identity_id: str
     identity_name: str
-    person_type: int = Field(description="1 employee, 2 visitor, 3 blocklisted, 4 stranger, 5 VIP.")
+    person_type: int = Field(description=f"{PERSON_TYPES}.")
     group_name: str | None = None
     ep_id: str | None = None
 

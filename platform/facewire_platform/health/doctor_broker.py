@@ -12,11 +12,11 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
-from facewire.topics import KINDS, QOS, Kind, Topics
+from facewire.roles import PERMISSIONS, Role
+from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt.address import Address, is_loopback, tls_context
 from facewire_mqtt.visit import PATIENCE, Visit
 from facewire_platform.health.doctor import Finding
@@ -33,21 +33,6 @@ GRACE: Final = 1.5
 DAYS_LOW, DAYS_CRITICAL = 30.0, 7.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Role:
-    """The rights of a role (docs/broker.md)."""
-
-    hears: tuple[Kind, ...]
-    says: tuple[Kind, ...]
-
-
-_ROLES: Final[dict[RoleName, _Role]] = {
-    "platform": _Role(hears=KINDS, says=("ack",)),
-    "operator": _Role(hears=KINDS, says=()),
-    "consumer": _Role(hears=("match",), says=()),
-}
-
-
 def check_broker(address: Address, topics: Topics, role: RoleName, wait: float) -> Iterator[Finding]:
     """All checks of the broker; a failure ends them if it makes the following checks meaningless.
 
@@ -59,7 +44,7 @@ def check_broker(address: Address, topics: Topics, role: RoleName, wait: float) 
     """
     yield from _check_tls(address)
     try:
-        with Visit(address, "fw-doctor", _subscriptions(topics, _ROLES[role].hears)):
+        with Visit(address, "fw-doctor", _subscriptions(topics, PERMISSIONS[Role(role)].subscribe)):
             yield Finding("broker", "ok", f"{address} answers")
     except CredentialsRefused as exc:
         yield Finding("broker", "ok", f"{address} answers")
@@ -130,7 +115,8 @@ def _check_tls(address: Address) -> Iterator[Finding]:
 
 
 def _check_rights(address: Address, topics: Topics, role: RoleName) -> Iterator[Finding]:
-    hears, says = _ROLES[role].hears, _ROLES[role].says
+    permission = PERMISSIONS[Role(role)]
+    hears, says = permission.subscribe, permission.publish
     # Only what the role may receive can be seen to come back: for a consumer only matches.
     forbidden = tuple(kind for kind in hears if kind not in says)
     try:

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import peewee
 
 from facewire import codec
+from facewire.events import PersonType
 from facewire_platform.history.devices import Rate, device_row, rates
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
@@ -26,7 +27,7 @@ PAGE: Final = 250
 #: If a device has no more events than this, each page sorts them.
 MAX_SORTED: Final = 10_000
 HOUR: Final = 3_600_000  # ms
-STRANGER: Final = 4
+STRANGER: Final = PersonType.STRANGER.value
 
 
 class Place(NamedTuple):

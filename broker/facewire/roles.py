@@ -1,0 +1,45 @@
+"""What each role may publish and subscribe (docs/contract.md, Topics). Pure.
+
+    role       publishes                          subscribes
+    device     its own match, history, status     its own ack
+    platform   every ack                          everything under {root}/v1
+    consumer   nothing                            every match; every status, if granted
+    operator   nothing                            everything, $SYS too
+
+The broker decides by this table, its renderers write it for other brokers, and the doctor checks it.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from facewire.topics import KINDS, Kind
+
+
+class Role(enum.StrEnum):
+    """What a credential is for."""
+
+    DEVICE = "device"
+    PLATFORM = "platform"
+    CONSUMER = "consumer"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """The kinds of message that a role may publish and subscribe."""
+
+    publish: tuple[Kind, ...] = ()
+    subscribe: tuple[Kind, ...] = ()
+    #: Only under its own name; else of every device.
+    own: bool = False
+    #: May subscribe to topics outside of the contract too, and to the broker's own.
+    outside: bool = False
+
+
+PERMISSIONS: Final[dict[Role, Permission]] = {
+    Role.DEVICE: Permission(publish=("match", "history", "status"), subscribe=("ack",), own=True),
+    Role.PLATFORM: Permission(publish=("ack",), subscribe=KINDS),
+    Role.CONSUMER: Permission(subscribe=("match",)),
+    Role.OPERATOR: Permission(subscribe=KINDS, outside=True),
+}
