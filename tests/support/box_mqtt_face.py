@@ -1,4 +1,4 @@
-"""A terminal of the mqtt/face family, from its maker's document (BOXES.md 2.1): a program of its own.
+"""A terminal of the mqtt/face family, from its maker's document (tests/data/boxes/README.md): a program of its own.
 
     python box_mqtt_face.py --port 1883 --id 1099001 --resume on --count 20 --repeat 0.2
 

@@ -1,4 +1,4 @@
-"""SophonAI boxes, from their maker's manual (BOXES.md 1): SE3 pushes, SE5 and SE6 serve. Programs of their own.
+"""SophonAI boxes, from their maker's manual (tests/data/boxes/README.md): SE3 pushes, SE5 and SE6 serve. Programs of their own.
 
     python box_sophon.py se3 --url http://127.0.0.1:8088/sophon/box-1 --count 20
     python box_sophon.py v5|v6 --api-port 5555 --ws-port 5679 --count 20
