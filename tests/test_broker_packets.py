@@ -6,13 +6,13 @@ import itertools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mqtt_probe import connect, length, packet, publish, subscribe, text
+from mqtt_probe import connect, packet, publish, subscribe, text
 
 from facewire_broker import packets
 from facewire_broker.framer import Framer
 from facewire_broker.packets import UnsupportedLevel
 from facewire_broker.publish import Message
-from facewire_mqtt.framing import Malformed, fixed_header
+from facewire_mqtt.framing import Malformed
 
 words = st.text(st.characters(exclude_characters="\0+#", exclude_categories=["Cs"]), min_size=1, max_size=20)
 frames = st.lists(
@@ -143,11 +143,6 @@ def test_a_subscribe_is_read_as_it_was_written(pairs: list[tuple[str, int]], pac
 def test_a_message_is_written_as_a_client_would_write_it(topic: str, payload: bytes, qos: int, retain: bool, dup: bool) -> None:
     written = Message(topic, payload, 1).packet(qos, 7, retain=retain, dup=dup and qos == 1)
     assert written == publish(topic, payload, qos, retain=retain, packet_id=7, dup=dup and qos == 1)
-
-
-@given(size=st.integers(0, 268_435_455))
-def test_a_length_is_written_as_section_2_2_3_says(size: int) -> None:
-    assert fixed_header(0x30, size) == b"\x30" + length(size)
 
 
 def test_a_topic_must_be_valid_text_without_wildcards() -> None:

@@ -1,14 +1,16 @@
-"""Our broker beside Mosquitto, in one run: `make bench-broker`, or `python tests/bench/bench_broker.py 100 1000 10000`.
+"""Our broker beside Mosquitto, in one run: `make bench-broker`, or with `SESSIONS="100 1000 10000"`.
 
-    connect       seconds until so many devices are connected and have subscribed their ack
-    memory        resident bytes of the broker for each of them
-    round trips   a batch of 13 KB at QoS 1 to the platform, its ack at QoS 1 back: six packets through the broker
+    connect       seconds until so many devices are connected and have subscribed to their ack
+    memory        resident bytes of the broker for each device
+    round trips   a batch of 13 KB at QoS 1 to the platform and its ack at QoS 1 back: six packets
+                  through the broker
     matches       300 bytes at QoS 0 from a hundred devices to one consumer
 
-Each broker with each number of sessions has a process of its own that makes its load (`broker_load`), which takes a core, the
-broker the other. All of them stand ready at once and are measured in turn, a second each, round after round, as what else
-the machine does changes by the minute. Told are medians; a ratio is the median of the rounds' ratios. Beside the rates
-stands the CPU time of a round trip, the broker's and the load's: a rate says how fast both are together.
+For each broker and each number of sessions, a process makes the load (`broker_load`). It uses one
+core and the broker uses another. All of them are ready at once, and are measured in turn, a second
+each, round after round, because other work on the machine changes by the minute. The figures are
+medians; a ratio is the median of the rounds' ratios. A rate shows how fast broker and load are
+together, so the CPU time of each for one round trip stands beside it.
 """
 
 import contextlib
@@ -34,29 +36,29 @@ from broker_engines import MOSQUITTO, free_port, wait_for_port
 from broker_load import WINDOW, Load, Matches, RoundTrips
 
 ROUNDS = 9
-#: Seconds that are measured, and those before that are not.
+#: Seconds of each measurement, and of warming up before it.
 SECONDS, WARM = 1.0, 0.3
 
 
 class Standing(NamedTuple):
-    """What so many sessions cost before they say anything."""
+    """The cost of idle sessions."""
 
     connect: float
     memory: float
 
 
 class Speed(NamedTuple):
-    """How fast something was in one turn."""
+    """The speed in one turn."""
 
     rate: float
-    #: CPU time of the broker, and of the load, for one of them, µs.
+    #: CPU time of the broker and of the load, for one round trip or match, µs.
     cpu: float
     load_cpu: float
 
 
 def resident(pid: int) -> int:
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(match[1]) * 1024 if match else 0
 
 
 def cpu_seconds(pid: int) -> float:
@@ -99,7 +101,7 @@ ENGINES = {"ours": ours, **({"mosquitto": mosquitto} if MOSQUITTO else {})}
 
 
 def contend(engine: str, sessions: int, orders: Connection) -> None:
-    """One broker and its load, in a process of their own: says what its sessions cost, then measures when told to."""
+    """Run one broker and its load: send the cost of its sessions, then measure on each order."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ENGINES[engine]() as (pid, port), contextlib.suppress(EOFError, KeyboardInterrupt):
@@ -112,18 +114,18 @@ def contend(engine: str, sessions: int, orders: Connection) -> None:
 
 
 def measure(work: RoundTrips | Matches, pid: int) -> Speed:
-    """One turn."""
+    """Measure one turn."""
     work.go(WARM)
     done, cpu, load_cpu = work.done, cpu_seconds(pid), cpu_seconds(os.getpid())
-    took = work.go(SECONDS)
+    seconds = work.go(SECONDS)
     done = work.done - done
-    found = Speed(done / took, (cpu_seconds(pid) - cpu) / done * 1e6, (cpu_seconds(os.getpid()) - load_cpu) / done * 1e6)
+    speed = Speed(done / seconds, (cpu_seconds(pid) - cpu) / done * 1e6, (cpu_seconds(os.getpid()) - load_cpu) / done * 1e6)
     work.settle()
-    return found
+    return speed
 
 
 class Contender:
-    """A broker with so many sessions, and what was found of it: round trips and matches, a speed of each by the round."""
+    """A broker with so many sessions, and its speeds for round trips and matches in each round."""
 
     def __init__(self, engine: str, sessions: int) -> None:
         self.engine, self.sessions = engine, sessions
@@ -165,7 +167,7 @@ def middle(speeds: list[Speed]) -> Speed:
 
 
 def beside(one: list[Speed], other: list[Speed]) -> Speed:
-    """The one's speed as a part of the other's, each round by itself."""
+    """The ratio of two speeds: the median of the ratios of the rounds."""
     return middle([Speed(*(a / b for a, b in zip(*pair, strict=True))) for pair in zip(one, other, strict=True)])
 
 
@@ -180,20 +182,20 @@ def main(sessions: tuple[int, ...]) -> None:
     """Measure, and print ratios."""
     counts = sorted(sessions or (100, 1_000, 10_000))
     with contextlib.ExitStack() as stack:
-        found: dict[tuple[str, int], Contender] = {}
+        contenders: dict[tuple[str, int], Contender] = {}
         for engine, count in itertools.product(ENGINES, counts):
-            found[engine, count] = stack.enter_context(contextlib.closing(Contender(engine, count)))
+            contenders[engine, count] = stack.enter_context(contextlib.closing(Contender(engine, count)))
         for _ in range(ROUNDS):
-            for contender in found.values():
+            for contender in contenders.values():
                 contender.turn()
     click.echo(HEAD)
-    for contender in sorted(found.values(), key=lambda it: it.sessions):
+    for contender in sorted(contenders.values(), key=lambda it: it.sessions):
         click.echo(contender.line())
     if MOSQUITTO:
         for count in counts:
-            click.echo(compare(f"ours beside Mosquitto at {count:,} sessions", found["ours", count], found["mosquitto", count]))
+            click.echo(compare(f"ours beside Mosquitto at {count:,} sessions", contenders["ours", count], contenders["mosquitto", count]))
     for engine in ENGINES if len(counts) > 1 else ():
-        first, last = found[engine, counts[0]], found[engine, counts[-1]]
+        first, last = contenders[engine, counts[0]], contenders[engine, counts[-1]]
         click.echo(compare(f"{engine} at {counts[-1]:,} sessions beside itself at {counts[0]:,}", last, first))
 
 
