@@ -105,7 +105,7 @@ def test_a_worker_goes_on_when_its_server_is_back_and_loses_nothing(monkeypatch:
         server.start()
         assert [ack.cursor for ack in desk.turn()] == [2]
         assert desk.stored() == {("d", 1), ("d", 2)}
-        desk.worker._store.close()
+        desk.worker.close()
     finally:
         server.close()
 

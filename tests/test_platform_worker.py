@@ -9,6 +9,7 @@ import pytest
 from platform_desk import Desk, history, received
 from platform_model import BOOT, EPOCH, batch
 
+import facewire_platform.store.sqlite
 from facewire import codec
 from facewire.errors import StoreError
 from facewire.messages import Ack, Status, decode_ack, encode
@@ -20,9 +21,10 @@ from facewire_platform.store.writer import Store
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setattr(facewire_platform.store.sqlite, "BUSY_TIMEOUT", 0.001)
     opened = Desk(tmp_path / "x.db", monkeypatch)
     yield opened
-    opened.worker._store.close()
+    opened.worker.close()
 
 
 def path(desk: Desk) -> Path:
@@ -66,7 +68,6 @@ def test_a_message_that_we_fail_on_stops_none_of_the_others(desk: Desk, monkeypa
 
 
 def test_what_came_during_an_outage_is_stored_and_acked_after_it(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    desk.worker._store._db.pragma("busy_timeout", 1)
     with closing(sqlite3.connect(path(desk), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         will = received("d1", "status", encode(Status(BOOT, False, 1)))
@@ -182,8 +183,7 @@ def test_what_its_receiver_logs_it_logs(desk: Desk, caplog: pytest.LogCaptureFix
     assert [(record.name, record.getMessage()) for record in caplog.records] == [("facewire_mqtt.session", "from there")]
 
 
-def test_a_worker_that_ends_acks_what_it_has_stored(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk.worker, "_on_turn", lambda _: desk.worker.stop())
+def test_a_worker_that_ends_acks_what_it_has_stored(desk: Desk) -> None:
     desk.inbox.put(history("d1", 0, 1))
     desk.worker.run()
     assert [decode_ack(message.payload).cursor for message in desk.last] == [1]

@@ -52,13 +52,18 @@ def decode(payload: bytes) -> Decoded:
     """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise DecodeError(f"payload of {len(payload)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
-    as_json = payload[:1] == b"{"
-    value, clean = (_decode_json(payload), False) if as_json else _decode_msgpack(payload)
+    fmt = format_of(payload)
+    value, clean = (_decode_json(payload), False) if fmt is Format.JSON else _decode_msgpack(payload)
     if not isinstance(value, dict):
         raise DecodeError(f"payload is {type(value).__name__}, not a map")
     if not all(type(key) is str for key in value):
         raise DecodeError("payload has a key that is not text")
-    return Decoded(value, Format.JSON if as_json else Format.MSGPACK, clean)
+    return Decoded(value, fmt, clean)
+
+
+def format_of(payload: bytes) -> Format:
+    """The format in which a payload is read. No msgpack map begins with `{`."""
+    return Format.JSON if payload[:1] == b"{" else Format.MSGPACK
 
 
 def encode(value: Mapping[str, Any], fmt: Format = Format.MSGPACK) -> bytes:

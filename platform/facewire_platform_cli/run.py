@@ -12,7 +12,7 @@ from facewire_cli.ending import Ending
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
 from facewire_cli.systemd import Service
 from facewire_mqtt.address import Address
-from facewire_platform.intake.worker import Worker
+from facewire_platform.intake.worker import Worker, receiver_for
 from facewire_platform.store.database import locate
 from facewire_platform.store.drivers import Location
 from facewire_platform_cli.backup import backup, restore
@@ -57,7 +57,8 @@ def run(
     """
     with Ending() as ending:
         service = Service()
-        serving = web_process(locate(database), address, topics, web, web_token_file)
+        location = locate(database)
+        serving = web_process(location, address, topics, web, web_token_file)
         if share:
             _check_sharing(address, topics)
 
@@ -68,9 +69,9 @@ def run(
             else:
                 service.turn(subscribed)
 
-        worker = Worker(locate(database), address, topics, share=share, on_turn=turn)
+        worker = Worker(location, receiver_for(location, address, topics, share), topics, on_turn=turn)
         if metrics:
-            _serve_metrics(metrics, worker, locate(database))
+            _serve_metrics(metrics, worker, location)
         with serving:
             worker.run()
 

@@ -25,30 +25,31 @@ def history(device: str, after: int, *seqs: int) -> Received:
 
 
 class Desk:
-    """A worker without a broker: messages are put in, turns are taken, acks are looked at. It is the worker's receiver."""
+    """A worker without a broker: the desk is its receiver, and a test puts the messages in."""
+
+    address = Address()
 
     def __init__(self, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(facewire_platform.intake.worker, "STORE_RETRY", 0.0)
         self.location = location
         self.inbox = Inbox(lambda _: None, gather=0.0)
-        self.worker = Worker(self.location, Address(), Topics())
+        self.worker = Worker(self.location, self, Topics(), on_turn=lambda _: self.worker.stop())
         self.last: list[Publication] = []
-        self.worker._receiver = self  # type: ignore[assignment]
 
     def exchange(self, publications: list[Publication], most: int) -> Delivery:
-        assert publications == []
+        assert publications == self.last
         return self.inbox.take(most, 0.0)
 
     def close(self, publications: list[Publication]) -> None:
         self.last = publications
 
     def turn(self, *messages: Happening | LogRecord) -> list[Ack]:
-        """Put the messages in, take a turn; the acks that are to be published."""
+        """Put messages in and let the worker take a turn; returns the acks of what it stored."""
         for message in messages:
             self.inbox.put(message)
-        self.worker._turn()
-        acks = [(Topics().parse(message.topic)[0], decode_ack(message.payload)) for message in self.worker._acks]
-        self.worker._acks.clear()
+        self.worker.turn()
+        self.last = list(self.worker.acks)
+        acks = [(Topics().parse(message.topic)[0], decode_ack(message.payload)) for message in self.last]
         if acks:
             with History(self.location) as other:  # another connection sees only what is committed
                 watermarks = {row["device"]: row["watermark"] for row in other.devices()}

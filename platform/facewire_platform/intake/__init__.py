@@ -1,1 +1,1 @@
-"""From the wire to the commit: a receiver's process takes messages, the worker stores them and acks."""
+"""From the wire to the commit: a receiver process takes messages, the worker stores and acks them."""

@@ -1,6 +1,6 @@
-"""Decodes batches in the process that receives them, as storing them is enough for one core of Python.
+"""Decodes batches in the receiver's process, because storing them keeps one core of Python busy.
 
-receiver's process: payload ── pack ──▶ bytes ══▶ worker's: unpack ──▶ Batch, its events as rows
+receiver's process: payload ── pack ──▶ bytes ══▶ worker's: unpack ──▶ batch with rows
 """
 
 import marshal
@@ -9,15 +9,15 @@ from typing import Final
 from facewire.messages import BatchOf, decode_batch_of
 from facewire_platform.store.rows import Row, Rows
 
-#: Later versions of marshal look for what occurs twice, which takes longer than the rest.
+#: Later versions of marshal look for values that occur twice, which takes most of their time.
 MARSHAL_VERSION: Final = 2
 
 
 def pack(payload: bytes, rows: type[Rows]) -> bytes | None:
-    """A batch as `unpack` takes it, or None: read it yourself, it is no batch, or an unusual one."""
+    """A batch for `unpack`. None if it is bad or unusual: decode the payload instead."""
     try:
         batch = decode_batch_of(payload, rows.from_maps)
-    except Exception:  # noqa: BLE001  # whoever reads it then says what is wrong with it
+    except Exception:  # noqa: BLE001  # `reader` decodes it again, and reports the error
         return None
     if not isinstance(batch.events, Rows):  # the codec does not vouch for it
         return None
@@ -26,7 +26,7 @@ def pack(payload: bytes, rows: type[Rows]) -> bytes | None:
 
 
 def unpack(packed: bytes, rows: type[Rows]) -> BatchOf[Row]:
-    """The batch, its events as rows."""
-    # From the same program, through a socket that nobody else has.
+    """The batch, with its events as rows."""
+    # These bytes come from this program, through a socket that no other has.
     epoch, boot, after, cursor, head, oldest, events = marshal.loads(packed)  # noqa: S302
     return BatchOf(epoch, boot, after, cursor, head, oldest, rows(events))

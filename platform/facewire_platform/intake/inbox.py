@@ -1,4 +1,4 @@
-"""What waits for the worker: bounded, so that a load that the platform cannot take costs patience and no memory."""
+"""The messages that wait for the worker. They are bounded: overload costs time, never memory."""
 
 import math
 import threading
@@ -10,17 +10,17 @@ from typing import Final, NamedTuple, TypeAlias
 
 from facewire_mqtt.happenings import Connected, Disconnected, Happening, Received, Refused
 
-#: What may wait: messages, and their bytes.
+#: At most so many messages, and bytes of messages, may wait.
 INBOX_MESSAGES: Final = 50_000
 INBOX_BYTES: Final = 256 * 1024 * 1024
-#: News that may wait; of more, the latest.
+#: At most so much news may wait; newer news pushes out the oldest.
 INBOX_NEWS: Final = 1_000
-#: No more is taken at a time than one message beyond this.
+#: After this many bytes, `take` adds no more messages.
 TAKEN_BYTES: Final = 16 * 1024 * 1024
-#: Messages are taken no sooner after the last than this, s: one commit for all costs less than one for each.
+#: Messages are taken at intervals of at least this, s: one commit for many costs less than many.
 GATHER: Final = 0.02
 
-#: What happens to the connection, and what is logged about it.
+#: Changes of the connection, and log records of the receiver's process.
 News: TypeAlias = Connected | Disconnected | Refused | LogRecord
 
 
@@ -31,7 +31,7 @@ class Queued(NamedTuple):
     payload: bytes
     #: A retained message: nobody knows how old it is.
     retained: bool
-    #: A batch, for `decoder.unpack`.
+    #: A packed batch, for `decoder.unpack`.
     packed: bytes | None
 
     @property
@@ -40,7 +40,7 @@ class Queued(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What an inbox gives at once."""
+    """The messages and news that an inbox gives at once."""
 
     messages: list[Queued]
     news: list[News]
@@ -51,13 +51,13 @@ class Delivery(NamedTuple):
 
 
 class Inbox:
-    """A queue between paho's thread and that of the receiver, bounded in messages and bytes.
+    """A queue from paho's thread to the receiver's main thread, bounded in messages and bytes.
 
     Args:
         pack: packs a batch, see `Queued.packed`.
-        most_messages: that may wait.
-        most_bytes: of them.
-        gather: see GATHER.
+        most_messages: at most so many may wait.
+        most_bytes: the same for their bytes.
+        gather: see `GATHER`.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Inbox:
         self._size_bytes = 0
         self._news: deque[News] = deque(maxlen=INBOX_NEWS)
         self._dropped = 0
-        #: When messages were taken last, monotonic, s.
+        #: The time of the last `take` that had messages, monotonic, s.
         self._taken_at = -math.inf
         self._changed = threading.Condition()
-        #: Nobody is to be woken for fewer messages.
+        #: `put` wakes `take` for so many messages, no fewer.
         self._wanted = 1
 
     def put(self, item: Happening | LogRecord) -> None:
-        """Add news, or a message if there is room for it; otherwise it is counted. Messages are put by one thread."""
+        """Add news or a message. A message that finds no room is counted. One thread puts messages."""
         if isinstance(item, Received):
             self._put_message(item)
             return
@@ -89,9 +89,9 @@ class Inbox:
             self._changed.notify()
 
     def take(self, most: int, timeout: float) -> Delivery:
-        """Up to `most` messages, oldest first, and all news; waits for something, no longer than `timeout` seconds.
+        """Up to `most` messages, oldest first, and all news. Waits up to `timeout` seconds for any.
 
-        With `most` of 0, news only, which are not waited for.
+        If `most` is 0, it returns the news at once.
         """
         with self._changed:
             if most:
@@ -109,7 +109,7 @@ class Inbox:
             if len(self._waiting) >= self._most_messages or self._size_bytes + len(message.payload) > self._most_bytes:
                 self._dropped += 1
                 return
-        # Packed without the lock, which whoever takes would wait for.
+        # Pack without the lock, so that `take` need not wait.
         queued = Queued(message.topic, message.payload, message.retain, self._pack(message))
         with self._changed:
             self._waiting.append(queued)

@@ -1,9 +1,10 @@
-"""Has the connection to the broker in a process of its own, so that the worker's does nothing but store.
+"""Runs the connection to the broker in a second process, so that the worker only stores.
 
-    paho's thread ── messages, decoded ──▶ Inbox ──▶ main thread ◀── exchange ──▶ Receiver, in the worker's process
-                                              paho ◀── acks ──┘
+    paho's thread ── messages ──▶ Inbox ──▶ main thread ◀── exchange ──▶ Receiver, in the
+                                     paho ◀── acks ──┘                   worker's process
 
-It keeps nothing that matters: what was not stored when it dies was not acked. It ends when its worker does, however that ends.
+The process may die at any time: a message that it holds is not acked yet. It ends when its worker
+does, even if the worker is killed.
 """
 
 import contextlib
@@ -23,16 +24,16 @@ from facewire_platform.intake.decoder import pack
 from facewire_platform.intake.inbox import Delivery, Inbox
 from facewire_platform.store.rows import Rows
 
-#: An exchange that has nothing to give ends after this long, s.
+#: An exchange without messages or news ends after this long, s.
 LOOK_EVERY: Final = 0.5
-#: A process that says nothing for so long is given up, s.
+#: A process that does not answer for this long is killed, s.
 PATIENCE: Final = 10.0
-#: One that has failed is followed by another after this long, s.
+#: The wait before a process that failed is replaced, s.
 RETRY: Final = 1.0
 
 
 class Subscriber(NamedTuple):
-    """Whom the broker is to see, and in what form batches are wanted."""
+    """The session with the broker, and the form in which batches are wanted."""
 
     address: Address
     client_id: str
@@ -41,30 +42,35 @@ class Subscriber(NamedTuple):
 
 
 class Receiver:
-    """The process, and our end of the socket to it; after it has failed, another. For one thread."""
+    """The process and the worker's end of the socket to it. It is replaced if it fails. For one thread."""
 
     def __init__(self, subscriber: Subscriber) -> None:
         self._subscriber = subscriber
         self._process: _Process | None = None
-        #: When it may be started, monotonic, s.
-        self._from = 0.0
+        #: Earliest start of the next process, monotonic, s.
+        self._not_before = 0.0
+
+    @property
+    def address(self) -> Address:
+        """The broker."""
+        return self._subscriber.address
 
     def exchange(self, publications: list[Publication], most: int) -> Delivery:
-        """Publish, and take what came, at once or after LOOK_EVERY.
+        """Publish, then take messages and news. Returns after `LOOK_EVERY` if there are none.
 
         Args:
-            publications: those are lost for which there is no connection.
-            most: so many messages; with 0 news only, which are not waited for.
+            publications: lost if there is no connection.
+            most: take no more messages than this. If it is 0, return the news at once.
         """
         try:
             return self._running().exchange(publications, most)
         except (OSError, EOFError) as exc:
-            self._from = time.monotonic() + RETRY
+            self._not_before = time.monotonic() + RETRY
             self._end(0.0)
             return Delivery([], [Disconnected(f"receiver failed: {str(exc) or type(exc).__name__}")], 0, 0.0)
 
     def close(self, publications: list[Publication]) -> None:
-        """Publish, and end the connection and the process."""
+        """Publish, then end the connection and the process."""
         if self._process is not None:
             with contextlib.suppress(OSError):
                 self._process.pipe.send((publications, None))
@@ -72,7 +78,7 @@ class Receiver:
 
     def _running(self) -> "_Process":
         if self._process is None:
-            time.sleep(max(0.0, self._from - time.monotonic()))
+            time.sleep(max(0.0, self._not_before - time.monotonic()))
             self._process = _Process()
             self._process.pipe.send((self._subscriber, logging.getLogger().getEffectiveLevel()))
         return self._process
@@ -89,12 +95,12 @@ class _Process:
         with ours, theirs:
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(PATIENCE), round(PATIENCE % 1 * 1e6)))
-            self._process = subprocess.Popen(  # noqa: S603  # ourselves
+            self._process = subprocess.Popen(  # noqa: S603  # this module
                 [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for its worker
+                start_new_session=True,  # its worker handles Ctrl-C
             )
             self.pipe = Pipe(ours.detach())
 
@@ -112,7 +118,7 @@ class _Process:
 
 
 class _ForWorker(logging.Handler):
-    """Gives what is logged here to the worker, without what cannot be sent."""
+    """Sends log records to the worker, without the parts that cannot be pickled."""
 
     def __init__(self, inbox: Inbox) -> None:
         super().__init__()
@@ -151,5 +157,5 @@ def _pack(message: Received, rows: type[Rows]) -> bytes | None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, ConnectionError):  # the worker was killed
+    with contextlib.suppress(EOFError, ConnectionError):  # if the worker was killed
         _serve(Pipe(int(sys.argv[1])))

@@ -1,9 +1,10 @@
-"""The worker: takes what devices publish, stores it in groups, acks what is durable.
+"""The worker: stores the messages of devices in groups, and acks a batch once it is durable.
 
-    receiver's process: connection, inbox (bounded) ══ messages ══▶ worker's: one transaction ─▶ commit
-                                                    ◀═══ acks ════
+    receiver's process: connection, inbox ══ messages ══▶ worker's: one transaction ─▶ commit
+                                          ◀═══ acks ════
 
-What does not fit the inbox is dropped and counted: a device sends its history again.
+The inbox is bounded. If a message does not fit, it is dropped and counted: devices send their
+history again.
 """
 
 import dataclasses
@@ -13,30 +14,32 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
-from facewire.codec import Format
+from facewire.codec import format_of
 from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, StoreError
 from facewire.messages import Ack, BatchOf, Match, Status, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt.connection import Address, Connected, Disconnected, Publication, Refused
-from facewire_platform.intake.inbox import News, Queued
+from facewire_platform.intake.inbox import Delivery, News, Queued
 from facewire_platform.intake.reader import read
 from facewire_platform.intake.receiver import Receiver, Subscriber
+from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Outcome, Unreadable, open_store
 
 log = logging.getLogger(__name__)
 
-#: The wait after a failure of the database, s.
+#: The wait after the database failed, s.
 STORE_RETRY: Final = 1.0
-#: Messages stored in one commit at most; fewer if no more are waiting.
+#: One commit stores no more messages than this.
 GROUP: Final = 200
-#: With an inbox that is fuller than this, acks ask for patience, up to this long, ms.
-PATIENCE_FROM: Final = 0.25
-PATIENCE_MS: Final = 60_000
+#: If the inbox is fuller than this, from 0 to 1, acks ask devices to wait, up to so many ms.
+BUSY_FILL: Final = 0.25
+MAX_RETRY_AFTER_MS: Final = 60_000
 SUBSCRIBED: Final[tuple[Kind, ...]] = ("match", "history", "status")
-#: What a group of workers shares. Each of them hears every status: a shared subscription is not given what is retained.
+#: The kinds that the workers of a group share. Each worker gets every status, because a broker sends
+#: no retained messages to a shared subscription.
 SHARED: Final = frozenset(("match", "history"))
 
 
@@ -45,23 +48,45 @@ _Pair: TypeAlias = tuple[Queued, Message]
 
 @dataclass(slots=True)
 class Counters:
-    """What a worker has done since it started."""
+    """The work since a worker started."""
 
     batches: int = 0
     matches: int = 0
     statuses: int = 0
-    #: Messages, and single events of batches.
+    #: Whole messages, and single events of batches.
     quarantined: int = 0
     refused: int = 0
     conflicts: int = 0
     stale_statuses: int = 0
-    #: Events of batches, stored or not.
+    #: Events in the batches received, even if stored before.
     events: int = 0
     commits: int = 0
-    #: Spent in transactions, s.
+    #: Time spent in transactions, s.
     commit_seconds: float = 0.0
-    #: Messages that did not fit the inbox.
+    #: Messages that did not fit into the inbox.
     dropped: int = 0
+
+
+class Receiving(Protocol):
+    """The connection to a broker, as the worker uses it (see `receiver.Receiver`)."""
+
+    @property
+    def address(self) -> Address: ...
+    def exchange(self, publications: list[Publication], most: int) -> Delivery: ...
+    def close(self, publications: list[Publication]) -> None: ...
+
+
+def receiver_for(database: Location, address: Address, topics: Topics, share: str | None = None) -> Receiver:
+    """A receiver of the devices' messages. Its process starts with its first exchange.
+
+    Args:
+        database: the database in which they will be stored.
+        address: the broker.
+        topics: the topics on which the devices publish.
+        share: the group of workers that share the work by shared subscriptions, or None.
+    """
+    subscriptions = [(_filter(topics, kind, share), QOS[kind]) for kind in SUBSCRIBED]
+    return Receiver(Subscriber(address, f"facewire-platform-{secrets.token_hex(4)}", subscriptions, dialect_of(database).rows))
 
 
 class Worker:
@@ -69,33 +94,29 @@ class Worker:
 
     Args:
         database: the SQLite file, or the postgresql:// URL.
-        address: the broker.
-        topics: where the devices publish.
-        share: the group of workers that shares the work, on a broker that has shared subscriptions; alone without one.
-        on_turn: called after each turn of the loop, at least every few seconds, with whether the database is open and a session
+        receiver: where messages come from and acks go to. The worker closes it.
+        topics: the topics on which the devices publish.
+        on_turn: called after each turn, at least every few seconds, with whether the worker is
             subscribed. It must not raise.
+
+    Attributes:
+        acks: of stored batches, to be published in the next turn.
+        counters: the work so far.
 
     Raises:
         StoreError: the database cannot be opened, or another worker has it.
     """
 
     def __init__(
-        self,
-        database: Location,
-        address: Address,
-        topics: Topics,
-        *,
-        share: str | None = None,
-        on_turn: Callable[[bool], None] = lambda _: None,
+        self, database: Location, receiver: Receiving, topics: Topics, *, on_turn: Callable[[bool], None] = lambda _: None
     ) -> None:
         self._topics = topics
         self._database = database
-        self._address = address
+        self._receiver = receiver
         self._on_turn = on_turn
-        #: Read and not stored yet, each with what it was read from.
+        #: Messages that are read and not stored yet, each with the one it was read from.
         self._unstored: list[_Pair] = []
-        #: Of what is stored, to be published.
-        self._acks: list[Publication] = []
+        self.acks: list[Publication] = []
         #: How full the inbox is, from 0 to 1.
         self._fill = 0.0
         self._outage = ""
@@ -104,8 +125,6 @@ class Worker:
         self._refused: Refused | None = None
         self._connected = self._was_connected = False
         self._store = open_store(database)
-        subscriptions = [(_filter(topics, kind, share), QOS[kind]) for kind in SUBSCRIBED]
-        self._receiver = Receiver(Subscriber(address, f"facewire-platform-{secrets.token_hex(4)}", subscriptions, self._store.rows))
 
     def run(self) -> None:
         """Work until `stop` is called, from a signal handler or another thread.
@@ -116,20 +135,25 @@ class Worker:
         """
         try:
             while not self._stopping.is_set():
-                self._turn()
+                self.turn()
                 self._on_turn(self._connected)
         finally:
-            self._receiver.close(self._acks)
-            self._store.close()
+            self.close()
             log.info("worker stopped %s", " ".join(f"{name}={count}" for name, count in asdict(self.counters).items()))
         if self._refused is not None:
-            raise (CredentialsRefused if self._refused.credentials else BrokerError)(f"{self._address}: {self._refused.reason}")
+            raise (CredentialsRefused if self._refused.credentials else BrokerError)(f"{self._receiver.address}: {self._refused.reason}")
 
     def stop(self) -> None:
-        """End after the group at hand; what else waits is sent again by its devices."""
+        """End after the current group. Devices send again what is still in the inbox."""
         self._stopping.set()
 
-    def _turn(self) -> None:
+    def close(self) -> None:
+        """Publish the last acks, and close the receiver and the store."""
+        self._receiver.close(self.acks)
+        self._store.close()
+
+    def turn(self) -> None:
+        """Publish acks, take a group of messages, and store it. If the database fails, wait a little."""
         self._exchange()
         if not self._unstored:
             return
@@ -138,17 +162,17 @@ class Worker:
                 self._reopen()
             self._store_all()
         except StoreError as exc:
-            # Tried again: the devices would send their history again, the broker no will.
-            self._tell_outage(str(exc))
+            # Keep the messages and try again: devices repeat their history, but nobody repeats a will.
+            self._log_outage(str(exc))
             self._stopping.wait(STORE_RETRY)
         else:
-            self._tell_outage("")
+            self._log_outage("")
 
     def _exchange(self) -> None:
-        acks, self._acks = self._acks, []
+        acks, self.acks = self.acks, []
         delivery = self._receiver.exchange(acks, 0 if self._unstored else GROUP)
         for news in delivery.news:
-            self._hear(news)
+            self._handle(news)
         if delivery.dropped:
             log.warning("inbox full, dropped=%d", delivery.dropped)
             self.counters.dropped += delivery.dropped
@@ -157,16 +181,16 @@ class Worker:
         for queued in delivery.messages:
             self._unstored += [(queued, message) for message in read(queued, self._topics, self._store.rows, now_ms)]
 
-    def _hear(self, news: News) -> None:
+    def _handle(self, news: News) -> None:
         match news:
             case logging.LogRecord():
                 logging.getLogger(news.name).handle(news)
             case Connected():
                 self._connected = self._was_connected = True
-                log.info("connected broker=%s store=%s", self._address, self._store.identity)
+                log.info("connected broker=%s store=%s", self._receiver.address, self._store.identity)
             case Disconnected(reason):
                 self._connected = False
-                log.warning("no connection broker=%s reason=%s", self._address, reason)
+                log.warning("no connection broker=%s reason=%s", self._receiver.address, reason)
             case Refused(reason):
                 log.error("broker refuses reason=%s", reason)
                 if not self._was_connected:
@@ -174,7 +198,10 @@ class Worker:
                     self.stop()
 
     def _reopen(self) -> None:
-        """The database was wiped or restored under us, or its server is gone. Devices find out by our acks what to send again."""
+        """Open the database again: it was wiped or restored, or its server was gone.
+
+        The acks tell the devices what they must send again.
+        """
         log.warning("database is gone, opening it again")
         self._store.close()
         self._store = open_store(self._database)
@@ -223,10 +250,10 @@ class Worker:
                 self._answer(queued, message.device, outcome)
 
     def _answer(self, queued: Queued, device: str, ack: Ack) -> None:
-        if self._fill > PATIENCE_FROM:
-            ack = dataclasses.replace(ack, retry_after=round(self._fill * PATIENCE_MS))
-        fmt = Format.JSON if queued.payload[:1] == b"{" else Format.MSGPACK
-        self._acks.append(Publication(self._topics.of(device, "ack"), encode(ack, fmt), QOS["ack"]))
+        if self._fill > BUSY_FILL:
+            ack = dataclasses.replace(ack, retry_after=round(self._fill * MAX_RETRY_AFTER_MS))
+        payload = encode(ack, format_of(queued.payload))
+        self.acks.append(Publication(self._topics.of(device, "ack"), payload, QOS["ack"]))
 
     def _count(self, message: Message, outcome: Outcome) -> None:
         counters = self.counters
@@ -234,7 +261,7 @@ class Worker:
             case BatchOf() as batch:
                 counters.batches += 1
                 counters.events += len(batch.events)
-                self._tell_ack(message.device, batch.epoch, outcome)
+                self._log_ack(message.device, batch.epoch, outcome)
             case Match():
                 counters.matches += 1
             case Status():
@@ -246,8 +273,8 @@ class Worker:
                 counters.quarantined += 1
                 log.warning("quarantined topic=%r error=%s", topic, reason)
 
-    def _tell_ack(self, device: str, epoch: str, ack: Outcome) -> None:
-        assert isinstance(ack, Ack)  # noqa: S101  # what a batch comes to
+    def _log_ack(self, device: str, epoch: str, ack: Outcome) -> None:
+        assert isinstance(ack, Ack)  # noqa: S101  # the outcome of a batch
         for rejected in ack.rejected:
             self.counters.quarantined += 1
             log.warning("quarantined device=%s epoch=%s seq=%s reason=%s", device, epoch, rejected.seq, rejected.reason)
@@ -255,7 +282,7 @@ class Worker:
             self.counters.conflicts += 1
             log.warning("conflict device=%s epoch=%s seq=%d", device, epoch, ack.conflict)
 
-    def _tell_outage(self, reason: str) -> None:
+    def _log_outage(self, reason: str) -> None:
         if reason and reason != self._outage:
             log.error("database fails, waiting error=%s", reason)
         elif self._outage and not reason:

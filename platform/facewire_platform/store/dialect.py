@@ -18,9 +18,6 @@ from facewire_platform.store.rows import Rows
 class Statements(abc.ABC):
     """The statements that run for every group of messages, within a transaction."""
 
-    #: The form in which events are inserted.
-    rows: type[Rows]
-
     @abc.abstractmethod
     def streams(self, keys: Sequence[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
         """The streams of (device, epoch), as `STREAM_COLUMNS`. A missing one is created."""
@@ -54,6 +51,8 @@ class Dialect(abc.ABC):
     """One kind of database, at one location."""
 
     location: Location
+    #: The form in which events are inserted.
+    rows: type[Rows]
 
     @property
     @abc.abstractmethod

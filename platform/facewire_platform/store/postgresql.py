@@ -45,6 +45,8 @@ _SCHEMA_LOCK: Final = 0x46575046
 class PostgresqlDialect(Dialect):
     """A server. Each writer locks only the streams and devices that it writes to."""
 
+    rows = CopyRows
+
     def __init__(self, url: str) -> None:
         self.location = url
         self._url = url
@@ -100,8 +102,6 @@ def _check(database: peewee.PostgresqlDatabase, url: str, mode: Mode) -> None:
 
 class PostgresqlStatements(Statements):
     """Streams and devices are locked until the commit."""
-
-    rows = CopyRows
 
     def __init__(self, database: peewee.PostgresqlDatabase) -> None:
         self._db = database

@@ -50,6 +50,8 @@ _SETTINGS: Final = (
 class SqliteDialect(Dialect):
     """A file. While it is open, SQLite keeps two more beside it (-wal, -shm)."""
 
+    rows = InsertRows
+
     def __init__(self, path: Path) -> None:
         self.location = path
         self._path = path
@@ -180,8 +182,6 @@ def first_free(path: Path, suffix: str) -> Path:
 
 class SqliteStatements(Statements):
     """A transaction has the whole database to itself, so nothing needs a lock."""
-
-    rows = InsertRows
 
     def __init__(self, database: peewee.SqliteDatabase) -> None:
         self._db = database

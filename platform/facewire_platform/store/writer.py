@@ -116,7 +116,7 @@ class Store:
         self._file = dialect.file_id()
         self._sql = dialect.statements(database)
         #: The form in which events are best given.
-        self.rows: type[Rows] = self._sql.rows
+        self.rows: type[Rows] = dialect.rows
         self._losses = Losses(database)
         #: Given with each ack.
         self.identity: str = database.execute_sql("SELECT identity FROM store").fetchone()[0]
