@@ -5,7 +5,7 @@ import pytest
 from mosquitto_server import ANONYMOUS, Mosquitto
 from postgresql_server import PostgreSQL
 
-from facewire_mqtt.connection import Address
+from facewire_mqtt import Address
 from facewire_platform.store.drivers import Location
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from facewire.moments import MAX_SECONDS, parse_moment
 from facewire.topics import Topics
 from facewire_cli.options import DEVICE, ENDPOINT, MOMENT, SECONDS, Endpoint, connection_options, moment_type, output_option
-from facewire_mqtt.connection import Address
+from facewire_mqtt import Address
 
 NOW_MS = 1_764_000_000_000
 

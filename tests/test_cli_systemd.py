@@ -19,7 +19,7 @@ from facewire.roles import Role
 from facewire_broker import embedded
 from facewire_broker.credentials import UsersFile, add
 from facewire_cli.systemd import Service
-from facewire_device.agent import Agent, Settings
+from facewire_device import Agent, Settings
 from facewire_device.store import Store
 
 #: Longer than any turn of a worker that lives, s.

@@ -25,7 +25,7 @@ from facewire.messages import Ack, Batch, Match, Rejected, Status
 from facewire.topics import KINDS, Kind, Topics
 from facewire_cli.render import SHOWN_BYTES, duration, flat, line, narrow, to_row
 from facewire_cli.tail import INBOX_MESSAGES, Inbox, filters
-from facewire_mqtt.connection import Address, Connected, Connection, Happening, Publication, Received
+from facewire_mqtt import Address, Connected, Connection, Happening, Publication, Received
 
 FACEWIRE = str(Path(sys.executable).with_name("facewire"))
 TOPICS = Topics()

@@ -19,15 +19,12 @@ from facewire import codec
 from facewire.errors import StoreError
 from facewire.messages import Match, Status
 from facewire_broker import embedded
+from facewire_device import Agent, Recorder, Settings, uploader
 from facewire_device import agent as agent_module
 from facewire_device import realtime as realtime_module
-from facewire_device import uploader
-from facewire_device.agent import Agent, Settings
-from facewire_device.recorder import Recorder
 from facewire_device.ring import Ring
 from facewire_device.store import Store, open_store
-from facewire_mqtt import connection
-from facewire_mqtt.connection import Address
+from facewire_mqtt import Address, connection
 
 pytestmark = pytest.mark.network
 

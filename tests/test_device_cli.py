@@ -20,7 +20,7 @@ from device_platform import platform_on
 from facewire.messages import Batch, Match
 from facewire_broker import embedded
 from facewire_device.store import open_store
-from facewire_mqtt.connection import Address
+from facewire_mqtt import Address
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 

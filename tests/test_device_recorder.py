@@ -11,7 +11,8 @@ from waiting import wait_until
 from facewire import codec
 from facewire.errors import EventError, StoreError
 from facewire.events import Event
-from facewire_device.recorder import Recorded, Recorder
+from facewire_device import Recorder
+from facewire_device.recorder import Recorded
 from facewire_device.store import Appended, Store, open_store
 
 VENDOR = {"timestamp": 1, "score": 0.9, "identity_id": "p", "identity_name": "", "person_type": 1}

@@ -34,8 +34,7 @@ from facewire_gate import fresh_matches, fresh_matches_async
 from facewire_gate import matches as consumer
 from facewire_gate.freshness import Limits
 from facewire_gate.matches import FreshMatch, FreshMatches, Inbox
-from facewire_mqtt import connection
-from facewire_mqtt.connection import Address, Connected, Disconnected, Received, Refused
+from facewire_mqtt import Address, Connected, Disconnected, Received, Refused, connection
 
 pytestmark = pytest.mark.network
 

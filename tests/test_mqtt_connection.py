@@ -16,19 +16,10 @@ from mosquitto_server import Mosquitto
 from paho.mqtt import client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
+from facewire_mqtt import Address, Connected, Connection, Disconnected, Happening, Publication, Received, Refused
 from facewire_mqtt import connection as connection_module
 from facewire_mqtt import session as session_module
 from facewire_mqtt.address import tls_context
-from facewire_mqtt.connection import (
-    Address,
-    Connected,
-    Connection,
-    Disconnected,
-    Happening,
-    Publication,
-    Received,
-    Refused,
-)
 
 pytestmark = [pytest.mark.network, pytest.mark.mosquitto]
 

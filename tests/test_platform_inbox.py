@@ -4,7 +4,7 @@ import threading
 import pytest
 
 import facewire_platform.intake.inbox
-from facewire_mqtt.connection import Connected, Disconnected, Received
+from facewire_mqtt import Connected, Disconnected, Received
 from facewire_platform.intake.inbox import Inbox, Queued
 
 

@@ -18,7 +18,7 @@ from platform_model import batch
 import facewire_platform.intake.receiver
 from facewire.messages import encode
 from facewire_cli.logs import split
-from facewire_mqtt.connection import Address, Connected, Disconnected, Publication
+from facewire_mqtt import Address, Connected, Disconnected, Publication
 from facewire_platform.intake.decoder import pack
 from facewire_platform.intake.inbox import Delivery, Inbox
 from facewire_platform.intake.receiver import Receiver, Subscriber, _ForWorker
@@ -152,7 +152,7 @@ def test_another_is_not_started_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 def test_it_ends_when_its_worker_is_killed(mosquitto: Address) -> None:
     program = f"""
 import time
-from facewire_mqtt.connection import Address
+from facewire_mqtt import Address
 from facewire_platform.intake.receiver import Receiver, Subscriber
 from facewire_platform.store.rows import InsertRows
 receiver = Receiver(Subscriber(Address(port={mosquitto.port}), "orphan", [("x", 1)], InsertRows))

@@ -11,8 +11,8 @@ from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker import credentials
 from facewire_broker.credentials import UsersFile
+from facewire_mqtt import Connection
 from facewire_mqtt.address import Address
-from facewire_mqtt.connection import Connection
 from facewire_platform.intake.sharing import shared_subscriptions_deliver
 
 pytestmark = pytest.mark.network

@@ -13,7 +13,7 @@ import facewire_platform.store.sqlite
 from facewire import codec
 from facewire.errors import StoreError
 from facewire.messages import Ack, Status, decode_ack, encode
-from facewire_mqtt.connection import Received
+from facewire_mqtt import Received
 from facewire_platform.history.queries import History
 from facewire_platform.intake.inbox import Inbox
 from facewire_platform.store.writer import Store

@@ -19,11 +19,9 @@ from test_deploy import commands
 from facewire.messages import decode_ack
 from facewire.topics import Topics
 from facewire_broker import embedded
-from facewire_device import uploader
-from facewire_device.agent import Agent, Settings
-from facewire_device.recorder import Recorder
+from facewire_device import Agent, Recorder, Settings, uploader
+from facewire_mqtt import Connected, Connection, Happening, Received
 from facewire_mqtt.address import Address
-from facewire_mqtt.connection import Connected, Connection, Happening, Received
 
 pytestmark = [pytest.mark.network, pytest.mark.process]
 

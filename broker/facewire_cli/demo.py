@@ -28,8 +28,8 @@ from facewire.topics import QOS, Topics
 from facewire_cli import render
 from facewire_cli.ask import FACEWIRE, rows_of
 from facewire_cli.ending import Ending
+from facewire_mqtt import Connection, Happening, Received
 from facewire_mqtt.address import Address
-from facewire_mqtt.connection import Connection, Happening, Received
 
 #: Twelve hours of readings take half a minute.
 SPEED: Final = 1_300

@@ -27,7 +27,7 @@ from facewire_cli.output import Form, standard_output, visible, write_rows
 
 if TYPE_CHECKING:
     from facewire_gate.matches import FreshMatches
-    from facewire_mqtt.connection import Address, Happening
+    from facewire_mqtt import Address, Happening
 
 #: Messages that may wait to be shown; more are counted and not shown.
 INBOX_MESSAGES: Final = 10_000
@@ -150,7 +150,7 @@ class Inbox:
         self.dropped = 0
 
     def put(self, happening: "Happening") -> None:
-        from facewire_mqtt.connection import Received
+        from facewire_mqtt import Received
 
         if isinstance(happening, Received) and self._queue.qsize() >= self._most:
             self.dropped += 1
@@ -175,7 +175,7 @@ class _Notices:
 
     def tell(self, happening: "Happening") -> None:
         """Say it. Raises `CredentialsRefused` or `BrokerError` where the broker refuses."""
-        from facewire_mqtt.connection import Connected, Disconnected, Refused
+        from facewire_mqtt import Connected, Disconnected, Refused
 
         match happening:
             case Refused(reason, credentials=True):
@@ -217,7 +217,7 @@ class _Follower:
             self._complain(0.0)
 
     def _shown(self, at_ms: int, happening: "Happening") -> Iterator[render.Row]:
-        from facewire_mqtt.connection import Received
+        from facewire_mqtt import Received
 
         if isinstance(happening, Received):
             topic, payload, qos, retain = happening.topic, happening.payload, happening.qos, happening.retain
@@ -275,7 +275,7 @@ def _fresh(address: "Address", topics: Topics, devices: Sequence[str], until: Un
 
 @contextlib.contextmanager
 def _all(address: "Address", topics: Topics, devices: Sequence[str], kinds: Sequence[Kind], until: Until) -> Iterator[Iterator[render.Row]]:
-    from facewire_mqtt.connection import Connection
+    from facewire_mqtt import Connection
 
     inbox = Inbox()
     # 22 characters: a broker may refuse more than 23 (MQTT 3.1.1 section 3.1.3.1).

@@ -26,7 +26,7 @@ from facewire.messages import Match, Status, decode
 from facewire.topics import QOS, Kind, Topics
 from facewire_gate.freshness import Freshness, Limits, Moment
 from facewire_gate.freshness import Reason as Unfit
-from facewire_mqtt.connection import Address, Connected, Connection, Disconnected, Happening, Received, Refused
+from facewire_mqtt import Address, Connected, Connection, Disconnected, Happening, Received, Refused
 
 if TYPE_CHECKING:
     import asyncio

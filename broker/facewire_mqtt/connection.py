@@ -15,14 +15,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from facewire_mqtt.address import Address as Address
-from facewire_mqtt.happenings import Connected as Connected
-from facewire_mqtt.happenings import Disconnected as Disconnected
-from facewire_mqtt.happenings import Happening as Happening
-from facewire_mqtt.happenings import Publication as Publication
-from facewire_mqtt.happenings import Received as Received
-from facewire_mqtt.happenings import Refused as Refused
-from facewire_mqtt.session import CONNECT_TIMEOUT as CONNECT_TIMEOUT
+from facewire_mqtt.address import Address
+from facewire_mqtt.happenings import Disconnected, Happening, Publication
 from facewire_mqtt.session import Session
 
 log = logging.getLogger(__name__)

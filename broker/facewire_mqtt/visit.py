@@ -12,7 +12,8 @@ from typing import Final
 
 from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
 from facewire_mqtt.address import Address
-from facewire_mqtt.connection import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
+from facewire_mqtt.connection import Connection
+from facewire_mqtt.happenings import Connected, Disconnected, Happening, Publication, Received, Refused
 
 #: A broker that takes longer than this to answer is as good as none, s.
 PATIENCE: Final = 10.0

@@ -23,11 +23,11 @@ from facewire_device.identity import new_id
 from facewire_device.outgoing import online_status
 from facewire_device.realtime import Realtime
 from facewire_device.ring import Ring
-from facewire_device.settings import Settings as Settings
+from facewire_device.settings import Settings
 from facewire_device.store import ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore, Outcome, Retry, Uploader
-from facewire_mqtt.connection import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
+from facewire_mqtt import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
 
 log = logging.getLogger(__name__)
 

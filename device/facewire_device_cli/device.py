@@ -22,9 +22,8 @@ from facewire_cli.options import DEVICE, SECONDS, connection_options, output_opt
 from facewire_cli.output import Form, write_rows
 from facewire_cli.render import duration
 from facewire_cli.systemd import Service
-from facewire_device.agent import Agent, Settings
+from facewire_device import Agent, Recorder, Settings
 from facewire_device.identity import machine_identity
-from facewire_device.recorder import Recorder
 from facewire_device.sources import BadLine, read_event, read_events
 from facewire_device.store import Store, open_store
 from facewire_mqtt.address import Address

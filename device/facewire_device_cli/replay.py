@@ -11,9 +11,8 @@ import click
 from facewire.events import event_from_source
 from facewire.topics import Topics
 from facewire_cli.options import DEVICE, SECONDS, connection_options
-from facewire_device.agent import Agent, Settings
+from facewire_device import Agent, Recorder, Settings
 from facewire_device.identity import machine_identity
-from facewire_device.recorder import Recorder
 from facewire_device.recordings import Reading, read_file
 from facewire_mqtt.address import Address
 

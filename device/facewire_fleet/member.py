@@ -25,7 +25,8 @@ from facewire_device.uploader import Fork, Ignore, Retry
 from facewire_fleet.fleet import Device
 from facewire_fleet.mqtt import Session, hello
 from facewire_mqtt.address import Address
-from facewire_mqtt.connection import CONNECT_TIMEOUT, RECONNECT_WAIT
+from facewire_mqtt.connection import RECONNECT_WAIT
+from facewire_mqtt.session import CONNECT_TIMEOUT
 
 KEEPALIVE: Final = 30
 

@@ -29,7 +29,7 @@ from facewire.plain import plain
 from facewire.topics import Topics
 from facewire_gate.freshness import Reason
 from facewire_gate.matches import fresh_matches_async
-from facewire_mqtt.connection import Address, Connected, Disconnected
+from facewire_mqtt import Address, Connected, Disconnected
 
 log = logging.getLogger(__name__)
 

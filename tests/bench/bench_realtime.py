@@ -27,9 +27,8 @@ from broker_engines import MOSQUITTO, free_port, wait_for_port
 from mqtt_probe import Probe
 
 from facewire import codec
-from facewire_device.agent import Agent, Settings
-from facewire_device.recorder import Recorder
-from facewire_mqtt.connection import Address, Connected, Connection, Happening, Publication, Received
+from facewire_device import Agent, Recorder, Settings
+from facewire_mqtt import Address, Connected, Connection, Happening, Publication, Received
 
 PER_SECOND, MATCHES = 200, 2_000
 STORM_PER_SECOND = 500

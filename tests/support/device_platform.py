@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from facewire.messages import Ack, Batch, Message, decode, encode
 from facewire.topics import Topics
-from facewire_mqtt.connection import Address, Connected, Connection, Happening, Publication, Received
+from facewire_mqtt import Address, Connected, Connection, Happening, Publication, Received
 
 M = TypeVar("M", bound=Message)
 TOPICS = Topics()

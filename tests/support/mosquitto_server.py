@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from broker_engines import MOSQUITTO, free_port, wait_for_port
 
-from facewire_mqtt.connection import Address
+from facewire_mqtt import Address
 
 ANONYMOUS = "allow_anonymous true"
 

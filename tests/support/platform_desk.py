@@ -9,7 +9,7 @@ from platform_model import batch
 import facewire_platform.intake.worker
 from facewire.messages import Ack, decode_ack, encode
 from facewire.topics import Topics
-from facewire_mqtt.connection import Address, Happening, Publication, Received
+from facewire_mqtt import Address, Happening, Publication, Received
 from facewire_platform.history.queries import Filter, History
 from facewire_platform.intake.inbox import Delivery, Inbox
 from facewire_platform.intake.worker import Worker

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection as Pipe
 from typing import Final, NamedTuple
 
-from facewire_mqtt.connection import Address, Connection, Disconnected, Publication, Received
+from facewire_mqtt import Address, Connection, Disconnected, Publication, Received
 from facewire_platform.intake.decoder import pack
 from facewire_platform.intake.inbox import Delivery, Inbox
 from facewire_platform.store.rows import Rows

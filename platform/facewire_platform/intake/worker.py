@@ -20,7 +20,7 @@ from facewire.codec import format_of
 from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, StoreError
 from facewire.messages import Ack, BatchOf, Match, Status, encode
 from facewire.topics import QOS, Kind, Topics
-from facewire_mqtt.connection import Address, Connected, Disconnected, Publication, Refused
+from facewire_mqtt import Address, Connected, Disconnected, Publication, Refused
 from facewire_platform.intake.inbox import Delivery, News, Queued
 from facewire_platform.intake.reader import read
 from facewire_platform.intake.receiver import Receiver, Subscriber
