@@ -49,7 +49,7 @@ _listen_option = click.option(
     metavar="HOST:PORT",
     help="Address to listen on; port 0 for a free one.",
 )
-_root_option = click.option("--root", default=DEFAULT_ROOT, show_default=True, help="What the topics start with.")
+_root_option = click.option("--root", default=DEFAULT_ROOT, show_default=True, help="Prefix of all topics.")
 
 
 def _tls_options(command: F) -> F:
@@ -104,7 +104,7 @@ def _limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
 @click.option(
     "--limit", "limits", multiple=True, metavar="NAME=VALUE", callback=_limits, help="Change a limit, see docs/broker.md. Repeatable."
 )
-@click.option("--engine", type=click.Choice(["embedded", "mosquitto"]), default="embedded", show_default=True, help="Which broker.")
+@click.option("--engine", type=click.Choice(["embedded", "mosquitto"]), default="embedded", show_default=True, help="Broker to run.")
 def run(
     listen: Endpoint,
     users: Path | None,

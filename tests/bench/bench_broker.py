@@ -1,4 +1,4 @@
-"""Our broker beside Mosquitto, in one run: `make bench-broker`, or with `SESSIONS="100 1000 10000"`.
+"""Our broker beside Mosquitto, in one run: `make bench-broker`, with `SESSIONS="100 1000 10000"`.
 
     connect       seconds until so many devices are connected and have subscribed to their ack
     memory        resident bytes of the broker for each device
