@@ -44,7 +44,7 @@ def commands(section: str) -> str:
 
 @pytest.mark.process
 @pytest.mark.network
-def test_upgrade_alarms_and_deletion_are_done_by_the_commands_that_stand_there(tmp_path: Path) -> None:
+def test_the_documented_commands_upgrade_check_and_delete(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text(
         '{"timestamp": 1764054000000, "score": 0.93, "identity_id": "666666", "identity_name": "Ada", "person_type": 1}\n'
         f'{{"timestamp": {time.time_ns() // 1_000_000}, "score": 0.93, "identity_id": "7", "identity_name": "Alan", "person_type": 1}}\n'
@@ -62,7 +62,7 @@ def test_upgrade_alarms_and_deletion_are_done_by_the_commands_that_stand_there(t
     assert [row["identity_id"] for row in ask("events", "--database", database)] == ["7"]
 
 
-def test_every_command_and_option_that_operating_names_is_one() -> None:
+def test_every_command_and_option_in_operating_exists() -> None:
     text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
     named = re.findall(
         r"(?:^|`|sudo -u \S+ /opt/facewire/bin/)facewire((?: [a-z][a-z-]*)+)((?: [^`\n|&]*)?)", re.sub(r"\\\n +", "", text), re.MULTILINE
@@ -194,7 +194,7 @@ def composed(site: Path) -> dict[str, Any]:
 
 
 @pytest.mark.process
-def test_the_compose_file_is_one_and_all_that_it_mounts_is_made_by_the_commands(site: Path) -> None:
+def test_the_compose_file_is_valid_and_the_commands_make_every_file_it_mounts(site: Path) -> None:
     schema = json.loads(gzip.decompress((ROOT / "tests" / "data" / "compose.schema.json.gz").read_bytes()))
     compose = composed(site)
     assert [f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(schema).iter_errors(compose)] == []
@@ -212,7 +212,7 @@ def test_the_compose_file_is_one_and_all_that_it_mounts_is_made_by_the_commands(
 @pytest.mark.process
 @pytest.mark.mosquitto
 @pytest.mark.postgresql
-def test_what_the_compose_file_starts_is_a_pipeline(site: Path, postgresql: str) -> None:
+def test_the_services_of_the_compose_file_make_a_pipeline(site: Path, postgresql: str) -> None:
     if MOSQUITTO is None:
         pytest.skip("Mosquitto is not installed")
     compose, port = composed(site), free_port()

@@ -72,7 +72,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         ("operator", {"broker", "credential"}),
     ],
 )
-def test_the_credential_of_a_role_is_found_to_be_right(site: Site, role: RoleName, checks: set[str]) -> None:
+def test_the_credential_of_the_right_role_passes(site: Site, role: RoleName, checks: set[str]) -> None:
     assert verdicts(check_broker(site.as_user(role), Topics(), role, 0.3)) == dict.fromkeys(checks, "ok")
 
 
@@ -80,17 +80,17 @@ def test_the_credential_of_a_role_is_found_to_be_right(site: Site, role: RoleNam
 @pytest.mark.parametrize(
     ("user", "role"), [("device", "platform"), ("consumer", "platform"), ("operator", "platform"), ("platform", "operator")]
 )
-def test_the_credential_of_another_role_is_found_out(site: Site, user: str, role: RoleName) -> None:
+def test_the_credential_of_another_role_is_detected(site: Site, user: str, role: RoleName) -> None:
     assert verdicts(check_broker(site.as_user(user), Topics(), role, 0.3))["credential"] == "FAIL"
 
 
 @pytest.mark.network
-def test_a_consumer_that_may_hear_acks_is_found_out_where_no_device_is(site: Site) -> None:
+def test_a_consumer_that_receives_acks_is_detected_without_any_device(site: Site) -> None:
     assert verdicts(check_broker(site.as_user("platform"), Topics(), "consumer", 1.0))["privacy"] == "FAIL"
 
 
 @pytest.mark.network
-def test_a_wrong_secret_is_the_credentials_fault_and_not_the_brokers(site: Site) -> None:
+def test_a_wrong_secret_fails_the_credential_and_not_the_broker(site: Site) -> None:
     wrong = dataclasses.replace(site.as_user("platform"), password=site.secrets["device"])
     assert verdicts(check_broker(wrong, Topics(), "platform", 0.3)) == {"broker": "ok", "credential": "FAIL"}
 
@@ -98,7 +98,7 @@ def test_a_wrong_secret_is_the_credentials_fault_and_not_the_brokers(site: Site)
 @pytest.mark.network
 @pytest.mark.parametrize("engine", PARAMETERS)
 @pytest.mark.parametrize("role", ["platform", "consumer", "operator"])
-def test_a_credential_that_may_do_everything_is_found_out_and_nothing_of_it_stays(
+def test_a_credential_with_all_rights_is_detected_and_no_probe_is_retained(
     engine: str, role: RoleName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.health.doctor_broker, "GRACE", 0.3)
@@ -115,7 +115,7 @@ def test_a_credential_that_may_do_everything_is_found_out_and_nothing_of_it_stay
 
 
 @pytest.mark.network
-def test_a_broker_without_credentials_is_a_warning_and_one_that_is_not_there_a_failure(tmp_path: Path) -> None:
+def test_an_open_broker_is_a_warning_and_a_missing_one_a_failure(tmp_path: Path) -> None:
     with anonymous("ours", tmp_path) as address:
         found = verdicts(check_broker(address, Topics(), "platform", 0.3))
     assert found == {"broker": "ok", "credential": "warn", "shared subscriptions": "ok"}
@@ -152,7 +152,7 @@ def certificate(tmp_path: Path) -> Callable[[int], Path]:
 
 @pytest.mark.network
 @pytest.mark.parametrize(("days", "verdict"), [(90, "ok"), (20, "warn"), (3, "FAIL")])
-def test_the_days_that_are_left_of_a_certificate_are_told(days: int, verdict: str, certificate: Callable[[int], Path]) -> None:
+def test_the_remaining_days_of_a_certificate_are_reported(days: int, verdict: str, certificate: Callable[[int], Path]) -> None:
     path = certificate(days)
     with embedded.running(tls=server_context(Tls(str(path), f"{path}.key"))) as address:
         findings = {found.check: found for found in check_broker(dataclasses.replace(address, cafile=str(path)), Topics(), "platform", 0.3)}
@@ -165,7 +165,7 @@ def test_the_days_that_are_left_of_a_certificate_are_told(days: int, verdict: st
         }
 
 
-def test_an_address_that_others_can_read_along_wants_tls() -> None:
+def test_an_address_beyond_loopback_without_tls_is_a_warning() -> None:
     (found,) = facewire_platform.health.doctor_broker._check_tls(Address("broker.lan"))
     assert (found.check, found.verdict) == ("tls", "warn")
 
@@ -185,7 +185,7 @@ def tell(store: Store, device: str, offset: float) -> None:
     store.store([Message(device, Status("00000000000000b1", True, now_ms + round(offset * 1000), EPOCH, period=20.0), now_ms)])
 
 
-def test_a_database_that_a_worker_has_is_found_well_and_nothing_is_written(location: Location, worker: Store) -> None:
+def test_the_database_of_a_running_worker_passes_and_stays_unchanged(location: Location, worker: Store) -> None:
     tell(worker, "d", 1.0)
     assert verdicts(check_database(location)) == {"database": "ok", "conservation": "ok", "device clocks": "ok"}
     store_batches(worker, batch(3, 4, 4))
@@ -207,7 +207,7 @@ def test_events_that_vanished_are_a_failure_that_names_their_stream(location: Lo
         ({"a": 61.0, "b": 60.0}, "warn", "2 of 2 are over"),
     ],
 )
-def test_clocks_that_are_off_are_named_and_ours_is_suspected_where_most_agree(
+def test_wrong_device_clocks_are_named_and_ours_is_suspected_if_most_agree(
     offsets: dict[str, float], verdict: str, said: str, tmp_path: Path
 ) -> None:
     with open_store(tmp_path / "x.db") as store:
@@ -218,7 +218,7 @@ def test_clocks_that_are_off_are_named_and_ours_is_suspected_where_most_agree(
     assert said in findings["device clocks"].message
 
 
-def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_the_doctor_does_not_create_a_missing_database(tmp_path: Path) -> None:
     assert verdicts(check_database(tmp_path / "x.db")) == {"database": "warn"}
     assert list(tmp_path.iterdir()) == []
 
@@ -237,14 +237,14 @@ def test_a_database_that_cannot_be_written_or_is_not_ours_is_a_failure(tmp_path:
     assert verdicts(check_database(tmp_path / "y.db")) == {"database": "FAIL"}
 
 
-def test_a_server_that_is_not_there_is_a_failure_that_shows_no_password() -> None:
+def test_an_unreachable_server_is_a_failure_that_shows_no_password() -> None:
     (found,) = check_database(f"postgresql://me:hush@127.0.0.1:{free_port()}/x")
     assert found.verdict == "FAIL"
     assert "hush" not in str(found)
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(60, "ok"), (4, "warn"), (0.4, "FAIL")])
-def test_a_disk_that_fills_is_told_before_it_is_full(free: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_is_reported_before_it_is_full(free: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gib = 2**30
     monkeypatch.setattr(shutil, "disk_usage", lambda _: (100 * gib, 0, round(free * gib)))
     assert verdicts(check_disk(tmp_path / "x.db")) == {"disk": verdict}
@@ -254,7 +254,7 @@ def test_a_disk_that_fills_is_told_before_it_is_full(free: float, verdict: str, 
 
 
 @pytest.mark.parametrize(("clock_state", "verdict"), [(0, "ok"), (5, "warn"), (-1, "warn")])
-def test_a_clock_that_nobody_keeps_right_is_a_warning(clock_state: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsynchronized_clock_is_a_warning(clock_state: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Kernel:
         def adjtimex(self, _: object) -> int:
             return clock_state
@@ -287,7 +287,7 @@ def test_the_doctor_has_the_settings_of_the_worker(tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-def test_a_failure_exits_3_and_people_are_told_what_to_do(tmp_path: Path) -> None:
+def test_a_failed_check_exits_3_and_says_what_to_do(tmp_path: Path) -> None:
     arguments = ["doctor", "-p", str(free_port()), "--database", f"sqlite:///{tmp_path}/x.db"]
     done = run(*arguments, "-o", "pretty", FACEWIRE_TAIL_HOTS="x")
     assert done.exit_code == 3

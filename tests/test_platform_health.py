@@ -32,7 +32,7 @@ def row(**changed: Any) -> dict[str, Any]:
     return ROW | changed
 
 
-def test_a_device_is_silent_three_periods_after_it_was_last_heard_of() -> None:
+def test_a_device_is_silent_three_periods_after_its_last_message() -> None:
     assert state(row(), 160_000) == "online"
     assert state(row(), 160_001) == "silent"
     assert state(row(period=60.0), 280_000) == "online"
@@ -43,18 +43,18 @@ def test_a_device_that_said_goodbye_is_offline_however_recently() -> None:
     assert state(row(online=False), 100_000) == "offline"
 
 
-def test_a_platform_clock_that_went_back_makes_nobody_silent() -> None:
+def test_no_device_is_silent_because_the_platform_clock_went_back() -> None:
     assert state(row(), 5) == "online"
     assert silence(row(), 5) == 0
 
 
-def test_the_outage_budget_is_what_the_ring_still_holds_at_the_rate_of_the_device() -> None:
+def test_the_outage_budget_is_the_free_ring_at_the_rate_of_the_device() -> None:
     assert outage_budget(row()) == 180.0
     assert outage_budget(row(lag=100)) == outage_budget(row(lag=101)) == 0.0
 
 
 @pytest.mark.parametrize("unknown", [{"rate": None}, {"rate": 0.0}, {"capacity": None}])
-def test_a_budget_that_cannot_be_known_is_not_guessed(unknown: dict[str, Any]) -> None:
+def test_an_unknown_budget_is_not_guessed(unknown: dict[str, Any]) -> None:
     assert outage_budget(row(**unknown)) is None
 
 
@@ -78,7 +78,7 @@ def test_an_earlier_epoch_has_neither_state_nor_budget() -> None:
         ({"quarantined": 1, "dropped": None}, HealthLimits(no_loss=True), ["quarantined 1"]),
     ],
 )
-def test_what_is_unhealthy_is_named_with_value_and_limit(changed: dict[str, Any], limits: HealthLimits, said: list[str]) -> None:
+def test_a_broken_limit_is_named_with_value_and_limit(changed: dict[str, Any], limits: HealthLimits, said: list[str]) -> None:
     assert list(troubles(assess(row(**changed), 105_000), limits, 105_000)) == said
 
 
@@ -111,7 +111,7 @@ def test_the_rate_is_that_of_the_last_thousand_events_until_the_last_status(tmp_
     assert device(tmp_path / "x.db")["rate"] == pytest.approx(1000 / 200)
 
 
-def test_without_events_or_with_a_clock_that_stands_still_there_is_no_rate(tmp_path: Path) -> None:
+def test_there_is_no_rate_without_events_or_with_a_stopped_clock(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         tell(store, "d", 10, at=5)
         assert device(tmp_path / "x.db")["rate"] is None
@@ -119,7 +119,7 @@ def test_without_events_or_with_a_clock_that_stands_still_there_is_no_rate(tmp_p
         assert device(tmp_path / "x.db")["rate"] is None
 
 
-def test_the_clock_offset_is_that_of_the_last_status_and_nothing_else_moves_it(tmp_path: Path) -> None:
+def test_only_a_status_changes_the_clock_offset(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         tell(store, "d", 10_000, at=8_500)
         assert device(tmp_path / "x.db")["clock_offset"] == -1.5
@@ -130,14 +130,14 @@ def test_the_clock_offset_is_that_of_the_last_status_and_nothing_else_moves_it(t
         assert device(tmp_path / "x.db")["clock_offset"] == -1.5
 
 
-def test_what_the_broker_had_kept_says_nothing_about_the_clock(tmp_path: Path) -> None:
+def test_a_retained_status_says_nothing_about_the_clock(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         store.store([Message("d", Status(BOOT, True, 5, EPOCH), 90_000, retained=True)])
     shown = device(tmp_path / "x.db")
     assert (shown["clock_offset"], shown["last_seen"]) == (None, 0)
 
 
-def test_a_worker_that_comes_back_still_knows_the_offset_of_what_it_is_told_again(tmp_path: Path) -> None:
+def test_a_restarted_worker_keeps_the_offset_of_a_retained_status(tmp_path: Path) -> None:
     same, later = (Status(BOOT, True, at, EPOCH) for at in (8_500, 28_500))
     with open_store(tmp_path / "x.db") as store:
         store.store([Message("d", same, 10_000)])
@@ -180,7 +180,7 @@ def test_a_check_of_nothing_and_a_limit_without_a_check_are_refused(site: Path, 
     assert run(site, *arguments).exit_code == 2
 
 
-def test_the_table_shows_ages_and_durations_as_people_say_them(site: Path) -> None:
+def test_the_table_shows_readable_ages_and_durations(site: Path) -> None:
     with open_store(site) as store:
         tell(store, "lobby", 10_000, at=8_500)
     head, *_, lobby = run(site, "-o", "pretty", "-d", "lobby").stdout.splitlines()

@@ -30,7 +30,7 @@ def scrape(location: Location, counters: Counters | None = None, now: float = 10
     }
 
 
-def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(location: Location) -> None:
+def test_a_scrape_has_each_device_and_each_stream(location: Location) -> None:
     with open_store(location) as store:
         store.store([Message("d", batch(0, 5, 1, 2, bad=(bad_event(5),), head=9), 95_000)])
         store.store([Message("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2), 95_000)])
@@ -49,7 +49,7 @@ def test_a_scrape_tells_what_each_device_and_each_stream_is_up_to(location: Loca
     assert found["facewire_device_clock_offset_seconds", "d"] == 1.0
 
 
-def test_what_is_above_the_watermark_is_not_taken_for_stored_below_it(location: Location) -> None:
+def test_events_above_the_watermark_do_not_count_as_stored_below_it(location: Location) -> None:
     with open_store(location) as store:
         store.store([Message("d", batch(0, 5, 1, 2), 1), Message("d", batch(7, 9, 8, 9), 1)])
         store_match(store, 12)
@@ -58,7 +58,7 @@ def test_what_is_above_the_watermark_is_not_taken_for_stored_below_it(location: 
     assert found["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 0
 
 
-def test_an_event_that_vanished_is_seen_and_one_that_retention_deleted_is_not_missed(location: Location) -> None:
+def test_a_vanished_event_is_noticed_and_a_deleted_one_is_not_missed(location: Location) -> None:
     with open_store(location) as store:
         store.store([Message("d", batch(0, 5, 1, 2, 3, 4, 5), 1)])
     run(location, "DELETE FROM event WHERE seq = 1")  # as retention does
@@ -67,7 +67,7 @@ def test_an_event_that_vanished_is_seen_and_one_that_retention_deleted_is_not_mi
     assert scrape(location)["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 1
 
 
-def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+def test_an_unknown_value_has_no_sample(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         store.store([Message("d", batch(0, 1, 1), 95_000)])
     assert ("facewire_device_clock_offset_seconds", "d") not in scrape(tmp_path / "x.db")
@@ -80,7 +80,7 @@ def test_a_device_turns_silent_between_two_scrapes(tmp_path: Path) -> None:
     assert scrape(tmp_path / "x.db", now=156.0)["facewire_devices", "silent"] == 1
 
 
-def test_a_database_that_cannot_be_read_is_a_value_and_no_failed_scrape(tmp_path: Path) -> None:
+def test_an_unreadable_database_is_a_value_and_not_a_failed_scrape(tmp_path: Path) -> None:
     assert scrape(tmp_path / "x.db", Counters(batches=3)) == {
         ("facewire_database_up", ""): 0.0,
         **{key: value for key, value in scrape(tmp_path / "x.db", Counters(batches=3)).items() if key[0].startswith("facewire_worker")},
@@ -103,7 +103,7 @@ def test_a_database_that_cannot_be_read_is_a_value_and_no_failed_scrape(tmp_path
         ("facewire_worker_refused_total", "earlier_boot", 8),
     ],
 )
-def test_the_counters_of_the_worker_are_told(tmp_path: Path, name: str, label: str, value: float) -> None:
+def test_a_scrape_has_the_counters_of_the_worker(tmp_path: Path, name: str, label: str, value: float) -> None:
     counters = Counters(batches=1, matches=2, statuses=3, quarantined=4, refused=5, conflicts=6, commits=7, stale_statuses=8, dropped=9)
     counters.commit_seconds, counters.events = 0.5, 10
     assert scrape(tmp_path / "x.db", counters)[name, label] == value
@@ -111,7 +111,7 @@ def test_the_counters_of_the_worker_are_told(tmp_path: Path, name: str, label: s
 
 @pytest.mark.network
 @pytest.mark.process
-def test_the_worker_answers_prometheus_and_an_address_that_is_taken_is_a_usage_error(tmp_path: Path) -> None:
+def test_the_worker_answers_prometheus_and_an_address_in_use_is_a_usage_error(tmp_path: Path) -> None:
     arguments = ["platform", "run", "-p", str(free_port()), "--database", f"sqlite:///{tmp_path}/x.db", "--metrics"]
     with Running(*arguments, "127.0.0.1:0") as worker:
         worker.wait_for("metrics address=")

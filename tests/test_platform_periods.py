@@ -24,12 +24,12 @@ ZONES = ("UTC", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe", "America
         ("Pacific/Apia", dt.date(2011, 12, 30), 0),
     ],
 )
-def test_a_day_is_as_long_as_its_zone_makes_it(zone: str, date: dt.date, length: float) -> None:
+def test_a_day_has_the_length_that_its_zone_gives_it(zone: str, date: dt.date, length: float) -> None:
     found = day(date, ZoneInfo(zone))
     assert (found.until - found.since) / HOUR == length
 
 
-def test_the_hour_that_clocks_go_through_twice_is_two_hours_and_the_one_they_skip_is_none() -> None:
+def test_a_repeated_hour_is_two_hours_and_a_skipped_one_is_none() -> None:
     berlin = ZoneInfo("Europe/Berlin")
     autumn = [
         local(hour.since, berlin).isoformat()[11:19] + local(hour.since, berlin).isoformat()[19:]

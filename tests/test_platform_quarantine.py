@@ -79,7 +79,7 @@ def test_a_retry_is_no_sign_of_life(location: Location, worker: Store) -> None:
     assert rows(location, "SELECT last_seen, boot FROM stream") == [(7, BOOT)]
 
 
-def test_an_event_above_the_watermark_is_stored_and_passed_later(location: Location, worker: Store) -> None:
+def test_a_retried_event_above_the_watermark_is_stored_once(location: Location, worker: Store) -> None:
     store_batches(worker, batch(5, 7, 7, bad=(bad_event(6),)))
     assert list(retry(location, Topics())) == [Retried(1, "stored")]
     assert list(entries(location)) == []
@@ -88,7 +88,7 @@ def test_an_event_above_the_watermark_is_stored_and_passed_later(location: Locat
     check_conserved(location)
 
 
-def test_what_is_still_bad_stays_and_says_why(location: Location, worker: Store) -> None:
+def test_an_entry_that_is_still_bad_stays_with_its_reason(location: Location, worker: Store) -> None:
     unreadable = BadEvent(3, "odd", b"{'seq': 3}")
     store_batches(worker, batch(0, 3, 1, bad=(bad_event(2, score="high"), unreadable)))
     results = list(retry(location, Topics()))
@@ -97,13 +97,13 @@ def test_what_is_still_bad_stays_and_says_why(location: Location, worker: Store)
     assert len(list(entries(location))) == 2
 
 
-def test_what_was_too_large_to_be_kept_whole_cannot_be_tried_again(location: Location, worker: Store) -> None:
+def test_an_entry_too_large_to_keep_whole_cannot_be_retried(location: Location, worker: Store) -> None:
     store_batches(worker, batch(0, 1, bad=(bad_event(1, face=bytes(MOST_RAW_BYTES)),)))
     (result,) = retry(location, Topics())
     assert (result.outcome, result.reason.startswith("only the first 65536 of its 65")) == ("kept", True)
 
 
-def test_a_whole_message_is_taken_as_if_it_came_now(location: Location, worker: Store) -> None:
+def test_the_retry_of_a_whole_message_stores_it_as_if_it_arrived_now(location: Location, worker: Store) -> None:
     message(worker, "history", encode(batch(0, 3, 1, 3)))
     message(worker, "match", encode(Match(EPOCH, BOOT, 1, event(9))))
     assert [result.outcome for result in retry(location, Topics())] == ["stored", "stored"]
@@ -111,7 +111,7 @@ def test_a_whole_message_is_taken_as_if_it_came_now(location: Location, worker: 
     assert counts(location) == (3, 2, 1, 0)
 
 
-def test_of_a_message_nothing_but_events_is_worth_storing(location: Location, worker: Store) -> None:
+def test_the_retry_of_a_message_stores_only_events(location: Location, worker: Store) -> None:
     message(worker, "status", encode(Status(BOOT, True, 1)))
     message(worker, "ack", encode(Ack(EPOCH, BOOT, 1, 1, "s")))
     message(worker, "history", b"\xc1")
@@ -120,7 +120,7 @@ def test_of_a_message_nothing_but_events_is_worth_storing(location: Location, wo
     assert rows(location, "SELECT count(*) FROM device") == [(0,)]
 
 
-def test_a_message_that_we_fail_on_again_stays_and_the_others_are_tried(
+def test_a_message_that_fails_again_stays_and_the_others_are_retried(
     location: Location, worker: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for device in ("poison", "d"):
@@ -148,7 +148,7 @@ def test_a_dropped_event_stays_counted_as_quarantined(location: Location, worker
     check_conserved(location)
 
 
-def test_a_dropped_event_that_comes_again_and_is_good_counts_as_stored(location: Location, worker: Store) -> None:
+def test_a_dropped_event_that_is_resent_and_good_counts_as_stored(location: Location, worker: Store) -> None:
     store_batches(worker, batch(0, 2, 1, bad=(bad_event(2),)))
     drop(location)
     store_batches(worker, batch(0, 2, 1, 2))
@@ -175,7 +175,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_the_commands_list_show_retry_and_drop(path: Path) -> None:
+def test_the_quarantine_commands_list_show_retry_and_drop(path: Path) -> None:
     assert [row["id"] for row in lines(run(path, "list"))] == [1, 2, 3]
     assert lines(run(path, "show", "1"))[0]["payload"]["identity_name"] == "name"
     assert lines(run(path, "show", "3"))[0]["payload"] == "wW9kZA=="
@@ -188,13 +188,13 @@ def test_the_commands_list_show_retry_and_drop(path: Path) -> None:
     assert run(path, "retry", "--all").exit_code == 0
 
 
-def test_people_are_shown_one_field_a_line(path: Path) -> None:
+def test_the_pretty_form_of_an_entry_has_one_field_on_each_line(path: Path) -> None:
     shown = run(path, "show", "1", "-o", "pretty").stdout.splitlines()
     assert shown[0].split() == ["id", "1"]
     assert '"identity_name":"name"' in shown[-1].replace(" ", "")
 
 
 @pytest.mark.parametrize("arguments", [["drop"], ["retry"], ["drop", "--all", "1"], ["drop", "0"], ["retry", "--all", "--root", "#"]])
-def test_what_to_retry_or_drop_has_to_be_said(path: Path, arguments: list[str]) -> None:
+def test_retry_and_drop_need_ids_or_all(path: Path, arguments: list[str]) -> None:
     assert run(path, *arguments).exit_code == 2
     assert len(lines(run(path, "list"))) == 3

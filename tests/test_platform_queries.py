@@ -106,7 +106,7 @@ def query_plans(history: History, wanted: Filter, *, newest_first: bool) -> list
     "wanted",
     [Filter(), Filter(since=1), Filter(until=9), Filter(since=1, until=9), Filter(device="a"), Filter(device="a", since=1, until=9)],
 )
-def test_no_page_sorts_and_each_begins_where_the_last_one_ended(
+def test_no_page_sorts_and_each_page_begins_where_the_last_one_ended(
     crowd: tuple[Path, object], wanted: Filter, newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.queries, "MAX_SORTED", 0)
@@ -151,7 +151,7 @@ def test_filters_narrow(tmp_path: Path) -> None:
         assert seqs(since=-MAX_INT, until=MAX_INT) == [1, 2, 3]
 
 
-def test_a_stream_born_in_the_middle_of_a_query_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_created_during_a_query_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 2)
     with open_store(tmp_path / "x.db") as store:
         fill(store, "a", *(event_at(seq, seq * 10) for seq in range(1, 7)))
@@ -251,7 +251,7 @@ def vendor(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     return tmp_path / "x.db", events
 
 
-def test_json_gives_every_field_of_the_vendors_as_it_came(vendor: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_json_has_every_field_of_the_vendor_as_it_was_sent(vendor: tuple[Path, list[dict[str, Any]]]) -> None:
     path, events = vendor
     rows = {row["seq"]: row for row in lines(run(path, "events", "-o", "json"))}
     assert rows == {seq: {"device": "box-1", "epoch": EPOCH, "seq": seq, **fields} for seq, fields in enumerate(events, 1)}
@@ -261,7 +261,7 @@ def test_json_gives_every_field_of_the_vendors_as_it_came(vendor: tuple[Path, li
     )
 
 
-def test_fields_of_the_vendors_that_are_named_as_ours_are_told_apart(tmp_path: Path) -> None:
+def test_vendor_fields_with_our_names_get_a_prefix(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         fill(store, "d", event_at(1, 1, extra={"device": "theirs", "epoch": 5, "photo": b"\xff\xd8", "nested": {"device": 1}}))
     row = lines(run(tmp_path / "x.db", "events", "-o", "json"))[0]
@@ -274,14 +274,14 @@ def test_fields_of_the_vendors_that_are_named_as_ours_are_told_apart(tmp_path: P
     )
 
 
-def test_the_newest_come_first_on_demand_and_a_limit_holds(vendor: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_newest_first_and_limit_work_together(vendor: tuple[Path, list[dict[str, Any]]]) -> None:
     path, events = vendor
     times = sorted(fields["timestamp"] for fields in events)
     assert [row["timestamp"] for row in lines(run(path, "events", "-o", "json"))] == times
     assert [row["timestamp"] for row in lines(run(path, "events", "-o", "json", "--newest-first", "--limit", "2"))] == times[:0:-1][:2]
 
 
-def test_csv_has_the_columns_and_pretty_shows_times_as_people_write_them(vendor: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_csv_has_the_columns_and_pretty_has_readable_times(vendor: tuple[Path, list[dict[str, Any]]]) -> None:
     path, events = vendor
     table = list(csv.DictReader(io.StringIO(run(path, "events", "-o", "csv").stdout)))
     assert [row["timestamp"] for row in table] == [str(at) for at in sorted(fields["timestamp"] for fields in events)]
@@ -322,13 +322,13 @@ def test_a_database_that_is_no_url_is_a_usage_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["events", "status", "gaps"])
-def test_a_missing_database_is_an_error_and_is_not_made(tmp_path: Path, command: str) -> None:
+def test_a_missing_database_is_an_error_and_is_not_created(tmp_path: Path, command: str) -> None:
     result = run(tmp_path / "x.db", command)
     assert type(result.exception).__name__ == "StoreError"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_score_or_limit_beyond_reason_finds_nothing_and_everything(vendor: tuple[Path, list[Any]]) -> None:
+def test_a_nan_score_finds_nothing_and_a_huge_limit_everything(vendor: tuple[Path, list[Any]]) -> None:
     path, events = vendor
     assert lines(run(path, "events", "--min-score", "nan")) == []
     assert len(lines(run(path, "events", "--limit", str(2**70)))) == len(events)

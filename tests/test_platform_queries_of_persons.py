@@ -48,7 +48,7 @@ SPANS = ((None, None), (0, None), (None, 0), (-1, 1), (HOUR, 2 * HOUR), (HOUR + 
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_a_person_is_found_whole_and_in_order_in_any_time(
+def test_all_events_of_a_person_are_found_in_order_in_any_period(
     location: Location, crowd: list[Event], newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 4)
@@ -65,7 +65,7 @@ def test_a_person_is_found_whole_and_in_order_in_any_time(
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_a_person_can_be_read_on_from_any_place(location: Location, crowd: list[Event], newest_first: bool) -> None:
+def test_the_events_of_a_person_continue_after_any_place(location: Location, crowd: list[Event], newest_first: bool) -> None:
     with History(location) as history:
         rows = list(history.events(Filter(person="a"), newest_first=newest_first))
         for place, row in list(enumerate(rows, 1))[::7]:
@@ -73,7 +73,7 @@ def test_a_person_can_be_read_on_from_any_place(location: Location, crowd: list[
             assert seqs(following) == [later["seq"] for later in rows[place:]]
 
 
-def test_two_ids_with_one_key_are_told_apart_and_do_not_end_the_search(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ids_with_the_same_key_are_distinguished(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 4)
     # The CRC-32 of both is 0x4ddb0c25.
     ids = ["plumless"] * 9 + ["buckeroo"] + ["plumless"] * 9

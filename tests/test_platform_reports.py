@@ -41,7 +41,7 @@ def coverage(location: Location, *, device: str | None = None, period: Period = 
 
 
 @pytest.mark.parametrize("page", [1, 10_000])
-def test_attendance_is_first_and_last_seen_and_passes_of_everybody_but_strangers(
+def test_attendance_has_first_and_last_seen_and_passes_without_strangers(
     store: Store, location: Location, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.reports, "PEOPLE", page)
@@ -87,7 +87,7 @@ def test_traffic_counts_events_people_and_strangers_of_each_period(store: Store,
     assert [(row["events"], row["people"], row["strangers"]) for row in rows] == [(4, 2, 1), (1, 0, 1), (0, 0, 0), (1, 1, 0)]
 
 
-def test_a_device_without_lag_is_complete_up_to_when_it_was_last_heard(store: Store, location: Location) -> None:
+def test_a_device_without_lag_is_complete_up_to_its_last_message(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 1, event_at(1, 8)), now_ms=9 * HOUR)
     assert coverage(location) == [Coverage("d", 9 * HOUR, 8 * HOUR, 0)]
     with History(location) as history:
@@ -106,7 +106,7 @@ def test_a_device_with_lag_is_complete_up_to_its_watermark(store: Store, locatio
         assert Completeness(history, "d").covers(Period(0, HOUR))
 
 
-def test_a_match_ahead_of_the_history_is_lag(store: Store, location: Location) -> None:
+def test_a_match_that_overtook_its_history_copy_counts_as_lag(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 1, event_at(1, 8)), now_ms=9 * HOUR)
     store_match(store, 4, now_ms=10 * HOUR)
     assert coverage(location) == [Coverage("d", 8 * HOUR, 8 * HOUR, 3)]
@@ -122,9 +122,7 @@ def test_a_gap_counts_in_the_periods_that_it_may_reach_into(store: Store, locati
             assert Completeness(history).covers(period) == (not gaps)
 
 
-def test_a_gap_at_the_end_was_lost_before_it_was_declared_and_one_whose_past_is_purged_at_any_time(
-    store: Store, location: Location
-) -> None:
+def test_a_gap_at_the_end_counts_until_its_declaration_and_after_a_purge_at_any_time(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 3, event_at(1, 8)), now_ms=12 * HOUR)
     assert [coverage(location, period=Period(since * HOUR, 24 * HOUR))[0].lost for since in (9, 12, 13)] == [2, 2, 0]
     assert coverage(location, period=Period(0, 8 * HOUR))[0].lost == 0
@@ -133,7 +131,7 @@ def test_a_gap_at_the_end_was_lost_before_it_was_declared_and_one_whose_past_is_
     assert coverage(location, period=Period(0, 8 * HOUR))[0].lost == 2
 
 
-def test_the_gaps_of_an_earlier_epoch_are_the_devices_too_and_its_lag_is_not(store: Store, location: Location) -> None:
+def test_gaps_of_an_earlier_epoch_count_but_its_lag_does_not(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 3, event_at(1, 8), event_at(3, 10), head=9), now_ms=11 * HOUR)
     store_batches(store, batch(0, 1, event_at(1, 10), epoch="00000000000000e2"), now_ms=24 * HOUR)
     assert coverage(location) == [Coverage("d", 24 * HOUR, 10 * HOUR, 0, gaps=1, lost=1)]
@@ -176,7 +174,7 @@ def test_traffic_of_a_day_of_25_hours(berlin: Path) -> None:
     assert done.stderr == "incomplete: 1 of 1 devices\n  d: complete until 2026-10-25 23:00\n"
 
 
-def test_days_end_with_the_one_asked_for(berlin: Path) -> None:
+def test_a_report_of_several_days_ends_with_the_given_day(berlin: Path) -> None:
     done = run(berlin, "traffic", "--by", "day", "--day", "2026-10-25", "--days", "3", "--tz", "Europe/Berlin", "-o", "csv")
     assert done.stdout.splitlines() == [
         "since,until,events,people,strangers,complete",
@@ -204,7 +202,7 @@ def test_attendance_with_directions_from_the_settings(berlin: Path, tmp_path: Pa
     assert device["device"] == "d"
 
 
-def test_the_notice_says_when_all_is_there_and_names_no_more_than_ten_devices(tmp_path: Path) -> None:
+def test_the_notice_says_if_all_is_complete_and_names_at_most_ten_devices(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         for number in range(12):
             store_batches(store, batch(0, 1, event_at(1, 1)), device=f"d{number}", now_ms=2**50)
@@ -220,7 +218,7 @@ def test_the_notice_says_when_all_is_there_and_names_no_more_than_ten_devices(tm
     assert len(lines) == 12
 
 
-def test_nobody_yet(tmp_path: Path) -> None:
+def test_a_report_without_devices_says_that_none_has_reported(tmp_path: Path) -> None:
     open_store(tmp_path / "x.db").close()
     done = run(tmp_path / "x.db", "attendance")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no device has reported yet\n")

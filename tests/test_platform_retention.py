@@ -59,7 +59,7 @@ def watermark(location: Location) -> int:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 1_000])
-def test_what_is_older_is_deleted_and_the_watermark_stays(
+def test_older_events_are_deleted_and_the_watermark_stays(
     store: Store, location: Location, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", chunk)
@@ -73,7 +73,7 @@ def test_what_is_older_is_deleted_and_the_watermark_stays(
     assert purge(location, 40) == Purged()
 
 
-def test_what_is_above_the_watermark_is_kept_until_its_history_copy_has_come(store: Store, location: Location) -> None:
+def test_events_above_the_watermark_are_kept_until_their_history_copy_arrives(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 1, 1))
     store_match(store, 3)
     late = 2**62
@@ -85,7 +85,7 @@ def test_what_is_above_the_watermark_is_kept_until_its_history_copy_has_come(sto
     assert rows(location, "SELECT watermark, stored, gaps FROM stream") == [(3, 3, 0)]
 
 
-def test_a_purged_event_that_is_sent_again_is_there_again_and_counted_once(store: Store, location: Location) -> None:
+def test_a_resent_event_is_stored_again_after_a_purge_and_counted_once(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 3, 1, 2, 3))
     purge(location, 2**62)
     assert store_batches(store, batch(1, 3, 2, 3)).cursor == 3
@@ -104,7 +104,7 @@ def test_gaps_stay_and_quarantine_ages(store: Store, location: Location) -> None
 
 
 @pytest.mark.parametrize("chunk", [1, 1_000])
-def test_a_person_is_deleted_from_every_hour_and_nobody_else(
+def test_every_event_of_a_person_is_deleted_and_no_other(
     store: Store, location: Location, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", chunk)
@@ -120,7 +120,7 @@ def test_a_person_is_deleted_from_every_hour_and_nobody_else(
     assert watermark(location) == 10
 
 
-def test_a_person_leaves_quarantine_by_id_and_by_the_names_of_their_events(store: Store, location: Location) -> None:
+def test_a_person_is_deleted_from_quarantine_by_id_and_by_names(store: Store, location: Location) -> None:
     store_batches(store, full(0, event_at(1, 1, "7", "小明"), event_at(2, 2, "8", "Bob")))
     payloads = {
         "id": codec.pack({"identity_id": "7", "score": "bad"}),
@@ -135,7 +135,7 @@ def test_a_person_leaves_quarantine_by_id_and_by_the_names_of_their_events(store
     assert sorted(reason for (reason,) in rows(location, "SELECT reason FROM quarantine")) == ["longer id", "other"]
 
 
-def test_a_purge_that_was_cut_short_is_finished_by_another(store: Store, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_purge_finishes_an_interrupted_one(store: Store, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", 2)
     store_batches(store, full(0, *(event_at(seq, seq, "7") for seq in range(1, 8))))
     with Retention(location, rest=lambda _: None) as retention:
@@ -147,7 +147,9 @@ def test_a_purge_that_was_cut_short_is_finished_by_another(store: Store, locatio
     assert seqs(location) == []
 
 
-def test_the_store_goes_on_between_two_transactions_of_a_purge(store: Store, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_takes_batches_between_two_transactions_of_a_purge(
+    store: Store, location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", 2)
     store_batches(store, full(0, *(event_at(seq, seq) for seq in range(1, 7))))
     seqs_to_come = iter(range(7, 100))
@@ -162,7 +164,7 @@ def test_the_store_goes_on_between_two_transactions_of_a_purge(store: Store, loc
     assert len(seqs(location)) == watermark(location) - 6
 
 
-def test_on_sqlite_the_bytes_of_a_person_are_gone_from_the_file_and_its_log(tmp_path: Path) -> None:
+def test_sqlite_keeps_no_bytes_of_a_deleted_person_in_file_or_log(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     with open_store(path) as store:
         store_batches(store, full(0, *(event_at(seq, seq, f"secret-{seq % 5}", f"Name-{seq % 5}-") for seq in range(1, 101))))
@@ -174,13 +176,13 @@ def test_on_sqlite_the_bytes_of_a_person_are_gone_from_the_file_and_its_log(tmp_
     assert b"secret-2" in file_bytes
 
 
-def test_a_database_that_is_not_there_is_an_error_and_is_not_made(tmp_path: Path) -> None:
+def test_purging_a_missing_database_is_an_error_and_creates_none(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no database"):
         Retention(tmp_path / "x.db")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_is_held_for_long_is_an_error_that_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_held_too_long_is_an_error_and_a_retry_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "PATIENCE", 0.01)
     path = tmp_path / "x.db"
     open_store(path).close()
@@ -212,6 +214,6 @@ def test_the_command_says_how_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [[], ["--older-than", "1d", "--person", "7"], ["--older-than", "0"], ["--person", ""], ["--older-than", "soon"]]
 )
-def test_a_command_that_would_delete_by_accident_is_refused(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_purge_that_would_delete_by_accident_is_refused(tmp_path: Path, arguments: list[str]) -> None:
     open_store(tmp_path / "x.db").close()
     assert run(tmp_path / "x.db", *arguments).exit_code == 2

@@ -32,14 +32,14 @@ def test_this_machine_has_these_names(host: str) -> None:
         "2130706433",
     ],
 )
-def test_a_site_that_points_its_name_at_this_machine_is_refused_everything(host: str) -> None:
+def test_a_site_that_points_its_name_at_this_machine_is_refused(host: str) -> None:
     assert not is_own_name(host)
     for path in ("/", "/page/page.js", "/api/stream", "/api/login", "/metrics", "/healthz"):
         assert refused(Access(), path, host=host) == 421
     assert refused(Access(), host=host, authorization=f"Bearer {TOKEN}") == 421
 
 
-def test_a_token_lets_in_whatever_the_host() -> None:
+def test_the_token_admits_a_request_with_any_host() -> None:
     access = Access(TOKEN)
     assert refused(access, host="platform.example", authorization=f"Bearer {TOKEN}") is None
     assert refused(access, host="platform.example", authorization=f"bearer  {TOKEN} ") is None
@@ -64,12 +64,12 @@ def test_a_token_lets_in_whatever_the_host() -> None:
     ],
     ids=str,
 )
-def test_without_the_token_there_is_nothing(path: str, headers: dict[str, str]) -> None:
+def test_without_the_token_every_request_is_refused(path: str, headers: dict[str, str]) -> None:
     assert refused(Access(TOKEN), path, **headers) == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/page/page.css", "/page/page.js", "/healthz", "/api/login"])
-def test_the_page_itself_is_for_anybody_as_it_asks_for_the_token(path: str) -> None:
+def test_the_page_itself_needs_no_token(path: str) -> None:
     assert refused(Access(TOKEN), path) is None
 
 
@@ -78,7 +78,7 @@ def test_without_a_token_no_cookie_and_no_empty_token_stands_for_one() -> None:
     assert refused(Access(), host="evil.example", cookie=f"{COOKIE}={Access().cookie}") == 421
 
 
-def test_the_cookie_tells_nothing_of_the_token_and_is_its_own() -> None:
+def test_the_cookie_does_not_reveal_the_token_and_belongs_to_it() -> None:
     assert Access(TOKEN).cookie == Access(TOKEN).cookie != Access(TOKEN + "x").cookie
     assert TOKEN not in Access(TOKEN).cookie
     assert TOKEN not in repr(Access(TOKEN))
@@ -87,7 +87,7 @@ def test_the_cookie_tells_nothing_of_the_token_and_is_its_own() -> None:
 @pytest.mark.parametrize(
     "token", ["", "short", "x" * 15, "x" * 1_025, "sixteen characters", "fünfzehnundmehrzeichen", "tab\tin-the-middle-of"]
 )
-def test_what_is_no_token_is_refused_without_being_shown(token: str) -> None:
+def test_an_invalid_token_is_refused_without_being_shown(token: str) -> None:
     with pytest.raises(ValueError, match="token") as raised:
         Access(token)
     assert not token or token not in str(raised.value)

@@ -112,7 +112,7 @@ def test_paging_by_after_gives_each_event_once_and_in_order(client: Client, limi
     assert seen == sorted(seen, reverse=newest_first)
 
 
-def test_a_page_goes_on_where_its_filter_does(client: Client) -> None:
+def test_paging_keeps_the_filter(client: Client) -> None:
     first = get(client, "/api/events", device="box-1", person_type=4, limit=6)
     rest = get(client, "/api/events", device="box-1", person_type=4, limit=6, after=first["next"])
     assert [row["seq"] for row in (*first["events"], *rest["events"])] == list(range(31, 41))
@@ -140,7 +140,7 @@ def test_events_are_filtered_as_by_the_command(client: Client, parameters: dict[
     assert len(get(client, "/api/events", limit=1000, **parameters)["events"]) == count
 
 
-def test_a_page_of_photographs_ends_early_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_with_photographs_ends_early_and_the_next_one_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_web.answers, "MAX_BYTES", 3_000)
     with open_store(tmp_path / "x.db") as store:
         store.store([Message("box-1", batch(0, 5, *(event_at(seq, seq, extra={"photo": b"\xff" * 900}) for seq in range(1, 6))), 1)])
@@ -151,7 +151,7 @@ def test_a_page_of_photographs_ends_early_and_goes_on(tmp_path: Path, monkeypatc
     assert first["events"][0]["photo"].startswith("////")
 
 
-def test_what_json_cannot_say_is_told_all_the_same(tmp_path: Path) -> None:
+def test_values_that_json_cannot_express_are_replaced(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         store.store([Message("box-1", batch(0, 1, event_at(1, 1, extra={"nan": float("nan"), "deep": {"b": b"\x00"}, "device": 5})), 1)])
     client = Client(tmp_path / "x.db")
@@ -169,12 +169,12 @@ def test_hours_count_events_strangers_and_distinct_others(client: Client) -> Non
     assert sum(hour["events"] for hour in get(client, "/api/hourly", since=AT, until=AT + 3 * HOUR)["hours"]) == 55
 
 
-def test_hours_are_cut_at_the_ends_of_what_is_asked(client: Client) -> None:
+def test_the_first_and_last_hour_are_cut_at_since_and_until(client: Client) -> None:
     hours = get(client, "/api/hourly", since=AT + HOUR // 4, until=AT + HOUR + 1, device="box-1")["hours"]
     assert [(hour["hour"], hour["events"]) for hour in hours] == [(AT, 12), (AT + HOUR, 4)]
 
 
-def test_hours_are_of_the_last_day_unless_it_is_said(client: Client) -> None:
+def test_hours_are_those_of_the_last_day_by_default(client: Client) -> None:
     assert len(get(client, "/api/hourly")["hours"]) in {24, 25}
     assert len(get(client, "/api/hourly", until=AT)["hours"]) == 24
     assert get(client, "/api/hourly", since=AT, until=AT)["hours"] == []
@@ -197,7 +197,7 @@ def test_devices_are_paged_by_name(client: Client) -> None:
     assert (first["more"], rest["more"]) == (True, False)
 
 
-def test_devices_are_read_once_for_all_who_ask_at_about_the_same_time(tmp_path: Path) -> None:
+def test_one_reading_of_the_devices_serves_simultaneous_requests(tmp_path: Path) -> None:
     open_store(tmp_path / "x.db").close()
     moments = iter([0.0, 0.5, 1.0, 2.4, 2.5, 2.6])
     devices = Devices(tmp_path / "x.db", lambda: next(moments))
@@ -215,7 +215,7 @@ def test_gaps_are_ranges(client: Client) -> None:
     assert get(client, "/api/gaps", device="box-1")["gaps"] == []
 
 
-def test_quarantine_is_told_newest_first_and_without_its_bytes(client: Client) -> None:
+def test_quarantine_is_listed_newest_first_and_without_bytes(client: Client) -> None:
     answer = get(client, "/api/quarantine", limit=2)
     assert [item["reason"] for item in answer["quarantine"]] == ["not msgpack 2", "not msgpack 1"]
     assert answer["more"] is True
@@ -248,7 +248,7 @@ def test_a_bad_parameter_is_named_with_its_value(empty: Client, path: str, words
     assert words in error(empty, path, 422)
 
 
-def test_an_after_of_a_stream_that_is_gone_still_says_where_to_go_on(client: Client) -> None:
+def test_a_place_in_an_unknown_stream_still_works_as_after(client: Client) -> None:
     page = get(client, "/api/events", after=f"{AT + HOUR}:gone:{EPOCH}:9", device="box-1")
     assert page["events"][0]["timestamp"] == AT + HOUR
 
@@ -256,17 +256,17 @@ def test_an_after_of_a_stream_that_is_gone_still_says_where_to_go_on(client: Cli
 @pytest.mark.parametrize(
     "path", ["/nothing", "/api/", "/api/nothing", "/page/", "/page/nothing.js", "/page/../web.py", "/page/%2e%2e/web.py", "/docs"]
 )
-def test_what_is_not_there_is_named(empty: Client, path: str) -> None:
+def test_a_missing_path_is_named(empty: Client, path: str) -> None:
     assert error(empty, path, 404).startswith("there is no /")
 
 
-def test_only_what_is_meant_to_be_posted_is(empty: Client) -> None:
+def test_a_post_to_a_question_is_refused(empty: Client) -> None:
     answer = empty.post("/api/events")
     assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
 
 
 @pytest.mark.parametrize("path", ["/api/events", "/api/devices", "/api/hourly", "/api/gaps", "/api/quarantine"])
-def test_a_database_that_is_away_is_an_outage_and_comes_back(tmp_path: Path, path: str) -> None:
+def test_a_missing_database_is_an_outage_until_it_is_back(tmp_path: Path, path: str) -> None:
     client = Client(tmp_path / "x.db")
     assert "there is no database" in error(client, path, 503)
     assert error(client, "/healthz", 503) == "cannot read the database"
@@ -275,7 +275,7 @@ def test_a_database_that_is_away_is_an_outage_and_comes_back(tmp_path: Path, pat
     assert get(client, "/healthz") == {"database": True, "broker": False}
 
 
-def test_a_fault_of_ours_is_said_and_tells_nothing(empty: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_reported_without_its_data(empty: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a name of a person")
 
@@ -291,7 +291,7 @@ def test_every_answer_has_the_headers(empty: Client) -> None:
     assert empty.get("/", headers={"host": "evil.example"}).headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_page_is_one_html_one_css_and_one_module_with_nothing_inline_and_nothing_from_elsewhere() -> None:
+def test_the_page_has_no_inline_code_and_loads_nothing_from_elsewhere() -> None:
     assert sorted(path.name for path in PAGE.iterdir()) == ["index.html", "page.css", "page.js"]
     html, css, script = ((PAGE / name).read_text() for name in ("index.html", "page.css", "page.js"))
     for text in (html.replace("xmlns='http://www.w3.org/2000/svg'", ""), css, script.replace("http://www.w3.org/2000/svg", "")):
@@ -330,7 +330,7 @@ def test_answers_are_as_openapi_says(client: Client, path: str) -> None:
     jsonschema.validate(get(client, path), {**schema, "components": answer["components"]})
 
 
-def test_with_a_token_the_api_asks_for_it_and_the_page_logs_in(tmp_path: Path) -> None:
+def test_the_api_asks_for_the_token_and_the_page_signs_in(tmp_path: Path) -> None:
     open_store(tmp_path / "x.db").close()
     client = Client(tmp_path / "x.db", TOKEN)
     assert "this needs a token" in error(client, "/api/events", 401)
@@ -348,7 +348,7 @@ def test_with_a_token_the_api_asks_for_it_and_the_page_logs_in(tmp_path: Path) -
     assert client.get("/api/events").status_code == 200
 
 
-def test_behind_tls_the_cookie_is_for_tls_alone(tmp_path: Path) -> None:
+def test_behind_tls_the_cookie_is_secure(tmp_path: Path) -> None:
     client = Client(tmp_path / "x.db", TOKEN, url="https://platform.example")
     assert "Secure" in client.post("/api/login", json={"token": TOKEN}).headers["set-cookie"]
 
@@ -356,12 +356,12 @@ def test_behind_tls_the_cookie_is_for_tls_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "status"), [(b"", 400), (b"[]", 400), (b"{}", 400), (b"\xff", 400), (b"x" * 5_000, 413), (b'{"token": null}', 401)]
 )
-def test_a_login_that_is_none_is_refused(tmp_path: Path, body: bytes, status: int) -> None:
+def test_a_malformed_login_is_refused(tmp_path: Path, body: bytes, status: int) -> None:
     client = Client(tmp_path / "x.db", TOKEN)
     assert client.post("/api/login", content=body).status_code == status
 
 
-def test_without_a_token_nobody_logs_in(empty: Client) -> None:
+def test_a_server_without_a_token_refuses_every_login(empty: Client) -> None:
     assert empty.post("/api/login", json={"token": ""}).status_code == 401
 
 
@@ -379,7 +379,7 @@ def stream(send: Any, receive: Any) -> Wall:
     return wall
 
 
-def test_a_reader_that_takes_nothing_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_nothing_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_web.streams, "STUCK", 0.01)
 
     async def take(message: Any) -> None:
@@ -393,7 +393,7 @@ def test_a_reader_that_takes_nothing_is_dropped_and_counted(monkeypatch: pytest.
     assert (wall.readers, wall.counters.stuck) == (0, 1)
 
 
-def test_a_reader_that_goes_away_is_let_go() -> None:
+def test_a_stream_ends_when_its_client_leaves() -> None:
     took: list[str] = []
 
     async def take(message: Any) -> None:

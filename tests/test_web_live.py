@@ -59,7 +59,7 @@ def wall() -> Iterator[Wall]:
     wall.close()
 
 
-def test_a_reader_gets_what_is_there_and_then_what_comes_each_match_once(wall: Wall) -> None:
+def test_a_reader_gets_past_and_new_matches_each_once(wall: Wall) -> None:
     show(wall, 1, 2)
     wall.flush(1.0, 1)
     show(wall, 3)
@@ -83,7 +83,7 @@ def test_fresh_and_refused_are_both_shown_and_counted(wall: Wall) -> None:
     assert [shown["reason"] for shown in state["matches"]] == [None, None, "late"]
 
 
-def test_a_card_has_no_fields_of_the_vendors_and_no_photograph(wall: Wall) -> None:
+def test_a_card_has_no_vendor_fields_and_no_photograph(wall: Wall) -> None:
     reader = open_reader(wall)
     wall.show("box-1", match(1, photo=b"\xff\xd8", phone="1"), None, 0.1234567, 9)
     wall.flush(1.0, 1)
@@ -92,7 +92,7 @@ def test_a_card_has_no_fields_of_the_vendors_and_no_photograph(wall: Wall) -> No
     assert (shown["age"], shown["received_at"]) == (0.123, 9)
 
 
-def test_a_name_breaks_no_event_apart(wall: Wall) -> None:
+def test_line_breaks_in_a_name_do_not_split_an_event_of_the_stream(wall: Wall) -> None:
     reader = open_reader(wall)
     name = "a\n\nevent: hello\ndata: {}\r\u2028\ud800"
     wall.show("box-1", Match(EPOCH, BOOT, 1, event(1)._replace(identity_name=name)), None, 0.0, 1)
@@ -102,7 +102,7 @@ def test_a_name_breaks_no_event_apart(wall: Wall) -> None:
     assert state["matches"][0]["identity_name"] == name.replace("\ud800", "\\ud800")
 
 
-def test_of_very_many_at_once_the_newest_are_shown_and_the_rest_counted(wall: Wall) -> None:
+def test_a_burst_shows_the_newest_matches_and_counts_the_rest(wall: Wall) -> None:
     reader = open_reader(wall)
     show(wall, *range(1, MAX_SHOWN + 31))
     wall.flush(1.0, 1)
@@ -112,7 +112,7 @@ def test_of_very_many_at_once_the_newest_are_shown_and_the_rest_counted(wall: Wa
     assert len(seqs(chunks_for(late)[0][1])) == min(RECENT, MAX_SHOWN + 30)
 
 
-def test_a_slow_reader_skips_the_oldest_is_told_and_is_counted(wall: Wall) -> None:
+def test_a_slow_reader_skips_the_oldest_chunks_and_is_told_how_many(wall: Wall) -> None:
     slow = open_reader(wall)
     for number in range(1, MAX_WAITING + 6):
         show(wall, number * 2, number * 2 + 1)
@@ -133,7 +133,7 @@ def test_all_readers_are_given_the_same_bytes(wall: Wall) -> None:
     assert all(chunk is first for chunk in others)
 
 
-def test_a_quiet_wall_gives_a_sign_of_life_now_and_then(wall: Wall) -> None:
+def test_a_quiet_wall_sends_a_sign_of_life_now_and_then(wall: Wall) -> None:
     reader = open_reader(wall)
     wall.flush(BEAT - 0.1, 1)
     assert len(reader._waiting) == 1
@@ -142,7 +142,7 @@ def test_a_quiet_wall_gives_a_sign_of_life_now_and_then(wall: Wall) -> None:
     assert len(reader._waiting) == 2
 
 
-def test_what_becomes_of_the_broker_is_told_at_once(wall: Wall) -> None:
+def test_a_lost_broker_is_announced_at_once(wall: Wall) -> None:
     reader = open_reader(wall)
     wall.set_broker(up=False, reason="connection refused")
     wall.flush(0.2, 1)
@@ -171,5 +171,5 @@ def test_a_closed_wall_ends_its_streams_and_opens_none() -> None:
     assert [parse(chunk)[0] for chunk in asyncio.run(run())] == ["hello"]
 
 
-def test_the_times_go_together() -> None:
+def test_a_reader_may_wait_for_less_than_a_beat() -> None:
     assert live.TICK * MAX_WAITING < BEAT

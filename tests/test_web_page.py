@@ -89,7 +89,7 @@ def test_a_match_published_over_mqtt_appears(site: Site, seen: Seen) -> None:
     assert seen.said == []
 
 
-def test_a_match_that_is_refused_appears_as_such_and_can_be_hidden(site: Site, seen: Seen) -> None:
+def test_a_refused_match_is_marked_and_can_be_hidden(site: Site, seen: Seen) -> None:
     seen.open_live(site.url)
     site.match("gate-1", identity_name="Latecomer", timestamp=now_ms() - 3_600_000)
     expect(seen.card("Latecomer").locator(".when")).to_have_text("arrived late")
@@ -97,7 +97,7 @@ def test_a_match_that_is_refused_appears_as_such_and_can_be_hidden(site: Site, s
     expect(seen.card("Latecomer")).to_be_hidden()
 
 
-def test_what_was_there_before_is_there_when_the_page_is_opened(site: Site, seen: Seen) -> None:
+def test_an_opened_page_shows_earlier_matches(site: Site, seen: Seen) -> None:
     site.match("gate-1", identity_name="Early Bird")
     seen.open_live(site.url)
     expect(seen.card("Early Bird")).to_be_visible()
@@ -118,7 +118,7 @@ def test_a_name_with_markup_stays_text(site: Site, seen: Seen, name: str) -> Non
     assert seen.said == []
 
 
-def test_a_policy_that_is_broken_would_show_in_the_console(site: Site, seen: Seen) -> None:
+def test_a_breach_of_the_content_policy_shows_in_the_console(site: Site, seen: Seen) -> None:
     """That the console is clean says something only if a breach is not."""
     seen.open_live(site.url)
     seen.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'document.title = 1'}))")
@@ -126,7 +126,7 @@ def test_a_policy_that_is_broken_would_show_in_the_console(site: Site, seen: See
     assert any("Content Security Policy" in line for line in seen.said)
 
 
-def test_a_stream_that_drops_says_so_and_comes_back(tmp_path: Path, chromium: Any) -> None:
+def test_a_lost_stream_is_announced_and_reconnects(tmp_path: Path, chromium: Any) -> None:
     with Site(tmp_path) as site:
         seen = Seen(chromium)
         seen.open_live(site.url)
@@ -143,7 +143,7 @@ def test_a_stream_that_drops_says_so_and_comes_back(tmp_path: Path, chromium: An
         seen.context.close()
 
 
-def test_a_broker_that_is_away_is_told_from_a_stream_that_is(tmp_path: Path, chromium: Any) -> None:
+def test_the_page_distinguishes_a_lost_broker_from_a_lost_stream(tmp_path: Path, chromium: Any) -> None:
     with Site(tmp_path) as site:
         seen = Seen(chromium)
         seen.open_live(site.url)
@@ -153,7 +153,7 @@ def test_a_broker_that_is_away_is_told_from_a_stream_that_is(tmp_path: Path, chr
         seen.context.close()
 
 
-def test_devices_show_lag_loss_and_who_is_away(site: Site, seen: Seen) -> None:
+def test_the_page_shows_lag_loss_and_state_of_the_devices(site: Site, seen: Seen) -> None:
     site.history("hall-1", event_map(1), event_map(4))
     site.status("hall-1", epoch="00000000000000e1", head=504, oldest=1, cursor=4, period=20.0, capacity=10_000)
     site.history("hall-2", event_map(1))
@@ -195,14 +195,14 @@ def test_the_history_is_searched_counted_and_paged(site: Site, seen: Seen) -> No
     assert seen.said == []
 
 
-def test_a_search_that_cannot_be_says_what_is_wrong(site: Site, seen: Seen) -> None:
+def test_an_invalid_search_shows_the_error(site: Site, seen: Seen) -> None:
     seen.open_live(site.url)
     seen.page.get_by_label("Device", exact=True).fill("no such name")
     seen.page.get_by_role("button", name="Search").click()
     expect(seen.page.locator("#history-problem")).to_contain_text("device 'no such name' is not 1 to 64")
 
 
-def test_quarantine_shows_why_and_how_often(site: Site, seen: Seen) -> None:
+def test_the_page_shows_the_reason_and_the_number_of_quarantined_messages(site: Site, seen: Seen) -> None:
     for _ in range(2):
         site.wire.publish("facewire/v1/gate-1/history", b"\xc1<b>", qos=1)
     seen.open_live(site.url)
@@ -210,7 +210,7 @@ def test_quarantine_shows_why_and_how_often(site: Site, seen: Seen) -> None:
     expect(seen.page.locator("#quarantine-rows")).to_contain_text("2 times")
 
 
-def test_with_fifty_matches_a_second_it_stays_responsive(site: Site, seen: Seen) -> None:
+def test_the_page_stays_responsive_with_fifty_matches_a_second(site: Site, seen: Seen) -> None:
     seen.open_live(site.url)
     seen.page.evaluate(
         "window.longest = 0; let last = performance.now();"
@@ -231,7 +231,7 @@ def test_with_fifty_matches_a_second_it_stays_responsive(site: Site, seen: Seen)
     assert seen.said == []
 
 
-def test_a_paused_wall_stands_still_and_goes_on(site: Site, seen: Seen) -> None:
+def test_a_paused_wall_stands_still_until_it_is_resumed(site: Site, seen: Seen) -> None:
     seen.open_live(site.url)
     seen.page.get_by_role("button", name="Pause").press("Enter")
     site.match("gate-4", identity_name="Behind The Curtain")
@@ -244,7 +244,7 @@ def test_a_paused_wall_stands_still_and_goes_on(site: Site, seen: Seen) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 900, 1440])
-def test_it_fits_the_screen_and_can_be_read(site: Site, chromium: Any, width: int, scheme: str) -> None:
+def test_the_page_fits_the_screen_and_is_readable(site: Site, chromium: Any, width: int, scheme: str) -> None:
     seen = Seen(chromium, viewport={"width": width, "height": 800}, color_scheme=scheme)
     seen.open_live(site.url)
     site.match("gate-1", identity_name="A Name That Is Much Longer Than Any Card " * 3, ep_id="Endpoint " * 20)
@@ -283,7 +283,7 @@ def test_the_keyboard_reaches_everything(site: Site, seen: Seen) -> None:
     assert seen.page.evaluate(f"{unnamed}.map((it) => it.outerHTML)") == []
 
 
-def test_with_a_token_the_page_asks_for_it_and_then_shows_all(site: Site, tmp_path: Path, chromium: Any) -> None:
+def test_the_page_asks_for_the_token_and_then_shows_everything(site: Site, tmp_path: Path, chromium: Any) -> None:
     (tmp_path / "token").write_text(TOKEN)
     options = ("--database", f"sqlite:///{site.database}", "--listen", "127.0.0.1:0", "--token-file", tmp_path / "token")
     with Running("platform", "web", "-p", str(site.port), *options) as web:

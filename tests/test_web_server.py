@@ -89,13 +89,13 @@ def test_a_match_comes_through_the_stream_with_its_verdict(site: Site) -> None:
         assert '"reason":"late"' in line
 
 
-def test_what_is_streamed_is_stored_and_asked_for(site: Site) -> None:
+def test_a_streamed_match_is_also_stored_and_found(site: Site) -> None:
     event = site.match("gate-2", identity_id="g2")
     (row,) = until(lambda: httpx.get(f"{site.url}api/events", params={"person": "g2"}).json()["events"])
     assert (row["device"], row["timestamp"]) == ("gate-2", event["timestamp"])
 
 
-def test_a_web_server_that_is_killed_is_started_again_at_the_same_address(site: Site) -> None:
+def test_a_killed_web_server_starts_again_at_the_same_address(site: Site) -> None:
     (before,) = children(site.platform.process.pid)
     os.kill(before, signal.SIGKILL)
     site.platform.wait_for("web server died, starting it again in 1 s: exit code -9")
@@ -105,7 +105,7 @@ def test_a_web_server_that_is_killed_is_started_again_at_the_same_address(site: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_within_seconds_with_a_stream_open(tmp_path: Path, number: int) -> None:
+def test_the_web_server_ends_within_seconds_despite_an_open_stream(tmp_path: Path, number: int) -> None:
     with Site(tmp_path) as site, streaming(site.url) as lines:
         (web,) = children(site.platform.process.pid)
         began = time.monotonic()
@@ -117,7 +117,7 @@ def test_it_ends_within_seconds_with_a_stream_open(tmp_path: Path, number: int) 
         assert "died" not in site.platform.text
 
 
-def test_it_ends_with_a_platform_that_is_killed(tmp_path: Path) -> None:
+def test_the_web_server_ends_if_its_platform_is_killed(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         (web,) = until(lambda: children(site.platform.process.pid))
         assert httpx.get(f"{site.url}healthz", timeout=WITHIN).status_code == 200
@@ -125,7 +125,7 @@ def test_it_ends_with_a_platform_that_is_killed(tmp_path: Path) -> None:
         until(lambda: not is_alive(web))
 
 
-def test_alone_it_serves_a_platform_that_runs_elsewhere(site: Site, tmp_path: Path) -> None:
+def test_a_web_server_alone_serves_a_platform_that_runs_elsewhere(site: Site, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
     options = ("--database", f"sqlite:///{site.database}", "--listen", "0.0.0.0:0", "--token-file", tmp_path / "token")
     with Running("platform", "web", "-p", str(site.port), *options) as web:
@@ -144,7 +144,7 @@ def refused(*arguments: str | Path) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("command", [("run", "--web"), ("web", "--listen")])
-def test_an_address_that_others_reach_needs_a_token(tmp_path: Path, command: tuple[str, str]) -> None:
+def test_an_address_that_others_can_reach_needs_a_token(tmp_path: Path, command: tuple[str, str]) -> None:
     code, text = refused(*command, "0.0.0.0:0", "--database", f"sqlite:///{tmp_path}/x.db")
     assert code == 2
     assert "others can reach 0.0.0.0, so they need a token" in text
@@ -152,7 +152,7 @@ def test_an_address_that_others_reach_needs_a_token(tmp_path: Path, command: tup
 
 
 @pytest.mark.parametrize("token", ["", "short\n", "\xff" * 20])
-def test_a_token_that_is_none_is_refused(tmp_path: Path, token: str) -> None:
+def test_an_invalid_token_file_is_refused(tmp_path: Path, token: str) -> None:
     (tmp_path / "token").write_text(token)
     code, text = refused("web", "--listen", "127.0.0.1:0", "--token-file", tmp_path / "token")
     assert code == 2
@@ -165,20 +165,20 @@ def test_a_token_without_a_page_is_refused(tmp_path: Path) -> None:
     assert (code, "--web-token-file needs --web" in text) == (2, True)
 
 
-def test_a_platform_without_a_page_does_not_load_what_the_page_needs() -> None:
+def test_a_platform_without_a_page_imports_none_of_its_libraries() -> None:
     loaded = "import sys, facewire_platform_cli.run; print({'fastapi', 'uvicorn', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-P", "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
-def test_without_what_the_page_needs_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_names_the_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "facewire_web.server")
     code, text = refused("web", "--listen", "127.0.0.1:0", "--database", f"sqlite:///{tmp_path}/x.db")
     assert (code, "the page needs uvicorn: pip install 'facewire[platform]'" in text) == (1, True), text
 
 
-def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_an_address_in_use_is_named(tmp_path: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         code, text = refused("web", "--listen", where, "--database", f"sqlite:///{tmp_path}/x.db")
@@ -198,7 +198,7 @@ def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
     assert 'File "' not in printed
 
 
-def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
+def test_the_web_server_starts_without_a_broker_and_reports_it(tmp_path: Path) -> None:
     open_store(tmp_path / "x.db").close()
     with Running("platform", "web", "-p", "1", "--listen", "127.0.0.1:0", "--database", f"sqlite:///{tmp_path}/x.db") as web:
         url = Site.said(web, r"web page at (http://\S+/)")[1]
@@ -208,7 +208,7 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
         assert httpx.get(f"{url}healthz").json() == {"database": True, "broker": False}
 
 
-def test_a_stream_that_nobody_reads_holds_nobody_up(site: Site) -> None:
+def test_a_stream_that_nobody_reads_does_not_delay_others(site: Site) -> None:
     with contextlib.closing(socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2].strip("/"))))) as stuck:
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         stuck.sendall(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -230,7 +230,7 @@ def test_a_stream_that_nobody_reads_holds_nobody_up(site: Site) -> None:
     ],
     ids=["noise", "large", "nameless", "path", "unfinished"],
 )
-def test_junk_harms_nobody(site: Site, junk: bytes) -> None:
+def test_junk_does_no_harm(site: Site, junk: bytes) -> None:
     """Nor does it leave a traceback: see the fixture."""
     address = ("127.0.0.1", int(site.url.rpartition(":")[2].strip("/")))
     with contextlib.closing(socket.create_connection(address)) as junkie, contextlib.suppress(ConnectionError):
