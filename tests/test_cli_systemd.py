@@ -3,10 +3,8 @@
 import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +12,7 @@ import psycopg
 import pytest
 from broker_engines import PARAMETERS, free_port
 from facewire_process import Running
+from systemd_manager import Manager
 
 from facewire.roles import Role
 from facewire_broker import embedded
@@ -24,46 +23,6 @@ from facewire_device.store import Store
 
 #: Longer than any turn of a worker that lives, s.
 SILENCE: Final = 2.0
-
-
-class Manager:
-    """The end of NOTIFY_SOCKET that systemd has."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.socket.settimeout(20)
-
-    @classmethod
-    @contextmanager
-    def in_a_short_folder(cls) -> "Iterator[Manager]":
-        """Not below pytest's own folder: the path of a socket ends at 107 bytes."""
-        with tempfile.TemporaryDirectory(prefix="fw-notify-") as folder:
-            manager = cls(f"{folder}/notify")
-            yield manager
-            manager.socket.close()
-
-    def next(self) -> str:
-        return self.socket.recv(4096).decode()
-
-    def wait_for(self, state: str) -> list[str]:
-        """What came before it."""
-        before = []
-        while (came := self.next()) != state:
-            before.append(came)
-        return before
-
-    def heard(self) -> list[str]:
-        """What is there already."""
-        self.socket.setblocking(False)
-        found = []
-        try:
-            while True:
-                found.append(self.next())
-        except BlockingIOError:
-            self.socket.settimeout(20)
-        return found
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from broker_engines import MOSQUITTO, free_port, wait_for_port
 from facewire_process import Running, ask
-from shown_commands import blocks, typed
-from test_cli_systemd import Manager
+from shown_commands import operating_commands, typed
+from systemd_manager import Manager
 
 from facewire_broker import embedded
 from facewire_cli.main import cli
@@ -31,15 +31,6 @@ FACEWIRE: Final = Path(sys.executable).with_name("facewire")
 UNITS: Final = ("facewire-broker.service", "facewire-platform@1.service", "facewire-device.service")
 #: What `systemd-analyze security` may find, of 10; the same scale as in docs/operating.md.
 MOST_EXPOSED: Final = 1.3
-
-
-def commands(section: str) -> str:
-    """The commands of one section of docs/operating.md."""
-    text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
-    part = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    found = blocks(part)
-    assert found, section
-    return "".join(found)
 
 
 @pytest.mark.process
@@ -56,9 +47,9 @@ def test_the_documented_commands_upgrade_check_and_delete(tmp_path: Path) -> Non
             worker.wait_for("connected")
             typed(f"facewire device run --id d -p {broker.port} --store d.db --source events.jsonl --exit-when-acked", tmp_path)
             assert worker.end() == 0
-    typed(commands("Upgrade") + commands("Alarms"), tmp_path)
+    typed(operating_commands("Upgrade") + operating_commands("Alarms"), tmp_path)
     assert len(ask("events", "--database", database)) == 2
-    typed(commands("Privacy"), tmp_path)
+    typed(operating_commands("Privacy"), tmp_path)
     assert [row["identity_id"] for row in ask("events", "--database", database)] == ["7"]
 
 
@@ -86,7 +77,11 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder, self.root = folder, folder / "root"
         (folder / "docs").symlink_to(ROOT / "docs")
-        typed(commands("Certificates") + commands("Users") + commands("With systemd"), folder, ROOT=str(self.root))
+        typed(
+            operating_commands("Certificates") + operating_commands("Users") + operating_commands("With systemd"),
+            folder,
+            ROOT=str(self.root),
+        )
         self.units = self.root / "etc/systemd/system"
         (self.root / "opt/facewire/bin").mkdir(parents=True)
         (self.root / "opt/facewire/bin/facewire").symlink_to(FACEWIRE)
@@ -184,7 +179,7 @@ def site(tmp_path: Path) -> Path:
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     (tmp_path / "docs").symlink_to(ROOT / "docs")
-    typed(commands("Certificates") + commands("Users") + commands("With containers"), tmp_path)
+    typed(operating_commands("Certificates") + operating_commands("Users") + operating_commands("With containers"), tmp_path)
     return tmp_path
 
 

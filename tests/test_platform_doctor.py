@@ -3,6 +3,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,6 @@ from platform_model import EPOCH, batch
 from platform_store import run as run_sql
 from platform_store import store_batches
 
-import facewire_platform.health.doctor
 import facewire_platform.health.doctor_broker
 import facewire_platform.store.sqlite
 from facewire.messages import Status
@@ -166,7 +166,7 @@ def test_the_remaining_days_of_a_certificate_are_reported(days: int, verdict: st
 
 
 def test_an_address_beyond_loopback_without_tls_is_a_warning() -> None:
-    (found,) = facewire_platform.health.doctor_broker._check_tls(Address("broker.lan"))
+    found = next(check_broker(Address("broker.lan"), Topics(), "platform", 0.3))
     assert (found.check, found.verdict) == ("tls", "warn")
 
 
@@ -181,7 +181,7 @@ def worker(location: Location) -> Iterator[Store]:
 
 
 def tell(store: Store, device: str, offset: float) -> None:
-    now_ms = facewire_platform.health.doctor._now_ms()
+    now_ms = time.time_ns() // 1_000_000
     store.store([Message(device, Status("00000000000000b1", True, now_ms + round(offset * 1000), EPOCH, period=20.0), now_ms)])
 
 

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from platform_model import BOOT, EPOCH, batch, event
+from platform_model import BOOT, EPOCH, batch
+from platform_store import event_at, store_events
 
 from facewire.messages import Status
 from facewire_cli.main import cli
@@ -86,10 +87,7 @@ def test_a_broken_limit_is_named_with_value_and_limit(changed: dict[str, Any], l
 
 
 def fill(store: Store, device: str, times: list[int], now_ms: int) -> None:
-    events = [event(seq)._replace(timestamp=at) for seq, at in enumerate(times, 1)]
-    for first in range(0, len(events), 100):
-        chunk = events[first : first + 100]
-        store.store([Message(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk), now_ms)])
+    store_events(store, device, *(event_at(seq, at) for seq, at in enumerate(times, 1)), now_ms=now_ms)
 
 
 def tell(store: Store, device: str, now_ms: int, *, at: int, online: bool = True, boot: str = BOOT) -> None:

@@ -13,27 +13,18 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from platform_model import BOOT, EPOCH, bad_event, batch, event
+from platform_model import BOOT, EPOCH, bad_event, batch
+from platform_store import event_at, store_events
 
 import facewire_platform.history.queries
-from facewire.events import MAX_INT, Event, event_from_map
+from facewire.events import MAX_INT, event_from_map
 from facewire.messages import Status
 from facewire_cli.main import cli
 from facewire_platform.history.queries import Filter, History
-from facewire_platform.store.writer import Message, Store, Unreadable, open_store
+from facewire_platform.store.writer import Message, Unreadable, open_store
 
 NAMES = ("a", "b", "c")
 VENDOR_EVENTS = Path(__file__).parent / "data" / "vendor-events.jsonl"
-
-
-def event_at(seq: int, at: int, **changed: Any) -> Event:
-    return event(seq)._replace(timestamp=at, **changed)
-
-
-def fill(store: Store, device: str, *events: Event, epoch: str = EPOCH, now_ms: int = 1) -> None:
-    for first in range(0, len(events), 100):
-        chunk = events[first : first + 100]
-        store.store([Message(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk, epoch=epoch), now_ms)])
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +36,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[in
     with open_store(path) as store:
         for device, epoch in (*((name, EPOCH) for name in NAMES), ("a", "00000000000000e2")):
             events = [event_at(seq, chance.randrange(20), person_type=chance.randrange(5), score=seq / 1000) for seq in range(1, 301)]
-            fill(store, device, *events, epoch=epoch)
+            store_events(store, device, *events, epoch=epoch)
             order += [(stored_event.timestamp, device, stored_event.seq) for stored_event in events]
     return path, sorted(order)
 
@@ -127,7 +118,7 @@ def test_a_device_with_few_events_is_read_by_its_own_key(crowd: tuple[Path, obje
 
 def test_filters_narrow(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        fill(
+        store_events(
             store,
             "a",
             event_at(1, 10, identity_id="id1", identity_name="Ann", person_type=1, group_name="staff", score=0.5),
@@ -154,11 +145,11 @@ def test_filters_narrow(tmp_path: Path) -> None:
 def test_a_stream_created_during_a_query_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 2)
     with open_store(tmp_path / "x.db") as store:
-        fill(store, "a", *(event_at(seq, seq * 10) for seq in range(1, 7)))
+        store_events(store, "a", *(event_at(seq, seq * 10) for seq in range(1, 7)))
         with History(tmp_path / "x.db") as history:
             rows = history.events(Filter())
             seen = [next(rows)]
-            fill(store, "b", event_at(1, 35))
+            store_events(store, "b", event_at(1, 35))
             seen += rows
     assert [(row["device"], row["timestamp"]) for row in seen] == [
         ("a", 10),
@@ -180,7 +171,7 @@ def test_reads_go_on_while_the_worker_writes(tmp_path: Path) -> None:
         try:
             with open_store(path) as store:
                 for seq in range(100):
-                    fill(store, "a", event_at(seq + 1, seq))
+                    store_events(store, "a", event_at(seq + 1, seq))
         finally:
             done.set()
 
@@ -200,10 +191,10 @@ def test_reads_go_on_while_the_worker_writes(tmp_path: Path) -> None:
 
 def test_devices_show_their_newest_epoch_and_all_of_them_on_demand(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        fill(store, "a", event_at(1, 1), event_at(9, 2), now_ms=50)
+        store_events(store, "a", event_at(1, 1), event_at(9, 2), now_ms=50)
         store.store([Message("a", batch(9, 10, bad=(bad_event(10),), boot=BOOT, head=15), 60)])
         store.store([Message("b", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0, dropped=3), 70)])
-        fill(store, "a", event_at(1, 1), epoch="00000000000000e2", now_ms=80)
+        store_events(store, "a", event_at(1, 1), epoch="00000000000000e2", now_ms=80)
     with History(tmp_path / "x.db") as history:
         rows = list(history.devices())
         every = list(history.devices(all_epochs=True))
@@ -220,7 +211,7 @@ def test_gaps_and_quarantine_are_read_page_by_page(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 2)
     with open_store(tmp_path / "x.db") as store:
         for device in ("b", "a"):
-            fill(store, device, *(event_at(seq, seq) for seq in range(1, 12, 2)), now_ms=5)
+            store_events(store, device, *(event_at(seq, seq) for seq in range(1, 12, 2)), now_ms=5)
         store.store([Message("", Unreadable("t", f"reason {number}", b"%d" % number), 1) for number in range(5)])
     with History(tmp_path / "x.db") as history:
         assert [(row["device"], row["first"]) for row in history.gaps()] == [(name, seq) for name in "ab" for seq in (2, 4, 6, 8, 10)]
@@ -247,7 +238,7 @@ def vendor(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
     for fields in events:
         fields.setdefault("person_type", 4)
     with open_store(tmp_path / "x.db") as store:
-        fill(store, "box-1", *(event_from_map({**fields, "seq": seq}) for seq, fields in enumerate(events, 1)))
+        store_events(store, "box-1", *(event_from_map({**fields, "seq": seq}) for seq, fields in enumerate(events, 1)))
     return tmp_path / "x.db", events
 
 
@@ -263,7 +254,7 @@ def test_json_has_every_field_of_the_vendor_as_it_was_sent(vendor: tuple[Path, l
 
 def test_vendor_fields_with_our_names_get_a_prefix(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        fill(store, "d", event_at(1, 1, extra={"device": "theirs", "epoch": 5, "photo": b"\xff\xd8", "nested": {"device": 1}}))
+        store_events(store, "d", event_at(1, 1, extra={"device": "theirs", "epoch": 5, "photo": b"\xff\xd8", "nested": {"device": 1}}))
     row = lines(run(tmp_path / "x.db", "events", "-o", "json"))[0]
     assert (row["device"], row["event.device"], row["event.epoch"], row["photo"], row["nested"]) == (
         "d",

@@ -6,24 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from platform_model import EPOCH, batch, event
+from platform_store import event_at, store_events
 
 import facewire_platform.history.queries
 from facewire.events import Event
 from facewire_platform.history.queries import Filter, History, Place
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.rows import key
-from facewire_platform.store.writer import Message, Store, open_store
+from facewire_platform.store.writer import open_store
 
 HOUR = 3_600_000
 LONG = "x" * 64
 IDS = ("a", "b", "", LONG, LONG + "1", LONG + "2", "nul\0in it", "nul")
-
-
-def fill(store: Store, device: str, events: list[Event]) -> None:
-    for first in range(0, len(events), 100):
-        chunk = events[first : first + 100]
-        store.store([Message(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk, epoch=EPOCH), 1)])
 
 
 @pytest.fixture
@@ -32,11 +26,11 @@ def crowd(location: Location) -> list[Event]:
     chance = random.Random(1)
     moments = [*(chance.randrange(-3 * HOUR, 40 * HOUR) for _ in range(200)), *range(5), -1, HOUR - 1, HOUR, 10**15, -(10**15)]
     events = [
-        event(seq)._replace(timestamp=at, identity_id=chance.choice(IDS), identity_name=chance.choice(("Ann", "b", "")))
+        event_at(seq, at, identity_id=chance.choice(IDS), identity_name=chance.choice(("Ann", "b", "")))
         for seq, at in enumerate(moments, 1)
     ]
     with open_store(location) as store:
-        fill(store, "d", events)
+        store_events(store, "d", *events)
     return events
 
 
@@ -79,7 +73,7 @@ def test_two_ids_with_the_same_key_are_distinguished(location: Location, monkeyp
     ids = ["plumless"] * 9 + ["buckeroo"] + ["plumless"] * 9
     assert key("plumless") == key("buckeroo")
     with open_store(location) as store:
-        fill(store, "d", [event(seq)._replace(timestamp=seq, identity_id=who) for seq, who in enumerate(ids, 1)])
+        store_events(store, "d", *(event_at(seq, seq, identity_id=who) for seq, who in enumerate(ids, 1)))
     with History(location) as history:
         assert seqs(history.events(Filter(person="buckeroo"))) == [10]
         assert len(seqs(history.events(Filter(person="plumless")))) == 18
@@ -88,7 +82,7 @@ def test_two_ids_with_the_same_key_are_distinguished(location: Location, monkeyp
 def test_a_person_and_a_device_and_a_score_narrow_together(location: Location) -> None:
     with open_store(location) as store:
         for device in "de":
-            fill(store, device, [event(seq)._replace(timestamp=seq, identity_id="ab"[seq % 2], score=seq / 10) for seq in range(1, 11)])
+            store_events(store, device, *(event_at(seq, seq, identity_id="ab"[seq % 2], score=seq / 10) for seq in range(1, 11)))
     with History(location) as history:
         rows = list(history.events(Filter(person="a", device="e", min_score=0.5)))
     assert [(row["device"], row["seq"]) for row in rows] == [("e", 6), ("e", 8), ("e", 10)]

@@ -13,8 +13,7 @@ from typing import Final
 import pytest
 from device_events import events
 from facewire_process import Running, ask
-from shown_commands import typed
-from test_deploy import commands
+from shown_commands import operating_commands, typed
 
 from facewire.messages import decode_ack
 from facewire.topics import Topics
@@ -26,7 +25,7 @@ from facewire_mqtt.address import Address
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
 PERIOD: Final = 1.0
-SQLITE_BACKUP, SQLITE_RESTORE, PG_DUMP, PG_RESTORE = commands("Backup").splitlines()
+SQLITE_BACKUP, SQLITE_RESTORE, PG_DUMP, PG_RESTORE = operating_commands("Backup").splitlines()
 
 
 class Box:

@@ -5,11 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
-from platform_model import BOOT, EPOCH, batch, event
+from platform_model import BOOT, EPOCH, batch
+from platform_store import event_at
 
 import facewire_web.answers
 import facewire_web.streams
-from facewire.events import Event
 from facewire.messages import Status
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
@@ -24,10 +24,6 @@ TOKEN = "correct-horse-battery"  # noqa: S105  # of a test
 HOUR = 3_600_000
 #: An hour's beginning.
 AT = 1_764_054_000_000
-
-
-def event_at(seq: int, at: int, **changed: Any) -> Event:
-    return event(seq)._replace(timestamp=at, **changed)
 
 
 def fill(location: Location) -> None:

@@ -26,18 +26,26 @@ def open_reader(wall: Wall) -> Reader:
     return reader
 
 
-def chunks_for(reader: Reader) -> list[tuple[str, dict[str, Any]]]:
-    """What waits for a reader: names and data of the events."""
+def chunks_for(reader: Reader) -> list[bytes]:
+    """The chunks that wait for a reader."""
+    chunks: list[bytes] = []
 
-    async def take() -> list[bytes]:
-        chunks = []
+    async def read() -> None:
         async for chunk in reader:
-            chunks.append(chunk)
-            if not reader._waiting:
-                break
-        return chunks
+            chunks.append(chunk)  # noqa: PERF401  # a comprehension would be lost when it is cancelled
 
-    return [parse(chunk) for chunk in asyncio.run(take())]
+    async def read_waiting() -> None:
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(0)  # It runs until there is nothing left to read.
+        reading.cancel()
+
+    asyncio.run(read_waiting())
+    return chunks
+
+
+def events_for(reader: Reader) -> list[tuple[str, dict[str, Any]]]:
+    """Names and data of the events that wait for a reader."""
+    return [parse(chunk) for chunk in chunks_for(reader)]
 
 
 def parse(chunk: bytes) -> tuple[str, dict[str, Any]]:
@@ -67,7 +75,7 @@ def test_a_reader_gets_past_and_new_matches_each_once(wall: Wall) -> None:
     wall.flush(1.1, 2)
     show(wall, 4)
     wall.flush(1.2, 3)
-    (hello, past), (first, new), (second, newer) = chunks_for(reader)
+    (hello, past), (first, new), (second, newer) = events_for(reader)
     assert (hello, first, second) == ("hello", "wall", "wall")
     assert (seqs(past), seqs(new), seqs(newer)) == ([1, 2], [3], [4])
     assert (past["now"], new["now"], newer["now"]) == (1, 2, 3)
@@ -78,7 +86,7 @@ def test_fresh_and_refused_are_both_shown_and_counted(wall: Wall) -> None:
     show(wall, 1, 2)
     show(wall, 3, reason="late")
     wall.flush(1.0, 1)
-    _, state = chunks_for(reader)[-1]
+    _, state = events_for(reader)[-1]
     assert (state["accepted"], state["refused"]) == (2, {"late": 1})
     assert [shown["reason"] for shown in state["matches"]] == [None, None, "late"]
 
@@ -87,7 +95,7 @@ def test_a_card_has_no_vendor_fields_and_no_photograph(wall: Wall) -> None:
     reader = open_reader(wall)
     wall.show("box-1", match(1, photo=b"\xff\xd8", phone="1"), None, 0.1234567, 9)
     wall.flush(1.0, 1)
-    (shown,) = chunks_for(reader)[-1][1]["matches"]
+    (shown,) = events_for(reader)[-1][1]["matches"]
     assert shown.keys() == {"device", "epoch", "sent_at", "received_at", "reason", "age", *event(1)._fields} - {"extra"}
     assert (shown["age"], shown["received_at"]) == (0.123, 9)
 
@@ -97,7 +105,7 @@ def test_line_breaks_in_a_name_do_not_split_an_event_of_the_stream(wall: Wall) -
     name = "a\n\nevent: hello\ndata: {}\r\u2028\ud800"
     wall.show("box-1", Match(EPOCH, BOOT, 1, event(1)._replace(identity_name=name)), None, 0.0, 1)
     wall.flush(1.0, 1)
-    (_, _), (kind, state) = chunks_for(reader)
+    (_, _), (kind, state) = events_for(reader)
     assert kind == "wall"
     assert state["matches"][0]["identity_name"] == name.replace("\ud800", "\\ud800")
 
@@ -106,10 +114,10 @@ def test_a_burst_shows_the_newest_matches_and_counts_the_rest(wall: Wall) -> Non
     reader = open_reader(wall)
     show(wall, *range(1, MAX_SHOWN + 31))
     wall.flush(1.0, 1)
-    _, state = chunks_for(reader)[-1]
+    _, state = events_for(reader)[-1]
     assert (seqs(state), state["skipped"]) == (list(range(31, MAX_SHOWN + 31)), 30)
     late = open_reader(wall)
-    assert len(seqs(chunks_for(late)[0][1])) == min(RECENT, MAX_SHOWN + 30)
+    assert len(seqs(events_for(late)[0][1])) == min(RECENT, MAX_SHOWN + 30)
 
 
 def test_a_slow_reader_skips_the_oldest_chunks_and_is_told_how_many(wall: Wall) -> None:
@@ -117,8 +125,7 @@ def test_a_slow_reader_skips_the_oldest_chunks_and_is_told_how_many(wall: Wall) 
     for number in range(1, MAX_WAITING + 6):
         show(wall, number * 2, number * 2 + 1)
         wall.flush(float(number), 1)
-    assert len(slow._waiting) == MAX_WAITING
-    (first, skipped), *rest = chunks_for(slow)
+    (first, skipped), *rest = events_for(slow)
     assert (first, skipped) == ("skipped", {"matches": 10})  # and the hello, which held none
     assert [name for name, _ in rest] == ["wall"] * MAX_WAITING
     assert seqs(rest[-1][1]) == [2 * MAX_WAITING + 10, 2 * MAX_WAITING + 11]
@@ -129,24 +136,23 @@ def test_all_readers_are_given_the_same_bytes(wall: Wall) -> None:
     readers = [open_reader(wall) for _ in range(3)]
     show(wall, 1)
     wall.flush(1.0, 1)
-    first, *others = (reader._waiting[-1][0] for reader in readers)
+    first, *others = (chunks_for(reader)[-1] for reader in readers)
     assert all(chunk is first for chunk in others)
 
 
 def test_a_quiet_wall_sends_a_sign_of_life_now_and_then(wall: Wall) -> None:
     reader = open_reader(wall)
-    wall.flush(BEAT - 0.1, 1)
-    assert len(reader._waiting) == 1
-    wall.flush(BEAT, 1)
-    wall.flush(BEAT + 0.1, 1)
-    assert len(reader._waiting) == 2
+    for number, now in enumerate((BEAT - 0.1, BEAT, BEAT + 0.1), 1):
+        wall.flush(now, number)
+    _, *beats = events_for(reader)
+    assert [state["now"] for _, state in beats] == [2]
 
 
 def test_a_lost_broker_is_announced_at_once(wall: Wall) -> None:
     reader = open_reader(wall)
     wall.set_broker(up=False, reason="connection refused")
     wall.flush(0.2, 1)
-    assert chunks_for(reader)[-1][1]["broker"] == {"up": False, "reason": "connection refused"}
+    assert events_for(reader)[-1][1]["broker"] == {"up": False, "reason": "connection refused"}
     assert not wall.up
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from platform_model import BOOT, EPOCH, event
+from platform_model import BOOT, EPOCH, batch, event
 
 from facewire.errors import BatchRefused
+from facewire.events import Event
 from facewire.messages import Ack, Batch, Match
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Store
@@ -20,6 +21,18 @@ def store_batches(store: Store, *batches: Batch, device: str = "d", now_ms: int 
     ack = store.store([Message(device, batch, now_ms) for batch in batches])[-1]
     assert isinstance(ack, Ack)
     return ack
+
+
+def event_at(seq: int, at_ms: int, **changed: Any) -> Event:
+    """An event at a moment of device time."""
+    return event(seq)._replace(timestamp=at_ms, **changed)
+
+
+def store_events(store: Store, device: str, *events: Event, epoch: str = EPOCH, now_ms: int = 1) -> None:
+    """Store events as the history of a device, in batches of 100; seqs between them become gaps."""
+    for first in range(0, len(events), 100):
+        chunk = events[first : first + 100]
+        store.store([Message(device, batch(chunk[0].seq - 1, chunk[-1].seq, *chunk, epoch=epoch), now_ms)])
 
 
 def store_match(store: Store, seq: int, content: int = 0, *, boot: str = BOOT, now_ms: int = 1) -> None:

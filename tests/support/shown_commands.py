@@ -59,6 +59,14 @@ def commands(ctx: click.Context | None = None) -> Iterator[tuple[tuple[str, ...]
         yield from commands(command.make_context(name, [], parent=ctx, resilient_parsing=True))
 
 
+def operating_commands(section: str) -> str:
+    """The commands of one section of docs/operating.md."""
+    page = Path(__file__).parents[2] / "docs" / "operating.md"
+    shown = blocks(page.read_text(encoding="utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0])
+    assert shown, section
+    return "".join(shown)
+
+
 def environment(**more: str) -> dict[str, str]:
     """With our `facewire`, and as safe as `make` has it."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONSAFEPATH": "1", **more}
