@@ -78,7 +78,7 @@ DEVICE: Final = (
     "Agent.__enter__,Service.stopping,Agent.__exit__",
 )
 BROKER: Final = ("allow_many_files", "Broker.__init__", "Broker.start", "Broker.start,Broker.shutdown", "_set_at,Service.stopping")
-PLATFORM: Final = ("Worker.__init__", "Worker.run", "Worker._turn", "Worker._turn,Receiver.close", "Receiver.close")
+PLATFORM: Final = ("Worker.__init__", "Worker.run", "Worker.turn", "Worker.turn,Receiver.close", "Receiver.close")
 WEB: Final = ("listen", "serve_web", "create_app", "_Server.__init__", "_Server._end")
 TAIL: Final = ("Output.__init__", "Connection.start", "Connection.start,Connection.close", "_Follower.rows")
 

@@ -24,7 +24,7 @@ from facewire.events import Event
 from facewire.messages import Ack, Batch, Match, Rejected, Status
 from facewire.topics import KINDS, Kind, Topics
 from facewire_cli.render import SHOWN_BYTES, duration, flat, line, narrow, to_row
-from facewire_cli.tail import INBOX_MESSAGES, Inbox, filters
+from facewire_cli.tail import INBOX_MESSAGES, DropNewestInbox, filters
 from facewire_mqtt import Address, Connected, Connection, Happening, Publication, Received
 
 FACEWIRE = str(Path(sys.executable).with_name("facewire"))
@@ -187,7 +187,7 @@ def test_devices_and_kinds_choose_what_is_subscribed() -> None:
 
 
 def test_a_full_inbox_drops_messages_counted_and_keeps_what_else_happens() -> None:
-    inbox = Inbox(2)
+    inbox = DropNewestInbox(2)
     for number in range(5):
         inbox.put(Received("t", b"%d" % number, 0, retain=False))
     inbox.put(Connected())

@@ -33,7 +33,7 @@ from facewire_broker.credentials import UsersFile
 from facewire_gate import fresh_matches, fresh_matches_async
 from facewire_gate import matches as consumer
 from facewire_gate.freshness import Limits
-from facewire_gate.matches import FreshMatch, FreshMatches, Inbox
+from facewire_gate.matches import DropOldestInbox, FreshMatch, FreshMatches
 from facewire_mqtt import Address, Connected, Disconnected, Received, Refused, connection
 
 pytestmark = pytest.mark.network
@@ -385,7 +385,7 @@ def test_the_asynchronous_iteration_raises_where_the_broker_refuses() -> None:
 
 def test_a_full_inbox_drops_the_oldest_match_and_keeps_statuses_and_news() -> None:
     woken: list[int] = []
-    inbox = Inbox(3, lambda: woken.append(1))
+    inbox = DropOldestInbox(3, lambda: woken.append(1))
     inbox.put(Received(STATUS, b"s", 1, retain=False))
     for number in range(5):
         inbox.put(Received(TOPIC, b"%d" % number, 0, retain=False))

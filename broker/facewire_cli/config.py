@@ -2,13 +2,13 @@
 
 import difflib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 
+from facewire.masking import without_password
 from facewire_cli.main import EXIT_USAGE
 from facewire_cli.options import output_option
 from facewire_cli.output import Form, Row, write_rows
@@ -111,8 +111,7 @@ def _shown(param: click.Parameter, value: object) -> Any:
     if param.name == "password":
         return "***"
     if isinstance(value, str):
-        # The password of postgresql://USER:PASSWORD@HOST/NAME.
-        return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", re.sub(r"([?&]password=)[^&]*", r"\1***", value))
+        return without_password(value)
     return value if isinstance(value, bool | int | float) else str(value)
 
 

@@ -30,6 +30,7 @@ from facewire_cli.ask import FACEWIRE, rows_of
 from facewire_cli.ending import Ending
 from facewire_mqtt import Connection, Happening, Received
 from facewire_mqtt.address import Address
+from facewire_mqtt.clock import now_ms
 
 #: Twelve hours of readings take half a minute.
 SPEED: Final = 1_300
@@ -198,7 +199,7 @@ class Demo:
             with contextlib.suppress(DecodeError):
                 self._watermarks[device] = decode_ack(message.payload).cursor
             return
-        at_ms = time.time_ns() // 1_000_000
+        at_ms = now_ms()
         row = render.to_row(self._topics, message.topic, message.payload, qos=message.qos, retain=message.retain, received_at=at_ms)
         self._console.print(render.line(row), markup=False, soft_wrap=True)
 

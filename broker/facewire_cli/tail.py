@@ -1,6 +1,6 @@
 """`facewire tail`: follow the topics live, decoded. It only listens.
 
-paho's thread ──▶ Inbox (bounded) ──▶ _Follower.rows() ─────────┬─▶ render ──▶ standard output
+paho's thread ──▶ DropNewestInbox (bounded) ──▶ _Follower.rows() ─────────┬─▶ render ──▶ standard output
 └── notices ──▶ standard error                                 │
 fresh_matches (--fresh) ──▶ _FreshFollower.rows() ─────────────┘
 └── what was refused ──▶ standard error
@@ -24,6 +24,7 @@ from facewire_cli.ending import Ending
 from facewire_cli.main import EXIT_TIMED_OUT
 from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
 from facewire_cli.output import Form, standard_output, visible, write_rows
+from facewire_mqtt.clock import now_ms
 
 if TYPE_CHECKING:
     from facewire_gate.matches import FreshMatches
@@ -140,7 +141,7 @@ class Until:
                 raise BrokenPipeError
 
 
-class Inbox:
+class DropNewestInbox:
     """What paho's thread tells, for the thread that shows it: bounded, and never in paho's way."""
 
     def __init__(self, most: int = INBOX_MESSAGES) -> None:
@@ -155,7 +156,7 @@ class Inbox:
         if isinstance(happening, Received) and self._queue.qsize() >= self._most:
             self.dropped += 1
         else:
-            self._queue.put((time.time_ns() // 1_000_000, happening))
+            self._queue.put((now_ms(), happening))
 
     def get(self, timeout: float) -> "tuple[int, Happening] | None":
         """When it came, ms since 1970 UTC, and what; None where nothing came."""
@@ -193,7 +194,7 @@ class _Notices:
 class _Follower:
     """Takes an inbox empty: messages become rows, the rest notices or errors."""
 
-    def __init__(self, inbox: Inbox, topics: Topics, broker: str, until: Until) -> None:
+    def __init__(self, inbox: DropNewestInbox, topics: Topics, broker: str, until: Until) -> None:
         self._inbox = inbox
         self._topics = topics
         self._notices = _Notices(broker)
@@ -277,7 +278,7 @@ def _fresh(address: "Address", topics: Topics, devices: Sequence[str], until: Un
 def _all(address: "Address", topics: Topics, devices: Sequence[str], kinds: Sequence[Kind], until: Until) -> Iterator[Iterator[render.Row]]:
     from facewire_mqtt import Connection
 
-    inbox = Inbox()
+    inbox = DropNewestInbox()
     # 22 characters: a broker may refuse more than 23 (MQTT 3.1.1 section 3.1.3.1).
     connection = Connection(address, f"facewire-tail-{secrets.token_hex(4)}", filters(topics, devices, kinds), inbox.put)
     connection.start()

@@ -1,6 +1,6 @@
 """Fresh matches for gates and greeters: iterate, and act on what comes. Everything else is refused and counted.
 
-    paho's thread ── (moment, happening) ──▶ Inbox (bounded, drops the oldest) ──▶ consumer's thread: decode ─▶ Freshness ─▶ match
+    paho's thread ── (moment, happening) ──▶ DropOldestInbox (bounded, drops the oldest) ──▶ consumer's thread: decode ─▶ Freshness ─▶ match
 
     with fresh_matches(Address("broker", username="gate-1", password=...)) as matches:
         for fresh in matches:
@@ -27,6 +27,7 @@ from facewire.topics import QOS, Kind, Topics
 from facewire_gate.freshness import Freshness, Limits, Moment
 from facewire_gate.freshness import Reason as Unfit
 from facewire_mqtt import Address, Connected, Connection, Disconnected, Happening, Received, Refused
+from facewire_mqtt.clock import now_ms
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,7 +53,7 @@ class FreshMatch:
     received_at: int
 
 
-class Inbox:
+class DropOldestInbox:
     """What paho's thread tells, for the thread that acts on it.
 
     Args:
@@ -128,7 +129,7 @@ class _Matches:
         self._told = told
         self._not_fresh = not_fresh
         self._unreadable = 0
-        self._inbox = Inbox(inbox, self._wake)
+        self._inbox = DropOldestInbox(inbox, self._wake)
         self._stopping = False
         #: Holds something when there is something to look at. Unlike an Event it may be used in a signal handler.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -297,4 +298,4 @@ _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def _now() -> Moment:
-    return Moment(time.clock_gettime(_CLOCK), time.time_ns() // 1_000_000)
+    return Moment(time.clock_gettime(_CLOCK), now_ms())

@@ -28,6 +28,7 @@ from facewire_device.store import ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore, Outcome, Retry, Uploader
 from facewire_mqtt import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
+from facewire_mqtt.clock import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -299,17 +300,13 @@ class Agent:
         self._status_due = time.monotonic() + self.settings.period
         threshold, period = self.settings.threshold, self.settings.period
         online = online_status(
-            store.ring(), self.boot, at=_now_ms(), threshold=threshold, period=period, capacity=store.capacity, version=_VERSION
+            store.ring(), self.boot, at=now_ms(), threshold=threshold, period=period, capacity=store.capacity, version=_VERSION
         )
         self._connection.publish(self._status_publication(online))
 
     def _offline(self) -> Publication:
         """The status of a device that is gone: its last will, and its goodbye."""
-        return self._status_publication(Status(self.boot, online=False, at=_now_ms()))
+        return self._status_publication(Status(self.boot, online=False, at=now_ms()))
 
     def _status_publication(self, status: Status) -> Publication:
         return Publication(self._topic["status"], encode(status), QOS["status"], retain=True)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -7,6 +7,7 @@ from typing import Final
 from facewire.messages import splice_match
 from facewire_device.ring import Ring
 from facewire_device.store import Store
+from facewire_mqtt.clock import now_ms
 
 #: If the last poll is longer ago than this, s, new matches count as missed, because a late match
 #: must open no door.
@@ -61,7 +62,7 @@ class Realtime:
         self._seen = (epoch, max(ring.head, self._seen[1]))
 
     def _publish_one(self, epoch: str, packed: bytes, *, stale: bool) -> None:
-        payload = splice_match(epoch, self._boot, time.time_ns() // 1_000_000, packed)
+        payload = splice_match(epoch, self._boot, now_ms(), packed)
         if not stale and self._publish(payload):
             self.published += 1
         else:

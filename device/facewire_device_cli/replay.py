@@ -15,6 +15,7 @@ from facewire_device import Agent, Recorder, Settings
 from facewire_device.identity import machine_identity
 from facewire_device.recordings import Reading, read_file
 from facewire_mqtt.address import Address
+from facewire_mqtt.clock import now_ms
 
 #: How long to wait for sessions before the first event, s; as `device run --source`.
 SESSION_WAIT: Final = 3.0
@@ -81,7 +82,7 @@ def replay(
 
 def _send(readings: list[Reading], recorders: Mapping[str, Recorder], speed: float, *, now: bool) -> None:
     for reading in _paced(readings, speed):
-        stamp = {"timestamp": time.time_ns() // 1_000_000} if now else {}
+        stamp = {"timestamp": now_ms()} if now else {}
         recorders[reading.device].record_all([event_from_source(reading.fields | stamp)])
 
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import random
 import resource
-import time
 from array import array
 from collections import Counter, defaultdict
 from typing import Any, Final
@@ -21,6 +20,7 @@ from facewire_device.uploader import DEFAULT_PERIOD, MIN_PERIOD
 from facewire_fleet.fleet import Comparison, Plan, Rhythm, compare, crowd, percentile
 from facewire_fleet.net import Fleet, State, allow_files
 from facewire_mqtt.address import Address
+from facewire_mqtt.clock import now_ms
 
 PROGRESS_EVERY: Final = 5.0
 #: People enrolled in the whole fleet.
@@ -88,7 +88,7 @@ def simulate(address: Address, topics: Topics, database: str | None, output: For
     """
     _check_times(options["duration"], options["outage"], options["period"])
     allow_files(options["devices"])
-    started_ms = time.time_ns() // 1_000_000
+    started_ms = now_ms()
     fleet = _fleet(address, topics, **options)
     state = asyncio.run(fleet.run(_Progress().show, PROGRESS_EVERY))
     verdict = _verdict(state)

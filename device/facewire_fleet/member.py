@@ -10,7 +10,6 @@
 import asyncio
 import math
 import ssl
-import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from facewire_device.uploader import Fork, Ignore, Retry
 from facewire_fleet.fleet import Device
 from facewire_fleet.mqtt import Session, hello
 from facewire_mqtt.address import Address
+from facewire_mqtt.clock import now_ms
 from facewire_mqtt.connection import RECONNECT_WAIT
 from facewire_mqtt.session import CONNECT_TIMEOUT
 
@@ -127,7 +127,7 @@ class Member:
             if pending is not None:
                 pending.cancel()
         if self.session.up:
-            self._publish("status", encode(Status(self.device.boot, online=False, at=_now_ms())), retain=True)
+            self._publish("status", encode(Status(self.device.boot, online=False, at=now_ms())), retain=True)
         self.session.close()
 
     def connected(self) -> None:
@@ -188,7 +188,7 @@ class Member:
 
     def _new_session(self) -> Session:
         network, device = self._network, self.device
-        will = network.topics.of(device.name, "status"), encode(Status(device.boot, online=False, at=_now_ms()))
+        will = network.topics.of(device.name, "status"), encode(Status(device.boot, online=False, at=now_ms()))
         return Session(hello(network.address, device.name, KEEPALIVE, will=will, subscription=network.topics.of(device.name, "ack")), self)
 
     def _connect(self) -> None:
@@ -223,7 +223,7 @@ class Member:
     def _turn(self) -> None:
         now = self._network.loop.time()
         while self.device.next_at <= now:
-            self._publish_match(self.device.record(_now_ms()))
+            self._publish_match(self.device.record(now_ms()))
         if self.device.uploader.poll(now):
             self._publish_batch(now)
         self._set_timer()
@@ -251,7 +251,7 @@ class Member:
 
     def _publish_status(self) -> None:
         self._status_due = self._network.loop.time() + self.device.uploader.period
-        self._publish("status", encode(self.device.status(_now_ms(), _VERSION)), retain=True)
+        self._publish("status", encode(self.device.status(now_ms(), _VERSION)), retain=True)
 
     def _publish(self, kind: Kind, payload: bytes, *, retain: bool = False) -> bool:
         return self.session.publish(self._topic[kind], payload, QOS[kind], retain=retain)
@@ -261,7 +261,3 @@ def _abort_unless_up(session: Session) -> None:
     """The broker accepted the socket but may never answer."""
     if not session.up:
         session.abort()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,6 +1,5 @@
 """`facewire status`: the state of each device, and one exit code for monitors."""
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, Row, write_rows
 from facewire_cli.render import duration
+from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import HealthLimits, assess, troubles
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate
@@ -41,17 +41,17 @@ def status(
     limits = HealthLimits(max_lag, online=online, no_loss=no_loss)
     if check != (limits != HealthLimits()):
         raise click.UsageError("--check goes with one or more of --max-lag, --online and --no-loss")
-    now_ms = time.time_ns() // 1_000_000
+    now = now_ms()
     with History(locate(database)) as history:
-        rows = [assess(row, now_ms) for row in history.devices(all_epochs=all_epochs) if not devices or row["device"] in devices]
+        rows = [assess(row, now) for row in history.devices(all_epochs=all_epochs) if not devices or row["device"] in devices]
     shown = {
-        "last_seen": lambda at_ms: f"{duration(now_ms - at_ms)} ago" if at_ms else "never",
+        "last_seen": lambda at_ms: f"{duration(now - at_ms)} ago" if at_ms else "never",
         "clock_offset": _seconds,
         "outage_budget": _seconds,
     }
     epochs = ("epoch",) if all_epochs else ()
     write_rows(rows, output, (*COLUMNS[:1], *epochs, *COLUMNS[1:]), shown=shown)
-    wrong = [*_unknown(rows, devices), *_unhealthy(rows, limits, now_ms)] if check else []
+    wrong = [*_unknown(rows, devices), *_unhealthy(rows, limits, now)] if check else []
     for line in wrong:
         click.echo(line, err=True)
     if wrong:

@@ -10,7 +10,6 @@ connection, and the next question finds a database that was restored or came bac
 
 import json
 import logging
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
@@ -24,6 +23,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp
 
 from facewire.errors import StoreError
+from facewire_mqtt.clock import now_ms
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
 from facewire_web import forms
@@ -125,7 +125,7 @@ def _add_live(app: FastAPI, wall: Wall) -> None:
 
         First `hello`, then `wall`, and `skipped` if the client reads too slowly.
         """
-        reader = wall.open(time.time_ns() // 1_000_000)
+        reader = wall.open(now_ms())
         return error_answer(503, "too many streams are open") if reader is None else EventStream(wall, reader)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import assess
 from facewire_platform.history.queries import History, Row
 from facewire_platform.store.drivers import Location
@@ -43,9 +44,9 @@ class Devices:
         with self._lock:
             began = self._clock()
             if began >= self._good_until:
-                now_ms = time.time_ns() // 1_000_000
+                now = now_ms()
                 with History(self._database) as history:
-                    self._reading = Reading(now_ms, [assess(row, now_ms) for row in history.devices()])
+                    self._reading = Reading(now, [assess(row, now) for row in history.devices()])
                 ended = self._clock()
                 self._good_until = ended + GOOD_FOR * (ended - began)
             return self._reading

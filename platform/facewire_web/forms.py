@@ -1,6 +1,5 @@
 """The parameters and the answers of the HTTP API, for validation and OpenAPI."""
 
-import time
 from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -8,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from facewire.events import MAX_INT, PERSON_TYPES
 from facewire.moments import parse_moment
 from facewire.topics import check_device
+from facewire_mqtt.clock import now_ms
 from facewire_platform.history.queries import HOUR, Filter, Place
 
 #: Most rows in one answer.
@@ -19,7 +19,7 @@ QUARANTINE: Final = ("id", "topic", "reason", "size_bytes", "first_at", "last_at
 
 
 def _moment(value: object) -> int:
-    return parse_moment(str(value), time.time_ns() // 1_000_000)
+    return parse_moment(str(value), now_ms())
 
 
 def _text(value: str) -> str:

@@ -30,6 +30,7 @@ from facewire.topics import Topics
 from facewire_gate.freshness import Reason
 from facewire_gate.matches import fresh_matches_async
 from facewire_mqtt import Address, Connected, Disconnected
+from facewire_mqtt.clock import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ async def _follow(wall: Wall, address: Address, topics: Topics) -> None:
                 wall.set_broker(up=False, reason=reason)
 
     def not_fresh(device: str, match: Match, reason: Reason) -> None:
-        wall.show(device, match, reason, None, _now_ms())
+        wall.show(device, match, reason, None, now_ms())
 
     while True:
         try:
@@ -212,7 +213,7 @@ async def _follow(wall: Wall, address: Address, topics: Topics) -> None:
 
 async def _flush(wall: Wall) -> None:
     while True:
-        wall.flush(time.monotonic(), _now_ms())
+        wall.flush(time.monotonic(), now_ms())
         await asyncio.sleep(TICK)
 
 
@@ -227,7 +228,3 @@ def _card(device: str, match: Match, reason: Reason | None, age: float | None, a
     del fields["extra"]
     known = {"device": device, "epoch": match.epoch, "sent_at": match.sent_at, "received_at": at_ms, "reason": reason}
     return plain(known | {"age": None if age is None else round(age, 3)} | fields)  # type: ignore[no-any-return]
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -3,13 +3,13 @@
 import ctypes
 import shutil
 import statistics
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from facewire.errors import StoreError
+from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import assess
 from facewire_platform.history.queries import History, Row
 from facewire_platform.store.database import dialect_of, open_database
@@ -50,7 +50,7 @@ def check_database(location: Location) -> Iterator[Finding]:
     try:
         _check_writable(location)
         with History(location) as history:
-            devices, streams = [assess(row, _now_ms()) for row in history.devices()], list(history.conservation())
+            devices, streams = [assess(row, now_ms()) for row in history.devices()], list(history.conservation())
     except StoreError as exc:
         old = "run `facewire platform migrate`" in str(exc)
         remedy = f"facewire platform migrate --database {dialect.url}" if old else "see the message; a worker waits until this works"
@@ -127,7 +127,3 @@ def _clocks(devices: list[Row]) -> Iterator[Finding]:
         yield Finding("device clocks", "warn", text, "set their time server; their events are stored with their own time")
     elif offsets:
         yield Finding("device clocks", "ok", f"{len(offsets)} devices within {MAX_CLOCK_OFFSET:g} s of ours")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -21,6 +21,7 @@ from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, Store
 from facewire.messages import Ack, BatchOf, Match, Status, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt import Address, Connected, Disconnected, Publication, Refused
+from facewire_mqtt.clock import now_ms
 from facewire_platform.intake.inbox import Delivery, News, Queued
 from facewire_platform.intake.reader import read
 from facewire_platform.intake.receiver import Receiver, Subscriber
@@ -177,9 +178,9 @@ class Worker:
             log.warning("inbox full, dropped=%d", delivery.dropped)
             self.counters.dropped += delivery.dropped
         self._fill = delivery.fill
-        now_ms = time.time_ns() // 1_000_000
+        now = now_ms()
         for queued in delivery.messages:
-            self._unstored += [(queued, message) for message in read(queued, self._topics, self._store.rows, now_ms)]
+            self._unstored += [(queued, message) for message in read(queued, self._topics, self._store.rows, now)]
 
     def _handle(self, news: News) -> None:
         match news:

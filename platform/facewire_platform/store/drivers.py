@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 import peewee
 
 from facewire.errors import StoreError
+from facewire.masking import without_password
 
 # At DEBUG, peewee logs each statement with its values, names of people among them.
 logging.getLogger("peewee").setLevel(logging.INFO)
@@ -41,7 +41,7 @@ _POSTGRESQL_OUTAGES: Final = ("08", "28", "40", "53", "55P03", "57", "58", "2500
 
 def shown(location: Location) -> str:
     """The database as it may be told: without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", re.sub(r"([?&]password=)[^&]*", r"\1***", str(location)))
+    return without_password(str(location))
 
 
 @contextlib.contextmanager
