@@ -216,7 +216,7 @@ class Quarantine(BaseModel):
 
 
 class Health(BaseModel):
-    """What the server can reach."""
+    """Whether the server reaches the database and the broker."""
 
     database: bool
     broker: bool

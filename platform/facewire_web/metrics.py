@@ -1,4 +1,4 @@
-"""What /metrics of the web server answers: the platform's health, and the live streams."""
+"""The metrics of the web server at /metrics: the platform's health, and the live streams."""
 
 from collections.abc import Iterator
 from typing import Final
