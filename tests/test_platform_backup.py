@@ -90,7 +90,7 @@ def test_an_interrupted_copy_is_not_there(file: Path, store: Store, monkeypatch:
 
 def test_a_backup_replaces_nothing(file: Path, store: Store) -> None:
     for there in (file, file.with_name("platform.db-wal")):
-        with pytest.raises(StoreError, match="is there already"):
+        with pytest.raises(StoreError, match="already exists"):
             backup(file, there)
     assert watermark(file) == 50
 

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Gates once imported `fresh_matches` from here: that goes on working, and warns once."""
+    """Gates used to import `fresh_matches` from here. That still works, with one warning."""
     if name not in {"fresh_matches", "fresh_matches_async"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import facewire_gate

@@ -1,12 +1,13 @@
-"""What a batch does to a stream, pure (docs/contract.md, Platform, rule 2).
+"""The effect of a batch on a stream, pure (docs/contract.md, Platform, rule 2).
 
-A stream is one epoch of one device. At and below its watermark W every seq is stored, a gap or in quarantine:
+A stream is one epoch of one device. Every seq up to its watermark W is stored, in a gap or in
+quarantine:
 
     1 ──────────────────────────── W ───────────────▶ seq
       stored | gap | quarantined     stored or not yet
 
-    after ≤ W:  the batch joins on; W becomes its cursor, what is missing below is a gap
-    after > W:  a hole; its events are stored, W stays, and the ack takes the device back to W
+    after ≤ W:  the batch joins on. W becomes its cursor; seqs missing below it become a gap
+    after > W:  there is a hole. Its events are stored, W stays, the ack takes the device back to W
 """
 
 import itertools
@@ -59,20 +60,20 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[E_co]):
-    """What to write and to answer for one batch, all of it in one transaction."""
+    """The writes for one batch, which belong in one transaction, and the content of its ack."""
 
     watermark: int
     #: Events to insert; none of them is stored.
     store: Sequence[E_co] = ()
-    #: Seqs of `store` at or below the old watermark: they were a gap or in quarantine, and are no more.
+    #: Seqs of `store` at or below the old watermark. They leave their gaps or quarantine.
     late: tuple[int, ...] = ()
     #: New gaps.
     declared: tuple[Range, ...] = ()
     #: Events to keep in quarantine and to name in the ack.
     rejected: tuple[BadEvent, ...] = ()
-    #: Seqs of those that the watermark passes now, for the first time.
+    #: Seqs of rejected events that the watermark passes now, for the first time.
     quarantined: tuple[int, ...] = ()
-    #: First seq whose content differs from what is stored.
+    #: The first seq whose content differs from the stored one.
     conflict: int | None = None
 
 
@@ -82,12 +83,12 @@ def decide(batch: BatchOf[E_co], watermark: int, stored: Mapping[int, Content], 
     Args:
         batch: as decoded, so its shape is right.
         watermark: of the batch's stream, 0 if never seen.
-        stored: what is stored of the batch's own seqs, of its bad events too.
-        runs: what else is stored in (max(after, watermark), cursor], which `stored` may hold as well.
+        stored: the stored contents for the batch's own seqs, those of bad events too.
+        runs: all other stored seqs in (max(after, watermark), cursor]. They may overlap `stored`.
     """
     if batch.after > watermark:
         return Decision(watermark, store=_not_in(stored, batch.events), rejected=batch.bad)
-    # The usual batch, told without a look at its events: their seqs rise in (after, cursor], so that many are all of them.
+    # The usual batch, recognized by its count: seqs rise in (after, cursor], so none is missing.
     if batch.after == watermark and not stored and not batch.bad and len(batch.events) == batch.cursor - batch.after:
         return Decision(batch.cursor, store=batch.events)
     conflict = next((event.seq for event in batch.events if event.seq in stored and stored[event.seq] != Content.of(event)), None)
@@ -97,8 +98,8 @@ def decide(batch: BatchOf[E_co], watermark: int, stored: Mapping[int, Content], 
     new = _not_in(stored, events)
     start = max(batch.after, watermark)
     quarantined = {bad.seq for bad in bad if bad.seq is not None and bad.seq > start and bad.seq not in stored}
-    held = {event.seq for event in events} | quarantined | stored.keys()
-    declared = missing(Range(start + 1, end), itertools.chain(((seq, seq) for seq in held), runs))
+    present = {event.seq for event in events} | quarantined | stored.keys()
+    declared = missing(Range(start + 1, end), itertools.chain(((seq, seq) for seq in present), runs))
     return Decision(
         watermark=max(watermark, end),
         store=new,
@@ -111,15 +112,21 @@ def decide(batch: BatchOf[E_co], watermark: int, stored: Mapping[int, Content], 
 
 
 def answer(batch: BatchOf[Decisive], decision: Decision[Decisive], store: str) -> Ack:
-    """The ack to publish once the decision is durable. `store` is the identity of the platform's store."""
+    """The ack to publish once the decision is durable.
+
+    Args:
+        batch: the batch.
+        decision: of `decide`.
+        store: the identity of the platform's store.
+    """
     rejected = tuple(Rejected(bad.seq, bad.reason) for bad in decision.rejected)
     return Ack(batch.epoch, batch.boot, batch.cursor, decision.watermark, store, conflict=decision.conflict, rejected=rejected)
 
 
-def missing(span: Range, held: Iterable[tuple[int, int]]) -> Iterator[Range]:
-    """The ranges of `span` that are in none of `held`; its cost grows with `held`, never with the span."""
+def missing(span: Range, present: Iterable[tuple[int, int]]) -> Iterator[Range]:
+    """The ranges of `span` that `present` does not cover, in time that the span does not affect."""
     wanted = span.first
-    for first, last in sorted(held):
+    for first, last in sorted(present):
         if first > span.last:
             break
         if first > wanted:

@@ -1,1 +1,1 @@
-"""From the wire to the commit: a receiver process takes messages, the worker stores and acks them."""
+"""From the wire to the commit: a process receives messages, the worker stores and acks them."""

@@ -80,7 +80,7 @@ class Inbox:
         self._wanted = 1
 
     def put(self, item: Happening | LogRecord) -> None:
-        """Add news or a message. A message that finds no room is counted. One thread puts messages."""
+        """Add news or a message; a message without room is counted. One thread puts messages."""
         if isinstance(item, Received):
             self._put_message(item)
             return

@@ -42,7 +42,7 @@ class Subscriber(NamedTuple):
 
 
 class Receiver:
-    """The process and the worker's end of the socket to it. It is replaced if it fails. For one thread."""
+    """The process, replaced if it fails, and the worker's socket to it. For one thread."""
 
     def __init__(self, subscriber: Subscriber) -> None:
         self._subscriber = subscriber

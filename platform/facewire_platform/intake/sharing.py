@@ -15,7 +15,7 @@ GRACE: Final = 1.0
 
 
 def shared_subscriptions_deliver(address: Address, topics: Topics) -> bool:
-    """Whether an ack comes back once through a shared subscription, for a device that does not exist.
+    """Whether a shared subscription delivers an ack once; its device does not exist.
 
     It needs a platform's permissions and a session. Call it before the worker's session starts,
     because a broker may bind client ids to credentials (docs/broker.md).

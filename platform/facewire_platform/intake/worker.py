@@ -39,8 +39,8 @@ GROUP: Final = 200
 BUSY_FILL: Final = 0.25
 MAX_RETRY_AFTER_MS: Final = 60_000
 SUBSCRIBED: Final[tuple[Kind, ...]] = ("match", "history", "status")
-#: The kinds that the workers of a group share. Each worker gets every status, because a broker sends
-#: no retained messages to a shared subscription.
+#: The kinds that the workers of a group share. Each worker gets every status, because a broker
+#: sends no retained messages to a shared subscription.
 SHARED: Final = frozenset(("match", "history"))
 
 
@@ -128,10 +128,10 @@ class Worker:
         self._store = open_store(database)
 
     def run(self) -> None:
-        """Work until `stop` is called, from a signal handler or another thread.
+        """Work until a signal handler or another thread calls `stop`.
 
         Raises:
-            CredentialsRefused: the broker does not know us.
+            CredentialsRefused: the broker refuses our credentials.
             BrokerError: it does not let us subscribe.
         """
         try:
@@ -154,7 +154,7 @@ class Worker:
         self._store.close()
 
     def turn(self) -> None:
-        """Publish acks, take a group of messages, and store it. If the database fails, wait a little."""
+        """Publish acks, take a group of messages, and store it. Wait if the database fails."""
         self._exchange()
         if not self._unstored:
             return
@@ -163,7 +163,7 @@ class Worker:
                 self._reopen()
             self._store_all()
         except StoreError as exc:
-            # Keep the messages and try again: devices repeat their history, but nobody repeats a will.
+            # Keep the messages and try again: a device repeats its history, but nobody its will.
             self._log_outage(str(exc))
             self._stopping.wait(STORE_RETRY)
         else:
@@ -221,7 +221,7 @@ class Worker:
                 del self._unstored[0]
 
     def _commit_alone(self, queued: Queued, message: Message) -> None:
-        """Store one message. If it fails by a fault of ours, the others must be stored all the same.
+        """Store one message. If we fail on it, the others must be stored all the same.
 
         Raises:
             StoreError: an outage; the message is not at fault.
@@ -240,12 +240,12 @@ class Worker:
             except Exception:  # the database is damaged: it stores what it still can
                 log.exception("message lost topic=%r", queued.topic)
 
-    def _commit(self, some: Sequence[_Pair]) -> None:
+    def _commit(self, pairs: Sequence[_Pair]) -> None:
         started = time.perf_counter()
-        outcomes = self._store.store([message for _, message in some])
+        outcomes = self._store.store([message for _, message in pairs])
         self.counters.commits += 1
         self.counters.commit_seconds += time.perf_counter() - started
-        for (queued, message), outcome in zip(some, outcomes, strict=True):
+        for (queued, message), outcome in zip(pairs, outcomes, strict=True):
             self._count(message, outcome)
             if isinstance(outcome, Ack):
                 self._answer(queued, message.device, outcome)

@@ -1,9 +1,11 @@
-"""Backup of a SQLite database beside a worker that writes, and its way back. PostgreSQL has pg_dump (docs/operating.md).
+"""Backup of an SQLite database while a worker writes, and restore. PostgreSQL has pg_dump.
 
-    platform.db  ── one snapshot, however long it takes ──▶  .backup.db.new ── checked ──▶ backup.db
-    backup.db    ── while no worker runs ──▶  .platform.db.new ──▶ platform.db       (what was there: platform.db.replaced-1)
+    platform.db ── one snapshot ──▶ .backup.db.new ── checked ──▶ backup.db
+    backup.db ── while no worker runs ──▶ .platform.db.new ──▶ platform.db
+                                          the old platform.db ──▶ platform.db.replaced-1
 
-After a restore the devices find out by themselves that watermarks went back, and send again what they still hold.
+After a restore the devices notice that watermarks went back, and send again the events they still
+have. See docs/operating.md.
 """
 
 import contextlib
@@ -14,49 +16,49 @@ from typing import Final
 
 from facewire.errors import StoreError
 from facewire_platform.store.drivers import store_errors
-from facewire_platform.store.sqlite import APPLICATION_ID, first_free, held
+from facewire_platform.store.sqlite import APPLICATION_ID, first_free, worker_lock
 
-#: Copied between two looks whether Ctrl-C was pressed.
+#: Ctrl-C is noticed after so many pages.
 _PAGES: Final = 1_000
-#: What SQLite keeps beside a database that is open, or was when its process died.
+#: The database and the files that SQLite keeps beside it while it is open, or after a crash.
 _BESIDE: Final = ("", "-wal", "-shm")
 
 
 def backup(database: Path, to: Path) -> int:
-    """Copy a database as it is at this moment; whoever reads or writes it goes on.
+    """Copy a database as it is now. Others may read and write it meanwhile.
 
     Args:
         database: the file.
-        to: the copy: one file, whole or not there.
+        to: the copy. It appears only when it is complete.
 
     Returns:
         The size of the copy, bytes.
 
     Raises:
-        StoreError: there is no database of ours, something is at `to` already, or it cannot be written.
+        StoreError: the database is missing or not ours, `to` exists, or it cannot be written.
     """
     if to.exists():
-        raise StoreError(f"{to}: is there already; a backup replaces nothing")
+        raise StoreError(f"{to}: already exists; a backup replaces nothing")
     with _copied(database, to) as copy:
         copy.rename(to)
     return to.stat().st_size
 
 
 def restore(database: Path, copy: Path) -> Path | None:
-    """Put a copy in the place of a database that no worker has open.
+    """Replace a database by a copy, while no worker runs.
 
     Args:
-        database: the file; need not be there.
-        copy: what `backup` made; it stays.
+        database: the file; it need not exist.
+        copy: a result of `backup`; it stays.
 
     Returns:
-        Where the database is that was there before, with its -wal, for whoever wants to look into it. None if there was none.
+        The new path of the old database, with its -wal beside it; None if there was no database.
 
     Raises:
-        StoreError: a worker has the database, the copy is none of ours, or it cannot be written.
+        StoreError: a worker has the database, the copy is not ours, or it cannot be written.
     """
-    with held(database), _copied(copy, database) as fresh:
-        # A -wal that stays behind would be taken for the new file's own, and ruin it.
+    with worker_lock(database), _copied(copy, database) as fresh:
+        # SQLite would apply an old -wal to the new file, and ruin it.
         before = _set_aside(database)
         fresh.rename(database)
     return before
@@ -64,7 +66,7 @@ def restore(database: Path, copy: Path) -> Path | None:
 
 @contextlib.contextmanager
 def _copied(database: Path, to: Path) -> Iterator[Path]:
-    """A copy beside where it is to go, for the caller to rename; otherwise it is gone in the end."""
+    """A copy next to `to`, for the caller to rename. It is removed otherwise."""
     if not database.exists():
         raise StoreError(f"{database}: there is no database")
     partial = to.with_name(f".{to.name}.new")
@@ -80,7 +82,8 @@ def _copied(database: Path, to: Path) -> Iterator[Path]:
 
 
 def _copy_snapshot(database: Path, to: Path) -> None:
-    # Without a -wal, SQLite makes one even for reading, and only a connection that may write removes it.
+    # Without a -wal, SQLite creates one even for reading, and only a connection that may write
+    # removes it.
     mode = "ro" if database.with_name(database.name + "-wal").exists() else "rw"
     with (
         contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)) as source,
@@ -88,11 +91,11 @@ def _copy_snapshot(database: Path, to: Path) -> None:
     ):
         if source.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise StoreError(f"{database}: is not the database of a facewire platform")
-        # Within a transaction what it reads stays as it is; without, each write of the worker's would begin the copy anew.
+        # A transaction keeps the snapshot. Without one, each write of the worker restarts the copy.
         source.execute("BEGIN")
         source.execute("SELECT identity FROM store").fetchone()
         source.backup(target, pages=_PAGES, progress=lambda *_: None)
-        # One file, which lies well on any medium.
+        # Make it a single file, which any medium can hold.
         target.execute("PRAGMA journal_mode = delete")
         (verdict,) = target.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":

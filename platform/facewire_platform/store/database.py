@@ -11,7 +11,9 @@ from facewire_platform.store.sqlite import SqliteDialect
 
 
 def locate(url: str) -> Location:
-    """The location that `sqlite:///FILE` (four slashes for an absolute path) or `postgresql://…` names.
+    """The location that a URL names: `sqlite:///FILE` or `postgresql://…`.
+
+    An absolute path has four slashes.
 
     Raises:
         ValueError: it names no database.

@@ -77,7 +77,7 @@ class Dialect(abc.ABC):
     def open(self, mode: Mode) -> Any:
         """Connect. See `open_database`."""
 
-    def held(self) -> AbstractContextManager[None]:
+    def worker_lock(self) -> AbstractContextManager[None]:
         """Keep every other worker out, if the database takes only one.
 
         Raises:

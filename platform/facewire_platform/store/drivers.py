@@ -1,4 +1,4 @@
-"""What is known of the two drivers: which errors they raise, and which of these are outages."""
+"""The two database drivers: the errors they raise, and which of these are outages."""
 
 import contextlib
 import logging
@@ -18,35 +18,37 @@ logging.getLogger("peewee").setLevel(logging.INFO)
 #: Where a database is: the file of SQLite, or the postgresql:// URL.
 Location: TypeAlias = Path | str
 
-#: What a database is opened for: `read` writes nothing, not even to recover it after a crash; `create` takes an empty one too,
-#: and `migrate` one of an older schema.
+#: The purpose of a connection: `read` writes nothing, not even to recover after a crash; `create`
+#: also opens an empty database, and `migrate` one of an older schema.
 Mode: TypeAlias = Literal["read", "write", "create", "migrate"]
 
-#: peewee imports it where it is installed.
+#: peewee imports it if it is installed.
 psycopg: Final[Any] = getattr(peewee, "psycopg", None)
-#: What the drivers raise, as they are or as peewee wraps them.
+#: The errors of the drivers, wrapped by peewee or not.
 DATABASE_ERRORS: Final[tuple[type[Exception], ...]] = (
     peewee.PeeweeException,
     sqlite3.Error,
     *([psycopg.Error] if psycopg else []),
 )
-#: Primary result codes of SQLite after which the same may work later: busy, locked, no memory, read-only, interrupted,
-#: I/O error, full, cannot open, locking protocol (https://www.sqlite.org/rescode.html).
+#: Primary result codes of SQLite after which the same may work later: busy, locked, no memory,
+#: read-only, interrupted, I/O error, full, cannot open, locking protocol
+#: (https://www.sqlite.org/rescode.html).
 _SQLITE_OUTAGES: Final = frozenset((5, 6, 7, 8, 9, 10, 13, 14, 15))
-#: The same of PostgreSQL, by class of SQLSTATE: connection, authorization, rollback (deadlock, serialization), resources,
-#: lock not available, operator intervention, system error; and a server that only reads, as a standby does during a
-#: failover (https://www.postgresql.org/docs/15/errcodes-appendix.html).
+#: The same for PostgreSQL, by class of SQLSTATE: connection, authorization, rollback (deadlock,
+#: serialization), resources, lock not available, operator intervention, system error; and a
+#: server that only reads, such as a standby during a failover
+#: (https://www.postgresql.org/docs/15/errcodes-appendix.html).
 _POSTGRESQL_OUTAGES: Final = ("08", "28", "40", "53", "55P03", "57", "58", "25006", "3D000")
 
 
 def shown(location: Location) -> str:
-    """The database as it may be told: without its password."""
+    """The database as it may be shown: without its password."""
     return without_password(str(location))
 
 
 @contextlib.contextmanager
 def store_errors(location: Location) -> Iterator[None]:
-    """What the database raises becomes a `StoreError`."""
+    """Turn the errors of the database into a `StoreError`."""
     try:
         yield
     except DATABASE_ERRORS as exc:
@@ -54,19 +56,20 @@ def store_errors(location: Location) -> Iterator[None]:
 
 
 def is_outage(exc: BaseException | None) -> bool:
-    """Whether what the database raised is about its state, and not about what was asked of it."""
+    """Whether an error comes from the state of the database, not from the statement."""
     if exc is None:
         return False
     cause = getattr(exc, "orig", exc)  # peewee's
     if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_OUTAGES or _is_postgresql_outage(cause):
         return True
-    # A rollback fails where SQLite itself has rolled back, as when the disk is full: look at what it came after.
+    # If SQLite has rolled back by itself, as on a full disk, our rollback fails: look at the error
+    # before it.
     return is_outage(exc.__context__)
 
 
 def _is_postgresql_outage(exc: BaseException) -> bool:
     if psycopg is None or not isinstance(exc, psycopg.Error):
         return False
-    # A connection that is lost has no SQLSTATE.
+    # A lost connection has no SQLSTATE.
     state: str | None = exc.sqlstate
     return state.startswith(_POSTGRESQL_OUTAGES) if state else isinstance(exc, psycopg.OperationalError)

@@ -1,4 +1,4 @@
-"""What a stream lacks: gaps, and what broke the contract. Rare, so the queries are made anew each time."""
+"""Lost events (gaps) and quarantine. Both are rare, so the queries need not be compiled once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import peewee
 from facewire_platform.ingest import Decision, Decisive, Range
 from facewire_platform.store.schema import GapRow, QuarantineRow, RejectedRow
 
-#: Quarantine keeps this many entries, and this much of each.
+#: Quarantine keeps at most so many entries, and so many bytes of each.
 MOST_QUARANTINED: Final = 10_000
 MOST_RAW_BYTES: Final = 64 * 1024
 #: Gaps in one INSERT.
@@ -17,16 +17,16 @@ GAPS_AT_ONCE: Final = 1_000
 
 
 class Losses:
-    """Writes them, inside the transaction of the store."""
+    """Writes losses, inside the transaction of the store."""
 
     def __init__(self, database: Any) -> None:
         self._db = database
 
     def fill(self, stream: int, seqs: tuple[int, ...]) -> tuple[int, int]:
-        """Seqs came that were given up: take them out of gaps and quarantine.
+        """Take seqs out of gaps and quarantine, because their events arrived after all.
 
         Returns:
-            How many were in either. A seq that was in neither is one that retention had deleted.
+            How many were in each. A seq that was in neither had been deleted by retention.
         """
         gaps = quarantined = 0
         for seq in seqs:
@@ -47,20 +47,20 @@ class Losses:
     def declare(self, stream: int, gaps: Sequence[Range], declared_at: int) -> None:
         """Record gaps. `declared_at`: platform clock, ms since 1970 UTC."""
         for start in range(0, len(gaps), GAPS_AT_ONCE):
-            some = [
+            rows = [
                 {"stream": stream, "first": gap.first, "last": gap.last, "declared_at": declared_at} for gap in gaps[start:][:GAPS_AT_ONCE]
             ]
-            self._run(GapRow.insert_many(some))
+            self._run(GapRow.insert_many(rows))
 
     def reject(self, device: str, stream: int, decision: Decision[Decisive], now_ms: int) -> None:
-        """Put the bad events of a batch in quarantine, and count those that the watermark passes."""
+        """Quarantine the bad events of a batch, and count those that the watermark passes."""
         for bad in decision.rejected:
             self.quarantine(f"{device}/history", bad.reason, bad.raw, now_ms, stream, bad.seq)
         for seq in decision.quarantined:
             self._run(RejectedRow.insert(stream=stream, seq=seq))
 
     def quarantine(self, topic: str, reason: str, raw: bytes, now_ms: int, stream: int | None = None, seq: int | None = None) -> None:
-        """Keep what cannot be read, for a human: once, however often it comes."""
+        """Keep an unreadable message for a human; one that comes again is only counted."""
         digest = hashlib.sha256(repr((topic, stream, seq)).encode() + raw).digest()
         entry = {
             "digest": digest,

@@ -60,7 +60,7 @@ def migrate(location: Location, tell: Callable[[str], None] = lambda _: None) ->
     dialect = dialect_of(location)
     if not dialect.exists:
         raise StoreError(f"{location}: there is no database")
-    with dialect.held(), contextlib.closing(dialect.open("migrate")) as database, store_errors(location):
+    with dialect.worker_lock(), contextlib.closing(dialect.open("migrate")) as database, store_errors(location):
         runner = Runner(database, str(_FOLDER))
         if not any(migration.path and not migration.applied for migration in runner.status()):
             return []

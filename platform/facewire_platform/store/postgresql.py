@@ -32,7 +32,7 @@ _SETTINGS: Final = {
         # An ack promises that its events are durable. A stricter setting of the server stays.
         "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
         "SET lock_timeout = '10s'",
-        # Everything that a group reads is found by a key. The statistics of a growing table mislead.
+        # A group finds all that it reads by a key. The statistics of a growing table mislead.
         "SET enable_seqscan = off",
         "SET enable_hashjoin = off",
         "SET enable_mergejoin = off",

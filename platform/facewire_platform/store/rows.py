@@ -1,10 +1,11 @@
-"""A batch of events in the form that its database takes: few calls do for all what would be done for each.
+"""A batch of events in the form that its database takes. Few calls convert a whole batch.
 
 Rows
 ├── InsertRows   the values of all rows in one list, for SQLite's INSERT
 └── CopyRows     the bytes of each row, for PostgreSQL's COPY
 
-They can be sent to another process (marshal). Of a row the platform reads again what it decides on; the rest it does not need.
+Rows can be sent to another process (marshal). The platform unpacks only the four fields that it
+decides on: seq, timestamp, score and identity_id. The rest goes into the database as it is.
 """
 
 import abc
@@ -17,12 +18,12 @@ from zlib import crc32
 from facewire import codec
 from facewire.events import Event, columns_from_maps
 
-#: Columns of a row: the fields of `Event`, with `extra` packed, or None; the keys of its two identities; its stream.
+#: Columns of a row: the fields of `Event`, with `extra` packed or None; two keys; the stream.
 WIDTH: Final = 12
-#: The place of `extra`.
+#: The index of `extra`.
 EXTRA: Final = 8
 
-#: For each field of `Event` what the events have there.
+#: A list of values for each field of `Event`.
 Columns: TypeAlias = Sequence[Sequence[Any]]
 
 
@@ -38,7 +39,7 @@ class Row(NamedTuple):
 
 
 def key(text: str) -> int:
-    """What an index holds in place of a text of any length: its CRC-32, as a signed integer. Texts may share one."""
+    """The key of a text in an index: its CRC-32 as a signed integer. Texts may share a key."""
     return _keys((text.encode(),))[0]
 
 
@@ -54,7 +55,7 @@ class Rows(Sequence[Row]):
     """Rows of one batch.
 
     Attributes:
-        packed: all that they are; `cls(packed)` is the same again.
+        packed: their whole content; `cls(packed)` makes equal rows.
     """
 
     __slots__ = ("packed",)
@@ -72,7 +73,7 @@ class Rows(Sequence[Row]):
 
     @classmethod
     def from_maps(cls, maps: Sequence[Any]) -> Self:
-        """Of events as they came. Raises `EventError`, see `columns_from_maps`."""
+        """Rows of events as received. Raises `EventError`, see `columns_from_maps`."""
         return cls(cls.pack(columns_from_maps(maps)))
 
     @overload
@@ -89,20 +90,20 @@ class Rows(Sequence[Row]):
     @classmethod
     @abc.abstractmethod
     def pack(cls, columns: Columns) -> list[Any]:
-        """Rows of what events have; no columns for no events."""
+        """The packed form of events, given as columns. No events have no columns."""
 
     @classmethod
     @abc.abstractmethod
     def joined(cls, forms: list[Any]) -> list[Any]:
-        """Rows of what single ones have for their form."""
+        """The packed form of single rows, given by their `form`."""
 
     @abc.abstractmethod
     def row(self, place: int) -> Row:
-        """One of them, from 0."""
+        """The row at a place, from 0."""
 
     @abc.abstractmethod
     def add_to(self, group: list[Any], stream: int) -> None:
-        """Append them, as rows of a stream, to what `insert_events` is given."""
+        """Append the rows, for a stream, to the argument of `Statements.insert_events`."""
 
 
 class InsertRows(Rows):
@@ -136,12 +137,14 @@ class InsertRows(Rows):
     def add_to(self, group: list[Any], stream: int) -> None:
         start = len(group)
         group += self.packed
-        # sqlite3 asks of `bytes` what they adapt to, which takes longer than to make of them what it does not ask of.
+        # sqlite3 looks for an adapter of `bytes`, which takes longer than to copy them into a type
+        # that needs none.
         group[start + EXTRA :: WIDTH] = [None if extra is None else bytearray(extra) for extra in self.packed[EXTRA::WIDTH]]
         group[start + WIDTH - 1 :: WIDTH] = [stream] * len(self)
 
 
-#: How many fields a row has, then each after its size: all that are of one size, and what comes before the bytes of `identity_id`.
+#: The number of columns, then each column after its size: those of fixed size, and the size of
+#: `identity_id`.
 _TO_ID: Final = struct.Struct(">hiqiqidiqiiiii")
 _SIZE: Final = struct.Struct(">i")
 _STREAM: Final = struct.Struct(">ii")
@@ -149,10 +152,12 @@ _NULL: Final = _SIZE.pack(-1)
 
 
 class CopyRows(Rows):
-    """The bytes of each row but for its stream, as COPY takes them (https://www.postgresql.org/docs/current/sql-copy.html, Binary Format).
+    """The bytes of each row without its stream, as COPY takes them.
+
+    See https://www.postgresql.org/docs/current/sql-copy.html, Binary Format.
 
     Attributes:
-        order: of the columns.
+        order: the order of the columns.
     """
 
     __slots__ = ()
@@ -205,20 +210,21 @@ def _escaped(texts: list[bytes]) -> list[bytes]:
 
 
 def _few(texts: Sequence[str | None]) -> Iterator[bytes]:
-    """Texts after their sizes, where few are different."""
-    made = {text: _sized(None if text is None else escape(text).encode()) for text in set(texts)}
-    return map(made.__getitem__, texts)
+    """Each text after its size; fast if few texts differ."""
+    forms = {text: _sized(None if text is None else escape(text).encode()) for text in set(texts)}
+    return map(forms.__getitem__, texts)
 
 
 def _sized(value: bytes | None) -> bytes:
     return _NULL if value is None else _SIZE.pack(len(value)) + value
 
 
-# PostgreSQL's text has no NUL, which JSON and msgpack have: \0 and the \x01 that stands for it are written as two characters.
+# A text of PostgreSQL cannot contain NUL, a text of JSON or msgpack can. So \x00 becomes \x01 and a
+# digit, and therefore so does \x01.
 
 
 def escape(value: Any) -> Any:
-    """A text as PostgreSQL can keep it; anything else as it is."""
+    """A text that PostgreSQL can store. Other values stay as they are."""
     return value.replace("\x01", "\x011").replace("\x00", "\x010") if isinstance(value, str) else value
 
 

@@ -1,18 +1,19 @@
 """The tables of the platform's store.
 
-    device ──< stream ──< event          one stream for each epoch of a device; a small integer stands for it
-                     ├──< gap            ranges that are lost
-                     ├──< rejected       seqs that broke the contract
-                     └──< quarantine     what broke it, as long as there is room
+    device ──< stream ──< event          a stream is one epoch of a device, named by a small integer
+                     ├──< gap            ranges of lost events
+                     ├──< rejected       seqs of events that broke the contract
+                     └──< quarantine     these events, as long as there is room
 
-Few indexes, for each one costs ingest. The primary key (stream, seq) is the identity of an event and serves acks and paging
-by device. The one beside it serves time ranges, and persons in them, of whom it holds a key of four bytes: an index that
-begins with the person would change a page of its own for each event, which is ten times the writing.
+There are few indexes, because each one slows ingest. The primary key (stream, seq) is the identity
+of an event; acks and paging by device use it. The other index serves time ranges, and persons in
+them, for whom it has keys of four bytes. An index that began with the person would change a
+different page for each event, which is ten times the writing.
 
-The events are not partitioned by month: a key that holds no time could then not be unique over all of them, and it is what
-makes an event be there once.
+The events are not partitioned by month. A key without the time could then not be unique over all
+partitions, and this key is what keeps an event from being stored twice.
 
-A change of these is a migration (`migrate`), and a new number here.
+A change of the tables needs a migration (`migrate`) and a new number here.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ SCHEMA: Final = 2
 
 
 class StoreRow(peewee.Model):
-    """Identity of this store, given with each ack. One row."""
+    """The identity of this store, which each ack carries. One row."""
 
     identity = peewee.TextField()
 
@@ -35,7 +36,7 @@ class StoreRow(peewee.Model):
 
 
 class DeviceRow(peewee.Model):
-    """What a device says of itself."""
+    """The last known state of a device."""
 
     device = peewee.TextField(primary_key=True)
     #: Boots seen, oldest first, separated by spaces (see presence.py).
@@ -55,8 +56,9 @@ class DeviceRow(peewee.Model):
 class StreamRow(peewee.Model):
     """One epoch of a device.
 
-    At any time watermark = (stored - events above the watermark) + gaps + quarantined. Retention changes none of these: it
-    deletes at and below the watermark only, and what it deleted is not counted again when it comes again.
+    At any time watermark = (stored - events above the watermark) + gaps + quarantined. Retention
+    changes none of these: it deletes only at and below the watermark, and a deleted event that
+    arrives again is not counted again.
     """
 
     id = peewee.AutoField()
@@ -65,7 +67,7 @@ class StreamRow(peewee.Model):
     watermark = peewee.BigIntegerField(default=0)
     head = peewee.BigIntegerField(default=0)
     oldest = peewee.BigIntegerField(default=1)
-    #: Events that were ever stored, above the watermark too.
+    #: Events ever stored, above the watermark too.
     stored = peewee.BigIntegerField(default=0)
     #: Events in gaps.
     gaps = peewee.BigIntegerField(default=0)
@@ -119,7 +121,10 @@ class GapRow(peewee.Model):
 
 
 class RejectedRow(peewee.Model):
-    """A seq at or below the watermark whose event broke the contract; the quarantine may have no room for it any more."""
+    """A seq at or below the watermark whose event broke the contract.
+
+    The quarantine may no longer have room for the event itself.
+    """
 
     stream = peewee.IntegerField()
     seq = peewee.BigIntegerField()
@@ -130,20 +135,20 @@ class RejectedRow(peewee.Model):
 
 
 class QuarantineRow(peewee.Model):
-    """A message, or one event of it, that broke the contract. Kept once, however often it comes."""
+    """A message, or an event in one, that broke the contract. One row, however often it arrives."""
 
     id = peewee.AutoField()
     digest = peewee.BlobField(unique=True)
     topic = peewee.TextField()
     reason = peewee.TextField()
-    #: The first bytes of it; `size_bytes` says how many there were.
+    #: Its first bytes; `size_bytes` is the size of the whole.
     payload = peewee.BlobField()
     size_bytes = peewee.BigIntegerField()
     #: Platform clock, ms since 1970 UTC.
     first_at = peewee.BigIntegerField()
     last_at = peewee.BigIntegerField()
     times = peewee.BigIntegerField(default=1)
-    #: Of one bad event of a batch.
+    #: Only for a bad event of a batch.
     stream = peewee.IntegerField(null=True)
     seq = peewee.BigIntegerField(null=True)
 
@@ -154,30 +159,30 @@ class QuarantineRow(peewee.Model):
 
 TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, RejectedRow, QuarantineRow)
 
-#: What the store reads of a stream and a device, in this order.
+#: The columns of a stream and a device, in the order in which the store reads them.
 STREAM_COLUMNS: Final[tuple[Any, ...]] = StreamRow._meta.sorted_fields
 DEVICE_COLUMNS: Final[tuple[Any, ...]] = DeviceRow._meta.sorted_fields
 EVENT_COLUMNS: Final[tuple[Any, ...]] = EventRow._meta.sorted_fields
-#: The same in the order of `rows`.
+#: The columns of an event in the order of `rows`.
 ROW_COLUMNS: Final = (*EVENT_COLUMNS[1:], EVENT_COLUMNS[0])
-#: Of those, what is an event's own, in the order of `facewire.events.Event`.
+#: Without the keys, in the order of `facewire.events.Event`.
 EVENT_FIELDS: Final = tuple(column for column in EVENT_COLUMNS if column.name not in {"id_key", "name_key"})
-#: A stream that was never seen: `STREAM_COLUMNS` after id, device and epoch.
+#: A new stream: `STREAM_COLUMNS` after id, device and epoch.
 NEW_STREAM: Final = (0, 0, 1, 0, 0, 0, "", 0)
 
 
 def columns_of(columns: Sequence[Any], table: str) -> str:
-    """Columns in SQL, of a table that has another name there."""
+    """Columns in SQL, for a table with an alias."""
     return ", ".join(f'{table}."{column.column_name}"' for column in columns)
 
 
-def check_schema(location: object, found: int, *, migrating: bool = False) -> None:
-    """Refuse a database of another schema; one that is about to be migrated may be of an older one.
+def check_schema(location: object, schema: int, *, migrating: bool = False) -> None:
+    """Refuse a database of another schema; if it is being migrated, an older schema is fine.
 
     Raises:
-        StoreError: says whether the database or facewire is to be brought up to date.
+        StoreError: the message says what to upgrade, the database or facewire.
     """
-    if found > SCHEMA:
-        raise StoreError(f"{location}: has schema {found}, this facewire knows {SCHEMA}: it needs a newer facewire")
-    if found < SCHEMA and not migrating:
-        raise StoreError(f"{location}: has schema {found}, this facewire needs {SCHEMA}: run `facewire platform migrate`")
+    if schema > SCHEMA:
+        raise StoreError(f"{location}: has schema {schema}, this facewire knows {SCHEMA}: it needs a newer facewire")
+    if schema < SCHEMA and not migrating:
+        raise StoreError(f"{location}: has schema {schema}, this facewire needs {SCHEMA}: run `facewire platform migrate`")

@@ -31,7 +31,7 @@ from facewire_platform.store.schema import (
 )
 
 APPLICATION_ID: Final = 0x46575046  # "FWPF"
-#: Wait this long for another process that migrates or deletes, s. A waiting worker cannot be stopped.
+#: Wait this long for another process that migrates or deletes, s; a worker cannot stop meanwhile.
 BUSY_TIMEOUT: Final = 5.0
 #: Events in one INSERT; the largest size that fits is used. One statement for many rows takes two
 #: thirds of the time of one for each, and releases Python's lock for longer. Only a few sizes,
@@ -92,8 +92,8 @@ class SqliteDialect(Dialect):
             raise
         return database
 
-    def held(self) -> contextlib.AbstractContextManager[None]:
-        return held(self._path)
+    def worker_lock(self) -> contextlib.AbstractContextManager[None]:
+        return worker_lock(self._path)
 
     def statements(self, database: Any) -> "SqliteStatements":
         return SqliteStatements(database)
@@ -128,7 +128,8 @@ class SqliteDialect(Dialect):
 def _sqlite_mode(path: Path, mode: Mode) -> str:
     if mode != "read":
         return "rwc" if mode == "create" else "rw"
-    # Without a WAL, SQLite creates one even for reading, and only a connection that may write removes it.
+    # Without a WAL, SQLite creates one even for reading, and only a connection that may write
+    # removes it.
     return "ro" if path.with_name(path.name + "-wal").exists() else "rw"
 
 
@@ -146,7 +147,7 @@ def _prepare(database: peewee.SqliteDatabase, path: Path, mode: Mode) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def worker_lock(path: Path) -> Iterator[None]:
     """Lock the file beside the database that says that a worker has it.
 
     The system releases it when this process ends, however it ends.

@@ -1,9 +1,10 @@
-"""What the worker writes: batches, matches, statuses, quarantine. One thread, one transaction per group of messages.
+"""Stores batches, matches, statuses and unreadable messages: one transaction for each group.
 
-    read what the group's messages need ─▶ decide one message after the other ─▶ write what came of it ─▶ commit
+    read the rows that the group needs ─▶ decide message by message ─▶ write the rows ─▶ commit
 
-The rules are `ingest` and `presence`; this module reads what they need and writes what they decide. Nothing is kept in
-memory between groups: another worker could go on at any moment.
+`ingest` and `presence` are the rules. This module reads the rows that they need and writes the ones
+that they decide. It keeps nothing in memory between groups, so that another worker can go on at any
+time. One thread uses it.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from facewire_platform.store.migrate import create_tables
 from facewire_platform.store.rows import Row, Rows
 from facewire_platform.store.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, StreamRow
 
-#: A batch over a wider range of seqs than this has events far apart: look them up one by one.
+#: If a batch spans more seqs than this, its events are far apart: look them up one by one.
 DENSE: Final = 1_000
 
 
@@ -52,13 +53,13 @@ class Message(NamedTuple):
     retained: bool = False
 
 
-#: The ack of a batch; of anything else, whether it counted: false for a will or status of an earlier boot.
+#: The ack of a batch. For other messages, whether it counted: not if an earlier boot sent a status.
 Outcome: TypeAlias = Ack | bool
 
 
 @dataclass(slots=True)
 class _Stream:
-    """A row of the stream table, as it is and as it becomes."""
+    """A row of the stream table, changed as messages are applied."""
 
     id: int
     device: str
@@ -71,13 +72,13 @@ class _Stream:
     quarantined: int
     boot: str
     last_seen: int
-    #: Of this group that are about it.
+    #: So many messages of the group are about it.
     messages: int = 0
 
 
 @dataclass(slots=True)
 class _Device:
-    """A row of the device table, as it is and as it becomes."""
+    """A row of the device table, changed as messages are applied."""
 
     device: str
     boots: str = ""
@@ -93,17 +94,17 @@ _DEVICE_ROW: Final = operator.attrgetter(*(column.name for column in DEVICE_COLU
 
 @dataclass(slots=True)
 class _Group:
-    """What one transaction reads, and is to write."""
+    """The rows of one transaction: read, and to be written."""
 
     streams: dict[tuple[str, str], _Stream] = field(default_factory=dict)
     devices: dict[str, _Device] = field(default_factory=dict)
-    #: Of each stream, what is stored of the seqs that the messages are about.
+    #: By stream and seq: the stored contents for the seqs of the messages.
     contents: dict[int, dict[int, Content]] = field(default_factory=dict)
-    #: For `insert_events`.
+    #: New events, for `insert_events`.
     events: list[Any] = field(default_factory=list)
-    #: By identity: the streams and devices that are to be written.
-    changed: dict[int, _Stream] = field(default_factory=dict)
-    told: dict[str, _Device] = field(default_factory=dict)
+    #: The streams and devices to be written, by id and name.
+    changed_streams: dict[int, _Stream] = field(default_factory=dict)
+    changed_devices: dict[str, _Device] = field(default_factory=dict)
 
 
 class Store:
@@ -115,10 +116,10 @@ class Store:
         self._resources = resources
         self._file = dialect.file_id()
         self._sql = dialect.statements(database)
-        #: The form in which events are best given.
+        #: The form in which events are stored fastest.
         self.rows: type[Rows] = dialect.rows
         self._losses = Losses(database)
-        #: Given with each ack.
+        #: Each ack carries it.
         self.identity: str = database.execute_sql("SELECT identity FROM store").fetchone()[0]
 
     def close(self) -> None:
@@ -133,18 +134,18 @@ class Store:
 
     @property
     def replaced(self) -> bool:
-        """Whether the database is there no more: the file was removed or replaced, or the connection is lost."""
+        """Whether the file was removed or replaced, or the connection is lost."""
         return self._dialect.file_id() != self._file or not self._db.is_connection_usable()
 
     def store(self, messages: Sequence[Message]) -> list[Outcome]:
-        """Store a group of messages in one transaction, durable when this returns; only then may its acks be published.
+        """Store a group of messages in one transaction. When it returns, they are durable.
 
         Returns:
-            The outcome of each message, in their order.
+            The outcome of each message, in their order. Acks may be published now, not before.
 
         Raises:
-            StoreError: an outage (locked, full, no connection): none of it was written, and later all of it may be. After a
-                connection that was lost in the middle of a commit it may have been: taking it again does no harm.
+            StoreError: an outage (locked, full, no connection). Nothing was written, unless the
+                connection was lost during the commit. Store the group again: it does no harm.
         """
         try:
             with self._dialect.transaction(self._db):
@@ -177,10 +178,10 @@ class Store:
 
     def _write(self, group: _Group) -> None:
         self._insert_events(group)
-        if group.changed:
-            self._sql.update_streams(list(map(_STREAM_ROW, group.changed.values())))
-        if group.told:
-            self._sql.write_devices(list(map(_DEVICE_ROW, group.told.values())))
+        if group.changed_streams:
+            self._sql.update_streams(list(map(_STREAM_ROW, group.changed_streams.values())))
+        if group.changed_devices:
+            self._sql.write_devices(list(map(_DEVICE_ROW, group.changed_devices.values())))
 
     def _insert_events(self, group: _Group) -> None:
         if group.events:
@@ -217,13 +218,13 @@ class Store:
         return answer(batch, decision, self.identity)
 
     def _answer_refused(self, device: str, refused: BatchRefused) -> Ack:
-        """The answer to a batch that breaks the contract as a whole; nothing of it counts."""
+        """The ack of a batch that breaks the contract as a whole. Nothing of it is stored."""
         query = StreamRow.select(StreamRow.watermark).where((StreamRow.device == device) & (StreamRow.epoch == refused.epoch))
         watermark = next((row[0] for row in self._run(query.tuples())), 0)
         return Ack(refused.epoch, refused.boot, refused.key, watermark, self.identity, error=str(refused))
 
     def _apply_match(self, device: str, match: Match, now_ms: int, group: _Group) -> None:
-        """Store the realtime copy of an event; a no-op where its history copy came first."""
+        """Store the realtime copy of an event, unless its history copy is stored already."""
         stream, seq = group.streams[device, match.epoch], match.event.seq
         if seq in group.contents[stream.id]:
             return
@@ -237,9 +238,10 @@ class Store:
         self._see(stream, match.boot, now_ms, group)
 
     def _apply_status(self, device: str, status: Status, now_ms: int | None, group: _Group) -> bool:
-        """Note what a device says of itself; False for a will or status of an earlier boot, which is ignored.
+        """Store the status of a device. Ignore a will or status of an earlier boot: False.
 
-        One that the broker had kept, where `now_ms` is None, is no sign of life: its device may have died with its broker.
+        For a retained message `now_ms` is None. It is no sign of life: the device may have died
+        together with the broker.
         """
         known = group.devices.setdefault(device, _Device(device))
         boots = tuple(known.boots.split())
@@ -251,14 +253,14 @@ class Store:
         known.last_seen = known.last_seen if now_ms is None else now_ms
         if status.online:
             before = codec.unpack(known.status) if known.status and now_ms is None else {}
-            came = to_map(status) | ({} if now_ms is None else {"received_at": now_ms})
-            # When a worker comes back it is told once more what it knows, and knows when it came.
-            known.status = codec.pack(before if before | came == before else came)
-        group.told[device] = known
+            received = to_map(status) | ({} if now_ms is None else {"received_at": now_ms})
+            # A worker that reconnects gets the same status again: keep the first `received_at`.
+            known.status = codec.pack(before if before | received == before else received)
+        group.changed_devices[device] = known
         return True
 
     def _stored(self, stream: _Stream, batch: BatchOf[Event | Row], group: _Group) -> tuple[dict[int, Content], list[Range]]:
-        """What `decide` must know: contents of the batch's own seqs, and where else there are events."""
+        """For `decide`: contents of the batch's own seqs, and ranges of other events."""
         known = group.contents[stream.id]
         stored = {seq: content for seq, content in known.items() if batch.after < seq <= batch.cursor} if known else known
         start = max(batch.after, stream.watermark)
@@ -278,12 +280,12 @@ class Store:
             boots = presence.seen(tuple(known.boots.split()), boot)
             if boots[-1] == boot:
                 known.boots, known.epoch, known.last_seen = " ".join(boots), stream.epoch, now_ms
-                group.told[stream.device] = known
+                group.changed_devices[stream.device] = known
         stream.boot, stream.last_seen = boot, now_ms
-        group.changed[stream.id] = stream
+        group.changed_streams[stream.id] = stream
 
     def _runs(self, stream: int, first: int, last: int) -> Any:
-        """First and last of each run of seqs that are stored without a hole; as many rows as there are runs, not events."""
+        """First and last seq of each unbroken run of stored events; one row for each run."""
         place = peewee.fn.ROW_NUMBER().over(order_by=[EventRow.seq])
         numbered = EventRow.select(EventRow.seq, (EventRow.seq - place).alias("run"))
         numbered = numbered.where((EventRow.stream == stream) & EventRow.seq.between(first, last))
@@ -298,9 +300,9 @@ def open_store(location: Location, *, alone: bool = True) -> Store:
     """Open the store for writing.
 
     Args:
-        location: the database; made if it is not there.
-        alone: as a worker. One process at a time is that of a SQLite store, any number of a PostgreSQL one. Otherwise for a
-            command that writes a little beside a worker: the store must be there.
+        location: the database. A worker creates a missing one.
+        alone: open it as a worker does, of which SQLite allows one at a time and PostgreSQL any
+            number. Otherwise for a command that writes a little beside a worker.
 
     Raises:
         StoreError: another worker has it, or it cannot be opened (see `open_database`).
@@ -309,7 +311,7 @@ def open_store(location: Location, *, alone: bool = True) -> Store:
     resources = contextlib.ExitStack()
     try:
         if alone:
-            resources.enter_context(dialect.held())
+            resources.enter_context(dialect.worker_lock())
         database = dialect.open("create" if alone else "write")
         resources.callback(database.close)
         with store_errors(location):

@@ -1,6 +1,8 @@
-"""A stream counts what it ever stored, so that retention may delete and the sum can still be checked; persons are found by index.
+"""Streams count the events they ever stored; an index finds persons.
 
-PostgreSQL came with this schema: there are no events of an earlier one in it.
+The count lets `doctor` check the sum after retention has deleted events.
+
+Support for PostgreSQL began with this schema, so it has no events of an earlier one.
 """
 
 from typing import Any
