@@ -1,7 +1,8 @@
 """SIGKILL to broker, platform, agent and recorder at random moments; afterwards recorded = stored.
 
-The moments are random, the verdict is not: whatever the order of deaths, what a device recorded is on the platform, once,
-nothing is a gap, and what `facewire device record` said is durable is among it.
+The moments are random, the verdict is not. Whatever the order of deaths, every event that a device
+recorded is on the platform exactly once, and there is no gap. So are all the events that
+`facewire device record` confirmed.
 
     FACEWIRE_CHAOS_ROUNDS   how many kills (30)
     FACEWIRE_CHAOS_SEED     to repeat the same choices; printed at the start
@@ -55,7 +56,7 @@ class Household:
             "0.5",
             "--catch-up",
             "100",
-            # All that is recorded is to be compared in the end, however many rounds.
+            # The ring must still hold all events at the end, however many rounds there are.
             "--capacity",
             "10000000",
         ]
@@ -66,8 +67,8 @@ class Household:
             "recorder": ["device", "record", "--store", str(self.store), "-o", "json"],
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        #: What the recorders said is durable.
-        self.promised: set[tuple[str, int]] = set()
+        #: Events that the recorders confirmed.
+        self.confirmed: set[tuple[str, int]] = set()
         for name in self.commands:
             self.start(name)
 
@@ -77,18 +78,18 @@ class Household:
             process = subprocess.Popen([*FACEWIRE, *self.commands[name]], stdin=pipe, stdout=pipe, stderr=log)
         self.running[name] = process
         if process.stdout is not None:
-            reader = threading.Thread(target=self.hear, args=(process.stdout,))
+            reader = threading.Thread(target=self.read_confirmations, args=(process.stdout,))
             reader.start()
             self.stack.callback(reader.join)
             self.reader = reader
         self.stack.callback(end, process)
 
-    def hear(self, lines: IO[bytes]) -> None:
+    def read_confirmations(self, lines: IO[bytes]) -> None:
         with lines:
             for line in lines:
                 if line.endswith(b"}\n"):  # a killed recorder may be cut off in the middle of a line
-                    said = json.loads(line)
-                    self.promised.add((said["epoch"], said["seq"]))
+                    row = json.loads(line)
+                    self.confirmed.add((row["epoch"], row["seq"]))
 
     def record(self, event: dict[str, Any]) -> None:
         pipe = self.running["recorder"].stdin
@@ -97,24 +98,24 @@ class Household:
             pipe.write(json.dumps(event).encode() + b"\n")
             pipe.flush()
         except BrokenPipeError:
-            self.again("recorder")
+            self.restart("recorder")
 
     def kill(self, name: str) -> None:
         self.running[name].kill()
-        self.again(name)
+        self.restart(name)
 
-    def again(self, name: str) -> None:
+    def restart(self, name: str) -> None:
         end(self.running[name])
         self.start(name)
 
-    def look_for_deaths(self) -> None:
-        """A broker's port may still be taken by the one before: such a process ends by itself."""
+    def restart_dead(self) -> None:
+        """Restart processes that ended by themselves: a broker does if its port is not free yet."""
         for name, process in list(self.running.items()):
             if process.poll() is not None:
                 self.start(name)
 
     def drain(self) -> None:
-        """Without faults from now on: everything is acked within the deadline."""
+        """Without further kills, everything is acked within the deadline."""
         recorder = self.running["recorder"]
         assert recorder.stdin is not None
         recorder.stdin.close()
@@ -167,8 +168,8 @@ def test_every_recorded_event_is_stored_exactly_once_whichever_process_is_killed
                 household.record(fields)
             time.sleep(chance.uniform(0.001, 0.05))
         household.kill(chance.choice(list(household.commands)))
-        household.look_for_deaths()
-    household.look_for_deaths()
+        household.restart_dead()
+    household.restart_dead()
     household.drain()
     check(household)
 
@@ -186,5 +187,5 @@ def check(household: Household) -> None:
     assert sorted(rows) == sorted(recorded)
     assert gaps == []
     assert status["watermark"] == status["head"] == ring.cursor == ring.head
-    assert {(epoch, seq) for epoch, seq, _ in recorded} >= household.promised
+    assert {(epoch, seq) for epoch, seq, _ in recorded} >= household.confirmed
     assert len({identity for _, _, identity in recorded}) == len(recorded)

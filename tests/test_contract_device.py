@@ -1,8 +1,7 @@
-"""docs/contract.md, Device: a platform of our own making speaks to the real `facewire device run`.
+"""docs/contract.md, Device: a platform made for this test speaks to the real `facewire device run`.
 
-Nothing of facewire makes or reads the wire here (see wire.py). A device's period is 20 s at least, so the scenarios run
-at the same time, each a device with its own thread, and each test looks at the end of one of them. `Scene.start` is when
-its device was ready.
+No code of facewire makes or reads the wire here (see wire.py). A device's period is at least 20 s,
+so all scenes run at the same time, each with its own device and thread. Each test waits for one.
 """
 
 import json
@@ -36,7 +35,7 @@ def source_event(number: int, **changed: Any) -> dict[str, Any]:
 
 
 class Scene:
-    """One device, and the platform that it speaks to."""
+    """One device and its platform."""
 
     def __init__(self, where: Where, folder: Path, name: str, *events: dict[str, Any], options: tuple[str, ...] = ()) -> None:
         self.name, self.store = name, folder / f"{name}.db"
@@ -52,7 +51,7 @@ class Scene:
         self.device.__exit__()
 
     def batch(self, within: float = 30.0) -> dict[str, Any]:
-        return self.wire.next(lambda came: came.kind == "history", within).map  # type: ignore[no-any-return]  # a map
+        return self.wire.next(lambda message: message.kind == "history", within).map  # type: ignore[no-any-return]  # a map
 
     def ack(self, batch: dict[str, Any], cursor: int | None = None, *, as_json: bool = False, **changed: Any) -> None:
         ack = {"epoch": batch["epoch"], "boot": batch["boot"], "key": batch["cursor"], "store": "s"}
@@ -69,10 +68,10 @@ class Scene:
             assert time.monotonic() < deadline, f"{row['cursor']} is not {cursor}: {row}\n{self.device.text}"
 
 
-def check_batch(came: Message, name: str) -> None:
-    """The page, field by field."""
-    batch = came.map
-    assert (came.topic, came.qos, came.retain) == (f"facewire/v1/{name}/history", 1, False)
+def check_batch(message: Message, name: str) -> None:
+    """A batch keeps the contract, field by field."""
+    batch = message.map
+    assert (message.topic, message.qos, message.retain) == (f"facewire/v1/{name}/history", 1, False)
     assert batch.keys() == {"epoch", "boot", "after", "cursor", "head", "oldest", "events"}
     for identity in (batch["epoch"], batch["boot"]):
         assert len(identity) == 16
@@ -87,43 +86,45 @@ def check_batch(came: Message, name: str) -> None:
 
 
 def fields_and_probe(scene: Scene) -> None:
-    """What is published, field by field; after everything is acked a probe comes, once a period."""
+    """Each message keeps the contract, field by field; an idle device sends a probe each period."""
     lines = [json.loads(line) for line in VENDOR_EVENTS.read_text().splitlines()]
     lines[0].setdefault("person_type", lines[0].get("ext_data", {}).get("person_type"))
     scene.device.write(*lines, source_event(9, score=0.8), source_event(10, score=0.81, photo="x"))
-    first = scene.wire.next(lambda came: came.kind == "history" and came.map["head"] == 5)
+    first = scene.wire.next(lambda message: message.kind == "history" and message.map["head"] == 5)
     check_batch(first, scene.name)
     assert first.map["events"] == [
         {**fields, "seq": seq}
         for seq, fields in enumerate([*lines, source_event(9, score=0.8), source_event(10, score=0.81, photo="x")], 1)
     ]
-    matches = [came for came in scene.wire.came if came.kind == "match"]
-    assert [came.map["event"]["seq"] for came in matches] == [seq for seq, fields in enumerate(lines, 1) if fields["score"] > 0.8] + [5]
-    for came in matches:
-        match = came.map
+    matches = [message for message in scene.wire.received if message.kind == "match"]
+    assert [message.map["event"]["seq"] for message in matches] == [seq for seq, fields in enumerate(lines, 1) if fields["score"] > 0.8] + [
+        5
+    ]
+    for message in matches:
+        match = message.map
         assert match.keys() == {"epoch", "boot", "sent_at", "event"}
-        assert (came.qos, came.retain, match["epoch"], match["boot"]) == (0, False, first.map["epoch"], first.map["boot"])
+        assert (message.qos, message.retain, match["epoch"], match["boot"]) == (0, False, first.map["epoch"], first.map["boot"])
         assert abs(match["sent_at"] - time.time() * 1000) < 60_000
     scene.ack(first.map, as_json=True)
     acked_at = time.monotonic()
     scene.wait_cursor(5)
-    probe = scene.wire.next(lambda came: came.kind == "history", 30)
+    probe = scene.wire.next(lambda message: message.kind == "history", 30)
     check_batch(probe, scene.name)
     assert (probe.map["after"], probe.map["cursor"], probe.map["events"]) == (5, 5, [])
     assert probe.at - first.at > 19.5
     assert probe.at - acked_at < 25
     scene.ack(probe.map, cursor=2)  # R3: the platform lost data
     scene.wait_cursor(2)
-    status = next(came for came in reversed(scene.wire.came) if came.kind == "status")
+    status = next(message for message in reversed(scene.wire.received) if message.kind == "status")
     assert status.map.keys() >= {"boot", "online", "at", "epoch", "head", "oldest", "cursor", "threshold", "period", "capacity", "dropped"}
     assert (status.map["online"], status.map["threshold"], status.map["period"], status.qos) == (True, 0.8, 20.0, 1)
     assert scene.device.end() == 0
-    goodbye = scene.wire.next(lambda came: came.kind == "status" and not came.map["online"])
+    goodbye = scene.wire.next(lambda message: message.kind == "status" and not message.map["online"])
     assert goodbye.map["boot"] == first.map["boot"]
 
 
 def acks_that_are_not_for_it(scene: Scene) -> None:
-    """R2, error, silence: the batch comes again until its own ack does, which may come late and twice."""
+    """R2: the batch is resent until its own ack arrives, which may be late and repeated."""
     first = scene.batch()
     scene.ack(first, key=first["cursor"] + 1)
     scene.ack(first, epoch="f" * 16)
@@ -131,12 +132,12 @@ def acks_that_are_not_for_it(scene: Scene) -> None:
     scene.ack(first, conflict=1, boot="f" * 16)
     scene.ack(first, error="not today")
     scene.wire.publish(f"facewire/v1/{scene.name}/ack", b"\xc1noise")
-    again = scene.wire.next(lambda came: came.kind == "history", 15)
+    again = scene.wire.next(lambda message: message.kind == "history", 15)
     check_batch(again, scene.name)
     assert again.map == first
     assert scene.stored()["cursor"] == 0
     scene.device.wait_for("not today")
-    once_more = scene.wire.next(lambda came: came.kind == "history", 20)
+    once_more = scene.wire.next(lambda message: message.kind == "history", 20)
     assert once_more.map == first
     scene.ack(first)  # late
     scene.ack(first)  # and twice
@@ -144,31 +145,31 @@ def acks_that_are_not_for_it(scene: Scene) -> None:
 
 
 def conflict(scene: Scene) -> None:
-    """R4: a new epoch, with what is stored from the conflict on recorded again from 1."""
+    """R4: a new epoch, in which the events from the conflict on are recorded again from seq 1."""
     first = scene.batch()
     assert len(first["events"]) == 10
     scene.ack(first, cursor=3, conflict=4)
     scene.device.write(source_event(99))
-    second = scene.wire.next(lambda came: came.kind == "history" and came.map["epoch"] != first["epoch"], 30)
+    second = scene.wire.next(lambda message: message.kind == "history" and message.map["epoch"] != first["epoch"], 30)
     check_batch(second, scene.name)
     assert (second.map["after"], second.map["boot"]) == (0, first["boot"])
-    told = [{**event, "seq": event["seq"] + 3} for event in second.map["events"][:7]]
-    assert told == first["events"][3:]
+    recorded_again = [{**event, "seq": event["seq"] + 3} for event in second.map["events"][:7]]
+    assert recorded_again == first["events"][3:]
     scene.ack(second.map)
     scene.wait_cursor(second.map["cursor"])
 
 
 def cursor_beyond_head(scene: Scene) -> None:
-    """R5: the platform knows more of this epoch than its device, which was restored from an older copy."""
+    """R5: the platform is ahead of the device, which was restored from an older copy: it forks."""
     first = scene.batch()
     scene.ack(first, cursor=first["cursor"] + 500)
-    second = scene.wire.next(lambda came: came.kind == "history" and came.map["epoch"] != first["epoch"], 30)
+    second = scene.wire.next(lambda message: message.kind == "history" and message.map["epoch"] != first["epoch"], 30)
     check_batch(second, scene.name)
     assert (second.map["after"], second.map["cursor"], second.map["head"], second.map["events"]) == (0, 0, 0, [])
 
 
 def cursor_beyond_what_was_sent(scene: Scene) -> None:
-    """R3: the cursor never jumps over an event that was not sent; batches follow each other while catching up."""
+    """R3: the cursor never skips an unsent event. While catching up, batches follow at once."""
     first = scene.batch()
     assert (len(first["events"]), first["head"]) == (100, 250)
     scene.ack(first, cursor=220)
@@ -179,31 +180,31 @@ def cursor_beyond_what_was_sent(scene: Scene) -> None:
     assert (third["after"], third["cursor"]) == (200, 250)
     scene.ack(third, retry_after=40_000)
     scene.wait_cursor(250)
-    assert scene.wire.maybe(lambda came: came.kind == "history", 22) is None, "the platform asked for patience"
+    assert scene.wire.maybe(lambda message: message.kind == "history", 22) is None, "the platform asked for patience"
 
 
 def loss_of_a_third(scene: Scene) -> None:
-    """Batches and acks are lost; each event comes, in order and without a hole, and the cursor gets there."""
+    """Batches and acks are lost, but every event arrives, in order and without a hole."""
     chance = random.Random(7)
-    had: dict[int, dict[str, Any]] = {}
+    received: dict[int, dict[str, Any]] = {}
     watermark = 0
     while watermark < 250:
-        came = scene.wire.next(lambda came: came.kind == "history", 45)
-        check_batch(came, scene.name)
-        batch = came.map
+        message = scene.wire.next(lambda message: message.kind == "history", 45)
+        check_batch(message, scene.name)
+        batch = message.map
         if chance.random() < 0.3:
             continue
         assert batch["after"] <= watermark
-        had |= {event["seq"]: event for event in batch["events"]}
+        received |= {event["seq"]: event for event in batch["events"]}
         watermark = max(watermark, batch["cursor"])
         if chance.random() >= 0.3:
             scene.ack(batch, cursor=watermark)
-    assert had == {seq: {"seq": seq, **source_event(seq)} for seq in range(1, 251)}
+    assert received == {seq: {"seq": seq, **source_event(seq)} for seq in range(1, 251)}
 
 
 def overflow(scene: Scene) -> None:
-    """Rule 6: what was overwritten before it was acked shows as a gap, and is counted."""
-    first = scene.wire.next(lambda came: came.kind == "history" and came.map["head"] == 80, 40)
+    """Rule 6: events overwritten before they were acked show as a gap, and are counted."""
+    first = scene.wire.next(lambda message: message.kind == "history" and message.map["head"] == 80, 40)
     check_batch(first, scene.name)
     assert (first.map["after"], first.map["oldest"]) == (0, 31)
     assert [event["seq"] for event in first.map["events"]] == list(range(31, 81))
@@ -227,7 +228,7 @@ SCENES: dict[Callable[[Scene], None], tuple[tuple[dict[str, Any], ...], tuple[st
 def played(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Callable[[Scene], None], Future[None]]]:
-    """All scenes at once, on one broker."""
+    """All scenes at the same time, on one broker."""
     folder = tmp_path_factory.mktemp("devices")
 
     def play(where: Where, scene: Callable[[Scene], None]) -> None:
@@ -256,10 +257,10 @@ def test_a_device_keeps_the_contract(played: dict[Callable[[Scene], None], Futur
 
 
 def test_another_process_that_reads_a_store_does_not_delete_its_wal(tmp_path: Path) -> None:
-    """The agent opened the file once more beside SQLite: closing it dropped SQLite's locks, and with them what came after."""
+    """If the agent closes a file that it opened beside SQLite, SQLite's locks on it are gone."""
     with embedded.running() as address, closing(Scene(address, tmp_path, "box", source_event(1))) as scene:
-        scene.wire.next(lambda came: came.kind == "history" and came.map["head"] == 1)
+        scene.wire.next(lambda message: message.kind == "history" and message.map["head"] == 1)
         assert scene.stored()["head"] == 1
         scene.device.write(source_event(2, score=0.9))
-        scene.wire.next(lambda came: came.kind == "match")
+        scene.wire.next(lambda message: message.kind == "match")
         assert scene.stored()["head"] == 2

@@ -282,7 +282,7 @@ def test_a_match_is_visible_at_once_never_acked_and_its_history_copy_changes_not
     device.match(event(1, card_id="third", score=77.0))
     device.history(1)
     assert [row["card_id"] for row in platform.events(device.name).values()] == ["first"]
-    assert len(device.wire.came) == 3
+    assert len(device.wire.received) == 3
 
 
 def test_a_retained_match_is_stored_once_like_any_other(platform: Platform, device: Device) -> None:
@@ -418,7 +418,7 @@ def test_what_cannot_be_read_is_quarantined_and_never_acked(platform: Platform, 
             if payload or kind != "status":
                 device.wire.publish(device.topic(kind), payload)
     assert device.history(0, 1)["cursor"] == 1
-    assert [came.map["key"] for came in device.wire.came] == [1]
+    assert [came.map["key"] for came in device.wire.received] == [1]
     kept = [topic for topic, _ in platform.quarantine() if device.name in topic]
     assert sum(topic.endswith("/history") for topic in kept) == len(UNREADABLE)
     assert sum(topic.endswith("/match") for topic in kept) == len(UNREADABLE)

@@ -1,4 +1,4 @@
-"""The uploader alone, with time as an argument. That its rules lose nothing is test_exploration.py's matter."""
+"""The uploader, with time as an argument. test_exploration.py shows that its rules lose nothing."""
 
 import math
 from dataclasses import replace
@@ -248,7 +248,7 @@ def test_after_a_reconnect_a_batch_in_flight_is_resent_soon_but_a_new_one_waits_
 
 
 class Times(RuleBasedStateMachine):
-    """Whatever the link does, no more new batches go out in any period than are allowed, and none is forgotten."""
+    """Whatever the link does, no period has too many new batches, and none is forgotten."""
 
     @initialize(catch_up=st.integers(1, 3), period=st.floats(20.0, 60.0), jitter=st.floats(0.0, 0.99))
     def begin(self, catch_up: int, period: float, jitter: float) -> None:

@@ -1,19 +1,24 @@
-"""Every interleaving of the real machines, up to a bound: uploader and ring against the ingest rules.
+"""Every interleaving of the real machines up to a bound: uploader, ring, and the ingest rules.
 
-A state holds a device (ring, events, boot, batch in flight), a platform (streams), what is in the pipe between
-them, an older image of each, and how many faults may still happen. From each state every action is tried:
+A state holds a device (ring, events, boot, batch in flight), a platform (streams), the messages in
+the pipe between them, an older image of each, and how many faults may still happen. From each state
+every action is tried:
 
-    record (and its realtime copy)   send (a period, a time-out)   deliver one message, which stays (repeat)
-    lose one message                 reboot                        keep or restore the platform's snapshot
-    keep or restore the device's image                             factory reset
+    record (and its realtime copy)       send (a period, a timeout)
+    deliver one message, which stays     lose one message
+    reboot                               factory reset
+    keep or restore the platform's snapshot
+    keep or restore the device's image
 
-As a message may be delivered in any order, late, often or never, loss, delay, repeats and reordering are all in it.
-Time is abstract: a batch may be sent at any moment, so every time-out is in it too.
+A message may be delivered in any order, late, often or never, so this covers loss, delay, repeats
+and reordering. Time is abstract: a batch may be sent at any moment, so it covers every timeout too.
 
-In every state: at or below the watermark each seq is stored or a gap, and no gap is stored. From every state with an
-empty pipe (each other state leads to such ones, by deliveries and losses that are explored as well): once faults
-stop, a few rounds bring cursor = watermark = head, all that the device holds is on the platform under its identity,
-and each event ever recorded is on the platform unless its ring overwrote it or its device was reset.
+In every state: each seq at or below the watermark is either stored or a gap, never both.
+
+From every state with an empty pipe, once faults stop, a few rounds lead to this: cursor =
+watermark = head; all events in the ring are on the platform under their identity; each event ever
+recorded is on the platform, unless the ring overwrote it or the device was reset. (The other states
+lead to such states by deliveries and losses, which are explored too.)
 """
 
 import inspect
@@ -30,7 +35,7 @@ from facewire.messages import Ack, Batch
 from facewire_device.ring import Ring
 from facewire_platform.ingest import Content, answer, decide
 
-#: A moment at which whatever waits for a time has waited long enough, s.
+#: A moment by which every wait is over, s.
 LATER: Final = 1e6
 CAPACITY: Final = 2
 BATCH: Final = 2
@@ -72,7 +77,7 @@ Message: TypeAlias = Batch | RealtimeCopy | Ack
 
 
 class Faults(NamedTuple):
-    """How often each may still happen."""
+    """How often each fault may still happen."""
 
     records: int
     reboots: int
@@ -93,13 +98,13 @@ class State(NamedTuple):
     image: Device
     epochs: int
     recorded: int
-    #: Contents that nobody promises any more.
+    #: Contents that may be missing on the platform.
     excused: frozenset[int]
     faults: Faults
 
 
 class World:
-    """The actions, over one uploader module (the real one or a mutant)."""
+    """The actions, with one uploader module (the real one or a mutant)."""
 
     def __init__(self, uploader: types.ModuleType = real_uploader, *, probes: bool = True, pipe_size: int = 2) -> None:
         self.uploader = uploader
@@ -157,7 +162,7 @@ class World:
         yield from self._put(s, batch)
 
     def deliver(self, s: State, message: Message) -> State:
-        """The message stays in the pipe, so that it may come again."""
+        """The message stays in the pipe, so that it may arrive again."""
         match message:
             case RealtimeCopy():
                 return s._replace(platform=self._store_copy(s.platform, message))
@@ -196,15 +201,16 @@ class World:
     def _acked(self, s: State, ack: Ack) -> State:
         uploader = self._uploader(s)
         ring, held = s.device
-        match_name = type(outcome := uploader.acked(LATER, ack, ring)).__name__
+        outcome_name = type(outcome := uploader.acked(LATER, ack, ring)).__name__
         s = s._replace(in_flight=uploader.in_flight)
-        if match_name == "Adopt":
+        if outcome_name == "Adopt":
             return s._replace(device=Device(ring.adopted(outcome.cursor), held))  # type: ignore[union-attr]  # a mutant's class
-        if match_name == "Fork":
+        if outcome_name == "Fork":
             epochs = s.epochs + 1
             forked = ring.forked(f"e{epochs}", outcome.first)  # type: ignore[union-attr]  # a mutant's class
             kept = held[len(held) - (forked.head - forked.oldest + 1) :]
-            # What the fork leaves behind is the platform's alone from now on: excused if it has it at this moment.
+            # Only the platform has the events that the fork leaves behind: excuse those that it has
+            # at this moment.
             behind = set(held) - set(kept)
             excused = s.excused | (behind & contents(s.platform))
             return s._replace(device=Device(forked, kept), epochs=epochs, excused=excused)
@@ -246,7 +252,7 @@ def contents(platform: Platform) -> set[int]:
     return {content for _, stream in platform for _, content in stream.stored}
 
 
-#: More than any state of the real machines needs; without the rules a device may fork without end.
+#: The real machines never need so many; without the rules a device may fork without end.
 MAX_EPOCHS: Final = 5
 
 
@@ -278,9 +284,13 @@ class Bound:
 
 
 def explore(world: World, faults: Faults, *, max_states: int = 10_000_000) -> int:
-    """Visit every state; returns how many. Raises AssertionError with the shortest way to a state that breaks a promise."""
+    """Visit every state; returns how many.
+
+    Raises:
+        AssertionError: a state breaks a promise; the message has the shortest path to it.
+    """
     first = world.start(faults)
-    came_from: dict[State, State | None] = {first: None}
+    previous: dict[State, State | None] = {first: None}
     settled: set[State] = set()
     layer = [first]
     while layer:
@@ -291,23 +301,23 @@ def explore(world: World, faults: Faults, *, max_states: int = 10_000_000) -> in
                 if not state.pipe:
                     _check_settles(world, state, settled)
             except AssertionError as exc:
-                raise AssertionError(f"{exc}\n{_way_to(state, came_from)}") from None
+                raise AssertionError(f"{exc}\n{_path_to(state, previous)}") from None
             for after in world.successors(state):
-                if after not in came_from:
-                    came_from[after] = state
+                if after not in previous:
+                    previous[after] = state
                     following.append(after)
         layer = following
-        assert len(came_from) <= max_states
-    return len(came_from)
+        assert len(previous) <= max_states
+    return len(previous)
 
 
-#: A fork and a rewind each take a round or two; nothing needs this many.
+#: A fork and a rewind each take a round or two; no state needs so many.
 MAX_ROUNDS: Final = 20
 _NO_FAULTS: Final = Faults(0, 0, 0, 0, 0, 0, 0)
 
 
 def _check_settles(world: World, state: State, settled: set[State]) -> None:
-    # What may still go wrong or be restored makes no difference to a run without faults: fewer states to settle.
+    # Faults and images make no difference to a run without faults: fewer states to settle.
     state = state._replace(faults=_NO_FAULTS, snapshot=(), image=Device(Ring("")))
     path = []
     for _ in range(MAX_ROUNDS):
@@ -324,17 +334,17 @@ def _check_settles(world: World, state: State, settled: set[State]) -> None:
     settled.update(path)
 
 
-def _way_to(state: State | None, came_from: dict[State, State | None]) -> str:
+def _path_to(state: State | None, previous: dict[State, State | None]) -> str:
     steps = []
     while state is not None:
         steps.append(str(state))
-        state = came_from[state]
+        state = previous[state]
     return "\n".join(reversed(steps))
 
 
 EVERY_FAULT: Final = Faults(records=2, reboots=1, snapshots=1, platform_restores=1, images=1, device_restores=1, resets=0)
 
-#: Together they must be at least 200,000 states; each looks hard at another corner.
+#: Together at least 200,000 states; each bound explores another corner.
 BOUNDS: Final = {
     "two events, every fault but a reset": Bound(EVERY_FAULT),
     "three events overflow a ring of two": Bound(Faults(3, 1, 0, 1, 0, 1, 0)),
@@ -350,7 +360,9 @@ def test_every_interleaving_keeps_the_promise(bound: Bound, capsys: pytest.Captu
         print(f" [{states:,} states]", end="")
 
 
-#: rule -> the text of the uploader that states it, and what stands there without the rule
+#: rule -> (the source text of the uploader that states it, the text without the rule).
+#: This patches source text on purpose: only so does a test show that each rule is needed. If you
+#: rephrase a rule in uploader.py, rephrase it here.
 MUTANTS: Final = {
     "R2": ("(ack.epoch, ack.key) != self.in_flight or ack.boot != self.boot", "False"),
     "R2 epoch": ("(ack.epoch, ack.key) != self.in_flight", "ack.key != (self.in_flight or (0, -1))[1]"),
@@ -365,7 +377,7 @@ MUTANTS: Final = {
 
 def mutant(text: str, replacement: str) -> types.ModuleType:
     source = inspect.getsource(real_uploader)
-    assert source.count(text) == 1, f"the rule is no longer said as {text!r}"
+    assert source.count(text) == 1, f"uploader.py no longer states the rule as {text!r}"
     module = types.ModuleType("mutant")
     module.__dict__["__name__"] = real_uploader.__name__  # dataclasses look themselves up
     exec(source.replace(text, replacement), module.__dict__)  # noqa: S102  # our own source

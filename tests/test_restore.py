@@ -1,6 +1,7 @@
-"""A platform that lost an hour is given a backup from before it, and the devices do the rest (rules R1 and R3).
+"""A platform is restored from a backup an hour old, and the devices resend that hour (R1 and R3).
 
-Real workers, a real broker, real agents with periods of a second; the commands are those of docs/operating.md.
+Real workers, a real broker, and real agents with a period of a second. The commands are those of
+docs/operating.md.
 """
 
 import threading
@@ -42,7 +43,7 @@ class Box:
 
 
 class Acks:
-    """The cursors that each device is sent; one that comes again, as a batch did, counts once."""
+    """The cursors acked to each device; a repeat, after a resent batch, counts once."""
 
     def __init__(self, broker: Address, stack: ExitStack) -> None:
         self.cursors: defaultdict[str, list[int]] = defaultdict(list)
@@ -114,7 +115,7 @@ def test_after_a_restore_the_devices_send_again_what_they_still_hold(database: s
             box.record(30)
             box.agent.wait_acked()
         typed(backup, tmp_path, DATABASE=database)
-        # An hour passes. What each records in it is acked: the devices have nothing to send any more.
+        # An hour passes. All its events are acked, so the devices have nothing to send.
         for box, count in ((busy, 60), (silent, 20), (small, 40), (small, 40)):
             box.record(count)
             box.agent.wait_acked()
@@ -127,7 +128,7 @@ def test_after_a_restore_the_devices_send_again_what_they_still_hold(database: s
     acks = Acks(broker, stack)
     with Running(*worker) as platform:
         acks.wait(lambda: all(acks.cursors[box.name][-1:] == [box.head] for box in boxes))
-        # The first ack takes the cursor back, be it of a batch or of a probe; the second is for all that was sent again.
+        # The first ack, of a batch or a probe, takes the cursor back; the second acks the resend.
         assert acks.cursors == {box.name: [30, box.head] for box in boxes}
         held = {"busy": set(range(1, 96)), "silent": set(range(1, 51)), "small": {*range(1, 31), *range(61, 111)}}
         assert stored(database) == held

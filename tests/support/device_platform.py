@@ -1,4 +1,4 @@
-"""A platform played by hand for devices: it hears what they publish, and a test decides its acks."""
+"""A platform played by hand: it hears what a device publishes, and a test decides its acks."""
 
 import queue
 import threading

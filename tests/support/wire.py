@@ -51,8 +51,8 @@ class Wire:
     def __init__(self, where: Where, name: str) -> None:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=True, protocol=paho.MQTTv311)
         self._changed = threading.Condition()
-        self._came: list[Message] = []
-        self._looked = 0
+        self._received: list[Message] = []
+        self._returned = 0
         self._granted: set[int] = set()
         self._client.on_message = self._on_message
         self._client.on_subscribe = self._on_subscribe
@@ -70,24 +70,24 @@ class Wire:
     def next(self, wanted: Callable[[Message], bool] = lambda _: True, within: float = WITHIN) -> Message:
         """The next message that is wanted; those before it are passed over."""
         found = self.maybe(wanted, within)
-        assert found is not None, f"not within {within:g} s; last came {self._came[-3:]}"
+        assert found is not None, f"not within {within:g} s; last received {self._received[-3:]}"
         return found
 
     def maybe(self, wanted: Callable[[Message], bool], within: float) -> Message | None:
         deadline = time.monotonic() + within
         with self._changed:
             while True:
-                while self._looked < len(self._came):
-                    self._looked += 1
-                    if wanted(self._came[self._looked - 1]):
-                        return self._came[self._looked - 1]
+                while self._returned < len(self._received):
+                    self._returned += 1
+                    if wanted(self._received[self._returned - 1]):
+                        return self._received[self._returned - 1]
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                     return None
 
     @property
-    def came(self) -> list[Message]:
+    def received(self) -> list[Message]:
         with self._changed:
-            return list(self._came)
+            return list(self._received)
 
     def close(self) -> None:
         self._client.disconnect()
@@ -101,7 +101,7 @@ class Wire:
 
     def _on_message(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         with self._changed:
-            self._came.append(Message(message.topic, bytes(message.payload), message.qos, message.retain, time.monotonic()))
+            self._received.append(Message(message.topic, bytes(message.payload), message.qos, message.retain, time.monotonic()))
             self._changed.notify_all()
 
     def _on_subscribe(self, _client: object, _data: object, mid: int, *_: object) -> None:
