@@ -1,4 +1,4 @@
-"""`facewire device`: run the agent on a store, record into it, see where it stands."""
+"""`facewire device`: run the agent on a store, record into the store, show its state."""
 
 import contextlib
 import functools
@@ -28,10 +28,11 @@ from facewire_device.sources import BadLine, read_event, read_events
 from facewire_device.store import Store, open_store
 from facewire_mqtt.address import Address
 
-#: A source is not read before there is a session, but no longer than this: what is recorded earlier has no match. s
+#: How long to wait for a session before the source is read, s. An event recorded without a session
+#: is no match.
 SESSION_WAIT: Final = 3.0
-SESSION_LOOK: Final = 0.05
-#: What the store cannot take now is tried again after this long, s.
+SESSION_POLL: Final = 0.05
+#: How long to wait after the store failed, s.
 RETRY_WAIT: Final = 1.0
 
 store_option = click.option(
@@ -39,7 +40,7 @@ store_option = click.option(
 )
 machine_option = click.option("--machine", default=machine_identity, help="Identity of this machine.  [default: its serial number]")
 set_aside_option = click.option(
-    "--set-aside-damaged", "set_aside", is_flag=True, help="Rename a damaged store and go on with a new one (a new epoch)."
+    "--set-aside-damaged", "set_aside", is_flag=True, help="Rename a damaged store and start a new one, with a new epoch."
 )
 
 
@@ -54,7 +55,7 @@ def device() -> None:
 @store_option
 @click.option("--threshold", type=float, help="Scores above it are matches.  [default: no matches, history only]")
 @click.option("--period", type=SECONDS, default="20s", show_default=True, help="Between batches of history; at least 20 s.")
-@click.option("--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches a period while a backlog remains.")
+@click.option("--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches in a period while a backlog remains.")
 @click.option("--batch", type=int, default=100, show_default=True, metavar="N", help="Events in a batch; at most 100.")
 @click.option("--capacity", type=int, metavar="N", help="Events that the store holds.  [default: 10000]")
 @click.option(
@@ -72,17 +73,18 @@ def run(
     topics: Topics,
     source: str | None,
     exit_when_acked: bool,  # click's
-    **given: Any,
+    **options: Any,
 ) -> None:
-    """Publish what the store records: matches at once, history until acked.
+    """Publish the store's events: matches at once, history until acked.
 
     Events come from --source, from `facewire device record`, or from a process
-    that uses the library on the same store. A seq in a source is ignored: the
-    store gives its own. A line that is no event is reported and skipped.
+    that uses the library on the same store. A seq in a source is ignored,
+    because the store gives its own. A line that is not an event is reported and
+    skipped.
     """
     with Ending() as ending:
         service = Service()
-        with _agent(service, ending, name, address=address, topics=topics, **given) as agent:
+        with _agent(service, ending, name, address=address, topics=topics, **options) as agent:
             try:
                 acked = _work(agent, ending, source, exit_when_acked=exit_when_acked)
             finally:
@@ -92,7 +94,10 @@ def run(
 
 
 def _work(agent: Agent, ending: Ending, source: str | None, *, exit_when_acked: bool) -> bool:
-    """Work until a signal comes or, with `exit_when_acked`, everything is acked; whether it is. Raises `StoreError` if the agent fails."""
+    """Work until a signal arrives or, with `exit_when_acked`, until all events are acked.
+
+    Returns whether all are acked. Raises `StoreError` if the agent fails.
+    """
     if source is not None:
         with Recorder(agent.open_store, agent.wake) as recorder:
             _await_session(agent, ending)
@@ -104,22 +109,22 @@ def _work(agent: Agent, ending: Ending, source: str | None, *, exit_when_acked: 
     return False
 
 
-def _agent(service: Service, ending: Ending, *given: Any, **more: Any) -> Agent:
+def _agent(service: Service, ending: Ending, *values: Any, **options: Any) -> Agent:
     try:
-        return Agent(Settings(*given, **more), on_turn=service.turn, on_failure=ending.announce)
+        return Agent(Settings(*values, **options), on_turn=service.turn, on_failure=ending.announce)
     except ValueError as exc:
         raise click.UsageError(str(exc)) from exc
 
 
 def _await_session(agent: Agent, ending: Ending) -> None:
     deadline = time.monotonic() + SESSION_WAIT
-    while not (agent.wait_connected(0) or ending.wait(SESSION_LOOK)) and time.monotonic() < deadline:
+    while not (agent.wait_connected(0) or ending.wait(SESSION_POLL)) and time.monotonic() < deadline:
         pass
 
 
 @contextlib.contextmanager
 def _opened(source: str) -> Iterator[int]:
-    """A descriptor to read; of a named pipe at once, which can be read when somebody writes to it (fifo(7))."""
+    """A descriptor to read. A named pipe opens at once, and waits for a writer later (fifo(7))."""
     if source == "-":
         yield _standard_input()
         return
@@ -132,13 +137,13 @@ def _opened(source: str) -> Iterator[int]:
 
 
 def _standard_input() -> int:
-    if sys.stdin is None:  # and its number is another file's by now
+    if sys.stdin is None:  # its number may belong to another file by now
         raise click.ClickException("standard input is closed")
     return sys.stdin.fileno()
 
 
 def _record_source(source: str, recorder: Recorder, ending: Ending) -> None:
-    """Record what the source gives, to its end or ours."""
+    """Record the events of the source, until it ends or we do."""
     recorded = skipped = 0
     try:
         with _opened(source) as fd:
@@ -154,7 +159,10 @@ def _record_source(source: str, recorder: Recorder, ending: Ending) -> None:
 
 
 def _record_patiently(events: list[Event], recorder: Recorder, ending: Ending) -> bool:
-    """Nobody else has them any more: wait until a full disk has room; the source waits with us. False if the end comes first."""
+    """Try until the store takes the events, because nobody else has them; the source waits too.
+
+    Returns whether they are recorded; false if the end comes first.
+    """
     said = False
     while True:
         try:
@@ -208,7 +216,7 @@ def _arguments(events: tuple[str, ...]) -> Iterator[tuple[list[Any], list[BadLin
 @store_option
 @output_option
 def status(store: Path, output: Form) -> None:
-    """Where a store stands: what it holds, what is acked, how long an outage may last."""
+    """Show a store's state: its events, its acks, how long an outage may last."""
     with open_store(store, create=False) as opened:
         row = store_status(opened)
     if output == "pretty":
@@ -220,7 +228,7 @@ def status(store: Path, output: Form) -> None:
 
 
 def store_status(store: Store) -> dict[str, Any]:
-    """One row about a store. `rate` is in events a second, `full_in` in seconds; null while they cannot be told."""
+    """One row about a store. `rate` is in events per second, `full_in` in seconds, if known."""
     ring, rate = store.ring(), store.rate()
     room = max(0, store.capacity - ring.lag)
     return {
@@ -239,7 +247,7 @@ def store_status(store: Store) -> dict[str, Any]:
 
 def _budget(row: dict[str, Any]) -> str:
     if row["full_in"] is None:
-        return "outage budget unknown: too few events to tell the rate"
+        return "outage budget unknown: too few events to know the rate"
     if row["full_in"] == 0:
         return "ring full: each new event overwrites one that is not acked"
     return f"ring full in {duration(int(row['full_in'] * 1000))} at this rate, if nothing is acked"

@@ -1,1 +1,1 @@
-"""Thousands of simulated devices in one process: real ring, uploader and contract over a network that is one event loop."""
+"""Thousands of simulated devices in one event loop, with the real ring, uploader and contract."""
