@@ -11,7 +11,7 @@ from facewire_platform.store.drivers import Location
 
 @pytest.fixture
 def new_mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
-    """Makes brokers: `new_mosquitto(config)`, running; each may be killed and started again."""
+    """Starts brokers: `new_mosquitto(config)`. Each may be killed and started again."""
     made: list[Mosquitto] = []
 
     def make(config: str = ANONYMOUS) -> Mosquitto:
@@ -32,7 +32,7 @@ def mosquitto(new_mosquitto: Callable[..., Mosquitto]) -> Address:
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[PostgreSQL]:
-    """One for all tests; whoever wants to kill it makes one of their own."""
+    """One server for all tests. A test that kills its server makes its own."""
     server = PostgreSQL()
     yield server
     server.close()
@@ -46,6 +46,6 @@ def postgresql(postgresql_server: PostgreSQL) -> str:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """A database that is not there yet, one of each kind."""
-    found: Location = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
-    return found
+    """The location of a database of each kind, which does not exist yet or is empty."""
+    location: Location = tmp_path / "x.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+    return location

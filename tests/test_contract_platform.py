@@ -1,6 +1,7 @@
-"""docs/contract.md, Platform: a device of our own making speaks to the real `facewire platform run`.
+"""docs/contract.md, Platform: a hand-made device talks to a real `facewire platform run`.
 
-Nothing of facewire makes or reads the wire here (see wire.py), and what is stored is asked of `facewire events`.
+No code of facewire reads or writes the wire here (see wire.py). `facewire events` tells what was
+stored.
 """
 
 import json
@@ -36,7 +37,7 @@ def event(seq: int, **changed: Any) -> dict[str, Any]:
 
 
 class Platform:
-    """`facewire platform run` on a database, through any number of lives."""
+    """`facewire platform run` on one database. It may be killed and started again."""
 
     def __init__(self, where: Where, folder: Path, root: str = "facewire") -> None:
         self.where, self.folder, self.root = where, folder, root
@@ -71,7 +72,7 @@ class Platform:
 
 
 class Device:
-    """A device after the page, and after nothing else. `loss`: how much of what it sends and is sent gets lost."""
+    """A device written from the contract alone. `loss`: the share of its messages to lose."""
 
     def __init__(self, where: Where, name: str, *, as_json: bool = False, loss: float = 0.0, seed: int = 0, root: str = "facewire") -> None:
         self.root, self.name, self.as_json, self.loss = root, name, as_json, loss
@@ -100,7 +101,7 @@ class Device:
         self.wire.publish(self.topic("history"), self.pack(batch))
 
     def ask(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Send a batch; its ack."""
+        """Send a batch; returns its ack."""
         self.send(batch)
         return self.ack(batch).map  # type: ignore[no-any-return]  # a map
 
@@ -127,7 +128,7 @@ class Device:
         return self.chance.random() < self.loss
 
     def turn(self) -> bool:
-        """Send the oldest above the cursor, and obey the ack (rules R1 to R5); whether there was one."""
+        """Send a batch and obey its ack (rules R1 to R5). Returns whether there was an ack."""
         sent = [seq for seq in sorted(self.events) if seq > self.cursor][:100]
         batch = self.batch(self.cursor, sent[-1] if sent else self.cursor, [self.events[seq] for seq in sent])
         if not self.lost():
@@ -151,7 +152,7 @@ class Device:
         self.cursor = 0
 
     def drain(self, turns: int = 400) -> None:
-        """Until an ack confirms that the platform has everything."""
+        """Take turns until an ack confirms that the platform has everything."""
         for _ in range(turns):
             if self.turn() and self.cursor == self.head:
                 return
@@ -186,7 +187,7 @@ def platform(where: Where, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def new_platform(where: Where, tmp_path: Path) -> Iterator[Callable[[], Platform]]:
-    """Makes platforms under a root of their own, `lab`."""
+    """Makes platforms with the root `lab`."""
     made: list[Platform] = []
 
     def make() -> Platform:
@@ -229,7 +230,7 @@ def test_a_batch_is_acked_field_by_field_once_it_can_be_read_back(platform: Plat
     assert came.payload[:1] != b"{"
 
 
-def test_every_batch_gets_its_ack_and_the_store_names_itself_alike(platform: Platform, device: Device) -> None:
+def test_every_batch_gets_its_ack_with_the_same_store(platform: Platform, device: Device) -> None:
     acks = [device.history(0, 1), device.history(0, 1), device.history(1), device.history(1, 2)]
     assert [(ack["key"], ack["cursor"]) for ack in acks] == [(1, 1), (1, 1), (1, 1), (2, 2)]
     assert len({ack["store"] for ack in acks}) == 1
@@ -249,7 +250,7 @@ def test_after_a_hole_its_events_are_stored_and_the_watermark_stays(platform: Pl
     assert device.history(2, 3, 4, 5, 6, 7, 8)["cursor"] == 8
 
 
-def test_what_the_device_no_longer_holds_becomes_a_gap_and_a_late_event_closes_it(platform: Platform, device: Device) -> None:
+def test_events_that_the_device_lost_become_a_gap_and_a_late_event_closes_it(platform: Platform, device: Device) -> None:
     assert device.history(0, 4, 7)["cursor"] == 7
     assert platform.gaps(device.name) == [(1, 3), (5, 6)]
     assert device.history(0, 2)["cursor"] == 7
@@ -292,7 +293,7 @@ def test_a_retained_match_is_stored_once_like_any_other(platform: Platform, devi
     device.wire.publish(device.topic("match"), b"", retain=True)
 
 
-def test_keys_that_nobody_knows_are_ignored_in_messages_and_kept_in_events(platform: Platform, device: Device) -> None:
+def test_unknown_keys_are_ignored_in_messages_and_kept_in_events(platform: Platform, device: Device) -> None:
     more = {
         "card_id": "7",
         "ep_info": {"ep_id": "x", "deep": [1, None, {"a": b"\xff"}]},
@@ -354,7 +355,7 @@ def test_bad_events_are_named_and_passed_and_the_good_ones_stored(platform: Plat
 
 
 @pytest.mark.parametrize("unreadable", [{"seq": "2"}, {"seq": None}, {"seq": 0}, {"seq": -1}, {"seq": 2.0}, 7, "text", None, []], ids=str)
-def test_an_event_whose_seq_cannot_be_read_is_quarantined_and_its_place_is_a_gap(
+def test_an_event_without_a_readable_seq_is_quarantined_and_leaves_a_gap(
     platform: Platform, new_device: Callable[..., Device], unreadable: Any
 ) -> None:
     device = new_device(f"-{type(unreadable).__name__}-{abs(hash(str(unreadable)))}"[:20])
@@ -382,7 +383,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("changed", REFUSED.values(), ids=REFUSED)
-def test_a_batch_that_breaks_the_page_is_refused_whole(
+def test_a_batch_that_breaks_the_contract_is_refused_whole(
     platform: Platform, new_device: Callable[..., Device], changed: dict[str, Any]
 ) -> None:
     device = new_device(f"-{list(REFUSED.values()).index(changed)}")
@@ -412,7 +413,7 @@ UNREADABLE = {
 }
 
 
-def test_what_cannot_be_read_is_quarantined_and_never_acked(platform: Platform, device: Device) -> None:
+def test_an_unreadable_message_is_quarantined_and_never_acked(platform: Platform, device: Device) -> None:
     for payload in UNREADABLE.values():
         for kind in ("history", "match", "status"):
             if payload or kind != "status":
@@ -432,7 +433,7 @@ def test_a_topic_that_names_no_device_is_quarantined(platform: Platform, device:
     assert len(platform.quarantine()) == before + 1
 
 
-def test_a_batch_over_all_the_integers_costs_nothing(platform: Platform, device: Device) -> None:
+def test_a_batch_over_all_integers_costs_nothing(platform: Platform, device: Device) -> None:
     assert device.history(0, cursor=None)["cursor"] == 0
     assert device.ask(device.batch(0, 2**60, [event(2**60)]))["cursor"] == 2**60
     assert device.ask(device.batch(2**60, 2**63 - 1, [event(2**63 - 1)]))["cursor"] == 2**63 - 1
@@ -441,7 +442,7 @@ def test_a_batch_over_all_the_integers_costs_nothing(platform: Platform, device:
 
 def test_a_will_of_an_old_boot_is_ignored_and_one_of_the_newest_is_not(platform: Platform, device: Device) -> None:
     def online() -> Any:
-        device.history(0)  # what was sent before has been taken
+        device.history(0)  # the messages before it have been stored
         return platform.status(device.name)["online"]
 
     device.boot = "2" * 16
@@ -455,7 +456,7 @@ def test_a_will_of_an_old_boot_is_ignored_and_one_of_the_newest_is_not(platform:
     device.wire.publish(device.topic("status"), b"", retain=True)
 
 
-def test_with_a_third_of_everything_lost_nothing_is(platform: Platform, new_device: Callable[..., Device]) -> None:
+def test_no_event_is_lost_when_a_third_of_all_messages_is(platform: Platform, new_device: Callable[..., Device]) -> None:
     devices = [new_device(f"-{number}", loss=0.3, seed=number, as_json=number == 2) for number in range(3)]
 
     def live(device: Device) -> None:
@@ -478,7 +479,7 @@ def test_with_a_third_of_everything_lost_nothing_is(platform: Platform, new_devi
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed", "running", "older copy"])
-def test_a_platform_that_lost_its_data_gets_it_again_from_a_device_with_nothing_new(
+def test_a_platform_that_lost_its_data_gets_it_back_from_a_device_without_new_events(
     new_platform: Callable[[], Platform], new_device: Callable[..., Device], how: str
 ) -> None:
     platform = new_platform()
@@ -512,7 +513,7 @@ def test_a_platform_that_lost_its_data_gets_it_again_from_a_device_with_nothing_
     assert (device.history(device.head)["store"] == first_store) == (how == "older copy")
 
 
-def test_what_was_acked_before_a_kill_is_there_after_it(new_platform: Callable[[], Platform], new_device: Callable[..., Device]) -> None:
+def test_acked_events_survive_a_kill(new_platform: Callable[[], Platform], new_device: Callable[..., Device]) -> None:
     platform, device = new_platform(), new_device(root="lab")
     for _ in range(4):
         for _ in range(150):
@@ -553,7 +554,7 @@ def test_a_second_worker_on_the_database_is_refused(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_0_also_where_there_is_no_broker(tmp_path: Path, number: int) -> None:
+def test_a_signal_ends_it_with_0_even_without_a_broker(tmp_path: Path, number: int) -> None:
     with Running("platform", "run", "-p", "1", "--database", f"sqlite:///{tmp_path}/x.db") as running:
         running.wait_for("no connection")
         assert running.end(number) == 0

@@ -39,13 +39,11 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_copy_is_of_the_moment_at_which_it_began_however_much_is_written_meanwhile(
-    file: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_shows_the_moment_it_began_whatever_is_written_meanwhile(file: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     written = itertools.count(51)
 
     class Beside(sqlite3.Connection):
-        """The worker commits after every page that is copied."""
+        """Commits after every copied page."""
 
         def backup(self, target: sqlite3.Connection, *, pages: int = -1, progress: Any = None, **more: Any) -> None:
             def step(*told: int) -> None:
@@ -56,7 +54,7 @@ def test_a_copy_is_of_the_moment_at_which_it_began_however_much_is_written_meanw
 
             super().backup(target, pages=1, progress=step, **more)
 
-    for number in range(5):  # so that there are pages to copy
+    for number in range(5):  # enough pages to copy
         store_batches(store, batch(0, 100, *range(1, 101)), device=f"d{number}")
     monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Beside))
     copy = file.with_name("copy.db")
@@ -76,7 +74,7 @@ def test_a_copy_is_one_file_and_leaves_nothing_beside_it(file: Path, store: Stor
     assert names(folder) == {"copy.db"}
 
 
-def test_an_interrupted_copy_is_not_there(file: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_copy_leaves_no_file(file: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: Path, to: Path) -> None:
         to.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -95,7 +93,7 @@ def test_a_backup_replaces_nothing(file: Path, store: Store) -> None:
     assert watermark(file) == 50
 
 
-def test_what_is_no_database_of_a_platform_is_neither_copied_nor_restored(tmp_path: Path, file: Path) -> None:
+def test_a_foreign_database_is_neither_copied_nor_restored(tmp_path: Path, file: Path) -> None:
     other, text = tmp_path / "other.db", tmp_path / "text"
     with closing(sqlite3.connect(other)) as opened:
         opened.execute("CREATE TABLE t (x)")
@@ -120,18 +118,18 @@ def test_a_damaged_database_gives_no_copy(file: Path) -> None:
     assert not file.with_name("copy.db").exists()
 
 
-def test_a_folder_that_is_not_there_is_named(file: Path, store: Store) -> None:
+def test_a_missing_folder_is_named(file: Path, store: Store) -> None:
     with pytest.raises(StoreError, match="nowhere"):
         backup(file, file.parent / "nowhere" / "copy.db")
 
 
-def test_what_was_there_is_set_aside_with_its_wal_and_harms_the_restored_one_in_nothing(file: Path) -> None:
+def test_the_old_database_is_set_aside_with_its_wal_and_cannot_harm_the_new_one(file: Path) -> None:
     store = open_store(file)
     store_batches(store, batch(0, 50, *range(1, 51)))
     copy = file.with_name("copy.db")
     backup(file, copy)
     store_batches(store, batch(50, 90, *range(51, 91)))
-    # As after a SIGKILL: the newest events are in the -wal alone.
+    # As after a SIGKILL, only the -wal has the newest events.
     for suffix in ("", "-wal", "-shm"):
         (file.parent / f"killed.db{suffix}").write_bytes((file.parent / f"{file.name}{suffix}").read_bytes())
     store.close()
@@ -145,7 +143,7 @@ def test_what_was_there_is_set_aside_with_its_wal_and_harms_the_restored_one_in_
     check_conserved(killed)
 
 
-def test_nothing_is_restored_under_a_worker(file: Path, store: Store) -> None:
+def test_nothing_is_restored_while_a_worker_runs(file: Path, store: Store) -> None:
     copy = file.with_name("copy.db")
     backup(file, copy)
     with pytest.raises(StoreError, match="another worker has this database"):
@@ -161,7 +159,7 @@ def test_the_commands_say_what_they_did(file: Path, store: Store) -> None:
     assert (done.exit_code, "restored; the old database is now" in done.stderr) == (0, True)
 
 
-def test_of_postgresql_they_name_its_own_tools() -> None:
+def test_for_postgresql_the_commands_name_its_own_tools() -> None:
     done = CliRunner().invoke(cli, ["platform", "backup", "--database", "postgresql://x@/y", "--to", "z"])
     assert done.exit_code == 2
     assert "pg_dump" in done.stderr

@@ -1,4 +1,4 @@
-"""A batch that was packed where it came is what reading it here gives; what is unusual is left."""
+"""A packed batch equals the decoded one. An unusual payload is not packed."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ both = pytest.mark.parametrize("rows", [InsertRows, CopyRows])
 
 @settings(deadline=None)
 @given(st.sampled_from([InsertRows, CopyRows]), st.lists(EVENTS, max_size=5))
-def test_a_batch_is_the_same_as_read_here(rows: type[Rows], events: list[Event]) -> None:
+def test_an_unpacked_batch_equals_the_decoded_one(rows: type[Rows], events: list[Event]) -> None:
     payload = encode(Batch(EPOCH, BOOT, 0, len(events), 9, 1, tuple(made._replace(seq=seq) for seq, made in enumerate(events, 1))))
     packed = pack(payload, rows)
     assert packed is not None
@@ -43,6 +43,6 @@ UNUSUAL = {
 
 @both
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_what_is_unusual_it_leaves(rows: type[Rows], name: str) -> None:
+def test_an_unusual_payload_is_not_packed(rows: type[Rows], name: str) -> None:
     assert pack(USUAL, rows) is not None
     assert pack(UNUSUAL[name], rows) is None

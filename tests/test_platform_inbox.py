@@ -16,7 +16,7 @@ def inbox(most_messages: int = 100, most_bytes: int = 100, gather: float = 0.0) 
     return Inbox(lambda message: message.payload[1:] or None, most_messages, most_bytes, gather)
 
 
-def test_messages_come_out_in_order_each_with_what_it_is_packed_to() -> None:
+def test_messages_come_out_in_order_with_their_packed_forms() -> None:
     full = inbox()
     full.put(received(b"1"))
     full.put(received(b"23", retain=True))
@@ -25,7 +25,7 @@ def test_messages_come_out_in_order_each_with_what_it_is_packed_to() -> None:
     assert full.take(9, 0.0).messages == []
 
 
-def test_a_full_inbox_drops_and_counts_and_takes_again_once_there_is_room() -> None:
+def test_a_full_inbox_drops_and_counts_until_there_is_room_again() -> None:
     full = inbox(most_messages=2)
     for _ in range(3):
         full.put(received(b"1"))
@@ -36,7 +36,7 @@ def test_a_full_inbox_drops_and_counts_and_takes_again_once_there_is_room() -> N
     assert (len(came.messages), came.dropped) == (2, 0)
 
 
-def test_the_inbox_is_bounded_in_bytes_too_packed_ones_among_them() -> None:
+def test_the_inbox_is_bounded_in_bytes_with_the_packed_ones() -> None:
     full = inbox(most_bytes=10)
     full.put(received(b"123"))
     assert full.take(0, 0.0).fill == 0.5
@@ -48,7 +48,7 @@ def test_the_inbox_is_bounded_in_bytes_too_packed_ones_among_them() -> None:
     assert [message.payload for message in full.take(9, 0.0).messages] == [b"123", b"1"]
 
 
-def test_what_does_not_fit_is_not_even_packed() -> None:
+def test_a_message_that_does_not_fit_is_not_packed() -> None:
     packed: list[Received] = []
     full = Inbox(packed.append, most_messages=0)
     full.put(received(b""))
@@ -63,7 +63,7 @@ def test_few_large_messages_are_taken_at_a_time(monkeypatch: pytest.MonkeyPatch)
     assert [len(full.take(9, 0.0).messages) for _ in range(3)] == [1, 1, 1]
 
 
-def test_the_inbox_wakes_whoever_waits_for_it() -> None:
+def test_a_message_or_news_ends_the_wait() -> None:
     full = inbox()
     for something in (received(b"1"), Connected()):
         threading.Timer(0.01, full.put, [something]).start()
@@ -79,7 +79,7 @@ def test_messages_are_gathered_until_there_are_enough() -> None:
     assert [message.payload for message in full.take(2, 20.0).messages] == [b"2", b"3"]
 
 
-def test_news_and_short_patience_end_the_gathering() -> None:
+def test_news_or_the_timeout_ends_the_gathering() -> None:
     full = inbox(gather=10.0)
     full.put(received(b"1"))
     assert len(full.take(2, 0.0).messages) == 1
@@ -96,7 +96,7 @@ def test_the_first_message_in_a_while_does_not_wait_for_others() -> None:
     assert len(full.take(2, 1000.0).messages) == 1
 
 
-def test_news_alone_are_not_waited_for() -> None:
+def test_a_request_for_news_alone_does_not_wait() -> None:
     full = inbox(gather=1000.0)
     full.put(received(b"1"))
     full.take(1, 0.0)
@@ -105,7 +105,7 @@ def test_news_alone_are_not_waited_for() -> None:
     assert full.take(0, 1000.0).messages == []
 
 
-def test_news_are_kept_in_order_the_latest_of_too_many() -> None:
+def test_news_stay_in_order_and_the_oldest_of_too_many_go() -> None:
     full = inbox()
     record = logging.makeLogRecord({"msg": "x"})
     for number in range(facewire_platform.intake.inbox.INBOX_NEWS):

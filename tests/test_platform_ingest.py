@@ -27,7 +27,7 @@ def test_a_batch_that_joins_on_is_stored_and_moves_the_watermark_to_its_cursor()
     assert (decision.watermark, seqs_of(decision), decision.declared, decision.late) == (5, [4, 5], (), ())
 
 
-def test_a_batch_that_looks_whole_names_what_is_bad_in_it() -> None:
+def test_a_batch_with_a_bad_event_is_not_mistaken_for_a_whole_one() -> None:
     unreadable = bad_event(None)
     assert decide(batch(3, 5, 4, 5, bad=(unreadable,)), 3, {}).rejected == (unreadable,)
 
@@ -42,12 +42,12 @@ def test_a_hole_is_stored_but_leaves_the_watermark_and_declares_nothing() -> Non
     assert (decision.watermark, seqs_of(decision), decision.declared) == (3, [8, 10], ())
 
 
-def test_in_a_hole_no_conflict_is_looked_for_and_what_is_stored_stays() -> None:
+def test_a_batch_after_a_hole_is_not_checked_for_conflicts_and_stored_events_stay() -> None:
     decision = decide(batch(7, 9, event(8, 1), event(9, 1)), 3, contents(8))
     assert (decision.conflict, seqs_of(decision), decision.watermark) == (None, [9], 3)
 
 
-def test_the_part_before_the_first_conflict_counts_and_no_more() -> None:
+def test_only_the_part_before_the_first_conflict_counts() -> None:
     decision = decide(batch(0, 9, 1, 2, event(5, 1), event(6, 1), 9), 0, contents(2, 5, 6))
     assert (decision.conflict, decision.watermark, seqs_of(decision)) == (5, 4, [1])
     assert decision.declared == (Range(3, 4),)
@@ -73,7 +73,7 @@ def test_other_fields_make_no_conflict() -> None:
     assert decide(batch(0, 1, other), 0, contents(1)).conflict is None
 
 
-def test_bad_events_after_the_conflict_are_not_rejected_as_nothing_there_counts() -> None:
+def test_bad_events_after_a_conflict_are_not_rejected() -> None:
     decision = decide(batch(0, 4, 1, event(3, 1), bad=(bad_event(2), bad_event(4))), 0, contents(3))
     assert (decision.conflict, decision.watermark) == (3, 2)
     assert [bad.seq for bad in decision.rejected] == [2]
@@ -85,13 +85,13 @@ def test_a_repeat_changes_nothing() -> None:
     assert decision == Decision(3)
 
 
-def test_gaps_begin_above_the_watermark_where_the_device_went_back() -> None:
+def test_gaps_begin_above_the_watermark_if_the_device_went_back() -> None:
     decision = decide(batch(0, 9, 2, 8), 5, contents(2, 3, 4, 5))
     assert decision.declared == (Range(6, 7), Range(9, 9))
     assert decision.watermark == 9
 
 
-def test_what_a_match_stored_already_is_no_gap() -> None:
+def test_an_event_stored_from_its_match_is_no_gap() -> None:
     assert decide(batch(0, 4, 4), 0, contents(2)).declared == (Range(1, 1), Range(3, 3))
 
 
@@ -106,7 +106,7 @@ def test_several_bad_events_are_quarantined_and_passed() -> None:
     assert [bad.seq for bad in decision.rejected] == [2, 3, 5]
 
 
-def test_the_place_of_a_bad_event_without_a_readable_seq_is_a_gap() -> None:
+def test_a_bad_event_without_a_readable_seq_leaves_a_gap() -> None:
     decision = decide(batch(0, 3, 1, 3, bad=(bad_event(None),)), 0, {})
     assert (decision.declared, decision.quarantined, len(decision.rejected)) == ((Range(2, 2),), (), 1)
 
@@ -126,7 +126,7 @@ def test_a_probe_below_the_watermark_moves_nothing_and_above_it_is_a_hole() -> N
     assert decide(batch(9, 9), 7, {}) == Decision(7)
 
 
-def test_a_giant_range_costs_no_more_than_its_events() -> None:
+def test_a_huge_range_costs_no_more_than_its_events() -> None:
     started = time.perf_counter()
     decision = decide(batch(0, MAX_INT, 2**60), 0, {}, runs=[Range(5, 2**40)])
     assert decision.declared == (Range(1, 4), Range(2**40 + 1, 2**60 - 1), Range(2**60 + 1, MAX_INT))
@@ -134,7 +134,7 @@ def test_a_giant_range_costs_no_more_than_its_events() -> None:
     assert time.perf_counter() - started < 1
 
 
-def test_the_answer_repeats_the_batch_key_and_names_what_was_rejected() -> None:
+def test_the_ack_repeats_the_batch_key_and_names_the_rejected_events() -> None:
     asked = batch(0, 3, 1, bad=(bad_event(2, "why"), bad_event(None, "unreadable")))
     ack = answer(asked, decide(asked, 0, {}), "store")
     assert (ack.epoch, ack.boot, ack.key, ack.cursor, ack.store) == (asked.epoch, asked.boot, 3, 3, "store")
@@ -144,7 +144,7 @@ def test_the_answer_repeats_the_batch_key_and_names_what_was_rejected() -> None:
 
 @relaxed
 @given(st.integers(1, 12), st.integers(0, 15), st.lists(st.tuples(st.integers(1, 15), st.integers(0, 4))))
-def test_missing_ranges_are_what_is_left_of_the_span(first: int, size: int, held: list[tuple[int, int]]) -> None:
+def test_missing_ranges_are_the_rest_of_the_span(first: int, size: int, held: list[tuple[int, int]]) -> None:
     ranges = [(start, start + more) for start, more in held]
     left = set(range(first, first + size)) - {seq for start, end in ranges for seq in range(start, end + 1)}
     found = list(missing(Range(first, first + size - 1), ranges))
@@ -154,7 +154,7 @@ def test_missing_ranges_are_what_is_left_of_the_span(first: int, size: int, held
 
 @st.composite
 def batches(draw: st.DrawFn, most: int = 9) -> Batch:
-    """Batches of one epoch; small, so that they meet."""
+    """Batches of one epoch. They are small, so that they overlap."""
     after, cursor = sorted((draw(st.integers(0, most)), draw(st.integers(0, most))))
     kinds = draw(st.lists(st.sampled_from(("good", "other", "bad", "lost")), min_size=cursor - after, max_size=cursor - after))
     events, bad = [], []
@@ -170,7 +170,7 @@ def batches(draw: st.DrawFn, most: int = 9) -> Batch:
 
 @relaxed
 @given(st.lists(batches(), max_size=6), st.booleans())
-def test_any_batches_leave_what_the_page_says(taken: list[Batch], as_runs: bool) -> None:
+def test_any_batches_leave_the_state_of_the_model(taken: list[Batch], as_runs: bool) -> None:
     model = StreamModel()
     for one in taken:
         known = {seq: Content.of(stored) for seq, stored in model.stored.items() if one.after < seq <= one.cursor}

@@ -15,7 +15,7 @@ from facewire_platform.store.migrate import migrate
 from facewire_platform.store.rows import key
 from facewire_platform.store.writer import open_store
 
-#: A store of facewire 0.1: two events, a gap of one, one in quarantine, one above the watermark.
+#: A store of facewire 0.1: two events, one in a gap, one in quarantine, one above the watermark.
 SCHEMA_1 = Path(__file__).parent / "data" / "schema-1.sql"
 
 
@@ -28,7 +28,7 @@ def old(tmp_path: Path) -> Path:
 
 
 def schema(path: Path) -> list[tuple[Any, ...]]:
-    """Tables with their columns, and indexes; a column that was added later stands last."""
+    """Tables and indexes. Columns are sorted, because a migration adds them at the end."""
     with closing(sqlite3.connect(path)) as db:
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
         columns = [(table, *sorted(column[1:] for column in db.execute(f"PRAGMA table_info({table})"))) for table in tables]
@@ -37,12 +37,12 @@ def schema(path: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("opener", [open_store, History])
-def test_a_database_of_an_older_facewire_is_refused_with_what_to_do(old: Path, opener: Any) -> None:
+def test_a_database_of_an_older_facewire_is_refused_with_a_remedy(old: Path, opener: Any) -> None:
     with pytest.raises(StoreError, match="has schema 1, this facewire needs 2: run `facewire platform migrate`"):
         opener(old)
 
 
-def test_migrating_the_first_schema_keeps_all_and_takes_a_copy_before(old: Path) -> None:
+def test_a_migration_of_the_first_schema_keeps_everything_and_copies_first(old: Path) -> None:
     before = rows(old, "SELECT * FROM event")
     told: list[str] = []
     assert migrate(old, told.append) == ["0002_counts_and_keys"]
@@ -59,7 +59,7 @@ def test_migrating_the_first_schema_keeps_all_and_takes_a_copy_before(old: Path)
         assert [row["seq"] for row in history.events(Filter())] == [1, 4, 5, 6]
 
 
-def test_a_migrated_database_is_as_a_new_one(old: Path, tmp_path: Path) -> None:
+def test_a_migrated_database_equals_a_new_one(old: Path, tmp_path: Path) -> None:
     migrate(old)
     open_store(tmp_path / "new.db").close()
     assert schema(old) == schema(tmp_path / "new.db")
@@ -71,7 +71,7 @@ def test_migrating_twice_does_nothing(old: Path) -> None:
     assert not old.with_name("old.db.before-2-2").exists()
 
 
-def test_a_migration_that_fails_leaves_all_as_it_was(old: Path) -> None:
+def test_a_migration_that_fails_changes_nothing(old: Path) -> None:
     index = "eventrow_timestamp_stream_seq_id_key_name_key"
     run(old, f"CREATE TABLE {index} (a)")  # its name is taken
     with pytest.raises(StoreError, match=index):
@@ -96,7 +96,7 @@ def test_a_worker_keeps_the_migration_out(old: Path, tmp_path: Path) -> None:
         migrate(old)
 
 
-def test_what_is_no_database_of_ours_is_not_migrated(tmp_path: Path) -> None:
+def test_a_foreign_database_is_not_migrated(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no database"):
         migrate(tmp_path / "none.db")
     with closing(sqlite3.connect(tmp_path / "theirs.db")) as db:
@@ -108,7 +108,7 @@ def test_what_is_no_database_of_ours_is_not_migrated(tmp_path: Path) -> None:
 
 @pytest.mark.postgresql
 def test_postgresql_is_migrated_from_its_first_schema(postgresql: str) -> None:
-    """There was no facewire with schema 1 on PostgreSQL; the way from it is the same."""
+    """Schema 1 never existed on PostgreSQL, but its migration would be the same."""
     open_store(postgresql).close()
     with psycopg.connect(postgresql, autocommit=True) as db:
         db.execute("ALTER TABLE stream DROP COLUMN stored")

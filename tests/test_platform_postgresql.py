@@ -27,11 +27,11 @@ def store(postgresql: str) -> Iterator[Store]:
 
 
 def disconnect(url: str) -> None:
-    """End all sessions but this one, as a server that is restarted does."""
+    """End all other sessions, as a restart of the server does."""
     run(url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
 
 
-def test_a_lost_connection_is_an_outage_after_which_the_store_is_to_be_opened_anew(store: Store, postgresql: str) -> None:
+def test_a_lost_connection_is_an_outage_that_calls_for_a_new_store(store: Store, postgresql: str) -> None:
     store_batches(store, batch(0, 1, 1))
     disconnect(postgresql)
     with pytest.raises(StoreError):
@@ -42,7 +42,7 @@ def test_a_lost_connection_is_an_outage_after_which_the_store_is_to_be_opened_an
         assert store_batches(again, batch(1, 2, 2)).cursor == 2
 
 
-def test_a_group_whose_commit_was_not_heard_of_may_be_taken_again(store: Store, postgresql: str) -> None:
+def test_a_group_whose_commit_is_uncertain_may_be_stored_again(store: Store, postgresql: str) -> None:
     group = [Message("d", batch(0, 3, 1, 3), 1), Message("d", batch(3, 4, 4), 1)]
     first = store.store(group)
     assert [ack.cursor for ack in first if isinstance(ack, Ack)] == [3, 4]
@@ -50,7 +50,7 @@ def test_a_group_whose_commit_was_not_heard_of_may_be_taken_again(store: Store, 
     check_conserved(postgresql)
 
 
-def test_what_was_acked_is_there_after_the_server_lost_its_power() -> None:
+def test_acked_events_survive_a_power_cut_of_the_server() -> None:
     server = PostgreSQL(settings=())
     try:
         url = server.new_database()
@@ -69,7 +69,7 @@ def test_what_was_acked_is_there_after_the_server_lost_its_power() -> None:
 
 
 def test_a_standby_that_only_reads_is_an_outage(postgresql: str) -> None:
-    """As during a failover: the address is that of a server that was not promoted yet."""
+    """During a failover the address may lead to a server that is not promoted yet."""
     with open_store(postgresql) as store:
         store._db.execute_sql("SET default_transaction_read_only = on")
         with pytest.raises(StoreError, match="read-only"):
@@ -90,7 +90,7 @@ def test_a_standby_that_only_reads_is_an_outage(postgresql: str) -> None:
         (errors.StringDataRightTruncation, False),
     ],
 )
-def test_what_may_work_later_is_an_outage(error: type[psycopg.Error], outage: bool) -> None:
+def test_errors_that_pass_by_themselves_are_outages(error: type[psycopg.Error], outage: bool) -> None:
     assert is_outage(error()) == outage
 
 
@@ -110,14 +110,14 @@ def test_a_worker_goes_on_when_its_server_is_back_and_loses_nothing(monkeypatch:
         server.close()
 
 
-def test_an_ack_is_durable_where_the_server_would_not_wait_for_its_disk(postgresql: str) -> None:
+def test_an_ack_is_durable_even_if_the_server_does_not_wait_for_its_disk(postgresql: str) -> None:
     run(postgresql, "ALTER DATABASE " + postgresql.partition("@/")[2].partition("?")[0] + " SET synchronous_commit = off")
     with open_store(postgresql) as store:
         assert store._db.execute_sql("SHOW synchronous_commit").fetchone() == ("on",)
 
 
-def test_workers_that_take_the_same_devices_at_once_store_each_event_once(postgresql: str) -> None:
-    """Each group takes the devices in an order of its own; none deadlocks, none fails."""
+def test_workers_that_store_the_same_devices_at_once_store_each_event_once(postgresql: str) -> None:
+    """Each group has the devices in a different order. None deadlocks, none fails."""
     names = [f"d{number}" for number in range(8)]
     failures: list[Exception] = []
     start = threading.Barrier(3)
@@ -184,14 +184,14 @@ def test_a_query_cannot_write(store: Store, postgresql: str) -> None:
     assert counts(postgresql) == (1, 1, 0, 0)
 
 
-def test_a_server_that_is_not_there_is_one_line_without_the_password(tmp_path: Path) -> None:
+def test_a_missing_server_is_one_line_without_the_password(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"^postgresql://me:\*\*\*@/x\?host=") as caught:
         open_store(f"postgresql://me:secret@/x?host={tmp_path}")
     assert "secret" not in str(caught.value)
     assert shown("postgresql://me@h/x?password=secret&a=b") == "postgresql://me@h/x?password=***&a=b"
 
 
-def test_workers_that_open_a_new_database_at_once_make_one_store(postgresql: str) -> None:
+def test_workers_that_open_a_new_database_at_once_create_one_store(postgresql: str) -> None:
     identities: list[str] = []
 
     def work() -> None:
@@ -207,7 +207,7 @@ def test_workers_that_open_a_new_database_at_once_make_one_store(postgresql: str
     assert len(set(identities)) == 1
 
 
-def test_the_database_that_a_url_names_may_be_in_a_schema_of_its_own(postgresql: str) -> None:
+def test_a_url_may_name_a_schema(postgresql: str) -> None:
     run(postgresql, "CREATE TABLE theirs (id int)")
     run(postgresql, "CREATE SCHEMA ours")
     url = f"{postgresql}&options=-csearch_path%3Dours"
@@ -218,7 +218,7 @@ def test_the_database_that_a_url_names_may_be_in_a_schema_of_its_own(postgresql:
     assert open_database(locate(url), "read").close() in {True, None}
 
 
-def test_the_boot_seen_by_two_workers_at_once_is_kept(postgresql: str) -> None:
+def test_a_boot_that_two_workers_see_at_once_is_remembered(postgresql: str) -> None:
     with open_store(postgresql) as one, open_store(postgresql) as other:
         one.store([Message("d", Status(BOOT, True, 1, EPOCH), 1)])
         other.store([Message("d", Status("0000000000000002", True, 2, EPOCH), 2)])

@@ -29,17 +29,17 @@ def test_an_online_status_of_an_unknown_boot_counts_and_its_will_does_not() -> N
     assert not counts(("a",), "b", online=False)
 
 
-def test_the_first_word_of_a_device_counts_whatever_it_is() -> None:
+def test_the_first_status_of_a_device_always_counts() -> None:
     assert counts((), "a", online=False)
 
 
 @given(boots, st.sampled_from("abcdefgh"), st.booleans())
-def test_what_counts_is_of_the_newest_boot_afterwards(known: tuple[str, ...], boot: str, online: bool) -> None:
+def test_the_boot_of_a_status_that_counts_is_the_newest_afterwards(known: tuple[str, ...], boot: str, online: bool) -> None:
     if counts(known, boot, online=online):
         assert seen(known, boot)[-1] == boot
 
 
-def test_no_more_boots_are_remembered_than_needed_and_the_newest_stay() -> None:
+def test_a_bounded_number_of_boots_is_remembered_the_newest_ones() -> None:
     known: tuple[str, ...] = ()
     for number in range(REMEMBERED + 5):
         known = seen(known, str(number))

@@ -21,7 +21,7 @@ def reading(kind: str, payload: bytes, *, packed: bytes | None = None, retained:
     return messages
 
 
-def test_a_batch_is_the_same_packed_or_not() -> None:
+def test_a_packed_batch_reads_the_same_as_a_plain_one() -> None:
     (plain,), (packed,) = reading("history", BATCH), reading("history", b"", packed=pack(BATCH, InsertRows))
     assert isinstance(plain.body, Batch)
     assert isinstance(packed.body, BatchOf)
@@ -29,7 +29,7 @@ def test_a_batch_is_the_same_packed_or_not() -> None:
     assert InsertRows.of(plain.body.events).packed == InsertRows.of(packed.body.events).packed
 
 
-def test_a_batch_that_is_refused_is_kept_and_answered() -> None:
+def test_a_refused_batch_is_quarantined_and_answered() -> None:
     payload = encode(batch(5, 5)).replace(b"\xa5after\x05", b"\xa5after\x09")
     kept, refused = (message.body for message in reading("history", payload))
     assert isinstance(kept, Unreadable)
@@ -37,7 +37,7 @@ def test_a_batch_that_is_refused_is_kept_and_answered() -> None:
     assert isinstance(refused, BatchRefused)
 
 
-def test_what_is_not_for_us_or_cannot_be_read_is_kept_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_foreign_or_unreadable_message_is_quarantined_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     ack = encode(Ack("0" * 16, "0" * 16, 0, 0, "s"))
     (not_ours,), (no_message,) = reading("ack", ack), reading("match", b"\xc1")
     assert not_ours.body == Unreadable("facewire/v1/d/ack", "an ack is not for us", ack)
@@ -49,5 +49,5 @@ def test_what_is_not_for_us_or_cannot_be_read_is_kept_with_its_reason(monkeypatc
     assert ours.body == Unreadable("facewire/v1/d/match", "internal error: ZeroDivisionError", b"")
 
 
-def test_it_is_told_what_the_broker_had_kept() -> None:
+def test_a_retained_message_is_marked() -> None:
     assert [message.retained for retained in (True, False) for message in reading("history", BATCH, retained=retained)] == [True, False]

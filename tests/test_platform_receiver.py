@@ -1,4 +1,4 @@
-"""The process that has the connection: what it gives and takes, that it is replaced when it fails, and does not outlive its worker."""
+"""The process with the connection: its messages, its replacement if it fails, and its end."""
 
 import logging
 import os
@@ -51,7 +51,7 @@ def probe(mosquitto: Address) -> Iterator[Probe]:
 
 
 def exchanges(receiver: Receiver) -> Iterator[Delivery]:
-    """For as long as a test may take."""
+    """The exchanges of at most 20 s."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         yield receiver.exchange([], 9)
@@ -77,7 +77,7 @@ def has_ended(process: int) -> bool:
         os.close(watched)
 
 
-def test_it_gives_what_was_published_batches_packed(receiver: Receiver, probe: Probe) -> None:
+def test_it_delivers_published_messages_with_batches_packed(receiver: Receiver, probe: Probe) -> None:
     probe.send(publish(HISTORY, BATCH, 1), publish(MATCH, BATCH), publish(HISTORY, b"\xc1", 1, packet_id=2))
     messages = []
     for came in exchanges(receiver):
@@ -87,7 +87,7 @@ def test_it_gives_what_was_published_batches_packed(receiver: Receiver, probe: P
     assert messages == [(HISTORY, BATCH, False, pack(BATCH, CopyRows)), (MATCH, BATCH, False, None), (HISTORY, b"\xc1", False, None)]
 
 
-def test_it_publishes_what_it_is_given_and_what_it_is_given_last(receiver: Receiver, probe: Probe) -> None:
+def test_it_publishes_in_exchanges_and_when_it_closes(receiver: Receiver, probe: Probe) -> None:
     probe.send(subscribe((ACK, 1)))
     probe.wait(SUBACK)
     receiver.exchange([Publication(ACK, b"1"), Publication(ACK, b"2")], 0)
@@ -97,7 +97,7 @@ def test_it_publishes_what_it_is_given_and_what_it_is_given_last(receiver: Recei
     assert has_ended(process)
 
 
-def test_one_that_died_is_followed_by_another(receiver: Receiver, probe: Probe) -> None:
+def test_a_process_that_died_is_replaced(receiver: Receiver, probe: Probe) -> None:
     first = pid(receiver)
     os.kill(first, signal.SIGKILL)
     assert has_ended(first)
@@ -109,9 +109,9 @@ def test_one_that_died_is_followed_by_another(receiver: Receiver, probe: Probe) 
     assert any(came.messages for came in exchanges(receiver))
 
 
-def test_one_that_is_stuck_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_stuck_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.intake.receiver, "PATIENCE", 0.05)
-    for most in (1, 1_000):  # what is sent to it the socket holds, or not
+    for most in (1, 1_000):  # fits into the socket's buffer, or not
         receiver = receiver_at(NOBODY)
         receiver._running()
         stuck = pid(receiver)
@@ -122,7 +122,7 @@ def test_one_that_is_stuck_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
         receiver.close([])
 
 
-def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.intake.receiver, "RETRY", 0.0)
     receiver = receiver_at(NOBODY)
     with monkeypatch.context() as context:
@@ -136,7 +136,7 @@ def test_one_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPat
     receiver.close([])
 
 
-def test_another_is_not_started_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replacement_does_not_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(facewire_platform.intake.receiver, "RETRY", 1000.0)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
@@ -149,7 +149,7 @@ def test_another_is_not_started_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert second > 900.0
 
 
-def test_it_ends_when_its_worker_is_killed(mosquitto: Address) -> None:
+def test_the_process_ends_when_its_worker_is_killed(mosquitto: Address) -> None:
     program = f"""
 import time
 from facewire_mqtt import Address
@@ -168,7 +168,7 @@ time.sleep(99)
     os.close(child)
 
 
-def test_it_hears_no_signal_that_is_for_its_worker(receiver: Receiver, probe: Probe) -> None:
+def test_the_process_ignores_the_signals_for_its_worker(receiver: Receiver, probe: Probe) -> None:
     os.kill(pid(receiver), signal.SIGTERM)
     assert os.getsid(pid(receiver)) != os.getsid(0)
     probe.send(publish(MATCH, b"x"))
@@ -178,7 +178,7 @@ def test_it_hears_no_signal_that_is_for_its_worker(receiver: Receiver, probe: Pr
             break
 
 
-def test_nobody_sees_its_password_in_a_list_of_processes(mosquitto: Address) -> None:
+def test_the_list_of_processes_shows_no_password(mosquitto: Address) -> None:
     receiver = receiver_at(Address(port=mosquitto.port, username="u", password="geheim"))  # noqa: S106
     wait_until_connected(receiver)
     for shown in ("cmdline", "environ"):
@@ -186,20 +186,20 @@ def test_nobody_sees_its_password_in_a_list_of_processes(mosquitto: Address) -> 
     receiver.close([])
 
 
-def test_what_it_logs_its_worker_is_given() -> None:
+def test_its_log_records_reach_the_worker() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         receiver = receiver_at(Address(port=listening.getsockname()[1]))
         receiver.exchange([], 0)
         broker, _ = listening.accept()
         with broker:
             connack, suback = b"\x20\x02\x00\x00", b"\x90\x04\x00\x01\x01\x00"
-            broker.sendall(connack + suback + publish(b"\xff"))  # which is not UTF-8
+            broker.sendall(connack + suback + publish(b"\xff"))  # no UTF-8
             record = next(news for came in exchanges(receiver) for news in came.news if isinstance(news, logging.LogRecord))
         receiver.close([])
     assert record.getMessage() == "ignored topic that is not UTF-8"
 
 
-def test_what_is_logged_can_be_sent_and_names_the_kind_of_its_exception_and_no_words_of_it() -> None:
+def test_a_log_record_can_be_sent_and_names_an_exception_only_by_its_type() -> None:
     inbox = Inbox(lambda _: None)
     with pytest.raises(ValueError, match="小明") as raised:
         int("小明")

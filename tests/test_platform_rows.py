@@ -1,4 +1,4 @@
-"""Rows are what their databases take, and say again what is decided on."""
+"""Rows have the form that their database takes, and give back the four decisive fields."""
 
 import itertools
 from typing import Any
@@ -25,7 +25,7 @@ both = pytest.mark.parametrize("form", [InsertRows, CopyRows])
 @both
 @relaxed
 @given(events=st.lists(EVENTS, max_size=5), chosen=st.sets(st.integers(0, 4)))
-def test_they_are_a_sequence_of_what_is_decided_on(form: type[Rows], events: list[Event], chosen: set[int]) -> None:
+def test_rows_are_a_sequence_of_the_four_decisive_fields(form: type[Rows], events: list[Event], chosen: set[int]) -> None:
     rows = form.of(events)
     assert [row[:4] for row in rows] == [event[:4] for event in events]
     assert [(row.seq, row.timestamp, row.score, row.identity_id) for row in rows] == [event[:4] for event in events]
@@ -36,7 +36,7 @@ def test_they_are_a_sequence_of_what_is_decided_on(form: type[Rows], events: lis
 
 
 @both
-def test_their_places_are_those_of_a_list(form: type[Rows]) -> None:
+def test_rows_are_indexed_like_a_list(form: type[Rows]) -> None:
     rows = form.of([event(seq) for seq in (1, 2, 3)])
     assert len(rows) == 3
     assert [row.seq for row in rows[:2]] == [1, 2]
@@ -46,7 +46,7 @@ def test_their_places_are_those_of_a_list(form: type[Rows]) -> None:
         rows[3]
 
 
-def test_an_insert_is_given_all_values_with_the_stream_of_each_row() -> None:
+def test_insert_rows_list_all_values_with_the_stream_of_each_row() -> None:
     group: list[Any] = ["before"]
     rows = InsertRows.of([event(seq, photo=b"x") for seq in (1, 2)])
     rows.add_to(group, 7)
@@ -71,7 +71,7 @@ def test_an_insert_is_given_all_values_with_the_stream_of_each_row() -> None:
     assert extra is None
 
 
-def test_a_database_has_what_they_were_made_of(location: Location) -> None:
+def test_a_database_stores_the_events_of_the_rows(location: Location) -> None:
     columns = ", ".join(column.column_name for column in ROW_COLUMNS)
     newest = f"SELECT {columns} FROM event WHERE stream = (SELECT max(id) FROM stream) ORDER BY seq"
     devices = map(str, itertools.count())
@@ -94,6 +94,6 @@ def test_a_database_has_what_they_were_made_of(location: Location) -> None:
 
 @relaxed
 @given(st.text(st.sampled_from("\x00\x01\x0201a")))
-def test_an_escaped_text_has_no_nul_and_comes_back(text: str) -> None:
+def test_an_escaped_text_has_no_nul_and_unescapes_to_the_same(text: str) -> None:
     assert "\x00" not in escape(text)
     assert unescape(escape(text)) == text

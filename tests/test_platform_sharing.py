@@ -19,13 +19,13 @@ pytestmark = pytest.mark.network
 
 
 @pytest.mark.parametrize("engine", PARAMETERS)
-def test_a_broker_that_shares_is_known_as_such(engine: str, tmp_path: Path) -> None:
+def test_a_broker_that_shares_is_recognized(engine: str, tmp_path: Path) -> None:
     with anonymous(engine, tmp_path) as address:
         assert shared_subscriptions_deliver(address, Topics("a/site"))
 
 
 def known(folder: Path) -> tuple[UsersFile, str]:
-    """A file with one platform's credential, and its secret."""
+    """A users file with a platform, and its secret."""
     file, secret = UsersFile(folder / "users"), credentials.generate_secret()
     with file.editing() as users:
         credentials.add(users, "worker", Role.PLATFORM, secret)
@@ -33,7 +33,7 @@ def known(folder: Path) -> tuple[UsersFile, str]:
 
 
 @pytest.mark.parametrize("engine", PARAMETERS)
-def test_the_credential_of_a_platform_is_enough(engine: str, tmp_path: Path) -> None:
+def test_a_platform_credential_is_enough(engine: str, tmp_path: Path) -> None:
     users, secret = known(tmp_path)
     with with_users(engine, tmp_path, users) as address:
         assert shared_subscriptions_deliver(dataclasses.replace(address, username="worker", password=secret), Topics())
@@ -41,7 +41,7 @@ def test_the_credential_of_a_platform_is_enough(engine: str, tmp_path: Path) -> 
 
 @pytest.fixture
 def publish_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], int]], None]:
-    """Has each message published as often as a function of its topic says, as if the broker lost or repeated it."""
+    """Publishes each message `times(topic)` times, like a broker that loses or repeats."""
     monkeypatch.setattr(facewire_platform.intake.sharing, "GRACE", 0.1)
     monkeypatch.setattr(facewire_platform.intake.sharing, "PATIENCE", 0.5)
     real = Connection.publish
@@ -53,7 +53,7 @@ def publish_times(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], 
 
 
 @pytest.mark.parametrize(("shared", "plain", "deliver"), [(1, 1, True), (0, 1, False), (2, 1, False)])
-def test_it_is_judged_by_what_arrives(
+def test_the_arrived_messages_decide(
     publish_times: Callable[[Callable[[str], int]], None], tmp_path: Path, shared: int, plain: int, deliver: bool
 ) -> None:
     publish_times(lambda topic: shared if "shared" in topic else plain)
@@ -61,13 +61,13 @@ def test_it_is_judged_by_what_arrives(
         assert shared_subscriptions_deliver(address, Topics()) is deliver
 
 
-def test_a_broker_that_delivers_nothing_at_all_is_no_answer(publish_times: Callable[[Callable[[str], int]], None], tmp_path: Path) -> None:
+def test_a_broker_that_delivers_nothing_at_all_is_an_error(publish_times: Callable[[Callable[[str], int]], None], tmp_path: Path) -> None:
     publish_times(lambda _: 0)
     with anonymous("ours", tmp_path) as address, pytest.raises(BrokerError, match="did not come back within"):
         shared_subscriptions_deliver(address, Topics())
 
 
-def test_who_is_not_known_and_who_is_not_there_are_told_apart(tmp_path: Path) -> None:
+def test_refused_credentials_and_a_missing_broker_are_different_errors(tmp_path: Path) -> None:
     users, _ = known(tmp_path)
     with with_users("ours", tmp_path, users) as address, pytest.raises(CredentialsRefused, match="refuses who we are"):
         shared_subscriptions_deliver(dataclasses.replace(address, username="worker", password=credentials.generate_secret()), Topics())

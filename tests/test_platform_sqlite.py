@@ -67,7 +67,7 @@ def test_a_newer_schema_is_refused_with_both_numbers(path: Path, opener: Any) ->
 
 
 @pytest.mark.parametrize("opener", [open_store, History])
-def test_no_database_at_all_is_refused_in_one_line(path: Path, opener: Any) -> None:
+def test_a_file_that_is_no_database_is_refused_in_one_line(path: Path, opener: Any) -> None:
     path.write_bytes(b"no database, for sure" * 1000)
     with pytest.raises(StoreError, match="not a database"):
         opener(path)
@@ -79,7 +79,7 @@ def test_no_database_at_all_is_refused_in_one_line(path: Path, opener: Any) -> N
         opener(path / "missing" / "x.db")
 
 
-def test_a_name_that_sqlite_would_read_otherwise_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_with_uri_characters_is_a_plain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (":memory:", "a b?mode=ro#%41", "file:x"):
         with open_store(Path(name)) as store:
@@ -89,7 +89,7 @@ def test_a_name_that_sqlite_would_read_otherwise_is_a_file(tmp_path: Path, monke
         assert (tmp_path / name).exists()
 
 
-def test_a_query_writes_nothing_and_makes_no_files(path: Path) -> None:
+def test_a_query_writes_nothing_and_creates_no_files(path: Path) -> None:
     with pytest.raises(StoreError, match="there is no database"):
         History(path)
     assert list(path.parent.iterdir()) == []
@@ -108,7 +108,7 @@ def test_a_query_writes_nothing_and_makes_no_files(path: Path) -> None:
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-def test_after_a_kill_a_query_reads_what_was_committed_and_leaves_the_recovery_to_the_worker(path: Path) -> None:
+def test_after_a_kill_a_query_reads_the_commits_and_leaves_recovery_to_the_worker(path: Path) -> None:
     script = (
         "import os, sys\n"
         "sys.path.insert(0, sys.argv[2])\n"
@@ -138,7 +138,7 @@ def test_a_lock_of_another_process_is_an_outage(store: Store, path: Path) -> Non
     assert store_batches(store, batch(0, 1, 1)).cursor == 1
 
 
-def test_a_full_disk_is_an_outage_in_which_nothing_is_half_written(store: Store, path: Path) -> None:
+def test_a_full_disk_is_an_outage_and_nothing_is_half_written(store: Store, path: Path) -> None:
     store_batches(store, batch(0, 1, 1))
     before = store._db.pragma("page_count")
     store._db.pragma("max_page_count", before)

@@ -1,4 +1,4 @@
-"""One suite, on every database. What is peculiar to one of them is in test_platform_sqlite and test_platform_postgresql."""
+"""One suite on both databases. test_platform_sqlite and test_platform_postgresql have the rest."""
 
 import json
 import tempfile
@@ -25,15 +25,9 @@ from facewire_platform.store.writer import Message, Store, Unreadable, open_stor
 VENDOR_EVENTS = Path(__file__).parent / "data" / "vendor-events.jsonl"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def path(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    location: Location = tmp_path / "platform.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
-    return location
-
-
 @pytest.fixture
-def store(path: Location) -> Iterator[Store]:
-    with open_store(path) as opened:
+def store(location: Location) -> Iterator[Store]:
+    with open_store(location) as opened:
         yield opened
 
 
@@ -41,21 +35,21 @@ SEQS = st.integers(1, 12)
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Batches and matches at random, in groups of any size, beside the model, which takes them one by one."""
+    """Random batches and matches in groups of any size; the model applies them one by one."""
 
     dense = 1_000
 
     def __init__(self) -> None:
         super().__init__()
         self.make()
-        self.store = open_store(self.path)
+        self.store = open_store(self.location)
         self.model = StreamModel()
         self.group: list[Message] = []
-        facewire_platform.store.writer.DENSE = self.dense  # type: ignore[misc]  # how it looks is to make no difference
+        facewire_platform.store.writer.DENSE = self.dense  # type: ignore[misc]  # the way of looking up must not matter
 
     def make(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.path: Location = Path(self.folder.name) / "x.db"
+        self.location: Location = Path(self.folder.name) / "x.db"
 
     @rule(
         after=st.integers(0, 12),
@@ -101,17 +95,17 @@ class StoreMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         self.group = []
         self.store.close()
-        self.store = open_store(self.path)
+        self.store = open_store(self.location)
         self.check()
 
     def check(self) -> None:
         self.model.check()
-        stored = {seq: (at, name) for seq, at, name in rows(self.path, "SELECT seq, timestamp, identity_id FROM event")}
+        stored = {seq: (at, name) for seq, at, name in rows(self.location, "SELECT seq, timestamp, identity_id FROM event")}
         assert stored == {seq: (e.timestamp, e.identity_id) for seq, e in self.model.stored.items()}
-        gaps = rows(self.path, "SELECT first, last FROM gap")
+        gaps = rows(self.location, "SELECT first, last FROM gap")
         assert sorted(seq for first, last in gaps for seq in range(first, last + 1)) == sorted(self.model.gaps)
-        assert {seq for (seq,) in rows(self.path, "SELECT seq FROM rejected")} == self.model.rejected
-        if stream := rows(self.path, "SELECT watermark, stored, gaps, quarantined FROM stream"):
+        assert {seq for (seq,) in rows(self.location, "SELECT seq FROM rejected")} == self.model.rejected
+        if stream := rows(self.location, "SELECT watermark, stored, gaps, quarantined FROM stream"):
             model = self.model
             assert stream == [(model.watermark, len(model.stored), len(model.gaps), len(model.rejected))]
 
@@ -122,13 +116,13 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class SparseStoreMachine(StoreMachine):
-    """The same, each batch being taken for a wide one."""
+    """The same, with every batch treated as a wide one."""
 
     dense = 0
 
 
 class PostgresqlStoreMachine(StoreMachine):
-    """The same on PostgreSQL, in one database that is emptied each time."""
+    """The same on PostgreSQL, in one database that is emptied for each run."""
 
     server: PostgreSQL
     url: str | None = None
@@ -141,16 +135,16 @@ class PostgresqlStoreMachine(StoreMachine):
             for table in ("device", "stream", "event", "gap", "rejected", "quarantine"):
                 run(self.url, f"DELETE FROM {table}")
         assert self.url is not None
-        self.path = self.url
+        self.location = self.url
 
 
 @pytest.mark.parametrize("machine", [StoreMachine, SparseStoreMachine])
-def test_groups_at_random_leave_what_the_model_has(machine: type[StoreMachine]) -> None:
+def test_random_groups_leave_the_state_of_the_model(machine: type[StoreMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=20, deadline=None))
 
 
 @pytest.mark.postgresql
-def test_groups_at_random_leave_what_the_model_has_on_postgresql(postgresql_server: PostgreSQL) -> None:
+def test_random_groups_leave_the_state_of_the_model_on_postgresql(postgresql_server: PostgreSQL) -> None:
     PostgresqlStoreMachine.server = postgresql_server
     run_state_machine_as_test(PostgresqlStoreMachine, settings=settings(max_examples=25, stateful_step_count=20, deadline=None))
 
@@ -168,126 +162,126 @@ def test_a_stream_begins_at_watermark_0_and_another_epoch_is_another_stream(stor
     assert store_batches(store, batch(0, 1, 1, epoch="00000000000000e2")).cursor == 1
     assert store_batches(store, batch(0, 0), device="other").cursor == 0
     with store._dialect.transaction(store._db):
-        # A device has many epochs in its life; of those that no message is about none is read.
+        # A device has many epochs in its life. Only those of the messages are read.
         assert [row[1:3] for row in store._sql.streams([("d", "00000000000000e2"), ("new", EPOCH)])] == [
             ("d", "00000000000000e2"),
             ("new", EPOCH),
         ]
 
 
-def test_the_same_batch_twice_in_a_transaction_is_stored_once(store: Store, path: Location) -> None:
+def test_the_same_batch_twice_in_a_transaction_is_stored_once(store: Store, location: Location) -> None:
     assert store_batches(store, batch(0, 2, 1, 2), batch(0, 2, 1, 2)).cursor == 2
-    assert counts(path) == (2, 2, 0, 0)
+    assert counts(location) == (2, 2, 0, 0)
 
 
-def test_late_events_split_gaps_and_close_them(store: Store, path: Location) -> None:
+def test_late_events_split_gaps_and_close_them(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 9, 9))
     store_match(store, 4)
-    assert rows(path, "SELECT first, last FROM gap ORDER BY first") == [(1, 3), (5, 8)]
+    assert rows(location, "SELECT first, last FROM gap ORDER BY first") == [(1, 3), (5, 8)]
     store_batches(store, batch(0, 8, 1, 3, 5, 8))
-    assert rows(path, "SELECT first, last FROM gap ORDER BY first") == [(2, 2), (6, 7)]
+    assert rows(location, "SELECT first, last FROM gap ORDER BY first") == [(2, 2), (6, 7)]
     store_batches(store, batch(0, 7, 2, 6, 7))
-    assert rows(path, "SELECT * FROM gap") == []
-    check_conserved(path)
+    assert rows(location, "SELECT * FROM gap") == []
+    check_conserved(location)
 
 
-def test_a_split_gap_keeps_the_time_at_which_it_was_declared(store: Store, path: Location) -> None:
+def test_a_split_gap_keeps_the_time_at_which_it_was_declared(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 9, 9), now_ms=70)
     store_match(store, 4, now_ms=90)
-    assert rows(path, "SELECT DISTINCT declared_at FROM gap") == [(70,)]
+    assert rows(location, "SELECT DISTINCT declared_at FROM gap") == [(70,)]
 
 
-def test_a_bad_event_later_sent_good_leaves_the_quarantine(store: Store, path: Location) -> None:
+def test_a_bad_event_later_sent_good_leaves_the_quarantine(store: Store, location: Location) -> None:
     assert [r.seq for r in store_batches(store, batch(0, 4, 1, 4, bad=(bad_event(2), bad_event(3)))).rejected] == [2, 3]
-    assert counts(path) == (4, 2, 0, 2)
+    assert counts(location) == (4, 2, 0, 2)
     store_batches(store, batch(1, 2, 2))
     store_match(store, 3)
-    assert counts(path) == (4, 4, 0, 0)
-    assert rows(path, "SELECT * FROM quarantine") == []
+    assert counts(location) == (4, 4, 0, 0)
+    assert rows(location, "SELECT * FROM quarantine") == []
 
 
-def test_the_count_survives_that_the_quarantine_is_bounded(store: Store, path: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_count_stays_right_when_the_quarantine_is_full(store: Store, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.store.losses, "MOST_QUARANTINED", 2)
     store_batches(store, batch(0, 5, bad=tuple(bad_event(seq) for seq in range(1, 6))))
-    assert rows(path, "SELECT seq FROM quarantine") == [(4,), (5,)]
+    assert rows(location, "SELECT seq FROM quarantine") == [(4,), (5,)]
     store_batches(store, batch(0, 1, 1))
-    assert counts(path) == (5, 1, 0, 4)
-    check_conserved(path)
+    assert counts(location) == (5, 1, 0, 4)
+    check_conserved(location)
 
 
-def test_what_retention_deleted_may_come_again_and_the_counts_do_not_mind(store: Store, path: Location) -> None:
+def test_events_that_retention_deleted_may_arrive_again_without_being_counted_again(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 4, 1, 4, bad=(bad_event(2),)))
-    run(path, "DELETE FROM event WHERE seq = 1")
+    run(location, "DELETE FROM event WHERE seq = 1")
     assert store_batches(store, batch(0, 1, 1)).cursor == 4
-    assert counts(path) == (4, 2, 1, 1)
+    assert counts(location) == (4, 2, 1, 1)
     store_match(store, 1)
-    run(path, "DELETE FROM event WHERE seq = 1")
+    run(location, "DELETE FROM event WHERE seq = 1")
     store_match(store, 1)
-    assert counts(path) == (4, 2, 1, 1)
-    assert rows(path, "SELECT stored FROM stream") == [(2,)], "an event that comes again is not counted again"
+    assert counts(location) == (4, 2, 1, 1)
+    assert rows(location, "SELECT stored FROM stream") == [(2,)], "an event that comes again is not counted again"
 
 
-def test_quarantine_keeps_one_row_for_a_message_however_often_it_comes(store: Store, path: Location) -> None:
+def test_quarantine_keeps_one_row_for_a_message_that_arrives_often(store: Store, location: Location) -> None:
     for now_ms in (1, 2, 3):
         store.store([Message("", Unreadable("t", "why", b"\x00raw"), now_ms)])
-    assert rows(path, "SELECT topic, reason, payload, size_bytes, first_at, last_at, times FROM quarantine") == [
+    assert rows(location, "SELECT topic, reason, payload, size_bytes, first_at, last_at, times FROM quarantine") == [
         ("t", "why", b"\x00raw", 4, 1, 3, 3)
     ]
 
 
-def test_quarantine_keeps_the_beginning_of_a_large_payload_and_its_size(store: Store, path: Location) -> None:
+def test_quarantine_keeps_the_beginning_of_a_large_payload_and_its_size(store: Store, location: Location) -> None:
     store.store([Message("", Unreadable("t", "why", bytes(1_000_000)), 1)])
-    assert rows(path, "SELECT length(payload), size_bytes FROM quarantine") == [(65_536, 1_000_000)]
+    assert rows(location, "SELECT length(payload), size_bytes FROM quarantine") == [(65_536, 1_000_000)]
 
 
-def test_a_batch_over_all_the_integers_is_one_gap_and_one_event(store: Store, path: Location) -> None:
+def test_a_batch_over_all_integers_is_one_gap_and_one_event(store: Store, location: Location) -> None:
     assert store_batches(store, batch(0, 2**60, 2**60)).cursor == 2**60
     assert store_batches(store, batch(2**60, MAX_INT, MAX_INT)).cursor == MAX_INT
     assert store_batches(store, batch(MAX_INT, MAX_INT)).cursor == MAX_INT
-    assert rows(path, "SELECT first, last FROM gap") == [(1, 2**60 - 1), (2**60 + 1, MAX_INT - 1)]
-    watermark, stored, gaps, _ = counts(path)
+    assert rows(location, "SELECT first, last FROM gap") == [(1, 2**60 - 1), (2**60 + 1, MAX_INT - 1)]
+    watermark, stored, gaps, _ = counts(location)
     assert watermark == stored + gaps
 
 
-def test_a_hole_at_the_end_of_the_integers_is_a_hole(store: Store) -> None:
+def test_a_hole_at_the_largest_integer_is_a_hole(store: Store) -> None:
     assert store_batches(store, batch(MAX_INT, MAX_INT)).cursor == 0
     assert store_batches(store, batch(MAX_INT - 1, MAX_INT, MAX_INT)).cursor == 0
     assert store_batches(store, batch(0, MAX_INT, 1)).cursor == MAX_INT
 
 
-def test_a_wide_batch_over_many_matches_declares_every_hole_between_them(store: Store, path: Location) -> None:
-    """More gaps than one statement may have variables, which once kept the device's history out for ever."""
+def test_a_wide_batch_over_many_matches_declares_every_hole_between_them(store: Store, location: Location) -> None:
+    """More gaps than a statement may have variables, which once blocked a device's history."""
     store.store([Message("d", Match(EPOCH, BOOT, 1, event(seq)), 1) for seq in range(2, 40_001, 2)])
     assert store_batches(store, batch(0, 40_001, 40_001)).cursor == 40_001
-    assert rows(path, "SELECT count(*), min(last - first), max(last - first) FROM gap")[0] == (20_000, 0, 0)
-    check_conserved(path)
+    assert rows(location, "SELECT count(*), min(last - first), max(last - first) FROM gap")[0] == (20_000, 0, 0)
+    check_conserved(location)
 
 
-def test_match_first_or_history_first_makes_no_difference(store: Store, path: Location) -> None:
+def test_match_first_or_history_first_makes_no_difference(store: Store, location: Location) -> None:
     store_match(store, 1)
-    assert counts(path) == (0, 0, 0, 0)
+    assert counts(location) == (0, 0, 0, 0)
     store_batches(store, batch(0, 2, 1, 2))
     store_match(store, 2)
-    assert counts(path) == (2, 2, 0, 0)
+    assert counts(location) == (2, 2, 0, 0)
 
 
-def test_a_match_with_other_content_than_history_is_found_by_its_history_copy(store: Store) -> None:
+def test_a_history_copy_that_differs_from_its_match_is_a_conflict(store: Store) -> None:
     store_match(store, 2, content=5)
     ack = store_batches(store, batch(0, 2, 1, 2))
     assert (ack.conflict, ack.cursor) == (2, 1)
 
 
-def test_a_refused_batch_is_answered_with_the_watermark_and_changes_nothing(store: Store, path: Location) -> None:
+def test_a_refused_batch_is_answered_with_the_watermark_and_changes_nothing(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 2, 1, 2))
-    before = rows(path, "SELECT * FROM stream")
+    before = rows(location, "SELECT * FROM stream")
     ack = store_refused(store, "d", BatchRefused("too many", epoch=EPOCH, boot=BOOT, key=9))
     assert ack == Ack(EPOCH, BOOT, 9, 2, store.identity, error="too many")
     assert store_refused(store, "new", BatchRefused("too many", epoch=EPOCH, boot=BOOT, key=9)).cursor == 0
-    assert rows(path, "SELECT * FROM stream") == before
+    assert rows(location, "SELECT * FROM stream") == before
 
 
-def online(path: Location) -> bool:
-    with History(path) as history:
+def online(location: Location) -> bool:
+    with History(location) as history:
         return bool(next(history.devices())["online"])
 
 
@@ -299,16 +293,16 @@ def tell(store: Store, boot: str, *, online: bool) -> bool:
 OLD, NEW = "0000000000000001", "0000000000000002"
 
 
-def test_a_will_of_an_old_boot_is_ignored(store: Store, path: Location) -> None:
+def test_a_will_of_an_old_boot_is_ignored(store: Store, location: Location) -> None:
     assert tell(store, OLD, online=True)
     assert tell(store, NEW, online=True)
     assert not tell(store, OLD, online=False)
-    assert online(path)
+    assert online(location)
     assert tell(store, NEW, online=False)
-    assert not online(path)
+    assert not online(location)
 
 
-def test_a_boot_is_seen_from_its_batches_and_its_matches_too(store: Store, path: Location) -> None:
+def test_a_boot_is_seen_from_its_batches_and_its_matches_too(store: Store, location: Location) -> None:
     for seq, how in enumerate(("batch", "match"), 1):
         assert tell(store, f"{seq:016x}", online=True)
         if how == "batch":
@@ -316,21 +310,21 @@ def test_a_boot_is_seen_from_its_batches_and_its_matches_too(store: Store, path:
         else:
             store_match(store, 9, boot=f"{seq + 1:016x}")
         assert not tell(store, f"{seq:016x}", online=False)
-        assert online(path)
+        assert online(location)
 
 
-def test_every_field_of_the_vendors_comes_back_as_it_went_in(store: Store, path: Location) -> None:
+def test_every_vendor_field_comes_back_unchanged(store: Store, location: Location) -> None:
     lines = [json.loads(line) for line in VENDOR_EVENTS.read_text().splitlines()]
     for seq, fields in enumerate(lines, 1):
         fields.setdefault("person_type", 4)
         store.store([Message("d", Match(EPOCH, BOOT, 1, event_from_map({**fields, "seq": seq})), 1)])
-    with History(path) as history:
+    with History(location) as history:
         found = {row["seq"]: row for row in history.events(Filter())}
     for seq, fields in enumerate(lines, 1):
         assert found[seq] == {"device": "d", "epoch": EPOCH, "seq": seq, **fields}
 
 
-def test_the_identity_of_a_store_stays_and_a_new_store_has_another(tmp_path: Path) -> None:
+def test_a_store_keeps_its_identity_and_a_new_store_has_another(tmp_path: Path) -> None:
     made = []
     for name in ("a", "a", "b"):
         with open_store(tmp_path / name) as store:
@@ -338,10 +332,10 @@ def test_the_identity_of_a_store_stays_and_a_new_store_has_another(tmp_path: Pat
     assert made[0] == made[1] != made[2]
 
 
-def test_a_mistake_of_ours_is_no_outage(store: Store, path: Location) -> None:
-    run(path, "ALTER TABLE gap RENAME TO missing")
+def test_a_bug_is_no_outage(store: Store, location: Location) -> None:
+    run(location, "ALTER TABLE gap RENAME TO missing")
     with pytest.raises(Exception, match=r"no such table|does not exist") as caught:
         store_batches(store, batch(0, 2, 2))
     assert not isinstance(caught.value, StoreError)
-    run(path, "ALTER TABLE missing RENAME TO gap")
+    run(location, "ALTER TABLE missing RENAME TO gap")
     assert store_batches(store, batch(0, 1, 1)).cursor == 1

@@ -49,7 +49,7 @@ def test_bad_messages_stop_none_of_the_others(desk: Desk) -> None:
     assert (desk.worker.counters.quarantined, desk.worker.counters.refused) == (3, 1)
 
 
-def test_a_message_that_we_fail_on_stops_none_of_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_the_worker_fails_on_stops_none_of_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Store._apply_batch
 
     def failing(self: Store, device: str, *rest: Any) -> Ack:
@@ -67,7 +67,7 @@ def test_a_message_that_we_fail_on_stops_none_of_the_others(desk: Desk, monkeypa
     assert desk.turn(history("d1", 1, 2))[0].cursor == 2
 
 
-def test_what_came_during_an_outage_is_stored_and_acked_after_it(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_received_during_an_outage_are_stored_and_acked_after_it(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     with closing(sqlite3.connect(path(desk), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         will = received("d1", "status", encode(Status(BOOT, False, 1)))
@@ -104,7 +104,7 @@ def test_an_outage_in_the_middle_of_storing_one_by_one_loses_nothing(desk: Desk,
     assert len(desk.quarantine()) == 1
 
 
-def test_a_full_disk_costs_patience_and_nothing_else(desk: Desk) -> None:
+def test_a_full_disk_only_delays(desk: Desk) -> None:
     desk.turn(history("d1", 0, 1))
     database = desk.worker._store._db
     before = database.pragma("page_count")
@@ -117,7 +117,7 @@ def test_a_full_disk_costs_patience_and_nothing_else(desk: Desk) -> None:
     assert desk.quarantine() == []
 
 
-def test_a_database_replaced_under_the_worker_is_opened_anew_before_the_next_ack(desk: Desk) -> None:
+def test_a_replaced_database_is_opened_again_before_the_next_ack(desk: Desk) -> None:
     first = desk.turn(history("d1", 0, 1))[0]
     for file in path(desk).parent.glob("x.db*"):
         file.unlink()
@@ -127,7 +127,7 @@ def test_a_database_replaced_under_the_worker_is_opened_anew_before_the_next_ack
     assert desk.stored() == {("d1", 1)}
 
 
-def test_what_was_committed_into_a_file_that_is_gone_is_not_acked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_into_a_removed_file_is_not_acked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Store._apply_batch
 
     def wiped(self: Store, *rest: Any) -> Ack:
@@ -141,7 +141,7 @@ def test_what_was_committed_into_a_file_that_is_gone_is_not_acked(desk: Desk, mo
     assert desk.stored() == {("d1", 1)}
 
 
-def test_a_database_replaced_by_a_foreign_file_is_waited_for(desk: Desk) -> None:
+def test_the_worker_waits_while_a_foreign_file_replaces_the_database(desk: Desk) -> None:
     desk.turn(history("d1", 0, 1))
     for file in path(desk).parent.glob("x.db*"):
         file.unlink()
@@ -152,7 +152,7 @@ def test_a_database_replaced_by_a_foreign_file_is_waited_for(desk: Desk) -> None
     assert [ack.cursor for ack in desk.turn()] == [0]
 
 
-def test_nothing_that_a_person_is_named_by_is_logged(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_never_name_a_person(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     name = "Ann Example"
     fields = {"seq": 1, "timestamp": 1, "score": 0.5, "identity_id": name, "identity_name": name, "person_type": 1}
@@ -165,25 +165,25 @@ def test_nothing_that_a_person_is_named_by_is_logged(desk: Desk, caplog: pytest.
     assert name not in caplog.text
 
 
-def test_a_worker_that_cannot_keep_up_asks_for_patience(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_keep_up_asks_devices_to_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert desk.turn(history("d1", 0, 1))[0].retry_after is None
     monkeypatch.setattr(desk, "inbox", Inbox(lambda _: None, most_messages=2, gather=0.0))
     assert desk.turn(history("d1", 1, 2))[0].retry_after == 30_000
 
 
-def test_what_does_not_fit_is_counted_and_logged(desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_messages_are_counted_and_logged(desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(desk, "inbox", Inbox(lambda _: None, most_messages=1, gather=0.0))
     assert len(desk.turn(history("d1", 0, 1), history("d2", 0, 1))) == 1
     assert desk.worker.counters.dropped == 1
     assert "inbox full, dropped=1" in caplog.text
 
 
-def test_what_its_receiver_logs_it_logs(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_worker_logs_the_records_of_its_receiver(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     desk.turn(logging.makeLogRecord({"name": "facewire_mqtt.session", "levelno": logging.WARNING, "msg": "from there"}))
     assert [(record.name, record.getMessage()) for record in caplog.records] == [("facewire_mqtt.session", "from there")]
 
 
-def test_a_worker_that_ends_acks_what_it_has_stored(desk: Desk) -> None:
+def test_a_worker_that_ends_acks_the_batches_it_has_stored(desk: Desk) -> None:
     desk.inbox.put(history("d1", 0, 1))
     desk.worker.run()
     assert [decode_ack(message.payload).cursor for message in desk.last] == [1]

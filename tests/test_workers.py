@@ -1,4 +1,7 @@
-"""Workers that share the work, on Mosquitto and PostgreSQL, killed at any moment: `make chaos-workers KILLS=100`."""
+"""Workers share the work, on Mosquitto and PostgreSQL, and are killed at random moments.
+
+`make chaos-workers KILLS=100` runs it for longer.
+"""
 
 import json
 import os
@@ -16,7 +19,7 @@ from mosquitto_server import Mosquitto
 from platform_store import rows
 
 KILLS = int(os.environ.get("FACEWIRE_KILLS", "10"))
-#: The events of 100 devices, half a batch each a period; a worker takes about a second to come back.
+#: The events of 100 devices, half a batch each per period. A worker restarts in about a second.
 SECONDS = 20 + KILLS
 
 pytestmark = [pytest.mark.process, pytest.mark.mosquitto, pytest.mark.postgresql]
@@ -38,7 +41,7 @@ def test_three_workers_killed_in_a_loop_store_every_event_once(new_mosquitto: Ca
         fleet = subprocess.Popen([*FACEWIRE, "simulate", "-p", str(port), *load], stdout=subprocess.PIPE, text=True)
         stack.callback(fleet.kill)
         for _ in range(KILLS):
-            time.sleep(chance.uniform(0.0, 0.5))  # when it is hit is what is tried
+            time.sleep(chance.uniform(0.0, 0.5))  # a random moment
             place = chance.randrange(3)
             workers[place].end(signal.SIGKILL)
             workers[place] = worker(stack, port, postgresql)
@@ -65,7 +68,7 @@ def test_the_work_is_shared(new_mosquitto: Callable[..., Mosquitto], postgresql:
     assert min(batches) > 0, batches
 
 
-def test_a_second_worker_on_sqlite_is_refused_with_what_to_do(new_mosquitto: Callable[..., Mosquitto], tmp_path: Path) -> None:
+def test_a_second_worker_on_sqlite_is_refused_with_a_remedy(new_mosquitto: Callable[..., Mosquitto], tmp_path: Path) -> None:
     port, database = new_mosquitto().address.port, f"sqlite:///{tmp_path}/x.db"
     with ExitStack() as stack:
         first = worker(stack, port, database)

@@ -1,13 +1,14 @@
-"""Ingest end to end beside what bounds it and what most would write, in one run: `make bench-ingest`.
+"""Ingest from end to end, beside its upper bounds and obvious scripts: `make bench-ingest`.
 
     raw         sqlite3 alone: the same rows, table, indexes and commits, `synchronous=FULL`
-    worker      `facewire platform run`: published -> committed -> acked, through Mosquitto, the load from another process
-    obvious     a script with peewee `insert_many` in paho's callback (ingest_scripts.py), the same load
-    each        the same, each event committed by itself in the default journal
-    copy        PostgreSQL: COPY alone into the same table, rows of values as psycopg takes them
-    postgresql  the worker on it
+    worker      `facewire platform run`: published -> committed -> acked, through Mosquitto; another
+                process makes the load
+    obvious     a script with peewee `insert_many` in paho's callback (ingest_scripts.py), same load
+    each        the same, but each event is committed by itself in the default journal
+    copy        PostgreSQL: COPY alone into the same table, with rows of values for psycopg
+    postgresql  the worker on PostgreSQL
 
-Without Mosquitto or PostgreSQL on the machine what needs them is left out. Each round does all.
+Each round runs all of them. Those that need Mosquitto or PostgreSQL are left out if it is missing.
 """
 
 import itertools
@@ -37,17 +38,17 @@ from facewire_platform.store.sqlite import SqliteStatements
 from facewire_platform.store.writer import open_store
 
 DEVICES: Final = 200
-#: Batches in one commit of the ways that have no worker to choose it.
+#: Batches in one commit, for the ways without a worker.
 GROUP: Final = 50
 BROKER: Final = f"{ANONYMOUS}\nmax_inflight_messages 0\nmax_queued_messages 0\nlog_type error"
 COLUMNS: Final = ", ".join(column.column_name for column in ROW_COLUMNS)
 TYPES: Final = ("int8", "int8", "float8", "text", "text", "int8", "text", "text", "bytea", "int4", "int4", "int4")
-#: What a script that is so much slower is given of the load.
+#: The share of the load for a script that is much slower.
 SHARE: Final = {"obvious": 0.1, "each": 0.01}
 
 
 def groups(batches: int) -> list[list[Any]]:
-    """The rows that the load comes to, by commit: their values, one after the other."""
+    """The values of the rows of the load, one list for each commit."""
     made: list[list[Any]] = []
     for place, (number, device) in enumerate(itertools.product(range(batches), range(DEVICES))):
         if place % GROUP == 0:
@@ -57,7 +58,7 @@ def groups(batches: int) -> list[list[Any]]:
 
 
 def timed(location: Path | str, rows: list[list[Any]], put: Callable[[Any, list[Any]], None]) -> float:
-    """Put the rows into the store's own table, without the store."""
+    """Time inserts into the store's table, without the store."""
     open_store(location).close()
     with closing(open_database(location, "write")) as database:
         started = time.perf_counter()
@@ -100,13 +101,13 @@ def worker(port: int, database: str) -> Iterator[None]:
 
 
 def loaded(port: int, batches: int) -> float:
-    """Seconds for so many batches of each device."""
+    """Seconds for a number of batches from each device."""
     load = [sys.executable, ingest_load.__file__, str(port), str(DEVICES), str(batches)]
     return float(subprocess.run(load, check=True, capture_output=True, text=True).stdout)
 
 
 class Bench:
-    """All ways one after the other, round by round; remembers events per second."""
+    """Runs all ways, round by round, and remembers their events per second."""
 
     def __init__(self, batches: int, server: PostgreSQL | None) -> None:
         self._batches = batches
@@ -119,14 +120,14 @@ class Bench:
         broker.start()
         try:
             ways = list(self._ways(folder, broker.port).items())
-            # Who comes first finds other caches than who comes last.
+            # The first way of a round finds different caches than the last.
             in_turn = ways if len(self._rates) % 2 == 0 else ways[::-1]
             self._rates.append({name: self._rate(name, run) for name, run in in_turn})
         finally:
             broker.kill()
 
     def _ways(self, folder: Path, port: int) -> dict[str, Callable[[int], float]]:
-        """How to take so many batches of each device, in seconds."""
+        """The ways to store a number of batches from each device, which return seconds."""
 
         def by(running: Callable[[], AbstractContextManager[None]]) -> Callable[[int], float]:
             def run(batches: int) -> float:

@@ -1,8 +1,9 @@
-"""The usual questions to a history of 1, 10, 100 million events: `make bench-queries EVENTS="1000000 10000000"`.
+"""The usual questions to long histories: `make bench-queries EVENTS="1000000 10000000"`.
 
-100 devices record 1,000 events a day each, so a longer history is more days, as in life; 20,000 people, and four events in ten
-of strangers with ids of their own, who come again every ten days. Each question is asked up to 9 times with other arguments, and
-the median told, beside that of the smallest history. Files are in the system's cache, as those of a database in use are.
+100 devices record 1,000 events a day each, so a longer history has more days. There are 20,000
+people; four events in ten are of strangers, who return every ten days. Each question is asked up to
+9 times with different arguments. The table shows the median, and its ratio to the smallest history.
+As in a database in use, the files are in the system's cache.
 """
 
 import contextlib
@@ -49,7 +50,7 @@ def event(device: int, seq: int, chance: random.Random) -> Event:
 
 
 def groups(events: int) -> Iterator[list[Message]]:
-    """What a worker would take: a batch of each device, again and again."""
+    """The groups of a worker: a batch of each device, again and again."""
     chance = random.Random(1)
     for after in range(0, events // DEVICES, BATCH):
         cursor = min(after + BATCH, events // DEVICES)
@@ -58,7 +59,7 @@ def groups(events: int) -> Iterator[list[Message]]:
 
 
 def fill(location: Location, events: int) -> None:
-    """The first million through the store; the database copies it, each copy later than the one before."""
+    """Store the first million; the database copies it, each copy later than the one before."""
     first = min(events, FIRST)
     with open_store(location) as store:
         for group in groups(first):
@@ -73,7 +74,7 @@ def fill(location: Location, events: int) -> None:
 
 
 def _later(seqs: int, of_first: int) -> Any:
-    """The events of the first million, by so many seqs of each device later."""
+    """The events of the first million, moved by a number of seqs of each device."""
     moved = {EventRow.seq: EventRow.seq + seqs, EventRow.timestamp: EventRow.timestamp + seqs * DEVICES * STEP}
     columns = (moved.get(column, column) for column in EVENT_COLUMNS)
     return EventRow.select(*columns).where(EventRow.seq <= of_first)
@@ -84,7 +85,7 @@ def consume(rows: Iterable[Any]) -> int:
 
 
 def questions(history: History, events: int, chance: random.Random) -> dict[str, Callable[[], int]]:
-    """Each gives how many rows it found; its arguments are others each time."""
+    """Questions that return their number of rows; each call has different arguments."""
     end = BEGIN + events * STEP
 
     def within(days: int, *, person: str | None = None, device: str | None = None) -> Filter:
@@ -122,7 +123,7 @@ def measure(location: Location, events: int) -> dict[str, tuple[float, int]]:
     told = {}
     with History(location) as history:
         for name, question in questions(history, events, chance).items():
-            question()  # peewee, and the cache, the first time
+            question()  # fill the caches
             took: list[float] = []
             rows: list[int] = []
             while len(took) < ROUNDS and sum(took) < ENOUGH:
@@ -143,7 +144,7 @@ def report(kind: str, sizes: dict[int, dict[str, tuple[float, int]]]) -> None:
 
 
 def made(folder: Path, events: int) -> Path:
-    """The SQLite file of so many events; one that is there is used again."""
+    """The SQLite file with a number of events; an existing one is used again."""
     path = folder / f"{events}.db"
     if not path.exists():
         part = path.with_suffix(".part")
@@ -168,7 +169,7 @@ def run(kind: str, sizes: Iterable[int], make: Callable[[int], Location]) -> Non
 @click.option("--postgresql", is_flag=True, help="PostgreSQL instead of SQLite; starts one of its own.")
 @click.option("--folder", type=click.Path(file_okay=False, exists=True, path_type=Path), help="Keep SQLite's files here, for another run.")
 def main(sizes: tuple[int, ...], postgresql: bool, folder: Path | None) -> None:
-    """Measure histories of so many events."""
+    """Measure histories of these sizes."""
     sizes = sizes or (1_000_000, 10_000_000)
     with contextlib.ExitStack() as stack:
         if not postgresql:

@@ -1,11 +1,12 @@
-"""How long a match takes from its device to a consumer: `make bench-realtime`.
+"""The time of a match from its device to a consumer: `make bench-realtime`.
 
-    raw sockets   MQTT packets made by hand: what the broker and the machine cost
+    raw sockets   MQTT packets made by hand: the cost of the broker and the machine
     publish       facewire's connection on both sides
-    record        from the call of record() on: stored with FULL, committed, published, received
+    record        from the call of record(): stored with FULL, committed, published, received
 
-Each through Mosquitto and through the embedded broker, 200 matches a second, alone and during a storm of history: 500 batches of
-13 KB a second. Milliseconds, and ratios to the raw sockets through Mosquitto of the same run.
+Each runs through Mosquitto and the embedded broker at 200 matches a second, alone and during a
+storm of history: 500 batches of 13 KB a second. The table shows milliseconds, and ratios to the raw
+sockets through Mosquitto in the same run.
 """
 
 import contextlib
@@ -77,7 +78,7 @@ def storm(address: Address) -> Iterator[None]:
 
 
 def make_storm(address: Address) -> None:
-    """Publish history at QoS 1, and take it as a platform would."""
+    """Publish history at QoS 1, and receive it as a platform does."""
 
     def drain(probe: Probe) -> None:
         while probe.sock.recv(65_536):

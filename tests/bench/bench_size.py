@@ -1,4 +1,4 @@
-"""Disk that an event takes in the platform's database: bytes, with its indexes, on SQLite and PostgreSQL: `make bench-size`."""
+"""Bytes that an event takes on disk, with its indexes: `make bench-size`."""
 
 import json
 import random
@@ -26,7 +26,7 @@ VENDORS: Final = Path(__file__).parent.parent / "data" / "vendor-events.jsonl"
 
 
 def kinds() -> dict[str, dict[str, Any]]:
-    """What an event has beside seq, time and person."""
+    """The fields of an event beside seq, time and person."""
     required = {"score": 0.623, "person_type": 1}
     vendors = json.loads(VENDORS.read_text(encoding="utf-8").splitlines()[0])
     return {
@@ -37,7 +37,7 @@ def kinds() -> dict[str, dict[str, Any]]:
 
 
 def fill(location: Location, fields: dict[str, Any], rounds: int) -> None:
-    """Store a batch of 100 events of each device, so many times."""
+    """Store a batch of 100 events of each device, a number of times."""
     with open_store(location) as store:
         for start in range(0, rounds * 100, 100):
             store.store([Message(f"lobby-{device}", _batch(fields, device, start), 1) for device in range(DEVICES)])
@@ -53,7 +53,7 @@ def _batch(fields: dict[str, Any], device: int, after: int) -> Batch:
 
 
 def size_bytes(location: Location, folder: Path) -> int:
-    """Of a SQLite database as a backup has it, without its log."""
+    """The size of a database; for SQLite that of its backup, which has no log."""
     if isinstance(location, Path):
         return backup(location, folder / "copy.db")
     database = open_database(location, "read")

@@ -1,7 +1,8 @@
-"""What 100 open streams take from ingest: history as fast as one worker acks it, with and without them, 50 matches a second besides: `make bench-streams`.
+"""The cost of 100 open streams for ingest: `make bench-streams`.
 
-Broker, worker, its web server, the streams' readers and the devices are processes of their own. The readers have the lowest priority, as
-they would be on other machines.
+History arrives as fast as one worker acks it, with 50 matches a second, with and without streams.
+Broker, worker, web server, readers and devices are separate processes. The readers have the lowest
+priority, because in life they run on other machines.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ MATCHES_PER_SECOND = 50
 
 
 def read_streams(host: str, port: int, count: int) -> None:
-    """Open so many streams, and read what comes."""
+    """Open a number of streams, and read them."""
     os.nice(19)
 
     async def read_one() -> None:
@@ -48,7 +49,7 @@ def read_streams(host: str, port: int, count: int) -> None:
 
 
 def ingest(site: Site, name: str) -> float:
-    """Events a second, published to acked: each device sends its next batch when the last one is acked."""
+    """Events acked in a second. Each device sends its next batch when the last one is acked."""
     acked: dict[str, int] = defaultdict(int)
     payloads = [encode(batch(n * 100, n * 100 + 100, *(event(seq) for seq in range(n * 100 + 1, n * 100 + 101)))) for n in range(BATCHES)]
     with Wire(site.where, f"bench-{name}") as wire:

@@ -1,7 +1,7 @@
-"""What most would write, to be measured beside: `python tests/bench/ingest_scripts.py PORT obvious|each FILE`.
+"""Obvious scripts, to compare with: `python tests/bench/ingest_scripts.py PORT obvious|each FILE`.
 
 obvious    peewee, `insert_many` for each batch in paho's callback, committed, acked
-each       the same, each event committed by itself
+each       the same, but each event is committed by itself
 """
 
 import sys

@@ -1,8 +1,9 @@
-"""Devices that never rest, in a process of their own: `python tests/support/ingest_load.py PORT DEVICES BATCHES`.
+"""Busy devices in one process: `python tests/support/ingest_load.py PORT DEVICES BATCHES`.
 
-Each of DEVICES devices has one batch of 100 events in flight and sends the next when it is acked, BATCHES times. All share one plain
-socket, and all batches are made before the first is sent: what is measured is who takes them. Prints the seconds from the first
-batch to the last ack.
+Each device has one batch of 100 events in flight. When it is acked, the device sends the next,
+BATCHES times. All devices share one plain socket, and all batches are made before the first is
+sent, so that only the receiving side is measured. Prints the seconds from the first batch to the
+last ack.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""The platform's rules said a second time, by the page and with no thought of speed, for tests to compare with."""
+"""The platform's rules a second time, straight from the contract, for tests to compare with."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ EPOCH, BOOT = "00000000000000e1", "00000000000000b1"
 
 
 def event(seq: int, content: int = 0, **extra: object) -> Event:
-    """An event whose content differs where `content` does."""
+    """An event; a different `content` gives it different content."""
     return Event(seq, 1_700_000_000_000 + content, 0.5, "p", "name", 1, None, None, dict(extra))
 
 
@@ -34,7 +34,7 @@ class StreamModel:
     rejected: set[int] = field(default_factory=set)
 
     def take(self, batch: Batch) -> tuple[int, int | None]:
-        """Apply a batch; returns W and the conflict."""
+        """Apply a batch; returns the watermark and the conflict."""
         if batch.after > self.watermark:
             for event in batch.events:
                 self._store(event)

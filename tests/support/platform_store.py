@@ -1,4 +1,4 @@
-"""Puts messages into a store and looks at its tables, on either database."""
+"""Stores messages and reads tables, on either database."""
 
 import functools
 import sqlite3
@@ -17,7 +17,7 @@ from facewire_platform.store.writer import Message, Store
 
 
 def store_batches(store: Store, *batches: Batch, device: str = "d", now_ms: int = 1) -> Ack:
-    """Store batches as one group; the last one's ack."""
+    """Store batches as one group; returns the last ack."""
     ack = store.store([Message(device, batch, now_ms) for batch in batches])[-1]
     assert isinstance(ack, Ack)
     return ack
@@ -46,7 +46,7 @@ def store_refused(store: Store, device: str, refused: BatchRefused) -> Ack:
 
 
 def rows(location: Location, sql: str) -> list[Any]:
-    """What a connection beside the store's sees."""
+    """The rows that another connection sees."""
     if isinstance(location, Path):
         with closing(sqlite3.connect(location)) as lite:
             return lite.execute(sql).fetchall()
@@ -54,7 +54,7 @@ def rows(location: Location, sql: str) -> list[Any]:
 
 
 def run(location: Location, sql: str) -> None:
-    """Change something behind the store's back."""
+    """Change the database behind the store's back."""
     if isinstance(location, Path):
         with closing(sqlite3.connect(location)) as lite:
             lite.execute(sql)
@@ -65,12 +65,12 @@ def run(location: Location, sql: str) -> None:
 
 @functools.cache
 def _server(url: str) -> "psycopg.Connection[Any]":
-    """One connection a database: to connect takes longer than most queries."""
+    """One connection for each database, because to connect takes longer than most queries."""
     return psycopg.connect(url, autocommit=True)
 
 
 def counts(location: Location) -> tuple[int, int, int, int]:
-    """Watermark, stored at or below it, gaps, quarantined."""
+    """The watermark; events at or below it that are stored, in gaps and in quarantine."""
     found = rows(
         location, "SELECT watermark, (SELECT count(*) FROM event WHERE stream = id AND seq <= watermark), gaps, quarantined FROM stream"
     )
@@ -78,7 +78,7 @@ def counts(location: Location) -> tuple[int, int, int, int]:
 
 
 def check_conserved(location: Location) -> None:
-    """Watermark = stored + gaps + quarantined, by the rows and by the counts that the stream keeps."""
+    """Check watermark = stored + gaps + quarantined, by the rows and by the stream's counts."""
     watermark, stored, gaps, quarantined = counts(location)
     assert watermark == stored + gaps + quarantined
     assert gaps == rows(location, "SELECT coalesce(sum(last - first + 1), 0) FROM gap")[0][0]

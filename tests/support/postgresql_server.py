@@ -1,4 +1,4 @@
-"""A PostgreSQL that tests may kill and start again; it listens on a socket in a folder of its own."""
+"""A PostgreSQL server that tests may kill and start again. It listens on a Unix socket."""
 
 import os
 import pwd
@@ -13,7 +13,7 @@ import pytest
 
 
 def _programs() -> Path | None:
-    """Where `initdb` is; Debian keeps it off the PATH."""
+    """The folder of `initdb`, which Debian keeps off the PATH."""
     found = shutil.which("initdb")
     if found:
         return Path(found).resolve().parent
@@ -24,16 +24,17 @@ PROGRAMS = _programs()
 
 
 class PostgreSQL:
-    """One cluster, through any number of lives.
+    """One cluster, which may be stopped and started again.
 
     Args:
-        settings: `name=value`, beside those that make tests fast; durability is off unless asked for.
+        settings: `name=value`; by default durability is off, which makes tests fast.
     """
 
     def __init__(self, settings: Sequence[str] = ("fsync=off",)) -> None:
         if PROGRAMS is None:
             pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-        # Not below pytest's own folder: the path of a socket ends at 107 bytes, and root's folders are closed to others.
+        # Not below pytest's folder: a socket's path may have 107 bytes, and others cannot enter
+        # root's folders.
         self._folder = Path(tempfile.mkdtemp(prefix="fwpg-"))
         self._settings = [f"-c{setting}" for setting in ("listen_addresses=", f"unix_socket_directories={self._folder}", *settings)]
         self._databases = 0
@@ -50,11 +51,11 @@ class PostgreSQL:
         self._run("pg_ctl", "-D", self._data, "-w", "-l", self._folder / "log", "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it; `immediate` is as if power had failed."""
+        """Stop it; `immediate` is like a power cut."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", mode, "stop")
 
     def new_database(self) -> str:
-        """The URL of a database that is empty."""
+        """The URL of a new, empty database."""
         self._databases += 1
         name = f"facewire_{self._databases}"
         self._run("createdb", "-h", self._folder, "-U", "facewire", name)
