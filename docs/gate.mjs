@@ -31,11 +31,11 @@ function act(device, { epoch, event: { seq } }) {
   for (const old of seqs) if (old <= highest - REMEMBERED) seqs.delete(old);
 }
 
-// Why not to act on a match; undefined if it is fresh. Each condition is written so that what is no number refuses.
+// Why not to act on a match; undefined if it is fresh. Each condition refuses a value that is not a number.
 export function refusal(name, match, retained, now = Date.now()) {
   if (retained) return "retained";
   const { epoch, boot, sent_at, event } = match;
-  if (typeof epoch !== "string" || typeof boot !== "string" || !Number.isSafeInteger(event.seq)) throw new Error("no match of ours");
+  if (typeof epoch !== "string" || typeof boot !== "string" || !Number.isSafeInteger(event.seq)) throw new Error("not a match");
   const device = seen(name, boot);
   if (boot !== device.boot) return "previous_boot";
   if (isRepeated(device, epoch, event.seq)) return "repeated";
@@ -60,7 +60,7 @@ client.on("message", (topic, payload, packet) => {
     reason = refusal(name, message, packet.retain);
     if (!reason) console.log(JSON.stringify({ device: name, open: message.event.identity_id, seq: message.event.seq }));
   } catch {
-    // What is no match of ours must not stop the gate.
+    // A message that breaks the contract must not stop the gate.
   }
   if (reason) refused[reason] = (refused[reason] ?? 0) + 1;
 });
