@@ -135,7 +135,7 @@ def _check_settings(settings: dict[str, Any], command: click.Command, ctx: click
 
 
 def main() -> None:
-    """Run the command line and exit with its code (README, Exit codes)."""
+    """Run the command line and exit with its code (docs/cli.md, Exit codes)."""
     # A shell starts `&` jobs with SIGINT ignored; SIGTERM interrupts work as Ctrl-C does. A command without an end
     # of its own puts an `Ending` in the place of both.
     for number in (signal.SIGINT, signal.SIGTERM):
