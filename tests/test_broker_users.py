@@ -249,6 +249,24 @@ def test_a_user_cannot_take_messages_by_joining_another_users_group(file: UsersF
 
 
 @pytest.mark.network
+@pytest.mark.parametrize("role", ["operator", "consumer"])
+def test_a_user_named_like_a_role_joins_no_group_of_that_role(file: UsersFile, role: str) -> None:
+    dev, worker, thief = add(file, "dev1", "device"), add(file, "w1", "platform"), add(file, "platform", role)
+    with (
+        serving(file) as it,
+        Probe(it.address, "w1", user="w1", password=worker) as w1,
+        Probe(it.address, "platform", user="platform", password=thief) as other,
+        Probe(it.address, "dev1", user="dev1", password=dev) as device,
+    ):
+        for probe in (w1, other):
+            assert probe.subscribe((f"$share/g/{V}/+/match", 1)) == [1]
+        for n in range(20):
+            device.publish(f"{V}/dev1/match", b"%d" % n)
+        w1.ping()
+        assert [int(got.payload) for got in w1.inbox] == list(range(20))
+
+
+@pytest.mark.network
 def test_changes_take_effect_without_a_restart(file: UsersFile) -> None:
     secret = add(file, "dev1", "device")
     stays = add(file, "dev2", "device")

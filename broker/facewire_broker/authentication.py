@@ -116,5 +116,6 @@ class UsersAuthenticator:
         if not connect.client_id or (connect.client_id != user.name and (user.role is Role.DEVICE or connect.client_id in self._users)):
             return BAD_CLIENT_ID
         # All platform users share their work; any other user shares only among its own connections.
-        scope = str(user.role) if user.role is Role.PLATFORM else user.name
+        # The role comes first, so no name reaches another role's groups (a name has no slash).
+        scope = str(user.role) if user.role is Role.PLATFORM else f"{user.role}/{user.name}"
         return Identity(user.name, rights_of(user.name, rule_for(user.role, status=user.status), self._prefix), scope)

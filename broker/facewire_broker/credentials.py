@@ -141,8 +141,7 @@ class UsersFile:
     def editing(self) -> Iterator[Users]:
         """Lock the files and give the users as a dict; write it back at the end."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(self.path.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(self.path.with_name(self.path.name + ".lock")):
             users = self.load() if self.path.exists() else {}
             before = set(users)
             yield users
@@ -204,10 +203,34 @@ def _read_role(line: str) -> tuple[str, tuple[Role, bool]]:
     return check_device(name), (Role(role), bool(grants))
 
 
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file. Other users cannot open it, so they cannot hold it; nor does it follow a link.
+
+    Raises:
+        BrokerError: it cannot be opened.
+    """
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise BrokerError(f"{path}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def _write(path: Path, text: str) -> None:
-    """Replace a file in one step; only its owner can read it."""
+    """Replace a file in one step; only its owner can read it.
+
+    The owner stays: if root edits the users of a broker that is not root, the broker still reads them.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w") as file:
+        if os.geteuid() == 0:
+            owner = (path if path.exists() else path.parent).stat()
+            os.fchown(handle, owner.st_uid, owner.st_gid)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

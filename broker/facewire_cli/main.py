@@ -140,6 +140,8 @@ def main() -> None:
     # of its own puts an `Ending` in the place of both.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    # No file that a command makes is for everybody on the machine; its group is the caller's choice.
+    os.umask(os.umask(0o077) | 0o007)
     catch_what_nobody_does()
     sys.exit(_run())
 

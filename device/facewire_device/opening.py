@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import re
 import sqlite3
 import threading
@@ -64,6 +65,8 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
     exists = _open_files[file_id(str(path))] > 0 or has_store(path)
     if not exists and not create:
         raise StoreError(f"{path}: there is no store")
+    if not exists:
+        _create_private(path)
     # An absolute path is always a file: SQLite takes the name ":memory:" for a database in memory.
     database = peewee.SqliteDatabase(str(path.absolute()), timeout=BUSY_TIMEOUT, autoconnect=False)
     try:
@@ -83,6 +86,18 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
         database.close()
         raise
     return database
+
+
+def _create_private(path: Path) -> None:
+    """Create the file, so that SQLite gives no one but its owner and group a right to it.
+
+    The group may write if the umask allows it: a recorder may run as another user of the group.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660))
+    except OSError as exc:
+        raise StoreError(f"{path}: {exc.strerror}") from exc
 
 
 def _create(database: peewee.SqliteDatabase) -> None:

@@ -102,7 +102,9 @@ def lock_for_agent(path: Path) -> IO[bytes]:
         StoreError: another agent runs on it. Each would ignore the acks of the other's batches.
     """
     try:
-        lock = path.with_name(path.name + "-agent").open("ab")
+        # Others on the machine cannot open it, so they cannot hold the lock; nor does it follow a link.
+        fd = os.open(path.with_name(path.name + "-agent"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        lock = os.fdopen(fd, "rb+")
     except OSError as exc:
         raise StoreError(f"{path}: {exc.strerror}") from exc
     try:

@@ -56,7 +56,8 @@ def _whole_file(path: Path) -> Iterator[TextIO]:
     """A file that takes its name, even from an older file, only when it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("x", encoding="utf-8", newline="") as file:
+        # It names people: only its owner and group may read it, whatever the umask.
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "w", encoding="utf-8", newline="") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from typing import Final
 
 from facewire.errors import StoreError
 from facewire_platform.store.drivers import store_errors
-from facewire_platform.store.sqlite import APPLICATION_ID, first_free, worker_lock
+from facewire_platform.store.sqlite import APPLICATION_ID, create_private, first_free, worker_lock
 
 #: Ctrl-C is noticed after so many pages.
 _PAGES: Final = 1_000
@@ -73,6 +73,7 @@ def _copied(database: Path, to: Path) -> Iterator[Path]:
     _remove(partial)
     try:
         with store_errors(to):
+            create_private(partial)
             _copy_snapshot(database, partial)
         yield partial
     except OSError as exc:

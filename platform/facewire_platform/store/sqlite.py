@@ -82,6 +82,8 @@ class SqliteDialect(Dialect):
         if mode != "create" and not path.exists():
             raise StoreError(f"{path}: there is no database")
         uri = f"{path.absolute().as_uri()}?mode={_sqlite_mode(path, mode)}"
+        if mode == "create":
+            self._create()
         database = peewee.SqliteDatabase(uri, uri=True, timeout=BUSY_TIMEOUT, autoconnect=False)
         try:
             with store_errors(path):
@@ -91,6 +93,13 @@ class SqliteDialect(Dialect):
             database.close()
             raise
         return database
+
+    def _create(self) -> None:
+        try:
+            with contextlib.suppress(FileExistsError):
+                create_private(self._path)
+        except OSError as exc:
+            raise StoreError(f"{self._path}: {exc.strerror}") from exc
 
     def worker_lock(self) -> contextlib.AbstractContextManager[None]:
         return worker_lock(self._path)
@@ -111,6 +120,7 @@ class SqliteDialect(Dialect):
 
     def copy_aside(self) -> Path:
         copy = first_free(self._path, f"before-{SCHEMA}")
+        create_private(copy)
         with contextlib.closing(sqlite3.connect(self._path)) as old, contextlib.closing(sqlite3.connect(copy)) as new:
             old.backup(new)
         return copy
@@ -159,7 +169,8 @@ def worker_lock(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: is a directory")
     path = path.resolve()
     try:
-        lock = os.open(path.with_name(path.name + "-worker"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        # Others on the machine cannot open it, so they cannot hold the lock; nor does it follow a link.
+        lock = os.open(path.with_name(path.name + "-worker"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise StoreError(f"{path}: {exc.strerror}") from exc
     try:
@@ -174,6 +185,17 @@ def _lock(file: int, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         raise StoreError(f"{path}: another worker has this database; SQLite takes one at a time, PostgreSQL any number") from exc
+
+
+def create_private(path: Path) -> None:
+    """Create an empty file that only its owner and group can read, whatever the umask.
+
+    SQLite gives the files beside it (-wal, -shm, -journal) the same mode.
+
+    Raises:
+        FileExistsError: it exists.
+    """
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
 
 
 def first_free(path: Path, suffix: str) -> Path:
