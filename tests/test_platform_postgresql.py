@@ -173,7 +173,7 @@ def test_a_database_of_another_program_is_refused(postgresql: str) -> None:
 def test_a_newer_schema_is_refused_with_both_numbers(postgresql: str) -> None:
     open_store(postgresql).close()
     run(postgresql, "INSERT INTO schema_migration (name, applied) VALUES ('0099_later', now())")
-    with pytest.raises(StoreError, match="schema 99, this facewire knows 2"):
+    with pytest.raises(StoreError, match="schema 99, this facewire knows 3"):
         open_store(postgresql)
 
 

@@ -62,7 +62,7 @@ def test_a_newer_schema_is_refused_with_both_numbers(path: Path, opener: Any) ->
     open_store(path).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="schema 99, this facewire knows 2"):
+    with pytest.raises(StoreError, match="schema 99, this facewire knows 3"):
         opener(path)
 
 

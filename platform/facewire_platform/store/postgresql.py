@@ -157,7 +157,7 @@ _LOCK_STREAMS: Final = (
 )
 _LOCK_DEVICES: Final = f"SELECT {columns_of(DEVICE_COLUMNS, 'd')} FROM device d WHERE d.device = ANY(%s) ORDER BY d.device FOR UPDATE"
 _SELECT_CONTENTS: Final = (
-    "SELECT e.stream, e.seq, e.timestamp, e.identity_id, e.score FROM unnest(%s::int[], %s::bigint[], %s::bigint[]) AS span(stream, first, last) "
+    "SELECT e.stream, e.seq, e.timestamp, e.identity_id, e.score FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS span(stream, first, last) "
     "JOIN event e ON e.stream = span.stream AND e.seq BETWEEN span.first AND span.last"
 )
 _COPY_EVENTS: Final = f"COPY event ({', '.join(CopyRows.order)}) FROM STDIN (FORMAT BINARY)"

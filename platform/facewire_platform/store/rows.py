@@ -147,7 +147,7 @@ class InsertRows(Rows):
 #: `identity_id`.
 _TO_ID: Final = struct.Struct(">hiqiqidiqiiiii")
 _SIZE: Final = struct.Struct(">i")
-_STREAM: Final = struct.Struct(">ii")
+_STREAM: Final = struct.Struct(">iq")
 _NULL: Final = _SIZE.pack(-1)
 
 
@@ -201,7 +201,7 @@ class CopyRows(Rows):
         return Row(seq, timestamp, score, unescape(form[_TO_ID.size : _TO_ID.size + size].decode()), form)
 
     def add_to(self, group: list[Any], stream: int) -> None:
-        group.append(_STREAM.pack(4, stream).join((*self.packed, b"")))  # after each row
+        group.append(_STREAM.pack(8, stream).join((*self.packed, b"")))  # after each row
 
 
 def _escaped(texts: list[bytes]) -> list[bytes]:

@@ -1,6 +1,6 @@
 """The tables of the platform's store.
 
-    device ──< stream ──< event          a stream is one epoch of a device, named by a small integer
+    device ──< stream ──< event          a stream is one epoch of a device, named by an integer
                      ├──< gap            ranges of lost events
                      ├──< rejected       seqs of events that broke the contract
                      └──< quarantine     these events, as long as there is room
@@ -23,7 +23,7 @@ import peewee
 
 from facewire.errors import StoreError
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 
 class StoreRow(peewee.Model):
@@ -61,7 +61,7 @@ class StreamRow(peewee.Model):
     arrives again is not counted again.
     """
 
-    id = peewee.AutoField()
+    id = peewee.BigAutoField()
     device = peewee.TextField()
     epoch = peewee.TextField()
     watermark = peewee.BigIntegerField(default=0)
@@ -85,7 +85,7 @@ class StreamRow(peewee.Model):
 class EventRow(peewee.Model):
     """One event; the columns are those of `facewire.events.Event`."""
 
-    stream = peewee.IntegerField()
+    stream = peewee.BigIntegerField()
     seq = peewee.BigIntegerField()
     timestamp = peewee.BigIntegerField()
     score = peewee.DoubleField()
@@ -109,7 +109,7 @@ class EventRow(peewee.Model):
 class GapRow(peewee.Model):
     """Seqs `first` to `last` of a stream, which are lost."""
 
-    stream = peewee.IntegerField()
+    stream = peewee.BigIntegerField()
     first = peewee.BigIntegerField()
     last = peewee.BigIntegerField()
     #: Platform clock, ms since 1970 UTC.
@@ -126,7 +126,7 @@ class RejectedRow(peewee.Model):
     The quarantine may no longer have room for the event itself.
     """
 
-    stream = peewee.IntegerField()
+    stream = peewee.BigIntegerField()
     seq = peewee.BigIntegerField()
 
     class Meta:  # noqa: D106  # peewee's
@@ -137,7 +137,7 @@ class RejectedRow(peewee.Model):
 class QuarantineRow(peewee.Model):
     """A message, or an event in one, that broke the contract. One row, however often it arrives."""
 
-    id = peewee.AutoField()
+    id = peewee.BigAutoField()
     digest = peewee.BlobField(unique=True)
     topic = peewee.TextField()
     reason = peewee.TextField()
@@ -149,7 +149,7 @@ class QuarantineRow(peewee.Model):
     last_at = peewee.BigIntegerField()
     times = peewee.BigIntegerField(default=1)
     #: Only for a bad event of a batch.
-    stream = peewee.IntegerField(null=True)
+    stream = peewee.BigIntegerField(null=True)
     seq = peewee.BigIntegerField(null=True)
 
     class Meta:  # noqa: D106  # peewee's
