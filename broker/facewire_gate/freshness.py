@@ -1,42 +1,16 @@
-"""Which matches one consumer may act on, pure (docs/contract.md, Consumer): a late match opens no door.
+"""Decides which matches one consumer may act on: a late match opens no door. Pure.
 
-A match is acted on if it is not retained, its boot is the newest seen, its identity was not acted on before, and it
-is shown to be no older than the limit. What cannot be shown is refused, with its reason.
+A consumer acts on a match if it is not retained, its boot is the newest seen of the device, its
+identity was not acted on before, and it is shown to be no older than the limit. A match that
+nothing shows to be fresh is refused, with its reason.
 
-Age needs the offset of the device's clock, and a stream in one direction never gives it away alone:
+    received - sent_at = offset + delay          one number known, two unknown, delay >= 0
+    age = received - timestamp - offset
 
-    received - sent_at = offset + delay          one known, two unknown, delay >= 0
-    age = received - timestamp - offset          the comparison's moment counts, not the publishing's
-
-Only delay adds, so the least (received - sent_at) seen, the *floor*, bounds the offset from above, and the age from below: good
-to say that a match is late, of no use to say that it is fresh. A stream that is late from its first message on has a
-floor as steady as that of a wrong clock. Fresh needs a bound from the other side, and there are two witnesses:
-
-1. **Our own clock.** A device's clock is taken to run ahead of ours by no more than `clock_error` (2 s), so the age is at most
-   received - timestamp + `clock_error`. This holds whatever is delayed, from the first message on. It does not count while the
-   floor itself says that the clock runs further ahead; how far behind it may be, the limit says.
-2. **A steady floor**, for a clock that is plainly wrong. The floors of two periods on end (each `steady` long, 60 s, and of at least
-   `STEADY_MESSAGES` live messages, statuses among them) agree within `PROMPT`: then a message of theirs is taken to have come within `PROMPT`. It is
-   believed only of a floor that no delay explains: ahead of our clock, or behind it by more than `longest_delay` (20 min). In
-   between a clock that is slow and a link that is slow look alike, and the match is refused as *unproven*: the clock must be set.
-
-So with a clock that is right nothing late is ever yielded, however the messages are lost, repeated, reordered or delayed, at a constant
-delay too (of less than `longest_delay`). With a wrong clock nothing late is yielded as long as one message of any two periods is prompt, the first after
-the clock was set forward among them. Nobody can do better who may only listen; `steady=inf` does without the second witness.
-
-- A clock that jumps forward undercuts the floor: proof and periods begin again. One that jumps back makes every match look late
-  until the floor has been steady, or our own clock vouches for it, again; either way what is in doubt is refused.
-- A floor that was proved loses `DRIFT` with time, as crystals do, counted from the beginning of the periods that proved it.
-- Floors are in monotonic time: a step of our own clock moves only the first witness.
-- A match compared after it was sent (`timestamp` past `sent_at`) was compared by another clock, or before a jump: unproven.
-
-A boot that is not known yet is newer than the newest known, or one of before that is heard of only now. It counts as newer if its message is shown to be of after
-the newest's first, or `STRAGGLING` (60 s) after that: what is yielded then cannot be from before. Until then it is refused as of a previous boot, and so is what the
-newest may have sent before the unknown one was heard of.
-
-Memory is bounded, and past its bounds the answer is no: a seq `WINDOW` below the highest acted on is taken as repeated; a new epoch waits
-until the one acted on longest ago is an hour old, a new device until there is room. A boot forgotten after
-`BOOTS` restarts could become the newest again; its matches are then late by all of these.
+The least `received - sent_at` seen is the *floor*: the offset at most. It proves a match late,
+never fresh. Two witnesses prove it fresh: our own clock, and a steady floor that no delay
+explains. docs/consumers.md ("How freshness is judged") tells the theory, what it assumes, and how
+each detail is decided. The names there are those of `Limits` and of the constants below.
 """
 
 import math
@@ -46,26 +20,25 @@ from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from facewire.messages import Match, Status
 
-#: retained: the broker kept it. previous_boot: the device has restarted since. repeated: acted on before, or too far
-#: below what was to tell. late: older than the limit for certain. unproven: not shown to be fresh. crowded: no memory left to judge it.
+#: docs/consumers.md ("Reasons") explains each.
 Reason: TypeAlias = Literal["retained", "previous_boot", "repeated", "late", "unproven", "crowded"]
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 
-#: What a message that came promptly may have taken, ms.
+#: The delay of a prompt message, at most, ms.
 PROMPT: Final = 500
-#: Live messages without which a period is not over.
+#: Live messages that a period needs.
 STEADY_MESSAGES: Final = 3
-#: How fast two clocks come apart: 200 ppm, twice what is usual.
+#: How fast two clocks drift apart: 200 ppm, twice the usual drift of crystals.
 DRIFT: Final = 200e-6
-#: How far past `sent_at` a timestamp may be, ms: a clock that is being slewed.
+#: How far past `sent_at` a timestamp may be, ms, because a clock is slewed.
 SLEWED: Final = 1_000
 
-#: For so long after a restart an unknown boot may be one from before it, s.
+#: For this long after a restart an unknown boot may be older than it, s.
 STRAGGLING: Final = 60.0
-#: Seqs of an epoch that may come out of order.
+#: Seqs of an epoch that may arrive out of order; one further below the highest counts as repeated.
 WINDOW: Final = 1_024
 EPOCHS: Final = 16
-#: s
+#: An epoch is forgotten for a new one only after this long without a match, s.
 EPOCH_KEPT: Final = 3_600.0
 BOOTS: Final = 256
 DEVICES: Final = 100_000
@@ -73,16 +46,18 @@ DEVICES: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What counts as fresh; durations in s.
+    """The limits of a fresh match, in seconds.
 
     Attributes:
-        age: from the comparison to the moment of judgement, at most.
-        clock_error: how far ahead of ours a device's clock that is right may be. What it is taken to be off makes every match older.
-        steady: length of the periods that prove the offset of a wrong clock; `math.inf` believes our own clock alone.
-        longest_delay: no network holds a stream back, steadily, for longer.
+        age: from the comparison to the judgement, at most.
+        clock_error: how far the clock of a device may be ahead of ours. Every match counts as
+            older by this much.
+        steady: length of the periods that prove the offset of a wrong clock; with `math.inf` only
+            our own clock counts.
+        longest_delay: no network holds a stream back for longer at a constant delay.
 
     Raises:
-        ValueError: nothing could ever be fresh.
+        ValueError: no match could ever be fresh.
     """
 
     age: float = 5.0
@@ -100,7 +75,7 @@ class Limits:
 class Moment(NamedTuple):
     """Now, by both of our clocks."""
 
-    #: s, never set, never standing still.
+    #: Seconds. Nobody sets this clock, and it never stands still.
     monotonic: float
     #: ms since 1970 UTC.
     wall_ms: int
@@ -114,12 +89,15 @@ class Verdict(NamedTuple):
     """Act on the match, unless there is a reason not to."""
 
     reason: Reason | None
-    #: Its age at most, s; None where that is not known.
+    #: Its age at most, s; None if that is not known.
     age: float | None = None
 
 
 class Freshness:
-    """Judges matches for one consumer. Whoever gets no reason acts on the match: it is not fresh a second time."""
+    """Judges matches for one consumer.
+
+    A caller that gets no reason must act on the match: it is not fresh a second time.
+    """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -128,7 +106,7 @@ class Freshness:
         self._devices: dict[str, _Device] = {}
 
     def status(self, device: str, status: Status, *, retained: bool, arrived: Moment) -> None:
-        """Learn from a status: the newest boot and, of a live one, the clock. A will says nothing of either."""
+        """Learn the newest boot from a status, and the clock from a live one. A last will tells neither."""
         if not status.online or (known := self._device(device)) is None:
             return
         known.saw(status.boot, arrived, None if retained else status.at, self.limits)
@@ -139,11 +117,11 @@ class Freshness:
         """Judge a match.
 
         Args:
-            device: whose it is.
-            match: as it came.
-            retained: as it came.
-            arrived: when it came.
-            now: when it would be acted on: what waited for its consumer grew older.
+            device: the device that published it.
+            match: the decoded message.
+            retained: whether the broker marked it as retained.
+            arrived: when it arrived.
+            now: the moment of acting. A match that waited in the inbox is older by then.
         """
         verdict = self._judge(device, match, retained=retained, arrived=arrived, now=now)
         if verdict.reason is None:
@@ -173,7 +151,8 @@ class Freshness:
     def _judge_age(self, clock: "_Clock", match: Match, now: Moment) -> Verdict:
         limit = self.limits.age * 1000
         compared = match.event.timestamp
-        # The older of the two, as a clock that was set back in between makes the comparison look younger than the publishing.
+        # The older of the two: a clock that was set back in between makes the comparison look younger
+        # than the publishing.
         elapsed = now.ms - min(compared, match.sent_at)
         if elapsed - clock.floor > limit:
             return Verdict("late")
@@ -190,25 +169,25 @@ class Freshness:
 
 
 class _Device:
-    """What a consumer knows of a device."""
+    """What a consumer knows about a device."""
 
     __slots__ = ("_boots", "_contester", "_epochs", "_since", "boot", "clock", "contested")
 
     def __init__(self) -> None:
-        #: In the order in which they were first seen.
+        #: In the order of their first messages.
         self._boots: dict[str, None] = {}
         self._epochs: dict[str, _Acted] = {}
         self.boot: str | None = None
         #: When the first message of the newest boot arrived, ms.
         self._since = 0
-        #: When a boot of which it is not known whether it is newer was last heard of, ms.
+        #: When a message of a contesting boot last arrived, ms. Such a boot may be newer or older.
         self.contested = -math.inf
-        #: Which one that was; empty for several.
+        #: The contesting boot; empty if there are several.
         self._contester: str | None = None
         self.clock = _Clock()
 
     def saw(self, boot: str, arrived: Moment, sent_at: int | None, limits: Limits) -> None:
-        """Take in a boot; `sent_at` of a live message, as a retained one may be of any time."""
+        """Note a boot. `sent_at` is that of a live message: a retained one may be of any time."""
         if boot in self._boots:
             return
         if self.boot is not None and not self._is_newer(arrived, sent_at, limits):
@@ -224,7 +203,11 @@ class _Device:
             self._contester, self.contested = None, -math.inf
 
     def _is_newer(self, arrived: Moment, sent_at: int | None, limits: Limits) -> bool:
-        """Whether an unknown boot is newer than the newest, and no straggler: shown to be of after its first message, or late enough."""
+        """Whether an unknown boot is newer than the newest, and no straggler.
+
+        It is if its message is shown to be sent after the newest boot's first, or arrives long enough
+        after that.
+        """
         if arrived.ms - self._since > max(STRAGGLING, limits.age) * 1000:
             return True
         clock = _Clock()
@@ -238,7 +221,7 @@ class _Device:
         return epoch in self._epochs and self._epochs[epoch].has(seq)
 
     def act(self, epoch: str, seq: int, now: float) -> bool:
-        """Remember an identity; False where there is no room."""
+        """Remember an identity; False if there is no room."""
         if epoch not in self._epochs:
             if len(self._epochs) >= EPOCHS:
                 oldest = min(self._epochs, key=lambda name: self._epochs[name].at)
@@ -294,7 +277,7 @@ class _Clock:
         """Take in a live message."""
         level = arrived - sent_at
         if self._open is None or level < self.floor - PROMPT:
-            # Whatever came before was late, or the clock has jumped.
+            # Every earlier message was late, or the clock has jumped.
             self._closed, self._open = [], _Period(arrived, level)
         period = self._open
         period.floor = min(period.floor, level)
@@ -310,7 +293,7 @@ class _Clock:
         return min(period.floor for period in (*self._closed, self._open))
 
     def least_offset(self, now: Moment, limits: Limits) -> float | None:
-        """The offset at least, by the better of the two witnesses; None where neither says anything."""
+        """The offset at least, by the better of the two witnesses; None if neither counts."""
         ahead = now.wall_ms - now.ms
         ours = -limits.clock_error * 1000 - ahead
         witnesses = [ours] if self.floor >= ours else []
@@ -323,5 +306,5 @@ class _Clock:
         if len(self._closed) < 2:
             return None
         before, last = self._closed
-        # Any message of the two may be the prompt one: the clocks may have come apart since the first.
+        # Any message of the two periods may be the prompt one, so count the drift from the first.
         return _Period(before.began, min(before.floor, last.floor)) if abs(before.floor - last.floor) <= PROMPT else None
