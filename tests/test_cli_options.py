@@ -101,7 +101,7 @@ def test_password_file_without_a_password_is_refused(tmp_path: Path, content: by
 def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("x")
-    assert "both given" in refused("-u", "ops", "-P", "x", "--password-file", str(path))
+    assert "not both" in refused("-u", "ops", "-P", "x", "--password-file", str(path))
     assert "needs a --username" in refused("-P", "x")
     assert "--key needs its --cert" in refused("--key", str(path))
 

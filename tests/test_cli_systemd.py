@@ -1,4 +1,4 @@
-"""What systemd is told: a socket of ours plays systemd, the processes are the real ones."""
+"""The reports to systemd: a socket of ours plays systemd, the processes are real."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def service(manager: Manager, **more: str) -> Service:
     return Service({"NOTIFY_SOCKET": manager.address, **more})
 
 
-def test_readiness_is_told_once_and_not_before_it_is_there(manager: Manager) -> None:
+def test_ready_is_sent_once_and_only_when_the_loop_can_work(manager: Manager) -> None:
     one = service(manager)
     one.turn(ready=False)
     assert manager.heard() == []
@@ -46,44 +46,54 @@ def test_readiness_is_told_once_and_not_before_it_is_there(manager: Manager) -> 
     assert manager.heard() == ["READY=1", "STOPPING=1"]
 
 
-def test_the_watchdog_is_fed_by_turns_and_by_nothing_else(manager: Manager) -> None:
+def test_only_turns_feed_the_watchdog(manager: Manager) -> None:
     one = service(manager, WATCHDOG_USEC="1", WATCHDOG_PID=str(os.getpid()))
     for _ in range(3):
         one.turn()
     assert manager.heard() == ["READY=1", *["WATCHDOG=1"] * 3]
 
 
-def test_many_turns_are_few_signs_of_life(manager: Manager) -> None:
+def test_many_turns_send_few_signs_of_life(manager: Manager) -> None:
     one = service(manager, WATCHDOG_USEC="3600000000")
     for _ in range(1000):
         one.turn()
     assert manager.heard() == ["READY=1", "WATCHDOG=1"]
 
 
-def test_the_watchdog_of_another_process_is_not_ours(manager: Manager) -> None:
+def test_the_watchdog_of_another_process_is_ignored(manager: Manager) -> None:
     service(manager, WATCHDOG_USEC="1", WATCHDOG_PID="1").turn()
     assert manager.heard() == ["READY=1"]
 
 
-def test_an_abstract_address_is_one() -> None:
+def test_an_abstract_address_works() -> None:
     manager = Manager(f"@facewire-test-{os.getpid()}")
     service(manager).turn()
     assert manager.next() == "READY=1"
     manager.socket.close()
 
 
-def test_without_systemd_nothing_is_sent() -> None:
-    one = Service({})
+def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(socket, "socket", opened.append)
+    one = Service({"WATCHDOG_USEC": "1"})
     one.turn()
     one.stopping()
+    assert opened == []
 
 
-def test_a_manager_that_is_gone_costs_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_after_the_end_was_reported_nothing_is_ready_any_more(manager: Manager) -> None:
+    one = service(manager)
+    one.stopping()
+    one.turn()
+    assert manager.heard() == ["STOPPING=1"]
+
+
+def test_a_manager_that_has_gone_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Service({"NOTIFY_SOCKET": str(tmp_path / "gone")}).turn()
     assert "systemd not told state=READY=1" in caplog.text
 
 
-def test_what_systemd_said_to_us_is_not_said_to_our_children() -> None:
+def test_children_do_not_inherit_the_variables_of_systemd() -> None:
     environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
     Service(environ)
     assert environ == {"HOME": "/"}
@@ -94,7 +104,7 @@ def test_what_systemd_said_to_us_is_not_said_to_our_children() -> None:
 
 @pytest.fixture
 def watched(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Manager:
-    """Processes that are started are its services."""
+    """Processes started in the test are its services."""
     monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
     monkeypatch.setenv("WATCHDOG_USEC", "100000")
     return manager
@@ -125,7 +135,7 @@ def test_a_broker_is_ready_when_it_listens(watched: Manager, tmp_path: Path, eng
 
 
 @pytest.mark.process
-def test_a_device_is_ready_when_its_store_is_open_whatever_the_broker_does(watched: Manager, tmp_path: Path) -> None:
+def test_a_device_is_ready_when_its_store_is_open_even_without_a_broker(watched: Manager, tmp_path: Path) -> None:
     store = tmp_path / "d.db"
     with Running("device", "run", "--id", "d", "-p", str(free_port()), "--store", store) as running:
         assert watched.wait_for("READY=1") == []
@@ -144,7 +154,7 @@ def test_a_device_that_cannot_open_its_store_is_never_ready(watched: Manager, tm
 
 @pytest.mark.network
 @pytest.mark.process
-def test_a_worker_is_ready_when_it_has_subscribed_and_not_while_the_broker_is_down(watched: Manager, tmp_path: Path) -> None:
+def test_a_worker_is_ready_when_it_has_subscribed(watched: Manager, tmp_path: Path) -> None:
     port = free_port()
     with Running("platform", "run", "-p", str(port), "--database", f"sqlite:///{tmp_path / 'x.db'}") as running:
         # It turns, so it lives, and is not ready.

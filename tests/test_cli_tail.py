@@ -364,7 +364,7 @@ class TestReal:
         broker = new_mosquitto(f"password_file {tmp_path}/passwords")
         with tail_of(broker.port, "-u", "ops", "-P", "wrong") as tail:
             assert tail.ended() == 5
-            assert "refused who we are" in tail.wait_for("Error: ")
+            assert "refused our credentials" in tail.wait_for("Error: ")
 
     def test_a_flood_that_nobody_reads_is_shown_or_counted(self, new_mosquitto: Callable[..., Mosquitto]) -> None:
         broker = new_mosquitto("allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0")

@@ -69,7 +69,7 @@ def test_a_broker_that_delivers_nothing_at_all_is_an_error(publish_times: Callab
 
 def test_refused_credentials_and_a_missing_broker_are_different_errors(tmp_path: Path) -> None:
     users, _ = known(tmp_path)
-    with with_users("ours", tmp_path, users) as address, pytest.raises(CredentialsRefused, match="refuses who we are"):
+    with with_users("ours", tmp_path, users) as address, pytest.raises(CredentialsRefused, match="refused our credentials"):
         shared_subscriptions_deliver(dataclasses.replace(address, username="worker", password=credentials.generate_secret()), Topics())
     with pytest.raises(BrokerError, match="refused"):
         shared_subscriptions_deliver(Address(port=free_port()), Topics())

@@ -21,7 +21,7 @@ MAX_MAP: Final = 1024
 MAX_ARRAY: Final = 65_536
 MAX_DEPTH: Final = 16
 
-#: What `decode` gives for whatever holds other values.
+#: The types that hold other values, as `decode` returns them.
 CONTAINERS: Final = frozenset((dict, list))
 
 
@@ -35,8 +35,8 @@ class Format(enum.Enum):
 class Decoded(NamedTuple):
     """A payload's map.
 
-    `clean` says that every text in it is known to be valid Unicode and every number to fit 64 bits. Where it
-    is false, whoever takes a part of the map must try that part with `pack` first.
+    If `clean` is true, every text in the map is valid Unicode and every number fits 64 bits. If not,
+    a caller that keeps a part of the map must first try to `pack` it.
     """
 
     map: dict[str, Any]
@@ -48,7 +48,7 @@ def decode(payload: bytes) -> Decoded:
     """Read one map.
 
     Raises:
-        DecodeError: empty, too large, malformed, not a map, or not keyed by text.
+        DecodeError: it is empty, too large, malformed, not a map, or has a key that is not text.
     """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise DecodeError(f"payload of {len(payload)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
@@ -70,7 +70,7 @@ def encode(value: Mapping[str, Any], fmt: Format = Format.MSGPACK) -> bytes:
     """Write one map.
 
     Raises:
-        ValueError: it holds something that the format cannot carry.
+        ValueError: it holds a value that the format cannot carry.
     """
     if fmt is Format.MSGPACK:
         return pack(value)
@@ -84,7 +84,7 @@ def pack(value: object) -> bytes:
     """Write any value as msgpack.
 
     Raises:
-        ValueError: it holds something that msgpack cannot carry: over 64 bits, lone surrogates, other types.
+        ValueError: msgpack cannot carry it: over 64 bits, lone surrogates, other types.
     """
     try:
         return msgpack.packb(value)  # type: ignore[no-any-return]  # msgpack has no types
@@ -93,19 +93,19 @@ def pack(value: object) -> bytes:
 
 
 def pack_each(values: Iterable[object]) -> list[bytes]:
-    """`pack` each of many values that were read from the wire: in half the time, as nothing is checked."""
+    """`pack` many values that came from the wire. It takes half the time, because it checks nothing."""
     return list(map(msgpack.Packer().pack, values))
 
 
 def unpack(packed: bytes) -> Any:
-    """Read back what `pack` wrote. For our own stores only: no limits."""
+    """Read the bytes of `pack`. Only for our own stores: it has no limits."""
     return msgpack.unpackb(packed, strict_map_key=False)
 
 
 def splice(head: Mapping[str, Any], key: str, packed: bytes | Sequence[bytes]) -> bytes:
     """Write `{**head, key: packed}`, where `packed` is one packed value or a list of packed values.
 
-    A device keeps its events packed, and a batch of them is built without reading them:
+    A device keeps its events packed, so it builds a batch without reading them:
 
         map header | head's keys and values | key | (array header) | packed | packed | ...
     """
@@ -122,7 +122,7 @@ def splice(head: Mapping[str, Any], key: str, packed: bytes | Sequence[bytes]) -
 
 
 def is_deeper(value: object, levels: int) -> bool:
-    """Whether maps and lists nest more than `levels` deep in `value`, which counts as the first level."""
+    """Whether maps and lists nest more than `levels` deep; `value` itself is the first level."""
     layer: list[Any] = [value] if type(value) in CONTAINERS else []
     for _ in range(levels):
         layer = [child for item in layer for child in (item.values() if type(item) is dict else item) if type(child) in CONTAINERS]
@@ -143,7 +143,7 @@ def _decode_msgpack(payload: bytes) -> tuple[Any, bool]:
         try:
             return msgpack.unpackb(payload, **limits), True
         except UnicodeDecodeError:
-            # One bad text must not take its whole batch with it: read it as lone surrogates, which `pack` refuses.
+            # One bad text must not spoil its batch: read it as lone surrogates, which `pack` refuses.
             return msgpack.unpackb(payload, unicode_errors="surrogateescape", **limits), False
     except (ValueError, TypeError, msgpack.UnpackException) as exc:
         raise DecodeError(f"not msgpack: {str(exc) or type(exc).__name__}") from exc
@@ -151,8 +151,9 @@ def _decode_msgpack(payload: bytes) -> tuple[Any, bool]:
 
 def _decode_json(payload: bytes) -> Any:
     try:
-        # Given bytes, json would guess UTF-16 and UTF-32. Bad text becomes lone surrogates, as in `_decode_msgpack`. NaN and
-        # Infinity are not JSON, yet Python's writer writes them: read, so that one bad score does not take its batch with it.
+        # Given bytes, json would guess UTF-16 and UTF-32. Bad text becomes lone surrogates, as in
+        # `_decode_msgpack`. NaN and Infinity are not JSON, but Python writes them: we read them, so
+        # that one bad score does not spoil its batch.
         return json.loads(payload.decode(errors="surrogateescape"))
     except (ValueError, RecursionError) as exc:
         raise DecodeError(f"not JSON: {exc}") from exc

@@ -1,11 +1,11 @@
 """The one error tree.
 
     FacewireError
-    ├── DecodeError         bytes that are no message of ours: quarantine, never retry
-    │   └── EventError      one event that breaks the contract, its neighbours may be fine
-    ├── ProtocolError       a message that can be read and breaks the contract
-    │   └── BatchRefused    a whole history batch; carries the key under which to answer
-    ├── StoreError          a database that cannot be used as it is; says what to do
+    ├── DecodeError         the bytes are no message of ours: quarantine, never retry
+    │   └── EventError      one event breaks the contract; its neighbours may be good
+    ├── ProtocolError       a readable message breaks the contract
+    │   └── BatchRefused    a batch breaks it as a whole; carries the batch key for the answer
+    ├── StoreError          a database cannot be used as it is; says what to do
     └── BrokerError         the broker cannot be reached, or refuses
         ├── CredentialsRefused
         └── SubscriptionRefused
@@ -26,7 +26,7 @@ class EventError(DecodeError):
     """One event breaks the contract.
 
     Attributes:
-        seq: the event's seq, where it can be read.
+        seq: the event's seq, if it is readable.
     """
 
     def __init__(self, reason: str, seq: int | None = None) -> None:
@@ -39,7 +39,7 @@ class ProtocolError(FacewireError):
 
 
 class BatchRefused(ProtocolError):
-    """A history batch breaks the contract as a whole: nothing of it counts.
+    """A history batch breaks the contract as a whole: none of its events counts.
 
     Attributes:
         epoch, boot, key: the batch key, which the refusing ack repeats.
@@ -59,8 +59,8 @@ class BrokerError(FacewireError):
 
 
 class CredentialsRefused(BrokerError):
-    """The broker refused the user name, password or certificate."""
+    """The broker refused our user name, password or certificate."""
 
 
 class SubscriptionRefused(BrokerError):
-    """The broker knows us, and does not let us subscribe."""
+    """The broker accepted our credentials and refused a subscription."""

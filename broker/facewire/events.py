@@ -15,7 +15,7 @@ from facewire.errors import DecodeError, EventError
 MAX_INT: Final = 2**63 - 1
 _MIN_INT: Final = -MAX_INT
 
-#: An event larger than this is refused by `record()`: it must fit a broker's packet limit (256 KiB in ours).
+#: `record()` refuses a larger event: it must fit a broker's packet limit (256 KiB in ours).
 MAX_EVENT_BYTES: Final = 192 * 1024
 
 
@@ -39,7 +39,7 @@ PERSON_TYPES: Final = ", ".join(f"{known.value} {known.label}" for known in Pers
 
 
 class Event(NamedTuple):
-    """An event as it travels. A named tuple, as it is made 200,000 times a second and is a row as it stands."""
+    """An event as it travels. A named tuple, because we make 200,000 a second and store it as a row."""
 
     #: Place in its device's store, from 1; 0 while no store has it.
     seq: int
@@ -56,11 +56,11 @@ class Event(NamedTuple):
     group_name: str | None
     #: Capture endpoint (camera, turnstile) attached to the box.
     ep_id: str | None
-    #: Every other field of the vendor's, as it came.
+    #: Every other field of the vendor, unchanged.
     extra: dict[str, Any]
 
     def to_map(self) -> dict[str, Any]:
-        """The event under its wire names; optional fields that it lacks are left out."""
+        """The event under its wire names, without optional fields that it lacks."""
         fields = {name: value for name, value in zip(self._fields, self, strict=True) if name != "extra" and value is not None}
         return fields | self.extra
 
@@ -69,8 +69,8 @@ def event_from_map(fields: object, *, clean: bool = False) -> Event:
     """Read an event from the wire.
 
     Args:
-        fields: as they came; not changed.
-        clean: the codec vouches for texts and numbers (`codec.Decoded.clean`).
+        fields: as received; not changed.
+        clean: whether the codec vouches for texts and numbers (`codec.Decoded.clean`).
 
     Raises:
         EventError: it breaks the contract; names the field, the value and the limit.
@@ -84,16 +84,16 @@ def event_from_map(fields: object, *, clean: bool = False) -> Event:
 
 
 def columns_from_maps(maps: Sequence[Any]) -> list[list[Any]]:
-    """Read many events from the wire, which the codec vouches for, in half the time.
+    """Read many events from the wire in half the time, if the codec vouches for them.
 
     Args:
-        maps: as they came; what `Event` has a field for is taken out of them.
+        maps: as received; each value that `Event` has a field for is taken out of them.
 
     Returns:
-        For each field of `Event` what the events have there, one after the other.
+        For each field of `Event`, the values of all events in order.
 
     Raises:
-        EventError: one of them breaks the contract; which, and how, `event_from_map` says.
+        EventError: one of them breaks the contract; `event_from_map` says which, and how.
     """
     if not set(map(type, maps)) <= {dict}:
         raise EventError("an event is not a map")
@@ -128,7 +128,7 @@ def _fit(integers: Sequence[int]) -> bool:
 
 
 def event_from_source(fields: object) -> Event:
-    """Read an event from a recognition process: no seq yet (one that is given is the source's own, and ignored).
+    """Read an event from a recognition process. A seq in it is the source's own and is ignored.
 
     The vendor's realtime form carries `person_type` inside `ext_data`; it is read from there and left there.
 
@@ -145,7 +145,7 @@ def event_from_source(fields: object) -> Event:
     if len(packed) > MAX_EVENT_BYTES:
         raise EventError(f"event of {len(packed)} bytes is over the limit of {MAX_EVENT_BYTES}")
     try:
-        # As its readers will: an event that the codec refuses would take every batch that it is in with it.
+        # As its readers will. An event that the codec refuses would spoil every batch that has it.
         kept = codec.decode(packed).map
     except DecodeError as exc:
         raise EventError(f"event cannot be kept: {exc}") from exc
@@ -153,14 +153,14 @@ def event_from_source(fields: object) -> Event:
 
 
 def _builtin(value: Any) -> Any:
-    """A recognition process computes with numpy, whose numbers are not Python's own; nor are those of an enum."""
+    """The number as Python's own: recognition processes compute with numpy, or use enums."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def read_seq(fields: object) -> int | None:
-    """The seq of an event that may be bad, or None where it cannot be read."""
+    """The seq of an event that may be bad, or None if it is unreadable."""
     seq = fields.get("seq") if isinstance(fields, dict) else None
     return seq if type(seq) is int and 1 <= seq <= MAX_INT else None
 
@@ -174,7 +174,7 @@ def _event(fields: Mapping[str, Any], seq: int, *, clean: bool) -> Event:
     person_type, group_name, ep_id = take("person_type", None), take("group_name", None), take("ep_id", None)
     if type(score) is int and _MIN_INT <= score <= MAX_INT:
         score = float(score)  # JSON, and some languages' msgpack, write 82.0 as 82
-    # In one go, as it is done 200,000 times a second; `_first_wrong` says which it was.
+    # One expression, because it runs 200,000 times a second; `_first_wrong` finds the wrong field.
     if not (
         type(timestamp) is int
         and _MIN_INT <= timestamp <= MAX_INT
@@ -214,7 +214,7 @@ def _is_text_or_nothing(value: object) -> bool:
     return value is None or type(value) is str
 
 
-#: What each field must be, for code and for people.
+#: The test of each field, and its wording for people.
 _FIELDS: Final = (
     ("timestamp", _is_integer, "an integer of milliseconds"),
     ("score", _is_number, "a finite number"),
@@ -243,6 +243,6 @@ def _first_wrong(fields: Mapping[str, Any], seq: int) -> EventError:
 
 
 def _show(value: object) -> str:
-    # A text may be a name, bytes a face, and this goes into logs; a container may be huge: say only what type it is.
+    # This goes into logs. A text may be a name, bytes a face, a container huge: show only the type.
     text = ascii(value) if isinstance(value, int | float | None) else type(value).__name__
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,9 +1,9 @@
 """The four messages of the wire, and their bytes (docs/contract.md, Payloads).
 
-    decode(kind, payload)  ->  Match | Batch | Ack | Status, or an error that says who is to blame
+    decode(kind, payload)  ->  Match | Batch | Ack | Status, or an error that names the fault
     encode(message)        ->  bytes
 
-A device builds matches and batches from events that it keeps packed (`splice_match`, `splice_batch`).
+A device builds matches and batches from packed events (`splice_match`, `splice_batch`).
 """
 
 import re
@@ -39,7 +39,7 @@ class Match:
 class BadEvent(NamedTuple):
     """One bad event of a good batch."""
 
-    #: None where it cannot be read: then nothing but the quarantine has the event.
+    #: None if it is unreadable: then only the quarantine has the event.
     seq: int | None
     reason: str
     raw: bytes
@@ -118,17 +118,18 @@ Message: TypeAlias = Match | Batch | Ack | Status
 
 
 def decode(kind: Kind, payload: bytes) -> Message:
-    """Read a message from the topic kind that it came on.
+    """Read a message of one kind.
 
     Raises:
-        BatchRefused: a batch that breaks the contract as a whole, its key readable: answer with `error`.
-        DecodeError: anything else that cannot be read.
+        BatchRefused: a batch breaks the contract as a whole, and its key is readable: answer with
+            `error`.
+        DecodeError: the message is unreadable for any other reason.
     """
     return _READERS[kind](payload)
 
 
 def encode(message: Message, fmt: Format = Format.MSGPACK) -> bytes:
-    """Write a message; keys without a value are left out."""
+    """Write a message, without keys that have no value."""
     return codec.encode(to_map(message), fmt)
 
 
@@ -147,12 +148,12 @@ def to_map(message: Message) -> dict[str, Any]:
 
 
 def splice_match(epoch: str, boot: str, sent_at: int, event: bytes) -> bytes:
-    """A Match around an event that is packed already."""
+    """A Match around a packed event."""
     return codec.splice({"epoch": epoch, "boot": boot, "sent_at": sent_at}, "event", event)
 
 
 def splice_batch(epoch: str, boot: str, *, after: int, cursor: int, head: int, oldest: int, events: Sequence[bytes]) -> bytes:
-    """A Batch around events that are packed already."""
+    """A Batch around packed events."""
     keys = {"epoch": epoch, "boot": boot, "after": after, "cursor": cursor, "head": head, "oldest": oldest}
     return codec.splice(keys, "events", events)
 
@@ -166,7 +167,7 @@ def decode_match(payload: bytes) -> Match:
 
 
 def decode_batch(payload: bytes) -> Batch:
-    """Read a Batch; its bad events are set apart. Raises `BatchRefused` and `DecodeError`, see `decode`."""
+    """Read a Batch, its bad events set apart. Raises `BatchRefused` and `DecodeError`, see `decode`."""
     keys, items, decoded = _read_batch(payload)
     return Batch(*keys, *_sort_out(items, decoded), decoded.format)
 
@@ -232,7 +233,7 @@ def _raw(item: object) -> bytes:
         return codec.pack(item)
     except ValueError:
         pass
-    # What cannot be packed again (a lone surrogate) is kept as Python shows it.
+    # A value that cannot be packed again (a lone surrogate) is kept as Python shows it.
     try:
         return ascii(item).encode()
     except RecursionError:
@@ -288,7 +289,7 @@ _READERS: Final[dict[Kind, Callable[[bytes], Message]]] = {
 
 
 class _Fields:
-    """Takes typed fields out of a map; each error names the field and what it should be."""
+    """Reads typed fields of a map; each error names the field and its type."""
 
     def __init__(self, wire: Mapping[str, Any]) -> None:
         self.map = wire

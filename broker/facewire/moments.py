@@ -1,4 +1,4 @@
-"""Durations and moments as people write them, on the command line and in the HTTP API."""
+"""Durations and moments as people write them, on the command line and in the HTTP API. Pure."""
 
 import datetime as dt
 import math
@@ -7,7 +7,7 @@ from typing import Final
 
 from facewire.events import MAX_INT
 
-#: A duration beyond this is a slip of the finger, and would overflow what waits for it, s.
+#: A longer duration is a typing error, and would overflow a wait, s.
 MAX_SECONDS: Final = 10 * 366 * 86_400.0
 
 _UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -19,7 +19,7 @@ def parse_seconds(text: str) -> float:
     """Read a duration such as `30`, `30s`, `5m`, `2h`, `7d`, `500ms`.
 
     Raises:
-        ValueError: it is none, or longer than `MAX_SECONDS`.
+        ValueError: it is not a duration, or longer than `MAX_SECONDS`.
     """
     found = _DURATION.fullmatch(text.strip())
     seconds = float(found[1]) * _UNITS[found[2]] if found else math.inf
@@ -32,9 +32,9 @@ def parse_moment(text: str, now_ms: int) -> int:
     """Read a moment as ms since 1970 UTC.
 
     Args:
-        text: so long ago (`90s`, `10m`, `2h`, `7d`), an ISO date or datetime (local time unless it says otherwise), or
-            ms since 1970 UTC.
-        now_ms: what the relative form counts from.
+        text: a time ago (`90s`, `10m`, `2h`, `7d`), an ISO date or datetime (local time unless it
+            has a zone), or ms since 1970 UTC.
+        now_ms: a time ago counts from here.
 
     Raises:
         ValueError: it is none of these.

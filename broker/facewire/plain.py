@@ -1,4 +1,4 @@
-"""Any decoded value as JSON can say it: events carry whatever their vendor put into them, photographs too."""
+"""Any decoded value in a form that JSON can carry: vendors put all kinds of values into events. Pure."""
 
 import base64
 import json
@@ -9,7 +9,8 @@ from typing import Any
 def plain(value: object) -> Any:
     """Make any decoded value fit for JSON.
 
-    Bytes become base64 text; NaN and infinities null; keys, and types that JSON lacks, text; lone surrogates are escaped.
+    Bytes become base64 text, NaN and infinities null. Keys, and types that JSON lacks, become text.
+    Lone surrogates are escaped.
     """
     match value:
         case None | bool() | int():
@@ -22,7 +23,7 @@ def plain(value: object) -> Any:
             return {_key(key): plain(item) for key, item in value.items()}
         case bytes():
             return base64.b64encode(value).decode()
-    # Not `isinstance`: msgpack's ExtType is a tuple, and no list.
+    # Not `isinstance`: msgpack's ExtType is a tuple, but no list.
     if type(value) in {list, tuple}:
         return [plain(item) for item in value]  # type: ignore[attr-defined]  # mypy does not follow `type(value) in`
     return plain(str(value))

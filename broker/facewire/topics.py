@@ -18,7 +18,7 @@ _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_device(device: str) -> str:
-    """Return `device`, or raise `ValueError` where it cannot name a device."""
+    """Return `device`, or raise `ValueError` if it cannot name a device."""
     if not _DEVICE.fullmatch(device):
         raise ValueError(f"device {device!r} is not 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")
     return device
@@ -32,7 +32,7 @@ class Topics:
         root: one or more topic levels without wildcards (MQTT 3.1.1 section 4.7).
 
     Raises:
-        ValueError: the root cannot stand at the head of a topic.
+        ValueError: no topic can begin with the root.
     """
 
     root: str = DEFAULT_ROOT
@@ -44,11 +44,11 @@ class Topics:
 
     @property
     def prefix(self) -> str:
-        """What every topic starts with, without the last slash."""
+        """The beginning of every topic, without the last slash."""
         return f"{self.root}/v{WIRE_VERSION}"
 
     def of(self, device: str, kind: Kind) -> str:
-        """The topic on which a device's messages of one kind travel."""
+        """The topic of one kind of a device's messages."""
         return f"{self.prefix}/{check_device(device)}/{kind}"
 
     def all(self, kind: Kind) -> str:
@@ -59,7 +59,7 @@ class Topics:
         """Take a topic apart into device and kind.
 
         Raises:
-            ProtocolError: it is none of ours.
+            ProtocolError: it is not a topic of the contract.
         """
         prefix, slash, rest = topic[: len(self.prefix)], topic[len(self.prefix) :][:1], topic[len(self.prefix) + 1 :]
         device, _, name = rest.partition("/")

@@ -1,1 +1,1 @@
-"""The command `facewire`: one module for each group of commands. The only door to click and rich."""
+"""The shell of the command `facewire`, shared by the commands of every side."""

@@ -1,4 +1,4 @@
-"""`python -m facewire_cli`, for processes that start more of themselves."""
+"""`python -m facewire_cli`, for processes that start further commands."""
 
 from facewire_cli.main import main
 

@@ -1,4 +1,4 @@
-"""Ask another facewire command, in a process of its own, and read its rows: the way from one side to another."""
+"""Runs another facewire command and reads its rows: the way from one side to another."""
 
 import json
 import subprocess
@@ -19,8 +19,8 @@ def rows_of(*words: str) -> Iterator[dict[str, Any]]:
     """Run a command that writes JSON Lines, and yield each row when it is written.
 
     Raises:
-        click.UsageError: the command refused its words (exit code 2), and why.
-        FacewireError: the command failed, and what it said.
+        click.UsageError: the command refused its arguments (exit code 2); says why.
+        FacewireError: the command failed; quotes its last line.
     """
     with tempfile.TemporaryFile("w+") as notices:
         with subprocess.Popen([*FACEWIRE, *words], stdout=subprocess.PIPE, stderr=notices, text=True, encoding="utf-8") as process:  # noqa: S603  # ourselves

@@ -1,7 +1,8 @@
-"""`facewire asyncapi`: the topics and their messages as an AsyncAPI 3 document, for other people's devices and consumers.
+"""`facewire asyncapi`: the topics and messages as an AsyncAPI 3 document, for other devices and consumers.
 
-Written from the contract's own types, so that it cannot say otherwise: fields, types and what is required come from the classes of
-`facewire.messages` and `facewire.events`, descriptions from the `#:` comments there. Only what types cannot say stands here.
+It is made from the contract's own types, so that the two cannot differ. Fields, types and required
+fields come from the classes of `facewire.messages` and `facewire.events`, descriptions from the
+`#:` comments there. This module adds only what types cannot say.
 """
 
 import inspect
@@ -22,7 +23,7 @@ from facewire_cli.options import topics_of
 Schema: TypeAlias = dict[str, Any]
 
 _CLASSES: Final[dict[Kind, type]] = {"match": Match, "history": Batch, "ack": Ack, "status": Status}
-#: What the contract's words mean, for fields that have no comment of their own.
+#: The contract's words, for fields without a comment of their own.
 _WORDS: Final = {
     "epoch": "Identity of the device's store, made at random when the store was.",
     "boot": "Identity of this run of the device's agent, made at random at each start.",
@@ -78,18 +79,18 @@ _EXAMPLES: Final[dict[Kind, dict[str, Message]]] = {
 
 
 @click.command()
-@click.option("--root", default=DEFAULT_ROOT, show_default=True, help="What the topics start with.")
+@click.option("--root", default=DEFAULT_ROOT, show_default=True, help="First part of every topic.")
 def asyncapi(root: str) -> None:
     """Print the AsyncAPI 3 document of the topics, as JSON.
 
-    It describes a device: what it sends, and what it receives. A consumer
+    It describes a device: the messages that it sends and receives. A consumer
     receives what a device sends.
     """
     click.echo(json.dumps(document(topics_of(root)), indent=2, ensure_ascii=False))
 
 
 def document(topics: Topics) -> Schema:
-    """The document, of the topics under one root."""
+    """The document for the topics under one root."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -155,7 +156,7 @@ def _object(cls: type) -> Schema:
 
 
 def _is_required(cls: type, name: str, hint: Any) -> bool:
-    """Whether a field has no default; the fields of `Event`, where none has one, are None in its place."""
+    """Whether a field has no default. `Event` has no defaults: its optional fields may be None."""
     if cls is Event:
         return type(None) not in get_args(hint)
     return inspect.signature(cls).parameters[name].default is inspect.Parameter.empty

@@ -1,4 +1,4 @@
-"""`facewire completion`: what a shell needs to complete commands and options."""
+"""`facewire completion`: the script with which a shell completes commands and options."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ _SHELLS: Final[dict[str, type[ShellComplete]]] = {"bash": BashComplete, "zsh": Z
 @click.command()
 @click.argument("shell", type=click.Choice(list(_SHELLS)))
 def completion(shell: str) -> None:
-    r"""Print what makes a shell complete commands and options.
+    r"""Print the script that completes commands and options in your shell.
 
     \b
     bash:  echo 'eval "$(facewire completion bash)"' >> ~/.bashrc

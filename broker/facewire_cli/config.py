@@ -1,4 +1,4 @@
-"""`facewire config`: which settings hold, where each comes from, and whether all of them are settings."""
+"""`facewire config`: the settings in force, where each comes from, and a check of their names."""
 
 import difflib
 import os
@@ -20,13 +20,13 @@ _SOURCES: Final = {
     ParameterSource.DEFAULT_MAP: "file",
     ParameterSource.DEFAULT: "default",
 }
-#: Everything of ours in the environment begins with it.
+#: Our environment variables begin with it.
 PREFIX: Final = "FACEWIRE_"
 
 
 @click.group()
 def config() -> None:
-    """Show which settings hold, and check them."""
+    """Show the settings in force, and check them."""
 
 
 @config.command(context_settings={"ignore_unknown_options": True})
@@ -34,11 +34,11 @@ def config() -> None:
 @output_option
 @click.pass_context
 def show(ctx: click.Context, command: Sequence[str], output: Form) -> None:
-    """Show which settings hold for COMMAND, and where each comes from.
+    """Show the settings of COMMAND, and where each comes from.
 
-    COMMAND is written as it would be run, with its flags if you like:
-    facewire config show device run --period 30. Without it, what is set for
-    any command is shown. Secrets are masked.
+    Write COMMAND as you would run it, with flags if you like:
+    facewire config show device run --period 30. Without COMMAND it shows every
+    setting that is not a default. It masks secrets.
     """
     root = ctx.find_root()
     rows = _settings(_context(root, command)) if command else (row for row in _every(root) if row["source"] != "default")
@@ -50,8 +50,8 @@ def show(ctx: click.Context, command: Sequence[str], output: Form) -> None:
 def check(ctx: click.Context) -> None:
     """Check the settings file and the FACEWIRE_… variables.
 
-    Names each that no command has, and each value that its command would
-    refuse. Exits with 2 where there is one.
+    Lists each setting that no command has, and each value that its command
+    would refuse. Exits with 2 if there is one.
     """
     root = ctx.find_root()
     wrong = [*strangers(root), *refused(root)]
@@ -63,7 +63,7 @@ def check(ctx: click.Context) -> None:
 
 
 def _context(root: click.Context, words: Sequence[str]) -> click.Context:
-    """The context in which a command with its flags would run; what is wrong with a value is left aside."""
+    """The context in which a command with its flags would run. Wrong values are ignored."""
     ctx, left = root, list(words)
     while isinstance(ctx.command, click.Group):
         name, found, left = ctx.command.resolve_command(ctx, left) if left else (None, None, [])
@@ -74,13 +74,13 @@ def _context(root: click.Context, words: Sequence[str]) -> click.Context:
 
 
 def _contexts(ctx: click.Context) -> Iterator[click.Context]:
-    """Those of all commands below one, and its own."""
+    """The context of a command, and those of all commands below it."""
     yield ctx
     if isinstance(ctx.command, click.Group):
         for name in ctx.command.list_commands(ctx):
             try:
                 found = ctx.command.get_command(ctx, name)
-            except click.ClickException:  # its extra is not installed, so it has no settings here
+            except click.ClickException:  # its extra is not installed, so it has no settings
                 continue
             if found is not None:
                 yield from _contexts(found.make_context(name, [], parent=ctx, resilient_parsing=True))
@@ -116,7 +116,7 @@ def _shown(param: click.Parameter, value: object) -> Any:
 
 
 def strangers(root: click.Context) -> Iterator[str]:
-    """The FACEWIRE_… variables that no command has, each with the near miss."""
+    """The FACEWIRE_… variables that no command has, each with a near miss."""
     known = {f"{ctx.auto_envvar_prefix}_{param.name}".upper() for ctx in _contexts(root) for param in _options(ctx)}
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
@@ -125,7 +125,7 @@ def strangers(root: click.Context) -> Iterator[str]:
 
 
 def refused(root: click.Context) -> Iterator[str]:
-    """The values in the file and the environment that their commands would refuse, and why."""
+    """The values in the file and the environment that a command would refuse, and why."""
     for ctx in _contexts(root):
         for param in _options(ctx):
             source = ctx.get_parameter_source(str(param.name))

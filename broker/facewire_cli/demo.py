@@ -1,7 +1,7 @@
-"""`facewire demo`: the whole pipeline on this machine, a killed worker in the middle, and proof that nothing is lost.
+"""`facewire demo`: the whole pipeline on this machine, with a killed worker, and proof of no loss.
 
 broker ── platform worker (killed with SIGKILL, started again) ── three devices that replay half a day of badges
-   └── this process: shows matches as they come, and how much history is stored
+   └── this process: shows matches as they arrive, and how much history is stored
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from facewire_mqtt.clock import now_ms
 SPEED: Final = 1_300
 THRESHOLD: Final = 0.9
 CATCH_UP: Final = 5
-#: The worker dies when this much of the readings is stored, and stays dead for so long, s.
+#: The worker dies when this share of the readings is stored, and stays dead for DEAD_FOR, s.
 KILL_AT: Final = 0.3
 DEAD_FOR: Final = 4.0
 GIVE_UP_AFTER: Final = 180.0
@@ -45,7 +45,7 @@ START_WAIT: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one device's events."""
+    """The fate of one device's events."""
 
     device: str
     recorded: int
@@ -57,19 +57,19 @@ class Verdict:
 
     @property
     def kept(self) -> bool:
-        """Every event is stored, once, as it was recorded."""
+        """Whether every recorded event is stored exactly once."""
         return self.recorded == self.stored == self.watermark == self.head and not self.duplicates and not self.gaps
 
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave it running at the end, until Ctrl-C.")
 def demo(keep: bool) -> None:  # click's
-    """The whole pipeline at once, with proof that nothing is lost.
+    """Run the whole pipeline, and prove that nothing is lost.
 
-    A broker, a platform and three devices, each a process of its own, replay
+    A broker, a platform and three devices, each in its own process, replay
     twelve hours of an office building in half a minute. In the middle the
-    platform is killed. Exit code 0 only if every recorded event is stored
-    exactly once.
+    demo kills the platform. The exit code is 0 only if every recorded event
+    is stored exactly once.
     """
     console = Console(highlight=False)
     with contextlib.ExitStack() as stack:
@@ -116,7 +116,7 @@ class Demo:
         self._say(f"devices {', '.join(self._names)}: {self._total} events to come, matches are scores above {THRESHOLD}")
 
     def follow(self) -> None:
-        """Show what happens until every device has had all of its events acked; kill the worker on the way."""
+        """Show what happens until all events of every device are acked; kill the worker meanwhile."""
         deadline = time.monotonic() + GIVE_UP_AFTER
         killed_at: float | None = None
         with self._progress() as (progress, task):
@@ -131,7 +131,7 @@ class Demo:
                 elif killed_at and self._worker.poll() is not None and time.monotonic() - killed_at >= DEAD_FOR:
                     self._worker = self._start_worker()
                 if time.monotonic() > deadline:
-                    raise FacewireError(f"the devices are not done after {GIVE_UP_AFTER:g} s; logs are in {self._folder}")
+                    raise FacewireError(f"the devices are not done after {GIVE_UP_AFTER:g} s; their logs are in {self._folder}")
             self._handle_messages(0.2)
             progress.update(task, completed=sum(self._watermarks.values()))
         failed = [name for name, device in zip(self._names, self._devices, strict=True) if device.returncode]
@@ -140,7 +140,7 @@ class Demo:
             raise FacewireError(f"devices {', '.join(failed)} failed:\n{logs}")
 
     def verdicts(self) -> list[Verdict]:
-        """Compare the persons that passed each device with the events that the platform exports, one by one."""
+        """Compare the persons that passed each device with the exported events, one by one."""
         status = {row["device"]: row for row in rows_of("status", "--database", f"sqlite:///{self._database}", "-o", "json")}
         stored: dict[str, list[tuple[str, int, str]]] = {name: [] for name in self._names}
         for row in rows_of("export", "--database", f"sqlite:///{self._database}"):
@@ -149,10 +149,10 @@ class Demo:
 
     def keep(self, ending: Ending) -> None:
         """Say how to look at it, and wait for the end."""
-        self._say(f"broker on port {self._port}; look with:")
+        self._say(f"broker on port {self._port}; look around with:")
         for command in ("status", "events --limit 5", "gaps"):
             self._say(f"  facewire {command} --database sqlite:///{self._database}")
-        self._say("Ctrl-C ends it and removes the folder")
+        self._say("Ctrl-C ends the demo and removes its folder")
         ending.wait()
 
     def _verdict(self, name: str, stored: Sequence[tuple[str, int, str]], status: Mapping[str, int]) -> Verdict:
@@ -214,7 +214,10 @@ class Demo:
 
 
 def persons_of(excerpt: Path) -> dict[str, list[str]]:
-    """Who passes each device, in order: `facewire replay` makes a device of each zone, a person of each prox-id."""
+    """The persons who pass each device, in order.
+
+    `facewire replay` makes a device of each zone, and a person of each prox-id.
+    """
     persons: dict[str, list[str]] = {}
     with excerpt.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file, skipinitialspace=True):

@@ -1,11 +1,11 @@
-"""How a command that has no end of its own ends: the end is a fact that the main thread waits for.
+"""How a command without an end of its own ends: the end is a fact that the main thread waits for.
 
     signal ──────── C handler ──▶ pipe ─┬─▶ main thread: wait(), readable(), or an event loop's reader
     another thread ─ announce() ──▶ pipe ┘
 
-Python's own handler raises KeyboardInterrupt at any line, also inside an `__enter__` that has started threads or
-an `__exit__` that ends them. Here a signal only fills a pipe. The command looks at it where it can end, so that a
-start or an end is never torn, however many signals come.
+Python's own handler raises KeyboardInterrupt at any line, even inside an `__enter__` that has
+started threads or an `__exit__` that ends them. Here a signal only fills a pipe. The command looks
+at the pipe where it can end, so that no signal tears its start or its end.
 """
 
 import contextlib
@@ -20,24 +20,24 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Ending:
-    """The end of a command, from its first line on. For the main thread, but for `announce`.
+    """The end of a command, from its first line on. For the main thread, except `announce`.
 
-    After a command that ended well the signals stay ignored: there is nothing left to interrupt but the exit itself.
-    After one that failed they are what they were.
+    If the command succeeds, both signals stay ignored, so that they cannot disturb the exit. If it
+    fails, their former handlers return.
 
     Attributes:
-        asked: SIGINT or SIGTERM came.
+        asked: whether SIGINT or SIGTERM came.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self._interruptible = False
         self._before: dict[int, Any] = {}
-        # Never closed: a handler or a thread may still write to it, and by then its number might be another file's.
+        # Never closed: a handler or a thread may still write, and the number may be another file's.
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def __enter__(self) -> Self:
-        # Written by the C handler, so that a signal just before a `poll` wakes it (signal(7): no window as in `pause`).
+        # The C handler writes to it, so that a signal just before `poll` ends the wait too.
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -48,28 +48,28 @@ class Ending:
         signal.set_wakeup_fd(self._wakeup)
 
     def announce(self) -> None:
-        """Say that there is nothing to wait for any more, such as after a failure. From any thread."""
+        """End the wait, for example after a failure. From any thread."""
         with contextlib.suppress(BlockingIOError):  # full: it says so already
             os.write(self._writer, b"\0")
 
     def fileno(self) -> int:
-        """A descriptor that can be read once the command is to end; nobody reads it empty."""
+        """A descriptor that becomes readable when the command must end, and stays readable."""
         return self._reader
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end, for so many seconds at most; whether it has come."""
+        """Wait for the end, for at most `timeout` seconds; returns whether it has come."""
         return bool(_poll(timeout, self._reader))
 
     def readable(self, fd: int) -> bool:
-        """Wait until a descriptor can be read, or is at its end; False if the command is to end instead."""
+        """Wait until `fd` can be read or is at its end; False if the command must end instead."""
         return self._reader not in _poll(None, self._reader, fd)
 
     @contextlib.contextmanager
     def unread(self) -> Iterator[None]:
-        """Around a write that may block for as long as nobody reads.
+        """Surrounds a write that blocks while nobody reads.
 
         Raises:
-            BrokenPipeError: a signal came. As if the reader had gone: it takes no more, and the rest is not written.
+            BrokenPipeError: a signal came. The rest is not written, as if the reader had gone.
         """
         self._interruptible = True
         try:
@@ -80,7 +80,7 @@ class Ending:
             self._interruptible = False
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
-        # Nothing here may take a lock: the main thread may hold it (threading.Event would deadlock).
+        # It must not take a lock: the main thread may hold it (threading.Event would deadlock).
         self.asked = True
         if self._interruptible:
             self._interrupt()

@@ -1,4 +1,4 @@
-"""What a log line looks like: text for people, or one JSON object a line for what collects logs.
+"""The form of a log line: text for people, or one JSON object per line for log collectors.
 
 log.warning("quarantined topic=%r error=%s", topic, exc)
 
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 LogFormat: TypeAlias = Literal["text", "json"]
 
-#: A field of a message before its values are filled in, a value without a name, or a percent sign.
+#: In a message before its values are filled in: a named field, a value without a name, or a
+#: percent sign.
 _PLACE: Final = re.compile(r"(?:(?<!\S)([A-Za-z_]\w*)=)?(%[-#0 +]*[\d*]*(?:\.[\d*]+)?[diouxXeEfFgGcrsa]|%%)")
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -38,10 +39,10 @@ def set_up(level: str, form: LogFormat) -> None:
 
 
 def catch_what_nobody_does() -> None:
-    """Log what ends the process or a thread of it: Python would print its words, too."""
+    """Log the exception that ends the process or a thread. Python would print its message too."""
 
     def tell(exc: BaseException | None) -> None:
-        if exc is not None and not isinstance(exc, SystemExit):  # which ends a thread in silence
+        if exc is not None and not isinstance(exc, SystemExit):  # it ends a thread in silence
             log.critical("internal error", exc_info=exc)
 
     sys.excepthook = lambda _kind, exc, _trace: tell(exc)
@@ -49,12 +50,12 @@ def catch_what_nobody_does() -> None:
 
 
 def say(notice: str, *args: object, level: int = logging.INFO) -> None:
-    """Tell whoever watches, on standard error: a line as it is, or a log line where the log is JSON, and nothing else is to be there.
+    """Write a notice to standard error: a plain line, or a log line if the log is JSON.
 
     Args:
-        notice: as for a logger, `key=%s` and all.
+        notice: as for a logger, with fields such as `key=%s`.
         args: its values.
-        level: of the log line.
+        level: level of the log line.
     """
     if any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers):
         log.log(level, notice, *args)
@@ -63,14 +64,14 @@ def say(notice: str, *args: object, level: int = logging.INFO) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Text, in which an exception is told by its type and place: its words may hold what was being worked on, such as a name."""
+    """Text. It shows the type and place of an exception, not its message, which may quote a name."""
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802  # logging's
         return "\nwhile handling\n".join(_places(ei[1]))
 
 
 class JsonFormatter(TextFormatter):
-    """One JSON object a line; what a message says as `key=%s` are fields, and its message is what remains."""
+    """One JSON object per line. `key=%s` in a message becomes a field; the rest is the message."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = dt.datetime.fromtimestamp(record.created, dt.UTC)
@@ -88,7 +89,7 @@ class JsonFormatter(TextFormatter):
 
 
 def split(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
-    """The message of a record without its fields, and these: numbers and truth as they are, all else as text."""
+    """The message of a record without its fields, and the fields: all but numbers as text."""
     template, args = str(record.msg), record.args
     if not args or isinstance(args, Mapping):
         return record.getMessage(), {}

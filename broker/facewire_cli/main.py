@@ -1,7 +1,8 @@
-"""The entry point: loads only the group that is called, reads settings, turns errors into exit codes.
+"""The entry point: imports the group that is called, reads settings, turns errors into exit codes.
 
-A device's `facewire device run` must not import amqtt or what the platform needs (memory, and a mini box
-does not install them), so groups are named here and imported when called.
+`facewire device run` must not import amqtt or the libraries of the platform: a mini box has little
+memory and does not install them. So this module only names the groups and imports one when it is
+called.
 """
 
 import difflib
@@ -23,29 +24,33 @@ from facewire_cli.logs import LogFormat, catch_what_nobody_does, say, set_up
 #: name -> (where it lives, one line of help, the extra that it needs)
 COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
     "broker": ("facewire_broker_cli.broker:broker", "Run the embedded MQTT broker.", "broker"),
-    "device": ("facewire_device_cli.device:device", "Run a device: store, matches, history.", None),
-    "platform": ("facewire_platform_cli.run:platform", "Run the platform: ingest and acks.", "platform"),
+    "device": ("facewire_device_cli.device:device", "Run a device: record events, publish matches and history.", None),
+    "platform": ("facewire_platform_cli.run:platform", "Run the platform: store events, and ack them.", "platform"),
     "tail": ("facewire_cli.tail:tail", "Follow the topics live, decoded.", None),
-    "status": ("facewire_platform_cli.status:status", "How each device does, and whether all are well.", "platform"),
+    "status": ("facewire_platform_cli.status:status", "Show the state of each device; check that all are well.", "platform"),
     "doctor": ("facewire_platform_cli.doctor:doctor", "Check broker, credential, database, disk and clocks.", "platform"),
     "events": ("facewire_platform_cli.events:events", "Query the stored events.", "platform"),
-    "gaps": ("facewire_platform_cli.events:gaps", "Events declared lost.", "platform"),
-    "report": ("facewire_platform_cli.report:report", "Attendance and traffic, and how complete they are.", "platform"),
-    "export": ("facewire_platform_cli.export:export", "All events, to a file or a pipe.", "platform"),
-    "quarantine": ("facewire_platform_cli.quarantine:quarantine", "What broke the contract: list, show, retry, drop.", "platform"),
-    "demo": ("facewire_cli.demo:demo", "The whole pipeline at once, with proof that nothing is lost.", "platform,broker"),
-    "replay": ("facewire_device_cli.replay:replay", "Send a recorded file through a device.", None),
-    "simulate": ("facewire_device_cli.simulate:simulate", "A fleet of devices under load, with a verdict.", None),
-    "asyncapi": ("facewire_cli.asyncapi:asyncapi", "The topics and messages as an AsyncAPI 3 document.", None),
-    "config": ("facewire_cli.config:config", "Show which settings hold, and check them.", None),
-    "completion": ("facewire_cli.completion:completion", "What makes a shell complete commands and options.", None),
+    "gaps": ("facewire_platform_cli.events:gaps", "List the events that devices declared lost.", "platform"),
+    "report": ("facewire_platform_cli.report:report", "Report attendance and traffic, and how complete they are.", "platform"),
+    "export": ("facewire_platform_cli.export:export", "Export the events to a file or a pipe.", "platform"),
+    "quarantine": (
+        "facewire_platform_cli.quarantine:quarantine",
+        "List, show, retry or drop messages that broke the contract.",
+        "platform",
+    ),
+    "demo": ("facewire_cli.demo:demo", "Run the whole pipeline, and prove that nothing is lost.", "platform,broker"),
+    "replay": ("facewire_device_cli.replay:replay", "Send a recorded file through devices.", None),
+    "simulate": ("facewire_device_cli.simulate:simulate", "Load a broker and a platform with a fleet of devices.", None),
+    "asyncapi": ("facewire_cli.asyncapi:asyncapi", "Print the topics and messages as an AsyncAPI 3 document.", None),
+    "config": ("facewire_cli.config:config", "Show the settings in force, and check them.", None),
+    "completion": ("facewire_cli.completion:completion", "Print the script that completes commands in your shell.", None),
 }
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNHEALTHY, EXIT_CREDENTIALS, EXIT_TIMED_OUT, EXIT_INTERRUPTED = 1, 2, 3, 5, 124, 130
 
 
 class LazyGroup(click.Group):
-    """The top command: knows its commands by name alone."""
+    """The top command. It knows its commands only by name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -71,7 +76,7 @@ class LazyGroup(click.Group):
             raise click.UsageError(exc.message.rstrip(".") + (f". Did you mean {near[0]!r}?" if near else "."), ctx) from exc
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """By name alone too, also where the extra of a command is not installed."""
+        """Complete by name, so that it works even if the extra of a command is not installed."""
         names = [CompletionItem(name, help=text) for name, (_, text, _) in COMMANDS.items() if name.startswith(incomplete)]
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
@@ -92,13 +97,15 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     callback=_read_config,
-    is_eager=True,  # so that it holds the settings below, too
-    help="TOML file of settings; a table for each command.",
+    is_eager=True,  # so that it sets the options below too
+    help="TOML file of settings, with a table for each command.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="json is one object a line.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="json writes one object per line."
+)
 def cli(config: Path | None, log_level: str, log_format: LogFormat) -> None:
-    """Face-recognition events from devices to a platform, over MQTT.
+    """Bring face-recognition events from devices to a platform, over MQTT.
 
     Settings come from defaults, then the --config file, then FACEWIRE_…
     variables (FACEWIRE_DEVICE_RUN_PERIOD=30), then flags.
@@ -107,10 +114,10 @@ def cli(config: Path | None, log_level: str, log_format: LogFormat) -> None:
 
 
 def read_settings(path: Path, command: click.Command, ctx: click.Context) -> dict[str, Any]:
-    """Read a settings file and check each key against the command it is for.
+    """Read a settings file, and check each key against its command.
 
     Raises:
-        click.UsageError: it is no TOML, or names something that does not exist; suggests the near miss.
+        click.UsageError: the file is not TOML, or a setting does not exist; suggests a near miss.
     """
     try:
         settings = tomllib.loads(path.read_text())
@@ -163,7 +170,7 @@ def _run() -> int:
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader went away, as `head` does. Python would complain once more when it flushes at exit.
+        # The reader has gone, as `head` does. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0

@@ -24,7 +24,7 @@ from facewire.moments import parse_moment, parse_seconds
 from facewire.topics import DEFAULT_ROOT, Topics, check_device
 
 if TYPE_CHECKING:
-    # ssl is behind it, and `facewire events` needs only the types below.
+    # It imports ssl, and `facewire events` needs only the types below.
     from facewire_mqtt.address import Address
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,7 +54,10 @@ def _endpoint(text: str) -> Endpoint:
 
 
 def _type(name: str, parse: Callable[[Any], T]) -> "click.ParamType[T]":
-    """A click type by a function that raises `ValueError`; click alone would show the value, not what is wrong with it."""
+    """A click type from a function that raises `ValueError`.
+
+    click alone would show the value and not the reason.
+    """
 
     def convert(value: Any) -> T:
         try:
@@ -88,22 +91,24 @@ ENDPOINT: Final = _type("endpoint", lambda value: _endpoint(str(value)))
 _FILE = click.Path(exists=True, dir_okay=False)
 
 _CONNECTION_OPTIONS = (
-    click.option("-h", "--host", default="127.0.0.1", show_default=True, help="Broker."),
-    click.option("-p", "--port", type=click.IntRange(1, 65_535), help=f"Its port.  [default: {PORT}, with TLS {TLS_PORT}]"),
+    click.option("-h", "--host", default="127.0.0.1", show_default=True, help="Host of the broker."),
+    click.option("-p", "--port", type=click.IntRange(1, 65_535), help=f"Port of the broker.  [default: {PORT}, with TLS {TLS_PORT}]"),
     click.option("-u", "--username", help="User name."),
-    click.option("-P", "--password", help="Password; others on this machine can see it, --password-file they cannot."),
+    click.option("-P", "--password", help="Password. Other users of this machine can see it; use --password-file."),
     click.option(
-        "--password-file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="Password in its first line; - is stdin."
+        "--password-file",
+        type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+        help="File with the password in its first line; - is stdin.",
     ),
-    click.option("--cafile", type=_FILE, help="Certificate authority of the broker, PEM; turns TLS on."),
-    click.option("--cert", type=_FILE, help="Our certificate, PEM; turns TLS on."),
-    click.option("--key", type=_FILE, help="Key of our certificate, PEM; without it --cert holds both."),
-    click.option("--root", default=DEFAULT_ROOT, show_default=True, help="What the topics start with."),
+    click.option("--cafile", type=_FILE, help="Certificate authority of the broker, PEM. Turns TLS on."),
+    click.option("--cert", type=_FILE, help="Our certificate, PEM. Turns TLS on."),
+    click.option("--key", type=_FILE, help="Key of our certificate, PEM. Without it --cert holds both."),
+    click.option("--root", default=DEFAULT_ROOT, show_default=True, help="First part of every topic."),
 )
 
 
 def connection_options(command: F) -> F:
-    """Add the options that say where the broker is; the command gets `address: Address` and `topics: Topics`."""
+    """Add the options of the connection; the command gets `address: Address`, `topics: Topics`."""
 
     @functools.wraps(command)
     def with_address(*args: Any, root: str, **given: Any) -> Any:
@@ -139,7 +144,7 @@ def _address(*, port: int | None, password: str | None, password_file: str | Non
     from facewire_mqtt.address import Address, tls_context
 
     if password is not None and password_file is not None:
-        raise click.UsageError("--password and --password-file are both given")
+        raise click.UsageError("give either --password or --password-file, not both")
     if password_file is not None:
         password = _read_password(password_file)
     if password is not None and given["username"] is None:
@@ -172,7 +177,7 @@ def _read_password(path: str) -> str:
 
 
 def _check_text(option: str, text: str | None, *, secret: bool = False) -> None:
-    """Refuse now what no session could ever send."""
+    """Refuse a text that no session could ever send."""
     if text is None:
         return
     shown = "the value" if secret else ascii(text[:40])

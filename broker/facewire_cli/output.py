@@ -1,7 +1,7 @@
-r"""Rows to a terminal, to a pipe, to a spreadsheet.
+r"""Writes rows to a terminal, to a pipe, to a spreadsheet.
 
-A name comes from a face box, and with it whatever somebody typed there. Nothing that moves a cursor, changes a
-terminal or reverses a line is written as it came: made visible in what people read, `\u` escapes in JSON.
+A name holds whatever somebody typed at a face box. Characters that move a cursor, change a terminal
+or reverse a line are never written raw: people see them spelt out, JSON has them as `\u` escapes.
 """
 
 import csv
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 Form: TypeAlias = Literal["pretty", "json", "csv"]
 Row: TypeAlias = Mapping[str, Any]
 
-#: Rows that one stretch of a table is aligned by; all that is ever held of a result.
+#: Rows that are aligned together in a table; we never hold more of a result.
 TABLE_ROWS: Final = 200
 
-#: Wide enough for any row, where there is no terminal whose width would count.
+#: Wide enough for any row, if there is no terminal with a width.
 _ANY_WIDTH: Final = 4096
 
-#: C0, DEL and C1 drive terminals; the others turn the reading direction, or break a line where `\n` does not.
+#: C0, DEL and C1 drive terminals; the others change the reading direction, or break a line.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False).encode
 
 
 def visible(text: str) -> str:
-    r"""Make what drives a terminal visible: ESC becomes the four characters `\x1b`, and the result is one line."""
+    r"""Spell out characters that drive a terminal: ESC becomes `\x1b`. The result is one line."""
     return text if text.isascii() and text.isprintable() else _UNSAFE.sub(_show, text)
 
 
 def to_json(value: object) -> str:
-    """Write a value as one line of JSON, text as it is but for what drives a terminal."""
+    """Write a value as one line of JSON; only characters that drive a terminal are escaped."""
     try:
         text = _to_json(value)
     except (TypeError, ValueError):
@@ -51,7 +51,7 @@ def to_json(value: object) -> str:
 def moment(at_ms: int) -> str:
     """Show a moment in local time."""
     try:
-        # By timedelta, as `fromtimestamp` refuses years that a bad clock may well report.
+        # By timedelta: `fromtimestamp` refuses years that a bad clock may well report.
         at = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=at_ms)
         return at.astimezone().strftime("%Y-%m-%d %H:%M:%S.") + f"{at_ms % 1000:03d}"
     except (OverflowError, ValueError, OSError):
@@ -67,15 +67,15 @@ def write_rows(
     follow: bool = False,
     shown: Mapping[str, Callable[[Any], str]] | None = None,
 ) -> None:
-    """Write rows as they come, holding `TABLE_ROWS` of them at most.
+    """Write rows as they arrive; hold at most `TABLE_ROWS` of them.
 
     Args:
         rows: anything that `plain` takes.
         form: json writes every key of a row, the others `columns` only.
         columns: in this order; a row may lack some.
         out: standard output by default.
-        follow: write each row when it comes, for somebody is watching.
-        shown: how a table shows the values of a column that says little as it is, such as a timestamp (`moment`).
+        follow: write each row at once, because somebody is watching.
+        shown: how a table shows the values of a column, such as a timestamp (`moment`).
     """
     out = standard_output() if out is None else out
     match form:
@@ -90,7 +90,7 @@ def write_rows(
 
 
 def standard_output() -> TextIO:
-    """Standard output, in UTF-8 when it is no terminal, as the next program expects whatever our locale says."""
+    """Standard output; in UTF-8 unless it is a terminal, because the next program expects it."""
     out = sys.stdout
     if hasattr(out, "reconfigure"):
         if out.isatty():
@@ -133,7 +133,7 @@ def _write_csv(rows: Iterable[Row], columns: Sequence[str], out: TextIO, *, foll
 def _tables(
     rows: Iterable[Row], columns: Sequence[str], out: TextIO, size: int, shown: Mapping[str, Callable[[Any], str]]
 ) -> Iterator[str]:
-    """Lay the rows out in stretches of `size`; each is at least as wide as the one before."""
+    """Lay out the rows in groups of `size`; each is at least as wide as the one before."""
     try:
         from rich.cells import cell_len
         from rich.console import Console
@@ -141,7 +141,8 @@ def _tables(
     except ModuleNotFoundError:
         yield from _unaligned(rows, columns, shown)
         return
-    # rich sees NO_COLOR and a dumb terminal; it is not let near the file, as it makes exit code 1 of a closed pipe.
+    # rich knows NO_COLOR and dumb terminals. It never writes to the file itself, because it turns a
+    # closed pipe into exit code 1.
     console = Console(file=out, highlight=False, width=None if out.isatty() else _ANY_WIDTH)
     widths = [cell_len(name) for name in columns]
     rows = iter(rows)
@@ -179,7 +180,7 @@ def _is_numeric(values: Iterable[object]) -> bool:
 
 
 def _unaligned(rows: Iterable[Row], columns: Sequence[str], shown: Mapping[str, Callable[[Any], str]]) -> Iterator[str]:
-    """What a device without rich can do."""
+    """A plain table, for a device without rich."""
     yield "  ".join(columns) + "\n"
     for row in rows:
         yield "  ".join(_shown(row.get(name), shown.get(name)) or "-" for name in columns) + "\n"
@@ -196,5 +197,5 @@ def _show(found: re.Match[str]) -> str:
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
-    # A lone surrogate would be an escape that strict readers refuse: it becomes text, as `plain` has it.
+    # Strict readers refuse the escape of a lone surrogate: it becomes text, as in `plain`.
     return f"\\\\u{code:04x}" if 0xD800 <= code < 0xE000 else f"\\u{code:04x}"

@@ -1,21 +1,21 @@
-"""How far something is that runs long, for somebody who watches: a bar on standard error, where that is a terminal."""
+"""A progress bar on standard error, if that is a terminal."""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-#: Takes the device time that was reached, ms since 1970 UTC, and how many events there were so far.
+#: Takes the device time reached, ms since 1970 UTC, and the number of events so far.
 Reach = Callable[[int | None, int], None]
 
 
 @contextlib.contextmanager
 def progress(span: tuple[int, int] | None) -> Iterator[Reach]:
-    """Show a bar while inside.
+    """Show a bar inside the `with`.
 
-    To count the events first would read them all; the bar shows how far their time has come instead.
+    Counting the events first would read them all, so the bar shows how far their time has come.
 
     Args:
-        span: device times of the first and the last event, ms since 1970 UTC; None where that is not known.
+        span: device times of the first and the last event, ms since 1970 UTC; None if not known.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _reached, _events: None

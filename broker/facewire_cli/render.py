@@ -1,6 +1,6 @@
-"""What `facewire tail` shows of a message: a row for programs, a line for people. Pure.
+"""How `facewire tail` shows a message: a row for programs, a line for people. Pure.
 
-Received  ──to_row──▶  row (JSON)  ──narrow──▶  row, or None where nobody asked for it
+Received  ──to_row──▶  row (JSON)  ──narrow──▶  row, or None if nobody asked for it
 ├──line──▶  12:00:01.123 match    lobby-1  seq 17  score 0.91  小明 (666666) employee  age 12 ms
 └──flat──▶  the same for a spreadsheet
 """
@@ -17,13 +17,13 @@ from facewire_cli.output import moment, visible
 
 Row: TypeAlias = Mapping[str, Any]
 
-#: So much of a payload that nobody can read is shown, bytes.
+#: How much of an unreadable payload is shown, bytes.
 SHOWN_BYTES: Final = 64
 
 _LABELS: Final = {known.value: known.label for known in PersonType}
 
 _EVENT_COLUMNS: Final = ("seq", "timestamp", "score", "identity_id", "identity_name", "person_type", "group_name", "ep_id")
-#: Of a spreadsheet.
+#: The columns of CSV.
 COLUMNS: Final = (
     *("received_at", "topic", "device", "kind", "qos", "retain", "epoch", "boot", "sent_at"),
     *_EVENT_COLUMNS,
@@ -32,14 +32,14 @@ COLUMNS: Final = (
 
 
 def to_row(topics: Topics, topic: str, payload: bytes, *, qos: int, retain: bool, received_at: int) -> Row:
-    """Read a message; one that cannot be read is a row that says why.
+    """The row of a message; of an unreadable one, with the reason.
 
     Args:
-        topics: what it should have come on.
-        topic: as it came.
-        payload: as it came.
-        qos: as it came.
-        retain: as it came.
+        topics: the topics that we follow.
+        topic: topic of the message.
+        payload: as received.
+        qos: as received.
+        retain: as received.
         received_at: ms since 1970 UTC, our clock.
     """
     row = {"received_at": received_at, "topic": topic, "device": None, "kind": None, "qos": qos, "retain": retain}
@@ -54,7 +54,7 @@ def to_row(topics: Topics, topic: str, payload: bytes, *, qos: int, retain: bool
 
 
 def match_row(topics: Topics, device: str, match: messages.Match, *, qos: int, received_at: int) -> Row:
-    """The row of a match that has been read."""
+    """The row of a decoded match."""
     head = {"received_at": received_at, "topic": topics.of(device, "match"), "device": device, "kind": "match", "qos": qos, "retain": False}
     return head | _contents(match)
 
@@ -72,10 +72,10 @@ def _complaint(exc: FacewireError, payload: bytes) -> dict[str, Any]:
 
 
 def narrow(row: Row, person: str | None, min_score: float | None) -> Row | None:
-    """Keep the events that are asked for; None where nothing is left.
+    """Keep the wanted events; None if none is left.
 
-    With a person or a score asked for, a row without events is not shown. A batch that lost some says in
-    `batch_events` how many it had.
+    If a person or a score is wanted, a row without events is left out. `batch_events` counts all
+    events of a batch.
     """
     if person is None and min_score is None:
         return row
@@ -105,7 +105,7 @@ def line(row: Row) -> str:
 
 
 def duration(ms: int) -> str:
-    """Show a duration in one or two units; it may be negative, as two clocks made it."""
+    """Show a duration in one or two units. It may be negative, because two clocks made it."""
     sign, ms = "-" if ms < 0 else "", abs(ms)
     if ms < 1000:
         return f"{sign}{ms} ms"

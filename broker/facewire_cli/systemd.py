@@ -1,10 +1,11 @@
-"""Telling systemd how we are, as units with Type=notify and WatchdogSec want it (sd_notify(3)).
+"""Reports our state to systemd, for units with Type=notify and WatchdogSec (sd_notify(3)).
 
-    READY=1      on the first turn that can do the work: what `systemctl start` waits for
-    WATCHDOG=1   from the loop that does the work, never from a timer: a loop that hangs is killed and started again
-    STOPPING=1   the end was asked for
+    READY=1      at the first turn that can do the work; `systemctl start` waits for it
+    WATCHDOG=1   from the loop that does the work, never from a timer, so that systemd restarts a
+                 loop that hangs
+    STOPPING=1   the process is about to end
 
-Where systemd is not, nothing is sent.
+Without systemd nothing is sent.
 """
 
 import logging
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 #: Signs of life in one watchdog interval; systemd recommends two.
 BEATS: Final = 4
-#: A system manager that takes nothing is not waited for longer than this, s.
+#: Give up on a system manager that does not read after this long, s.
 SEND_TIMEOUT: Final = 1.0
 
 
@@ -26,13 +27,13 @@ class Service:
     """This process as a service of systemd.
 
     Args:
-        environ: where systemd says what it wants; that is taken out, as it is not meant for our children.
+        environ: systemd's variables are taken out of it, because they are not for our children.
     """
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         path = environ.pop("NOTIFY_SOCKET", "")
         interval_us, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-        #: An abstract address is written with @.
+        # An abstract address is written with @.
         self._path = "\0" + path[1:] if path.startswith("@") else path
         self._watched = bool(interval_us) and pid in {"", str(os.getpid())}
         self._beat_every = int(interval_us) / 1e6 / BEATS if self._watched else 0.0
@@ -40,10 +41,10 @@ class Service:
         self._ready = self._stopping = False
 
     def turn(self, ready: bool = True) -> None:
-        """The working loop went round once. Called often, on one thread.
+        """Report a turn of the working loop. Call it often, on one thread.
 
         Args:
-            ready: it can do its work now; the first time, systemd is told.
+            ready: the loop can do its work now; reported the first time.
         """
         if ready and not self._ready and not self._stopping:
             self._ready = True
@@ -53,7 +54,7 @@ class Service:
             self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """The end was asked for."""
+        """Report that the process is about to end."""
         self._stopping = True
         self._send("STOPPING=1")
 

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from facewire_gate.matches import FreshMatches
     from facewire_mqtt import Address, Happening
 
-#: Messages that may wait to be shown; more are counted and not shown.
+#: Messages that may wait to be shown; further ones are counted and not shown.
 INBOX_MESSAGES: Final = 10_000
-#: Between two complaints about that, s.
+#: The time between two notices of that, s.
 COMPLAIN_EVERY: Final = 5.0
-#: How soon a signal, or a reader that went away as `head` does, is noticed while no message comes, s.
+#: How soon we notice a signal, or a reader that has gone as `head` does, while no message
+#: arrives, s.
 LOOK_EVERY: Final = 0.1
 
 
@@ -43,8 +44,8 @@ LOOK_EVERY: Final = 0.1
 @click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="Only this device; may be repeated.")
 @click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind; may be repeated.  [default: all]")
 @click.option("--fresh", is_flag=True, help="Only matches that a gate may act on.")
-@click.option("-C", "--count", type=click.IntRange(min=1), help="End after so many messages.")
-@click.option("-W", "--wait", type=SECONDS, help="End after so long, such as 30 or 5m, with exit code 124.")
+@click.option("-C", "--count", type=click.IntRange(min=1), help="End after this many messages.")
+@click.option("-W", "--wait", type=SECONDS, help="End after this time, such as 30 or 5m, with exit code 124.")
 @output_option
 @click.option("--person", metavar="ID", help="Only events of this identity_id.")
 @click.option("--min-score", type=float, help="Only events of at least this score.")
@@ -60,15 +61,15 @@ def tail(
     person: str | None,
     min_score: float | None,
 ) -> None:
-    """Follow the topics live, decoded, one message a line.
+    """Follow the topics live, decoded, one message per line.
 
-    A message that cannot be read is shown with the reason. With --person or
-    --min-score only matches, and batches of history, that have such an event
-    are shown. With --fresh a match that is retained, repeated, late, of a
-    previous boot or not shown to be fresh is refused, and counted on stderr.
+    An unreadable message is shown with the reason. --person and --min-score
+    show only matches and batches that contain such an event. --fresh refuses
+    a match that is retained, repeated, late, of a previous boot or not shown
+    to be fresh, and counts it on standard error.
     """
     if fresh and kinds:
-        raise click.UsageError("--fresh shows matches alone: it goes without --kind")
+        raise click.UsageError("--fresh shows only matches: leave out --kind")
     deadline = None if wait is None else time.monotonic() + wait
     out = standard_output()
     with Ending() as ending:
@@ -80,7 +81,7 @@ def tail(
 
 
 def filters(topics: Topics, devices: Sequence[str], kinds: Sequence[Kind]) -> list[tuple[str, int]]:
-    """What to subscribe: every device, or these; every kind, or these."""
+    """The subscriptions: these devices or every one, these kinds or all."""
     chosen = kinds or KINDS
     if not devices:
         return [(topics.all(kind), QOS[kind]) for kind in chosen]
@@ -88,7 +89,7 @@ def filters(topics: Topics, devices: Sequence[str], kinds: Sequence[Kind]) -> li
 
 
 def write(rows: Iterable[render.Row], form: Form, out: TextIO) -> None:
-    """Write each row as it comes."""
+    """Write each row as it arrives."""
     if form != "pretty":
         write_rows(map(render.flat, rows) if form == "csv" else rows, form, render.COLUMNS, out=out, follow=True)
         return
@@ -98,7 +99,7 @@ def write(rows: Iterable[render.Row], form: Form, out: TextIO) -> None:
 
 
 class Output:
-    """Standard output that a signal interrupts while nobody reads it, such as a pager that waits."""
+    """Standard output whose writes a signal interrupts while nobody reads, such as a pager."""
 
     def __init__(self, out: TextIO, ending: Ending) -> None:
         self._out, self._ending = out, ending
@@ -117,9 +118,9 @@ class Until:
     """When to stop following.
 
     Args:
-        ending: a signal ends it well.
-        deadline: monotonic, s; it ends it with code 124.
-        out: if its reader is gone, so is our reason to follow.
+        ending: a signal ends the command with code 0.
+        deadline: monotonic, s; ends the command with code 124.
+        out: if its reader has gone, the command ends with code 0.
     """
 
     def __init__(self, ending: Ending, deadline: float | None, out: TextIO) -> None:
@@ -142,12 +143,12 @@ class Until:
 
 
 class DropNewestInbox:
-    """What paho's thread tells, for the thread that shows it: bounded, and never in paho's way."""
+    """Holds what paho's thread reports for the thread that shows it. Bounded; never blocks paho."""
 
     def __init__(self, most: int = INBOX_MESSAGES) -> None:
         self._most = most
         self._queue: queue.SimpleQueue[tuple[int, Happening]] = queue.SimpleQueue()
-        #: Messages that found the inbox full.
+        #: Messages that arrived while the inbox was full.
         self.dropped = 0
 
     def put(self, happening: "Happening") -> None:
@@ -159,7 +160,7 @@ class DropNewestInbox:
             self._queue.put((now_ms(), happening))
 
     def get(self, timeout: float) -> "tuple[int, Happening] | None":
-        """When it came, ms since 1970 UTC, and what; None where nothing came."""
+        """The time of arrival, ms since 1970 UTC, and the happening; None if none arrived."""
         try:
             return self._queue.get(timeout=timeout)
         except queue.Empty:
@@ -167,20 +168,20 @@ class DropNewestInbox:
 
 
 class _Notices:
-    """Says on standard error what becomes of the connection."""
+    """Writes to standard error how the connection fares."""
 
     def __init__(self, broker: str) -> None:
         self._broker = broker
-        #: None before the first answer; one notice is enough for an outage.
+        #: None before the first answer. An outage gets one notice.
         self._up: bool | None = None
 
     def tell(self, happening: "Happening") -> None:
-        """Say it. Raises `CredentialsRefused` or `BrokerError` where the broker refuses."""
+        """Write a notice. Raises `CredentialsRefused` or `BrokerError` if the broker refuses us."""
         from facewire_mqtt import Connected, Disconnected, Refused
 
         match happening:
             case Refused(reason, credentials=True):
-                raise CredentialsRefused(f"{self._broker} refused who we are: {reason}")
+                raise CredentialsRefused(f"{self._broker} refused our credentials: {reason}")
             case Refused(reason):
                 raise BrokerError(f"{self._broker}: {reason}")
             case Connected():
@@ -192,7 +193,7 @@ class _Notices:
 
 
 class _Follower:
-    """Takes an inbox empty: messages become rows, the rest notices or errors."""
+    """Empties an inbox: messages become rows, all else becomes notices or errors."""
 
     def __init__(self, inbox: DropNewestInbox, topics: Topics, broker: str, until: Until) -> None:
         self._inbox = inbox
@@ -231,11 +232,11 @@ class _Follower:
         now, dropped = time.monotonic(), self._inbox.dropped
         if dropped > said and (not said or now - at >= every):
             self._complained = dropped, now
-            _say(f"{dropped - said} messages not shown: they come faster than they are read")
+            _say(f"{dropped - said} messages not shown: they arrive faster than your reader takes them")
 
 
 class _FreshFollower:
-    """Takes fresh matches as they come; what is refused is summed up on standard error."""
+    """Shows fresh matches as they arrive; sums up the refused ones on standard error."""
 
     def __init__(self, matches: "FreshMatches", topics: Topics, until: Until) -> None:
         self._matches = matches
@@ -267,8 +268,8 @@ def _fresh(address: "Address", topics: Topics, devices: Sequence[str], until: Un
     from facewire_gate import fresh_matches
 
     with (
-        fresh_matches(address, topics=topics, devices=devices, told=_Notices(str(address)).tell) as matches,
-        # Closed now, not when it is forgotten: what it says at its end comes before the command's own last words.
+        fresh_matches(address, topics=topics, devices=devices, on_notice=_Notices(str(address)).tell) as matches,
+        # Closed here, so that its last notice comes before the command's own.
         contextlib.closing(_FreshFollower(matches, topics, until).rows()) as rows,
     ):
         yield rows
@@ -293,7 +294,7 @@ def _reader_is_gone(out: TextIO) -> bool:
         pipe = select.poll()
         pipe.register(out.fileno(), 0)
         return any(event & select.POLLERR for _, event in pipe.poll(0))
-    except (OSError, ValueError):  # no file descriptor, as in a test
+    except (OSError, ValueError):  # it has no file descriptor, as in a test
         return False
 
 

@@ -1,4 +1,4 @@
-"""For gates and greeters: iterate over the matches that may still be acted on.
+"""For gates and greeters: iterate over the matches that you may act on.
 
     from facewire_gate import fresh_matches
 
@@ -6,7 +6,7 @@
         for fresh in matches:
             open_door(fresh.match.event.identity_id)
 
-`freshness` decides (pure), `matches` receives. docs/consumers.md tells how freshness is judged.
+`freshness` decides (pure), `matches` receives. docs/consumers.md explains how.
 """
 
 from facewire_gate.freshness import Limits

@@ -1,13 +1,15 @@
-"""Fresh matches for gates and greeters: iterate, and act on what comes. Everything else is refused and counted.
+"""Fresh matches for gates and greeters: iterate, and act on each. All others are refused and counted.
 
-    paho's thread ── (moment, happening) ──▶ DropOldestInbox (bounded, drops the oldest) ──▶ consumer's thread: decode ─▶ Freshness ─▶ match
+    paho's thread ── (moment, happening) ──▶ DropOldestInbox
+        ──▶ consumer's thread: decode ──▶ Freshness ──▶ match
 
     with fresh_matches(Address("broker", username="gate-1", password=...)) as matches:
         for fresh in matches:
             open_door(fresh.match.event.identity_id)
 
-Matches are subscribed at QoS 0 in clean sessions, statuses where the credential is granted them: they tell of a restart before its
-first match, and of the clock while there are no matches. The iteration goes on through the end of a broker; `stop` ends it, from any thread.
+It subscribes to matches at QoS 0 in clean sessions, and to statuses if the broker allows it: they
+tell of a restart before its first match, and of the clock while there are no matches. The iteration
+survives the end of a broker; `stop` ends it, from any thread.
 """
 
 import logging
@@ -36,37 +38,38 @@ log = logging.getLogger(__name__)
 
 #: Messages that may wait for the consumer. At 5 matches a second from each of 100 devices, two seconds.
 INBOX_MESSAGES: Final = 1_000
-#: unreadable: no match of ours. overrun: pushed out of the full inbox by newer ones.
+#: unreadable: not a message of the contract. overrun: newer ones pushed it out of a full inbox.
 Reason: TypeAlias = Unfit | Literal["unreadable", "overrun"]
 
 
 @dataclass(frozen=True, slots=True)
 class FreshMatch:
-    """A match to be acted on, now: it is not yielded again."""
+    """A match to act on now: it is not yielded again."""
 
     device: str
     match: Match
-    #: Since the comparison, at most, s.
+    #: Time since the comparison, at most, s.
     age: float
-    #: As it came, with when: ms since 1970 UTC, our clock.
+    #: The message as received.
     received: Received = field(repr=False)
+    #: When it was received, ms since 1970 UTC, our clock.
     received_at: int
 
 
 class DropOldestInbox:
-    """What paho's thread tells, for the thread that acts on it.
+    """Holds what paho's thread reports for the thread that acts on it.
 
     Args:
-        most: messages that may wait. One more pushes out the oldest match: the newest are the ones that may still be fresh, and a
-            status tells of a restart.
-        wake: called when there is something, on paho's thread.
+        most: messages that may wait. A further one pushes out the oldest match: the newest may
+            still be fresh, and a status tells of a restart.
+        wake: called on paho's thread when something arrives.
     """
 
     def __init__(self, most: int, wake: Callable[[], None]) -> None:
         self._most = most
         self._wake = wake
         self._waiting: deque[tuple[Moment, Received]] = deque()
-        #: Few, and the last ones count.
+        #: There are few, and only the last ones count.
         self._news: deque[Happening] = deque(maxlen=16)
         self._lock = threading.Lock()
         self.overrun = 0
@@ -99,16 +102,18 @@ class DropOldestInbox:
 
 
 class _Matches:
-    """What the iterators have in common; of one thread, but for `stop` and the counters.
+    """The common part of the iterators. For one thread, except `stop` and the counters.
 
     Args:
-        address: the broker, and as whom we come.
+        address: the broker, with our credential.
         topics: where the devices publish.
         devices: only these; empty for all.
-        limits: what counts as fresh.
+        limits: the limits of a fresh match.
         inbox: messages that may wait for the consumer.
-        told: is told of the connection's comings and goings, on the iterating thread.
-        not_fresh: is shown each match that is refused, with its device and the reason, on the iterating thread.
+        on_notice: called on the iterating thread when a session begins or ends.
+        not_fresh: called on the iterating thread with each refused match, its device and the
+            reason.
+        told: the former name of `on_notice`.
     """
 
     def __init__(
@@ -119,33 +124,34 @@ class _Matches:
         devices: Sequence[str] = (),
         limits: Limits | None = None,
         inbox: int = INBOX_MESSAGES,
-        told: Callable[[Connected | Disconnected], None] | None = None,
+        on_notice: Callable[[Connected | Disconnected], None] | None = None,
         not_fresh: Callable[[str, Match, Unfit], None] | None = None,
+        told: Callable[[Connected | Disconnected], None] | None = None,
     ) -> None:
         self._address = address
         self._topics = topics or Topics()
         self._devices = tuple(dict.fromkeys(devices))
         self._freshness = Freshness(limits)
-        self._told = told
+        self._on_notice = on_notice or told
         self._not_fresh = not_fresh
         self._unreadable = 0
         self._inbox = DropOldestInbox(inbox, self._wake)
         self._stopping = False
-        #: Holds something when there is something to look at. Unlike an Event it may be used in a signal handler.
+        #: Holds an item if there is something to do. Unlike an Event, a signal handler may use it.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._kinds: tuple[Kind, ...] = ("match", "status")
         self._connection = self._connect()
 
     @property
     def refused(self) -> "Counter[Reason]":
-        """How many messages were not yielded, by reason."""
+        """The number of messages that were not yielded, by reason."""
         refused: Counter[Reason] = Counter(self._freshness.refused)
         refused.update({"unreadable": self._unreadable, "overrun": self._inbox.overrun})
         return +refused
 
     @property
     def accepted(self) -> int:
-        """How many matches were yielded."""
+        """The number of matches that were yielded."""
         return self._freshness.accepted
 
     def stop(self) -> None:
@@ -167,15 +173,15 @@ class _Matches:
         return Connection(self._address, f"facewire-gate-{secrets.token_hex(4)}", filters, self._inbox.put)
 
     def _next(self) -> FreshMatch | None:
-        """The next fresh match that is waiting, if any.
+        """The next waiting fresh match, if there is one.
 
         Raises:
-            CredentialsRefused: the broker does not know us.
-            BrokerError: it does not let us subscribe.
+            CredentialsRefused: the broker refused our credentials.
+            BrokerError: it refused a subscription.
         """
         while not self._stopping and (item := self._inbox.take()) is not None:
             if not isinstance(item, tuple):
-                self._hear(item)
+                self._handle(item)
             elif (fresh := self._judge(*item)) is not None:
                 return fresh
         return None
@@ -200,15 +206,15 @@ class _Matches:
             return None
         return FreshMatch(device, message, age, received, arrived.wall_ms)
 
-    def _hear(self, happening: Happening) -> None:
+    def _handle(self, happening: Happening) -> None:
         match happening:
             case Connected() | Disconnected():
-                if self._told is not None:
-                    self._told(happening)
+                if self._on_notice is not None:
+                    self._on_notice(happening)
             case Refused(reason, credentials=True):
-                raise CredentialsRefused(f"{self._address} refused who we are: {reason}")
+                raise CredentialsRefused(f"{self._address} refused our credentials: {reason}")
             case Refused() if "status" in self._kinds:
-                # One refused subscription ends a session (`Connection`). Matches are what we came for.
+                # One refused subscription ends a session (`Connection`). Go on with matches alone.
                 log.info("going on without statuses broker=%s", self._address)
                 self._kinds = ("match",)
                 before, self._connection = self._connection, self._connect()
@@ -240,7 +246,7 @@ class FreshMatches(_Matches):
         raise StopIteration
 
     def take(self, timeout: float | None) -> FreshMatch | None:
-        """The next fresh match; None where none came in so many seconds, or the iteration is stopped."""
+        """The next fresh match; None if none arrives within `timeout`, or after `stop`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while (fresh := self._next()) is None and not self._stopping:
             try:
@@ -284,7 +290,7 @@ class AsyncFreshMatches(_Matches):
             return
         try:
             self._loop.call_soon_threadsafe(self._awake.set)
-        except RuntimeError:  # the loop has ended, and with it whoever would be woken
+        except RuntimeError:  # the loop has ended, so nobody waits
             log.debug("event loop is closed")
 
 
@@ -293,7 +299,7 @@ fresh_matches: Final = FreshMatches
 #: The same for asyncio: `async with fresh_matches_async(address) as matches: async for fresh in matches: ...`
 fresh_matches_async: Final = AsyncFreshMatches
 
-#: CLOCK_MONOTONIC stands still while the machine sleeps, and what waited in the socket would look fresh.
+#: CLOCK_MONOTONIC stands still while the machine sleeps: messages in the socket would look fresh.
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 

@@ -1,4 +1,4 @@
-"""Where a broker is, and as whom we come."""
+"""The address of a broker, with our credential."""
 
 import ipaddress
 import socket
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a broker is, and as whom we come."""
+    """A broker, and our credential there."""
 
     host: str = "127.0.0.1"
     port: int = 1883
@@ -28,7 +28,7 @@ class Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. A name counts if all that it stands for is loopback."""
+    """Whether only this machine can reach a host. A name counts if all its addresses are loopback."""
     try:
         found = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except OSError:
@@ -37,7 +37,7 @@ def is_loopback(host: str) -> bool:
 
 
 def tls_context(address: Address) -> ssl.SSLContext | None:
-    """What TLS needs of an address; None where it does without.
+    """The TLS context of an address; None if it uses no TLS.
 
     Raises:
         ValueError: a file cannot be used; names it.
@@ -51,13 +51,13 @@ def tls_context(address: Address) -> ssl.SSLContext | None:
         if named := address.cert:
             # Without a password openssl would ask for one on the terminal, in every session.
             context.load_cert_chain(named, address.key, password="")
-    except OSError as exc:  # of which SSLError is one
+    except OSError as exc:  # or SSLError, which is one
         raise ValueError(f"{named}: {exc.strerror or exc}") from exc
     return context
 
 
 class _Socket(ssl.SSLSocket):
-    """Closes itself when nothing comes of it: paho forgets it."""
+    """Closes itself after a failed handshake, because paho forgets it."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:

@@ -1,12 +1,14 @@
 """A connection that comes back: one clean MQTT session after another (MQTT 3.1.1).
 
-Each session has a paho client of its own, which is thrown away with it. paho keeps QoS 1 messages in memory
-and sends them after a reconnect, as late as it may be; here nothing outlives its session, so the only queue is
-the store of whoever publishes. For the same reason nothing is handed to paho while there is no session.
+Each session has its own paho client and throws it away at the end. paho keeps QoS 1 messages in
+memory and sends them after a reconnect, however late. Here nothing outlives its session, so the
+only queue is the publisher's store. For the same reason paho gets nothing while there is no
+session.
 
     start() ──▶ connect ──▶ subscribed ──▶ Connected ──▶ Received* ──▶ Disconnected ──▶ wait (jitter) ──▶ connect ...
 
-What happens is told to one handler, on a thread of ours or paho's, never on both at once: it may only fill an inbox.
+One handler hears of everything, on a thread of ours or of paho's, never on both at once. It may
+only fill an inbox.
 """
 
 import logging
@@ -32,9 +34,10 @@ class Connection:
         address: the broker.
         client_id: MQTT client id.
         subscriptions: (filter, QoS) pairs, subscribed in every session.
-        handler: is told what happens; must return at once. What it raises is logged, and ends the session.
-        will: makes the last will of a new session; called when it starts.
-        keepalive: seconds of silence after which the broker and we ask for a sign of life.
+        handler: called with each happening; must return at once. An exception of it is logged and
+            ends the session.
+        will: makes the last will of a new session; called at its start.
+        keepalive: seconds of silence after which either side pings.
     """
 
     def __init__(
@@ -54,7 +57,8 @@ class Connection:
         self._will = will
         self._keepalive = keepalive
         self._stopping = threading.Event()
-        #: The session there is, up or not; a new one looks at `_stopping` after it is here, and `close` the other way round.
+        #: The present session, up or not. `_run` sets this and then reads `_stopping`; `close` does
+        #: both in the opposite order, so that one of them always ends the session.
         self._latest: Session | None = None
         self._session: Session | None = None
         self._thread = threading.Thread(target=self._run, name=f"mqtt {client_id}", daemon=True)
@@ -64,15 +68,15 @@ class Connection:
         self._thread.start()
 
     def publish(self, message: Publication) -> bool:
-        """Hand a message to the session; False where there is none, or its socket is not keeping up.
+        """Give a message to the session; False if there is none, or its socket does not keep up.
 
-        One thread publishes.
+        Only one thread may publish.
         """
         session = self._session
         return session is not None and session.publish(message)
 
     def reconnect(self, reason: str) -> None:
-        """End the session, which has stopped to be of use, and begin another."""
+        """End a session that has become useless, and begin another."""
         if session := self._session:
             session.end(reason)
 
@@ -95,7 +99,7 @@ class Connection:
             self._session = self._latest = None
             self._tell_safely(Disconnected(reason))
             wait = shortest if session.was_up else min(wait * 2, longest)
-            del session  # and with it paho's sockets, which it closes when it is forgotten
+            del session  # paho closes its sockets when nobody refers to it
             # Jitter, lest a fleet comes back in step (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
             self._stopping.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter is no secret
 

@@ -1,4 +1,4 @@
-"""What a connection tells, and what it is given to publish. Pure."""
+"""The happenings of a connection, and the messages that it publishes. Pure."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -6,28 +6,28 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A session is up and every subscription granted."""
+    """A session is up, and the broker granted every subscription."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The session ended, or did not come about."""
+    """The session ended, or could not begin."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The broker refused who we are, or a subscription. The connection goes on trying."""
+    """The broker refused our credentials or a subscription. The connection goes on trying."""
 
     reason: str
-    #: It is who we are that was refused.
+    #: Whether it refused our credentials.
     credentials: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message came."""
+    """A message arrived."""
 
     topic: str
     payload: bytes

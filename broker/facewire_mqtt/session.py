@@ -1,4 +1,4 @@
-"""One clean MQTT 3.1.1 session: a paho client that is used once. paho's only door.
+"""One clean MQTT 3.1.1 session: a paho client that is used once. The only door to paho.
 
 run() ─▶ connect ─▶ subscribe ─▶ up ─▶ Received* ─▶ end(), from any thread ─▶ hang up ─▶ run() returns the reason
 """
@@ -21,20 +21,20 @@ from facewire_mqtt.happenings import Connected, Happening, Publication, Received
 
 log = logging.getLogger(__name__)
 
-#: A broker that accepts the socket and then says nothing is given this long, s.
+#: A broker that accepts the socket and then says nothing has this long to answer, s.
 CONNECT_TIMEOUT: Final = 10.0
-#: QoS 0 messages are refused while one has waited longer than this for a slow socket, s, as they would come late; a burst is
-#: not, up to this size.
+#: QoS 0 messages are refused while one has waited longer than this for a slow socket, s, because
+#: they would be late. A burst of up to MAX_UNSENT_BYTES is not refused.
 MAX_UNSENT_AGE: Final = 1.0
 MAX_UNSENT_BYTES: Final = 8 * 1024 * 1024
 #: QoS 1 messages that may wait for their PUBACK; MQTT can tell 65,535 apart (section 2.3.1).
 MAX_UNACKED: Final = 20_000
-#: A DISCONNECT that a stuck broker does not take is given up after this long, s.
+#: Give up on a DISCONNECT after this long if a stuck broker does not read it, s.
 DISCONNECT_TIMEOUT: Final = 0.5
 
 
 class _Client(paho.Client):
-    """A paho client that says when its thread ends: what raises in there, nobody would know."""
+    """A paho client that reports the end of its thread. Otherwise nobody would notice an exception there."""
 
     def __init__(self, client_id: str, ended: Callable[[str], None]) -> None:
         super().__init__(
@@ -43,7 +43,7 @@ class _Client(paho.Client):
         self._ended = ended
 
     def forget(self) -> None:
-        """Let go of who is told: the circle would leave the sockets open until the garbage is collected."""
+        """Drop the callbacks: the reference cycle would keep the sockets open until a garbage collection."""
         self.on_connect = self.on_subscribe = self.on_message = self.on_disconnect = None
         self._ended = lambda _: None
 
@@ -62,7 +62,7 @@ class _Unsent:
     """QoS 0 messages that paho has not written to the socket, oldest first."""
 
     def __init__(self) -> None:
-        #: What paho knows of it, its size, since when it waits.
+        #: paho's record of each message, its size, and since when it waits.
         self._waiting: deque[tuple[paho.MQTTMessageInfo, int, float]] = deque()
         self._size_bytes = 0
 
@@ -79,17 +79,17 @@ class _Unsent:
 
 
 class Session:
-    """One paho client from its connect to its end.
+    """One paho client, from its connect to its end.
 
     Args:
         address: the broker.
         client_id: MQTT client id.
         subscriptions: (filter, QoS) pairs.
-        handler: is told what happens, on paho's thread.
-        up: is given the session once it can publish, before the handler is told.
+        handler: called with each happening, on paho's thread.
+        up: called with the session once it can publish, before the handler.
 
     Attributes:
-        was_up: whether the broker took us, and granted every subscription.
+        was_up: whether the broker accepted us and granted every subscription.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class Session:
         self._reason = "closed"
         self._graceful = False
         self._unsent = _Unsent()
-        #: QoS 1, oldest first: what was not PUBACKed.
+        #: QoS 1 messages without a PUBACK, oldest first.
         self._unacked: deque[paho.MQTTMessageInfo] = deque()
         self.was_up = False
 
     def run(self, will: Publication | None, keepalive: int) -> str:
-        """Live the session; returns why it ended.
+        """Run the session; returns why it ended.
 
         Raises:
             OSError, ValueError: it could not begin.
@@ -144,7 +144,8 @@ class Session:
         if will is not None:
             client.will_set(will.topic, will.payload, will.qos, will.retain)
         client.connect_timeout = CONNECT_TIMEOUT
-        # paho would let 20 be on their way: 400 acks a second where the broker is 50 ms away. `publish` has its own limits.
+        # paho would allow 20 messages on their way: 400 acks a second if the broker is 50 ms away.
+        # `publish` has its own limits.
         client.max_inflight_messages_set(0)
         client.on_socket_open = _no_delay
         client.on_connect = self._on_connect
@@ -158,20 +159,20 @@ class Session:
             client.disconnect()
             self._gone.wait(DISCONNECT_TIMEOUT)
         if isinstance(sock := client.socket(), socket.socket):
-            # paho's loop would wait for a stuck socket to take what is queued. Not SSLSocket's shutdown, which
-            # makes a plain socket of it: paho would read what is encrypted.
+            # paho's loop would wait until a stuck socket takes the queued bytes. SSLSocket's own
+            # shutdown would make it a plain socket, and paho would read encrypted bytes.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         client.loop_stop()
 
     def publish(self, message: Publication) -> bool:
-        """Hand a message to paho; False where the session has ended, or its socket is not keeping up."""
+        """Give a message to paho; False if the session has ended, or its socket does not keep up."""
         now = time.monotonic()
         if self._ended.is_set() or not self._has_room(message, now):
             return False
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            return False  # and not among the waiting: such an info raises when it is asked
+            return False  # not kept, because `is_published` of such an info raises
         if message.qos:
             self._unacked.append(info)
         else:
@@ -186,11 +187,12 @@ class Session:
         return len(self._unacked) < MAX_UNACKED
 
     def close(self, last: Publication | None, timeout: float) -> None:
-        """Publish a last message, wait for its PUBACK so many seconds, and end."""
+        """Publish a last message, wait up to `timeout` seconds for its PUBACK, and end."""
         sent = last is None or (self.was_up and not self._ended.is_set() and self._publish_last(last, timeout))
         if not sent and self.was_up:
             log.warning("last message not sent")
-        # Without its last message the session must end as by a failure, for the will to be published.
+        # Without its last message the session must end like a failure, so that the broker publishes
+        # the will.
         self.end("closed", graceful=sent or not self.was_up)
 
     def _publish_last(self, last: Publication, timeout: float) -> bool:
@@ -204,7 +206,7 @@ class Session:
             return False
 
     def end(self, reason: str, *, graceful: bool = False) -> None:
-        """Have `run` return, from whichever thread; the first reason counts."""
+        """Make `run` return. From any thread; the first reason counts."""
         if not self._ended.is_set():
             self._reason, self._graceful = reason, graceful
             self._ended.set()
@@ -248,5 +250,5 @@ class Session:
 
 
 def _no_delay(_client: paho.Client, _userdata: Any, sock: Any) -> None:
-    # Without it one message in a thousand waits 30 ms for Nagle's algorithm and a delayed ack.
+    # Without it one message in a thousand waits 30 ms for Nagle's algorithm and a delayed ACK.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
