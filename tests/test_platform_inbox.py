@@ -29,11 +29,11 @@ def test_a_full_inbox_drops_and_counts_until_there_is_room_again() -> None:
     full = inbox(most_messages=2)
     for _ in range(3):
         full.put(received(b"1"))
-    came = full.take(1, 0.0)
-    assert (len(came.messages), came.dropped, came.fill) == (1, 1, 1.0)
+    delivery = full.take(1, 0.0)
+    assert (len(delivery.messages), delivery.dropped, delivery.fill) == (1, 1, 1.0)
     full.put(received(b"1"))
-    came = full.take(9, 0.0)
-    assert (len(came.messages), came.dropped) == (2, 0)
+    delivery = full.take(9, 0.0)
+    assert (len(delivery.messages), delivery.dropped) == (2, 0)
 
 
 def test_the_inbox_is_bounded_in_bytes_with_the_packed_ones() -> None:

@@ -31,9 +31,9 @@ def test_a_packed_batch_reads_the_same_as_a_plain_one() -> None:
 
 def test_a_refused_batch_is_quarantined_and_answered() -> None:
     payload = encode(batch(5, 5)).replace(b"\xa5after\x05", b"\xa5after\x09")
-    kept, refused = (message.body for message in reading("history", payload))
-    assert isinstance(kept, Unreadable)
-    assert kept.raw == payload
+    unreadable, refused = (message.body for message in reading("history", payload))
+    assert isinstance(unreadable, Unreadable)
+    assert unreadable.raw == payload
     assert isinstance(refused, BatchRefused)
 
 

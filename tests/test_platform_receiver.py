@@ -58,7 +58,7 @@ def exchanges(receiver: Receiver) -> Iterator[Delivery]:
 
 
 def wait_until_connected(receiver: Receiver) -> None:
-    assert any(Connected() in came.news for came in exchanges(receiver))
+    assert any(Connected() in delivery.news for delivery in exchanges(receiver))
 
 
 def pid(receiver: Receiver) -> int:
@@ -80,8 +80,8 @@ def has_ended(process: int) -> bool:
 def test_it_delivers_published_messages_with_batches_packed(receiver: Receiver, probe: Probe) -> None:
     probe.send(publish(HISTORY, BATCH, 1), publish(MATCH, BATCH), publish(HISTORY, b"\xc1", 1, packet_id=2))
     messages = []
-    for came in exchanges(receiver):
-        messages += came.messages
+    for delivery in exchanges(receiver):
+        messages += delivery.messages
         if len(messages) == 3:
             break
     assert messages == [(HISTORY, BATCH, False, pack(BATCH, CopyRows)), (MATCH, BATCH, False, None), (HISTORY, b"\xc1", False, None)]
@@ -101,12 +101,12 @@ def test_a_process_that_died_is_replaced(receiver: Receiver, probe: Probe) -> No
     first = pid(receiver)
     os.kill(first, signal.SIGKILL)
     assert has_ended(first)
-    came = receiver.exchange([Publication(ACK, b"lost")], 9)
-    assert [type(news) for news in came.news] == [Disconnected]
+    delivery = receiver.exchange([Publication(ACK, b"lost")], 9)
+    assert [type(news) for news in delivery.news] == [Disconnected]
     wait_until_connected(receiver)
     assert pid(receiver) != first
     probe.send(publish(MATCH, b"x"))
-    assert any(came.messages for came in exchanges(receiver))
+    assert any(delivery.messages for delivery in exchanges(receiver))
 
 
 def test_a_process_that_is_stuck_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +116,8 @@ def test_a_process_that_is_stuck_is_killed(monkeypatch: pytest.MonkeyPatch) -> N
         receiver._running()
         stuck = pid(receiver)
         os.kill(stuck, signal.SIGSTOP)
-        came = receiver.exchange([Publication(ACK, bytes(1_000))] * most, 0)
-        assert [type(news) for news in came.news] == [Disconnected]
+        delivery = receiver.exchange([Publication(ACK, bytes(1_000))] * most, 0)
+        assert [type(news) for news in delivery.news] == [Disconnected]
         assert has_ended(stuck)
         receiver.close([])
 
@@ -130,7 +130,7 @@ def test_a_process_that_cannot_start_is_tried_again(monkeypatch: pytest.MonkeyPa
         (news,) = receiver.exchange([], 9).news
     assert isinstance(news, Disconnected)
     assert "/nowhere/python" in news.reason
-    (news,) = next(came.news for came in exchanges(receiver) if came.news)
+    (news,) = next(delivery.news for delivery in exchanges(receiver) if delivery.news)
     assert isinstance(news, Disconnected)
     assert "receiver failed" not in news.reason
     receiver.close([])
@@ -172,9 +172,9 @@ def test_the_process_ignores_the_signals_for_its_worker(receiver: Receiver, prob
     os.kill(pid(receiver), signal.SIGTERM)
     assert os.getsid(pid(receiver)) != os.getsid(0)
     probe.send(publish(MATCH, b"x"))
-    for came in exchanges(receiver):
-        assert came.news == []
-        if came.messages:
+    for delivery in exchanges(receiver):
+        assert delivery.news == []
+        if delivery.messages:
             break
 
 
@@ -194,7 +194,7 @@ def test_its_log_records_reach_the_worker() -> None:
         with broker:
             connack, suback = b"\x20\x02\x00\x00", b"\x90\x04\x00\x01\x01\x00"
             broker.sendall(connack + suback + publish(b"\xff"))  # no UTF-8
-            record = next(news for came in exchanges(receiver) for news in came.news if isinstance(news, logging.LogRecord))
+            record = next(news for delivery in exchanges(receiver) for news in delivery.news if isinstance(news, logging.LogRecord))
         receiver.close([])
     assert record.getMessage() == "ignored topic that is not UTF-8"
 

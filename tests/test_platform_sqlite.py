@@ -166,8 +166,8 @@ def test_a_commit_is_on_the_disk_before_the_transaction_ends(store: Store) -> No
 
 def test_the_usual_batch_takes_few_statements(store: Store) -> None:
     store_batches(store, batch(0, 100, *range(1, 101)))
-    told: list[str] = []
-    store._db.connection().set_trace_callback(told.append)
+    statements: list[str] = []
+    store._db.connection().set_trace_callback(statements.append)
     store_batches(store, batch(100, 200, *range(101, 201)))
     store._db.connection().set_trace_callback(None)
-    assert len(told) == 6, told  # begin, stream, stored, insert, update, commit
+    assert len(statements) == 6, statements  # begin, stream, stored, insert, update, commit
