@@ -120,7 +120,7 @@ def test_an_example_is_as_documented_and_as_our_decoder_reads_it(kind: Kind, pay
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_document_refuses_our_decoder_refuses_and_the_other_way_round(kind: Kind) -> None:
+def test_the_document_and_our_decoder_refuse_the_same(kind: Kind) -> None:
     name = DOCUMENT["components"]["messages"][kind]["title"]
     for payload in (payload for of, payload in EXAMPLES if of == kind):
         for mutant, good in mutants(payload, SCHEMAS[name]):
@@ -139,7 +139,7 @@ def in_order(fields: dict[str, Any]) -> bool:
     return after <= last <= cursor <= head and (last > after or cursor == after)
 
 
-def test_what_the_document_refuses_of_an_event_is_refused_alone() -> None:
+def test_an_event_that_the_document_refuses_is_refused_alone() -> None:
     match = next(payload for kind, payload in EXAMPLES if kind == "match")
     batch = next(payload for kind, payload in EXAMPLES if kind == "history") | {"after": 0}
     assert isinstance(decode("match", codec.encode(match)), Match)

@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> str:
     return str(tmp_path / "facewire.toml")
 
 
-def test_what_is_set_is_shown_with_where_it_comes_from(file: str) -> None:
+def test_settings_are_shown_with_their_source(file: str) -> None:
     assert told(run("--config", file, "config", "show", FACEWIRE_TAIL_HOST="broker.lan", FACEWIRE_LOG_FORMAT="json")) == {
         ("", "config"): (file, "flag"),
         ("", "log_level"): ("debug", "file"),
@@ -52,7 +52,7 @@ def test_what_is_set_is_shown_with_where_it_comes_from(file: str) -> None:
     }
 
 
-def test_a_command_is_shown_whole_as_it_would_run(file: str) -> None:
+def test_show_lists_all_settings_of_a_command_with_its_flags(file: str) -> None:
     shown = told(run("--config", file, "config", "show", "device", "run", "--capacity", "500", FACEWIRE_DEVICE_RUN_PASSWORD=TYPED))
     assert shown["device run", "period"] == (30.0, "file")
     assert shown["device run", "capacity"] == (500, "flag")
@@ -67,13 +67,13 @@ def test_a_flag_wins_over_environment_over_file(file: str) -> None:
     assert told(run(*words, "--period", "50", FACEWIRE_DEVICE_RUN_PERIOD="40"))["device run", "period"] == (50.0, "flag")
 
 
-def test_a_group_is_no_command() -> None:
+def test_a_group_is_not_a_command() -> None:
     done = run("config", "show", "broker")
     assert done.exit_code == 2
     assert "facewire broker is a group" in done.stderr.replace("cli ", "facewire ")
 
 
-def test_a_check_names_every_variable_that_is_no_setting_and_every_value_that_is_none(file: str) -> None:
+def test_check_names_unknown_variables_and_bad_values(file: str) -> None:
     done = run("--config", file, "config", "check", FACEWIRE_TAIL_HOTS="x", FACEWIRE_TAIL_COUNT="many", FACEWIRE_DEVICE_RUN_PERIOD="soon")
     assert done.exit_code == 2
     unknown, period, count = done.stderr.splitlines()
@@ -82,7 +82,7 @@ def test_a_check_names_every_variable_that_is_no_setting_and_every_value_that_is
     assert count.startswith("tail count, from the environment: 'many' is not")
 
 
-def test_a_check_that_finds_nothing_says_so(file: str) -> None:
+def test_check_says_that_all_is_fine(file: str) -> None:
     done = run("--config", file, "config", "check")
     assert (done.exit_code, done.stderr) == (0, "all settings are fine\n")
 
@@ -93,7 +93,7 @@ def test_the_level_of_the_log_is_a_setting_of_the_file_too(file: str) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_is_told_to_complete(shell: str) -> None:
+def test_each_shell_gets_its_completion_script(shell: str) -> None:
     done = run("completion", shell)
     assert done.exit_code == 0
     assert "_FACEWIRE_COMPLETE" in done.stdout
@@ -108,7 +108,7 @@ def test_commands_are_completed(words: str, found: str) -> None:
     assert found in subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=True).stdout
 
 
-def test_commands_are_completed_also_where_one_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_completed_even_if_one_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS, "status", ("a_module_that_is_not_there:status", "", "platform"))
     with click.Context(cli) as ctx:
         assert [item.value for item in cli.shell_complete(ctx, "s")] == ["status", "simulate"]

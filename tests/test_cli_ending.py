@@ -165,12 +165,12 @@ class TestCommands:
             assert status is None or not status.online
 
     @pytest.mark.parametrize("points", ["Agent.__enter__", "Agent.wait_acked"])
-    def test_a_device_whose_work_has_an_end_and_is_interrupted(self, tmp_path: Path, points: str) -> None:
+    def test_a_device_with_exit_when_acked_is_interrupted_with_130(self, tmp_path: Path, points: str) -> None:
         words = ("device", "run", "--id", "d", "--store", tmp_path / "s.db", "--exit-when-acked", "-p", str(free_port()))
         with signalled_in(points, signal.SIGINT, *words) as running:
             assert "device stopped" in ends_well(running, points, code=130)
 
-    def test_a_device_says_goodbye_when_it_is_told_to_end_while_connected(self, tmp_path: Path) -> None:
+    def test_a_connected_device_says_goodbye_on_a_signal(self, tmp_path: Path) -> None:
         words = ("device", "run", "--id", "d", "--store", tmp_path / "s.db")
         with embedded.running() as address, Running(*words, "-p", str(address.port)) as running:
             running.wait_for("connected")
@@ -214,7 +214,7 @@ class TestCommands:
         with embedded.running() as address, signalled_in(points, signal.SIGINT, "tail", "-p", str(address.port), *fresh) as running:
             ends_well(running, points)
 
-    def test_a_demo_that_is_kept(self) -> None:
+    def test_demo_keep_ends_well_on_a_signal(self) -> None:
         quick = "import facewire_cli.demo as demo\nDemo = demo.Demo\nDemo.start = Demo.follow = lambda _: None\n"
         quick += "Demo._port, Demo.verdicts = 1, lambda _: []\n"
         points = "Demo.keep,ExitStack.__exit__"

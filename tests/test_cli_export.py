@@ -48,7 +48,7 @@ def test_all_events_go_to_a_pipe_or_a_file_and_the_filters_hold(path: Path, tmp_
 
 
 @pytest.mark.parametrize("end", [StoreError("the disk is gone"), KeyboardInterrupt()])
-def test_an_export_that_is_cut_short_leaves_what_was_there_and_nothing_else(
+def test_an_interrupted_export_leaves_the_old_file_unchanged(
     path: Path, tmp_path: Path, end: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out.jsonl").write_text("before")
@@ -64,14 +64,14 @@ def test_an_export_that_is_cut_short_leaves_what_was_there_and_nothing_else(
     assert left(tmp_path) == ["out.jsonl"]
 
 
-def test_a_folder_that_is_not_there_is_an_error(path: Path, tmp_path: Path) -> None:
+def test_an_absent_folder_is_an_error(path: Path, tmp_path: Path) -> None:
     done = run(path, "--to", str(tmp_path / "nowhere" / "out.csv"))
     assert done.exit_code == 1
     assert "No such file or directory" in done.stderr
 
 
 @pytest.mark.process
-def test_a_terminal_shows_a_bar_of_the_time_that_was_reached(path: Path, tmp_path: Path) -> None:
+def test_a_terminal_shows_a_progress_bar(path: Path, tmp_path: Path) -> None:
     watching, terminal = pty.openpty()
     command = [*FACEWIRE, "export", "--database", f"sqlite:///{path}", "--to", str(tmp_path / "out.jsonl")]
     process = subprocess.Popen(command, stderr=terminal, stdout=terminal, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"})

@@ -55,9 +55,7 @@ def test_a_line_is_one_object_with_its_fields_apart() -> None:
         (ValueError("not text"), (), "not text", {}),
     ],
 )
-def test_fields_are_what_the_template_names_and_nothing_that_a_value_says(
-    template: object, args: tuple[object, ...], message: str, fields: dict[str, Any]
-) -> None:
+def test_only_the_template_names_fields(template: object, args: tuple[object, ...], message: str, fields: dict[str, Any]) -> None:
     assert split(record(template, *args)) == (message, fields)
 
 
@@ -77,7 +75,7 @@ def wrapped() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_an_exception_is_told_by_type_and_place_without_its_words(formatter: logging.Formatter) -> None:
+def test_an_exception_is_logged_by_type_and_place_without_its_message(formatter: logging.Formatter) -> None:
     try:
         with wrapped():
             os.environ[NAME]
@@ -89,7 +87,7 @@ def test_an_exception_is_told_by_type_and_place_without_its_words(formatter: log
     assert NAME not in text
 
 
-def test_what_nobody_catches_is_logged_without_its_words() -> None:
+def test_an_uncaught_exception_is_logged_without_its_message() -> None:
     code = f"""
 import threading
 from facewire_cli.logs import catch_what_nobody_does, set_up

@@ -69,7 +69,7 @@ def test_port_is_refused_with_its_limits() -> None:
 
 @pytest.mark.parametrize("option", ["--host", "--username"])
 @pytest.mark.parametrize("text", ["", "a\0b", "x" * 65_536])
-def test_what_mqtt_cannot_carry_is_refused_at_once(option: str, text: str) -> None:
+def test_a_text_that_mqtt_cannot_carry_is_refused_at_once(option: str, text: str) -> None:
     assert f"'{option}'" in refused(option, text)
 
 
@@ -106,13 +106,13 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     assert "--key needs its --cert" in refused("--key", str(path))
 
 
-def test_tls_file_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_bad_tls_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     path.write_text("no certificate")
     assert str(path) in refused("--cafile", str(path)).replace(" ", "")
 
 
-def test_device_that_cannot_be_one_is_refused() -> None:
+def test_an_impossible_device_name_is_refused() -> None:
     assert "device 'a/b' is not 1 to 64" in refused("-d", "a/b")
 
 
@@ -125,7 +125,7 @@ def test_duration_gives_seconds(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "nan", "inf", "1e9", "5 m", "1h30m", "٣", "9" * 400, f"{int(MAX_SECONDS) + 1}"])
-def test_what_is_no_duration_is_refused_with_the_limit(text: str) -> None:
+def test_a_bad_duration_is_refused_with_the_limit(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is not a duration up to 3660d"):
         SECONDS.convert(text, None, None)
 
@@ -167,7 +167,7 @@ def test_moment_without_a_zone_is_local_time(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "9" * 19, "9" * 30, "1.5", "0001-01-01", "10 m", "٣m", "99999999d"])
-def test_what_is_no_moment_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_moment_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Shanghai")
     time.tzset()
     try:
@@ -210,6 +210,6 @@ def test_an_endpoint_is_read_and_written_alike(text: str, host: str, port: int) 
 
 
 @pytest.mark.parametrize("text", ["", "8080", ":8080", "host:", "host:65536", "::1:80", "a b:80", "host:-1", "http://host:80"])
-def test_what_is_no_endpoint_is_named(text: str) -> None:
+def test_a_bad_endpoint_is_named(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is not HOST:PORT"):
         ENDPOINT.convert(text, None, None)

@@ -41,7 +41,7 @@ def written(rows: list[Row], form: Form, columns: list[str], **more: Any) -> str
 
 
 @pytest.mark.parametrize("code", DANGEROUS)
-def test_what_drives_a_terminal_is_made_visible(code: int) -> None:
+def test_terminal_control_characters_are_made_visible(code: int) -> None:
     shown = visible(f"a{chr(code)}b")
     assert shown == (f"a\\x{code:02x}b" if code < 0x100 else f"a\\u{code:04x}b")
 
@@ -97,7 +97,7 @@ def test_csv_on_a_terminal_shows_escape_sequences() -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "pretty"])
-def test_rows_are_written_as_they_come(form: Form) -> None:
+def test_rows_are_written_as_they_arrive(form: Form) -> None:
     out = io.StringIO()
     seen: list[str] = []
 
@@ -110,7 +110,7 @@ def test_rows_are_written_as_they_come(form: Form) -> None:
     assert [f"row{number}" in text for number, text in enumerate(seen)] == [True, True, True]
 
 
-def test_a_table_holds_no_more_than_a_stretch_of_rows() -> None:
+def test_a_table_holds_only_one_group_of_rows() -> None:
     out = io.StringIO()
     most = 0
 
@@ -130,7 +130,7 @@ def test_a_table_is_aligned_by_what_a_terminal_shows() -> None:
     assert written(rows, "pretty", ["name", "seq", "x"]) == "name  seq  x\n小明    7  a\nZoë   100  b\n"
 
 
-def test_a_table_stays_aligned_past_its_first_stretch() -> None:
+def test_a_table_stays_aligned_past_its_first_group() -> None:
     rows: list[Row] = [{"a": "x" * 50, "b": 1}, *[{"a": "y", "b": 1}] * TABLE_ROWS]
     lines = written(rows, "pretty", ["a", "b"]).splitlines()
     assert lines[1].index("1") == lines[-1].index("1")
@@ -160,7 +160,7 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch, no_color: str, c
     assert ("\x1b[" in out.getvalue()) is coloured
 
 
-def test_a_table_shows_a_column_as_it_is_told() -> None:
+def test_a_table_formats_a_column_as_asked() -> None:
     text = written([{"at": 0}, {"at": None}], "pretty", ["at"], shown={"at": lambda value: f"t{value}\n"})
     assert text == "at\nt0\\x0a\n\n"
 
@@ -169,7 +169,7 @@ def test_without_rows_a_table_and_csv_have_a_header() -> None:
     assert (written([], "pretty", ["a"]), written([], "csv", ["a"]), written([], "json", ["a"])) == ("a\n", "a\n", "")
 
 
-def test_without_rich_a_table_is_written_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_rich_a_table_is_still_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "rich.cells", None)
     assert written([{"a": "小明", "c": 2}], "pretty", ["a", "b", "c"]) == "a  b  c\n小明  -  2\n"
 

@@ -94,7 +94,7 @@ def test_a_fleet_loses_nothing_through_an_outage(runs: dict[str, Ended]) -> None
 
 @pytest.mark.network
 @pytest.mark.process
-def test_rows_that_the_platform_acked_and_does_not_have_are_seen(runs: dict[str, Ended]) -> None:
+def test_acked_rows_missing_on_the_platform_are_found(runs: dict[str, Ended]) -> None:
     code, verdict, notices = runs["losing"]
     assert code == 3, notices
     assert not verdict["healthy"]
@@ -107,7 +107,7 @@ SOUND = dict.fromkeys(("lost", "not_acked", "devices_not_acked", "refused", "qua
 
 
 @pytest.mark.parametrize("wrong", SOUND)
-def test_one_of_anything_wrong_is_not_healthy(wrong: str) -> None:
+def test_any_single_fault_is_not_healthy(wrong: str) -> None:
     assert is_healthy(SOUND)
     assert not is_healthy({**SOUND, wrong: 1})
 
@@ -127,7 +127,7 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         (("--rate", "0"), "rate"),
     ],
 )
-def test_what_cannot_be_run_is_said_before_anything_is(arguments: tuple[str, ...], said: str) -> None:
+def test_impossible_settings_are_refused_before_the_run(arguments: tuple[str, ...], said: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert any(part in done.stderr for part in said.split("|")), done.stderr
@@ -135,7 +135,7 @@ def test_what_cannot_be_run_is_said_before_anything_is(arguments: tuple[str, ...
 
 @pytest.mark.network
 @pytest.mark.process
-def test_a_broker_that_is_not_there_is_an_error_at_once() -> None:
+def test_an_absent_broker_is_an_error_at_once() -> None:
     with embedded.running() as address:
         pass
     done = run("-p", str(address.port), "--for", "1s")
@@ -144,7 +144,7 @@ def test_a_broker_that_is_not_there_is_an_error_at_once() -> None:
 
 
 @pytest.mark.network
-def test_a_broker_that_accepts_and_says_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_accepts_and_then_is_silent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net, "CONNECT_TIMEOUT", 0.2)
     plan = Plan(rate=1.0, duration=30.0, people=(), rhythm=Rhythm())
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -157,7 +157,7 @@ def test_a_broker_that_accepts_and_says_nothing_is_an_error(monkeypatch: pytest.
 @pytest.mark.network
 @pytest.mark.process
 @pytest.mark.mosquitto
-def test_credentials_that_are_refused_end_it(new_mosquitto: Callable[..., Mosquitto]) -> None:
+def test_refused_credentials_end_it(new_mosquitto: Callable[..., Mosquitto]) -> None:
     done = run("-p", str(new_mosquitto("allow_anonymous false").address.port), "--for", "1s", "--devices", "3")
     assert done.returncode == 5
     assert "refused" in done.stderr

@@ -82,7 +82,7 @@ def test_a_match_is_a_line() -> None:
     assert shown("match", Match(EPOCH, BOOT, NOW_MS, stranger), retain=True).endswith("score 82.4  - (-) type 9  age 0 ms  RETAINED")
 
 
-def test_a_batch_is_a_row_with_its_events_and_what_is_bad_among_them() -> None:
+def test_a_batch_is_a_row_with_its_good_and_bad_events() -> None:
     wire = messages.to_map(BATCH) | {"cursor": 5}
     wire["events"].append({"seq": 4, "timestamp": 1})
     row = row_of("history", codec.encode(wire))
@@ -99,7 +99,7 @@ def test_a_batch_is_a_line() -> None:
     assert row_of("history", Batch(EPOCH, BOOT, 250, 250, 250, 1, ()))["events"] == []
 
 
-def test_a_batch_that_is_refused_says_why_and_which() -> None:
+def test_a_refused_batch_is_shown_with_its_key_and_reason() -> None:
     row = row_of("history", codec.encode(messages.to_map(BATCH) | {"after": 9}))
     assert (row["error"], row["epoch"], row["boot"], row["cursor"]) == ("cursor 3 is before after 9", EPOCH, BOOT, 3)
     assert "ERROR cursor 3 is before after 9" in line(row)
@@ -120,7 +120,7 @@ def test_a_status_is_a_line() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_decoded_is_one_row_with_the_reason(kind: Kind) -> None:
+def test_an_undecodable_message_is_one_row_with_the_reason(kind: Kind) -> None:
     payload = b"\xc1\x1b[2J" * 40
     row = row_of(kind, payload)
     assert (row["device"], row["kind"], row["size_bytes"]) == ("lobby-1", kind, len(payload))
@@ -130,7 +130,7 @@ def test_what_cannot_be_decoded_is_one_row_with_the_reason(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("topic", ["facewire/v1/lobby 1/match", "facewire/v1/-/status", "else", "", "facewire/v1/\x1b[2J/match"])
-def test_a_topic_that_is_none_of_ours_is_one_row_with_the_reason(topic: str) -> None:
+def test_a_foreign_topic_is_one_row_with_the_reason(topic: str) -> None:
     row = to_row(TOPICS, topic, b"", qos=0, retain=False, received_at=NOW_MS)
     assert (row["device"], row["topic"], row["size_bytes"]) == (None, topic, 0)
     assert "is not facewire/v1/DEVICE/" in row["error"]
@@ -143,7 +143,7 @@ def test_a_name_cannot_drive_the_terminal() -> None:
 
 
 @given(st.sampled_from(KINDS), st.binary(max_size=200), st.text(max_size=30), st.booleans())
-def test_nothing_that_comes_makes_it_fail_or_is_more_than_a_line(kind: Kind, payload: bytes, name: str, as_json: bool) -> None:
+def test_any_message_becomes_exactly_one_line(kind: Kind, payload: bytes, name: str, as_json: bool) -> None:
     for topic in (f"facewire/v1/{name}/{kind}", f"facewire/v1/d/{kind}"):
         row = to_row(TOPICS, topic, b"{" + payload if as_json else payload, qos=0, retain=True, received_at=NOW_MS)
         text = line(row)
@@ -186,7 +186,7 @@ def test_devices_and_kinds_choose_what_is_subscribed() -> None:
     assert filters(TOPICS, ("a", "b", "a"), ("ack",)) == [("facewire/v1/a/ack", 1), ("facewire/v1/b/ack", 1)]
 
 
-def test_a_full_inbox_drops_messages_counted_and_keeps_what_else_happens() -> None:
+def test_a_full_inbox_counts_dropped_messages_and_keeps_all_other_happenings() -> None:
     inbox = DropNewestInbox(2)
     for number in range(5):
         inbox.put(Received("t", b"%d" % number, 0, retain=False))
@@ -304,7 +304,7 @@ class TestReal:
             (row,) = csv.DictReader([tail.line(), tail.line()])
             assert (row["device"], row["seq"], row["identity_name"]) == ("d", "17", "小明")
 
-    def test_only_the_device_kind_and_person_asked_for(self, mosquitto: Address) -> None:
+    def test_filters_by_device_kind_and_person(self, mosquitto: Address) -> None:
         args = ("-d", "a", "--kind", "match", "--person", "666666", "--min-score", "0.9", "-C", "1")
         with tail_of(mosquitto.port, *args) as tail, publisher(mosquitto) as publish:
             tail.ready()
@@ -320,7 +320,7 @@ class TestReal:
         with tail_of(mosquitto.port, "-C", "1", "-W", "1") as tail:
             assert tail.ended() == 124
 
-    def test_code_124_after_one_notice_where_there_is_no_broker(self) -> None:
+    def test_code_124_after_one_notice_without_a_broker(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         with tail_of(port, "-W", "2") as tail:
@@ -336,7 +336,7 @@ class TestReal:
             assert tail.ended() == 0
             assert tail.notices.empty()
 
-    def test_a_closed_pipe_ends_it_well_though_nothing_more_comes(self, mosquitto: Address) -> None:
+    def test_a_closed_pipe_ends_it_well_even_if_no_message_arrives(self, mosquitto: Address) -> None:
         reader, writer = os.pipe()
         with tail_of(mosquitto.port, stdout=writer) as tail, publisher(mosquitto) as publish:
             os.close(writer)
@@ -347,7 +347,7 @@ class TestReal:
             assert tail.ended() == 0
             assert tail.notices.empty()
 
-    def test_it_follows_through_the_end_of_a_broker(self, new_mosquitto: Callable[..., Mosquitto]) -> None:
+    def test_it_survives_the_end_of_a_broker(self, new_mosquitto: Callable[..., Mosquitto]) -> None:
         broker = new_mosquitto()
         with tail_of(broker.port, "-C", "1") as tail:
             tail.ready()
@@ -366,7 +366,7 @@ class TestReal:
             assert tail.ended() == 5
             assert "refused our credentials" in tail.wait_for("Error: ")
 
-    def test_a_flood_that_nobody_reads_is_shown_or_counted(self, new_mosquitto: Callable[..., Mosquitto]) -> None:
+    def test_every_message_of_a_flood_is_shown_or_counted(self, new_mosquitto: Callable[..., Mosquitto]) -> None:
         broker = new_mosquitto("allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0")
         reader, writer = os.pipe()
         # Closed last, as closing waits for the thread that reads.

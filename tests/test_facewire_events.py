@@ -52,12 +52,12 @@ def test_a_source_s_event_keeps_every_field_and_gets_no_seq(event: Event) -> Non
 
 
 @pytest.mark.parametrize("seq", [0, "7", 2**70, object()])
-def test_a_source_s_own_seq_is_ignored_whatever_it_is(seq: object) -> None:
+def test_the_seq_of_a_source_is_ignored(seq: object) -> None:
     assert event_from_source({**GOOD, "seq": seq}).seq == 0
 
 
 @pytest.mark.parametrize("line", VENDOR, ids=["realtime", "stranger", "photo"])
-def test_the_vendor_s_own_events_come_through_with_every_field_as_it_went_in(line: dict[str, Any]) -> None:
+def test_the_vendors_events_keep_every_field(line: dict[str, Any]) -> None:
     before = json.dumps(line)
     wire = event_from_source(line).to_map()
     assert {name: wire[name] for name in line} == line
@@ -67,7 +67,7 @@ def test_the_vendor_s_own_events_come_through_with_every_field_as_it_went_in(lin
     assert again.to_map() == {**wire, "seq": 1}
 
 
-def test_there_are_three_events_of_the_vendor_s() -> None:
+def test_there_are_three_events_of_the_vendor() -> None:
     assert [event_from_source(line).person_type for line in VENDOR] == [5, 4, 4]
 
 
@@ -78,7 +78,7 @@ def test_person_type_is_read_from_ext_data_and_left_there() -> None:
     assert "person_type" not in VENDOR[0]
 
 
-def test_a_person_type_of_its_own_goes_before_the_one_in_ext_data() -> None:
+def test_person_type_has_precedence_over_the_one_in_ext_data() -> None:
     assert event_from_source({**GOOD, "ext_data": {"person_type": 5}}).person_type == 1
 
 
@@ -89,14 +89,14 @@ def test_on_the_wire_person_type_is_not_looked_for_in_ext_data() -> None:
         event_from_map(fields)
 
 
-def test_a_map_that_is_read_is_not_changed() -> None:
+def test_reading_does_not_change_the_map() -> None:
     fields = dict(GOOD)
     event_from_map(fields)
     event_from_source(fields)
     assert fields == GOOD
 
 
-def test_optional_fields_that_are_lacking_or_null_are_left_out() -> None:
+def test_absent_and_null_optional_fields_are_left_out() -> None:
     fields = {**GOOD, "group_name": None}
     del fields["ep_id"]
     event = event_from_map(fields)
@@ -136,7 +136,7 @@ WRONG: list[tuple[str, object]] = [
 
 @pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda value: ascii(value)[:20])
-def test_a_field_that_is_wrong_is_named_with_the_event_s_seq(name: str, value: object, clean: bool) -> None:
+def test_a_wrong_field_is_named_with_the_seq(name: str, value: object, clean: bool) -> None:
     with pytest.raises(EventError, match=f"^{name} .* is not ") as caught:
         event_from_map({**GOOD, name: value}, clean=clean)
     assert caught.value.seq == (None if name == "seq" else 7)
@@ -146,7 +146,7 @@ def test_a_field_that_is_wrong_is_named_with_the_event_s_seq(name: str, value: o
 @pytest.mark.parametrize(
     "value", [None, 1, "x", b"x", [], [GOOD], (), True, MappingProxyType(GOOD), nested(5000)], ids=lambda v: type(v).__name__
 )
-def test_what_is_no_map_is_no_event_of_the_wire(value: object) -> None:
+def test_a_wire_event_must_be_a_map(value: object) -> None:
     with pytest.raises(EventError, match="is not a map") as caught:
         event_from_map(value)
     assert caught.value.seq is None
@@ -161,7 +161,7 @@ def test_a_field_nested_too_deep_to_be_shown_is_refused_like_any_other(name: str
 
 
 @pytest.mark.parametrize("value", ["\ud800", 2**64, 10**400, [{"a": -(2**63) - 1}], {"\udcff": 1}], ids=lambda v: ascii(v)[:20])
-def test_what_no_store_can_keep_is_refused_unless_the_codec_vouches(value: object) -> None:
+def test_an_unstorable_value_is_refused_unless_the_codec_vouches(value: object) -> None:
     with pytest.raises(EventError, match="cannot be kept") as caught:
         event_from_map({**GOOD, "card_id": value})
     assert caught.value.seq == 7
@@ -232,7 +232,7 @@ CANNOT_BE: list[Any] = [
 
 @pytest.mark.parametrize("bad", CANNOT_BE, ids=range(len(CANNOT_BE)))
 @pytest.mark.parametrize("good", [[], [GOOD]], ids=["alone", "among good ones"])
-def test_of_events_that_are_read_at_once_none_may_be_wrong(bad: Any, good: list[Any]) -> None:
+def test_one_wrong_event_fails_the_fast_reader(bad: Any, good: list[Any]) -> None:
     assert read_one_by_one([bad]) is None
     assert read_at_once([*good, bad]) is None
     assert read_at_once([bad, *good]) is None
@@ -251,7 +251,7 @@ def test_of_events_that_are_read_at_once_none_may_be_wrong(bad: Any, good: list[
         {"group_name": None},
     ],
 )
-def test_what_is_just_right_is_read_at_once(fields: dict[str, Any]) -> None:
+def test_a_good_batch_is_read_by_the_fast_reader(fields: dict[str, Any]) -> None:
     assert read_at_once([{**GOOD, **fields}, GOOD]) == [event_from_map({**GOOD, **fields}, clean=True), event_from_map(GOOD)]
     [event] = read_at_once([{**GOOD, **fields}]) or []
     assert type(event.score) is float
@@ -292,7 +292,7 @@ def test_an_event_may_be_as_large_as_the_limit_and_no_larger() -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [GOOD], nested(5000)], ids=lambda v: type(v).__name__)
-def test_what_is_no_map_is_no_event_of_a_source(value: object) -> None:
+def test_a_source_event_must_be_a_map(value: object) -> None:
     with pytest.raises(EventError, match="is not a map"):
         event_from_source(value)
 
@@ -304,7 +304,7 @@ def test_a_source_may_give_any_mapping_and_a_seq_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("seq", "read"), [(1, 1), (MAX_INT, MAX_INT), (0, None), (-1, None), (2**63, None), (True, None), (1.0, None), ("1", None)]
 )
-def test_a_seq_is_read_where_it_is_one(seq: object, read: int | None) -> None:
+def test_a_seq_is_read_if_it_is_valid(seq: object, read: int | None) -> None:
     assert read_seq({"seq": seq}) == read
 
 

@@ -166,7 +166,7 @@ def test_a_batch_knows_the_format_in_which_to_answer() -> None:
 
 
 @pytest.mark.parametrize(("kind", "message", "_payload"), GOLDEN)
-def test_keys_that_are_not_known_are_ignored(kind: Kind, message: Message, _payload: bytes) -> None:
+def test_unknown_keys_are_ignored(kind: Kind, message: Message, _payload: bytes) -> None:
     strange = {"new": {"a": [1, b"x", {1: 2}]}, "format": 1, "bad": [1], "": None}
     assert decode(kind, codec.encode({**strange, **to_map(message)})) == message
     assert decode(kind, codec.pack({**to_map(message), "x": "?"}).replace(b"?", b"\xff")) == message
@@ -242,7 +242,7 @@ def test_a_required_key_must_be_there(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in BAD_FIELDS[kind]])
-def test_one_field_that_is_wrong_refuses_the_message_and_is_named(kind: Kind, name: str) -> None:
+def test_one_wrong_field_refuses_the_message_and_is_named(kind: Kind, name: str) -> None:
     for value in BAD_FIELDS[kind][name]:
         reason = refused(kind, codec.encode({**to_map(REQUIRED[kind][0]), name: value}))
         # An empty map is an event without its seq; a bad item of `rejected` is named by its own field.
@@ -275,7 +275,7 @@ def test_a_rejected_event_may_have_no_seq_and_no_reason() -> None:
 
 
 @pytest.mark.parametrize("name", ["epoch", "boot", "cursor"])
-def test_a_batch_whose_key_cannot_be_read_is_no_refusal(name: str) -> None:
+def test_a_batch_with_an_unreadable_key_is_a_decode_error(name: str) -> None:
     with pytest.raises(DecodeError):
         decode_batch(codec.encode({**to_map(BATCH), name: "?"}))
 
@@ -316,7 +316,7 @@ def test_a_batch_that_breaks_the_contract_is_refused_whole_under_its_key(payload
     assert (caught.value.epoch, caught.value.boot, caught.value.key) == (EPOCH, BOOT, key)
 
 
-def test_a_batch_at_every_limit_is_taken() -> None:
+def test_a_batch_at_every_limit_is_accepted() -> None:
     full = decode_batch(batch_of(*map(event, range(7, 107)), cursor=106, head=106))
     assert [e.seq for e in full.events] == list(range(7, 107))
     assert len(full.events) == MAX_BATCH_EVENTS
@@ -356,7 +356,7 @@ def nested(levels: int) -> Any:
     ],
     ids=lambda value: ascii(value)[:30] if isinstance(value, str) else "",
 )
-def test_one_bad_event_is_set_apart_and_its_neighbours_are_taken(item: object, seq: int | None, reason: str) -> None:
+def test_one_bad_event_is_set_apart_from_its_good_neighbours(item: object, seq: int | None, reason: str) -> None:
     batch = decode_batch(batch_of(event(7), item, event(9)))
     assert [e.seq for e in batch.events] == [7, 9]
     (bad,) = batch.bad
@@ -366,7 +366,7 @@ def test_one_bad_event_is_set_apart_and_its_neighbours_are_taken(item: object, s
 
 
 @pytest.mark.parametrize("field", [b"identity_name", b"card", b"\xff"])
-def test_bad_utf8_in_one_event_is_that_event_s_alone(field: bytes) -> None:
+def test_bad_utf8_spoils_only_its_event(field: bytes) -> None:
     name = field.decode(errors="ignore") or "????"
     payload = batch_of(event(7), {**event(8), name: "????"}, event(9))
     batch = decode_batch(payload.replace(b"????", b"\xff\xfe\xed\xa0"))
@@ -376,7 +376,7 @@ def test_bad_utf8_in_one_event_is_that_event_s_alone(field: bytes) -> None:
 
 
 @pytest.mark.parametrize("bad", [b'"\\ud800"', b'"\xff"', b'"\xed\xa0\x80"', b"1" + b"0" * 400, b"[18446744073709551616]"])
-def test_what_json_can_write_and_no_store_can_keep_is_that_event_s_alone(bad: bytes) -> None:
+def test_an_unstorable_json_value_spoils_only_its_event(bad: bytes) -> None:
     plain = EVENT._replace(extra={}).to_map()
     events = [{**plain, "seq": 7}, {**plain, "seq": 8, "card": "??"}, {**plain, "seq": 9}]
     payload = json.dumps({**to_map(BATCH), "cursor": 9, "events": events}).encode().replace(b'"??"', bad)

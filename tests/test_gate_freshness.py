@@ -95,7 +95,7 @@ def test_a_will_does_not_make_its_boot_the_newest() -> None:
     assert gate.match(9_020, boots=1) is None
 
 
-def test_a_previous_boot_that_is_heard_of_only_now_does_not_become_the_newest() -> None:
+def test_a_straggler_of_a_previous_boot_does_not_become_the_newest() -> None:
     gate = Gate()
     gate.status(1_000, boots=2)
     gate.status(500, 1_005, boots=1)
@@ -106,7 +106,7 @@ def test_a_previous_boot_that_is_heard_of_only_now_does_not_become_the_newest() 
     assert gate.match(3_011, boots=2) is None
 
 
-def test_a_restart_is_believed_as_soon_as_its_message_must_be_of_after_the_last_one() -> None:
+def test_a_restart_is_believed_once_its_message_is_shown_to_be_newer() -> None:
     gate = Gate()
     assert gate.match(10_000, boots=1) is None
     assert gate.match(12_000, boots=2) == "previous_boot"
@@ -114,7 +114,7 @@ def test_a_restart_is_believed_as_soon_as_its_message_must_be_of_after_the_last_
     assert gate.match(12_001, boots=2) is None
 
 
-def test_a_restart_between_a_known_boot_and_one_that_is_not_clear_yet_opens_no_door() -> None:
+def test_a_restart_between_a_known_and_a_contested_boot_opens_no_door() -> None:
     gate = Gate()
     gate.status(10_000, boots=1)
     gate.ahead = -HOUR
@@ -123,7 +123,7 @@ def test_a_restart_between_a_known_boot_and_one_that_is_not_clear_yet_opens_no_d
     assert gate.match(44_990, 45_010, boots=2) == "previous_boot"
 
 
-def test_a_status_of_a_previous_boot_says_nothing_of_the_clock() -> None:
+def test_a_status_of_a_previous_boot_tells_nothing_about_the_clock() -> None:
     gate = Gate()
     gate.status(10_000, boots=1)
     gate.status(100_000, boots=2)
@@ -152,7 +152,7 @@ def test_a_retained_status_tells_the_newest_boot_before_any_match() -> None:
     assert gate.match(100_010, boots=2) == "previous_boot"
 
 
-def test_a_late_match_is_refused_the_very_first_too() -> None:
+def test_a_late_match_is_refused_even_if_it_is_the_first() -> None:
     gate = Gate()
     assert gate.match(0, 60_000) == "unproven"  # a slow clock would look the same
     assert gate.match(60_000) is None
@@ -171,19 +171,19 @@ def test_the_time_in_the_inbox_counts() -> None:
     assert gate.match(0, 10, taken=6_000) == "late"
 
 
-def test_a_comparison_after_its_own_publishing_is_of_another_clock() -> None:
+def test_a_comparison_after_its_publishing_is_unproven() -> None:
     assert Gate().match(0, held=-1_500) == "unproven"
     assert Gate().match(0, held=-900) is None
 
 
-def test_a_match_of_the_night_that_comes_after_a_reconnect_is_refused() -> None:
+def test_a_match_of_the_night_delivered_after_a_reconnect_is_refused() -> None:
     # The incident: a door opened at 03:05 on a match of 00:05.
     for retained in (False, True):
         assert Gate().match(0, 3 * HOUR, retained=retained) is not None
 
 
 @pytest.mark.parametrize("late", [3_100, 40_000, 600_000, 1_199_000])
-def test_a_stream_that_is_late_from_its_first_message_on_is_never_fresh(late: int) -> None:
+def test_a_stream_late_from_its_first_message_is_never_fresh(late: int) -> None:
     assert None not in steadily(Gate(), 0, late=late, seconds=3_600)
 
 
@@ -203,13 +203,13 @@ def test_a_clock_that_is_plainly_wrong_is_believed_after_two_steady_periods(ahea
     assert gate.match(305_200) is None
 
 
-def test_a_clock_that_is_plainly_wrong_is_never_believed_where_only_ours_counts() -> None:
+def test_a_plainly_wrong_clock_is_never_believed_if_only_ours_counts() -> None:
     gate = Gate(Limits(steady=math.inf), ahead=HOUR)
     assert set(steadily(gate, 0, seconds=3_600)) == {"unproven"}
 
 
 @pytest.mark.parametrize("ahead", [-10_000, -600_000])
-def test_a_clock_that_is_slow_by_what_may_be_a_delay_is_not_believed(ahead: int) -> None:
+def test_a_clock_whose_error_may_be_a_delay_is_not_believed(ahead: int) -> None:
     assert set(steadily(Gate(ahead=ahead), 0, seconds=3_600)) == {"unproven"}
 
 
@@ -227,7 +227,7 @@ def test_a_period_needs_its_messages() -> None:
     assert gate.match(123_000) == "unproven"
 
 
-def test_a_floor_that_is_not_steady_proves_nothing() -> None:
+def test_an_unsteady_floor_proves_nothing() -> None:
     gate = Gate(ahead=HOUR)
     assert {gate.match(sent, sent + 40_000 + sent // 50) for sent in range(0, 600_000, 10_000)} <= {"unproven", "late"}
 
@@ -241,7 +241,7 @@ def test_wills_and_retained_statuses_prove_no_clock() -> None:
 
 
 @pytest.mark.parametrize(("hours", "reason"), [(0, None), (5, None), (8, "unproven"), (800, "unproven")])
-def test_a_proof_wears_off_as_clocks_drift_apart(hours: int, reason: Reason | None) -> None:
+def test_a_proof_expires_because_clocks_drift_apart(hours: int, reason: Reason | None) -> None:
     gate = Gate(ahead=HOUR)
     steadily(gate, 0)
     assert (5_000 - PROMPT) / DRIFT < 8 * HOUR
@@ -289,7 +289,7 @@ def test_a_step_of_our_own_clock_leaves_floors_alone() -> None:
     assert gate.match(2_000, seq=2) is None
 
 
-def test_a_seq_too_far_below_to_tell_is_taken_as_repeated() -> None:
+def test_a_seq_far_below_the_highest_counts_as_repeated() -> None:
     gate = Gate()
     assert gate.match(0, seq=5_000) is None
     assert gate.match(0, seq=5_000 - WINDOW) == "repeated"
@@ -337,7 +337,7 @@ def test_boots_are_remembered_up_to_a_bound() -> None:
     "wrong",
     [{"age": 1.0}, {"clock_error": -1.0}, {"age": math.nan}, {"steady": 0.0}, {"longest_delay": 4.0}, {"age": 0.0, "clock_error": 0.0}],
 )
-def test_limits_by_which_nothing_or_anything_is_fresh_are_refused(wrong: dict[str, float]) -> None:
+def test_limits_that_make_all_or_no_matches_fresh_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="is not"):
         Limits(**wrong)
 

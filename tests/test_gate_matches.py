@@ -20,6 +20,7 @@ from broker_engines import PARAMETERS, anonymous, with_users
 from mosquitto_server import Mosquitto
 from mqtt_probe import Probe, packet, publish
 from test_cli_tail import FACEWIRE, Tail, tail_of
+from waiting import wait_until
 
 import facewire_platform
 from facewire import codec, messages
@@ -93,7 +94,7 @@ class Gate:
 @contextlib.contextmanager
 def gate_at(address: Address, **options: Any) -> Iterator[Gate]:
     told: list[Any] = []
-    with fresh_matches(address, told=told.append, **options) as matches:
+    with fresh_matches(address, on_notice=told.append, **options) as matches:
         yield Gate(matches, told)
 
 
@@ -148,7 +149,7 @@ class Hostile:
 
 @pytest.mark.parametrize("engine", PARAMETERS)
 class TestRealBrokers:
-    def test_live_matches_come_at_once_and_in_order(self, engine: str, tmp_path: Path) -> None:
+    def test_live_matches_arrive_at_once_and_in_order(self, engine: str, tmp_path: Path) -> None:
         with anonymous(engine, tmp_path) as address, gate_at(address) as gate, Probe(address, "lobby-1") as device:
             gate.ready()
             device.publish(STATUS, status(), retain=True)
@@ -171,7 +172,7 @@ class TestRealBrokers:
                 assert gate.next().match.event.seq == 2
                 assert gate.matches.refused == {"retained": 1}
 
-    def test_a_retained_match_that_comes_again_after_a_reconnect_is_refused(self, engine: str, tmp_path: Path) -> None:
+    def test_a_retained_match_repeated_after_a_reconnect_is_refused(self, engine: str, tmp_path: Path) -> None:
         with anonymous(engine, tmp_path) as address, Probe(address, "lobby-1") as device, gate_at(address) as gate:
             gate.ready()
             device.publish(TOPIC, match(1), retain=True)  # live, and kept
@@ -195,7 +196,7 @@ class TestRealBrokers:
             assert gate.seqs(5) == [1, 5]
             assert gate.matches.refused == {"previous_boot": 1, "repeated": 1, "late": 2, "unreadable": 1}
 
-    def test_only_the_devices_asked_for(self, engine: str, tmp_path: Path) -> None:
+    def test_filters_by_device(self, engine: str, tmp_path: Path) -> None:
         with anonymous(engine, tmp_path) as address, gate_at(address, devices=["lobby-1"]) as gate, Probe(address, "d") as device:
             gate.ready()
             device.publish(Topics().of("lobby-2", "match"), match(1), qos=0)
@@ -223,7 +224,7 @@ class TestRealBrokers:
 class TestHostileBroker:
     """One that upgrades QoS, sets RETAIN, repeats, delays, brings back the past and hangs up."""
 
-    def test_it_is_asked_for_matches_at_qos_0_and_for_statuses(self) -> None:
+    def test_it_subscribes_to_matches_at_qos_0_and_to_statuses(self) -> None:
         with Hostile() as broker, gate_at(broker.address) as gate:
             gate.ready()
             assert broker.filters == [("facewire/v1/+/match", 0), ("facewire/v1/+/status", 1)]
@@ -244,7 +245,7 @@ class TestHostileBroker:
             assert gate.seqs(2) == [1, 2]
             assert gate.matches.refused == {"retained": 2, "repeated": 1, "unproven": 1, "late": 1}
 
-    def test_what_it_repeats_in_a_new_session_opens_no_door(self) -> None:
+    def test_a_match_repeated_in_a_new_session_opens_no_door(self) -> None:
         with Hostile() as broker, gate_at(broker.address) as gate:
             gate.ready()
             past = [match(seq) for seq in (1, 2)]
@@ -257,7 +258,12 @@ class TestHostileBroker:
             assert gate.matches.refused == {"repeated": 2}
             assert [type(item) for item in gate.told] == [Connected, Disconnected, Connected]
 
-    def test_a_boot_that_it_brings_back_opens_no_door(self) -> None:
+    def test_the_former_keyword_told_still_works(self) -> None:
+        notices: list[Any] = []
+        with Hostile() as broker, fresh_matches(broker.address, told=notices.append) as matches:
+            wait_until(lambda: matches.take(0.01) is None and notices == [Connected()])
+
+    def test_an_older_boot_that_the_broker_repeats_opens_no_door(self) -> None:
         with Hostile() as broker, gate_at(broker.address) as gate:
             gate.ready()
             broker.send(
@@ -301,7 +307,7 @@ class TestHostileBroker:
 
 
 class TestIteration:
-    def test_it_goes_on_through_the_end_of_a_broker(self, new_mosquitto: Callable[..., Mosquitto]) -> None:
+    def test_it_survives_the_end_of_a_broker(self, new_mosquitto: Callable[..., Mosquitto]) -> None:
         broker = new_mosquitto()
         with gate_at(broker.address) as gate:
             gate.ready()
@@ -325,7 +331,7 @@ class TestIteration:
         with matches:
             assert list(matches) == []
 
-    def test_it_yields_what_it_is_iterated_for(self) -> None:
+    def test_it_yields_fresh_matches(self) -> None:
         with Hostile() as broker, fresh_matches(broker.address) as matches:
             assert broker.subscribed.acquire(timeout=10)
             broker.send(*(publish(TOPIC, match(seq)) for seq in (1, 2, 3)))
@@ -334,7 +340,7 @@ class TestIteration:
                     matches.stop()
             assert matches.accepted == 3
 
-    def test_what_waited_too_long_for_its_consumer_is_late(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_match_that_waited_too_long_for_its_consumer_is_late(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with Hostile() as broker, gate_at(broker.address) as gate:
             gate.ready()
             broker.send(publish(TOPIC, match(1)))
@@ -347,7 +353,7 @@ class TestIteration:
             assert gate.matches.take(0) is None
             assert gate.matches.refused == {"late": 1}
 
-    def test_a_thread_that_ends_with_its_matches_leaves_none_behind(self) -> None:
+    def test_a_finished_thread_leaves_no_match_behind(self) -> None:
         before = threading.active_count()
         with Hostile() as broker:
             with gate_at(broker.address) as gate:
@@ -429,7 +435,7 @@ def test_the_platform_has_nothing_else_of_the_gate() -> None:
 
 @pytest.mark.process
 class TestTail:
-    def test_only_what_is_fresh_is_shown_and_what_is_not_is_counted(self) -> None:
+    def test_fresh_matches_are_shown_and_all_others_counted(self) -> None:
         with Hostile() as broker, tail_of(broker.address.port, "--fresh", "-C", "2", "-W", "30") as tail:
             tail.ready()
             broker.send(publish(TOPIC, match(1)), publish(TOPIC, match(1)), publish(TOPIC, match(3), retain=True), publish(TOPIC, match(2)))

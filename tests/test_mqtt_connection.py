@@ -146,7 +146,7 @@ def test_reconnect_begins_another_session(mosquitto: Address) -> None:
 
 
 @pytest.mark.parametrize("password", ["wrong", None])
-def test_a_wrong_password_is_told_as_refused_credentials(tmp_path: Path, new_mosquitto: NewMosquitto, password: str | None) -> None:
+def test_a_wrong_password_is_reported_as_refused_credentials(tmp_path: Path, new_mosquitto: NewMosquitto, password: str | None) -> None:
     file = tmp_path / "passwords"
     hasher = shutil.which("mosquitto_passwd") or pytest.skip("Mosquitto is not installed (apt-get install mosquitto)")
     subprocess.run([hasher, "-c", "-b", str(file), "ops", "right"], check=True)
@@ -196,7 +196,7 @@ def test_close_is_fast_when_the_broker_is_stuck(new_mosquitto: NewMosquitto, las
         client.wait(Disconnected, timeout=1.0)
 
 
-def test_a_socket_that_is_stuck_takes_a_bounded_number_of_messages(new_mosquitto: NewMosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_socket_accepts_a_bounded_number_of_messages(new_mosquitto: NewMosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "MAX_UNACKED", 300)
     monkeypatch.setattr(session_module, "MAX_UNSENT_AGE", 60.0)
     broker = new_mosquitto()
@@ -208,7 +208,7 @@ def test_a_socket_that_is_stuck_takes_a_bounded_number_of_messages(new_mosquitto
         assert [client.publish("t", b"", qos=1) for _ in range(301)] == [True] * 300 + [False]
 
 
-def test_a_message_that_waits_too_long_for_a_stuck_socket_lets_no_other_follow(
+def test_no_message_follows_one_that_waits_too_long_for_a_stuck_socket(
     new_mosquitto: NewMosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_module, "MAX_UNSENT_BYTES", 1 << 40)
@@ -222,7 +222,7 @@ def test_a_message_that_waits_too_long_for_a_stuck_socket_lets_no_other_follow(
         assert not client.publish("t", b"", qos=0)
 
 
-def test_a_burst_of_qos_0_messages_is_taken_whole_by_a_link_that_is_healthy(mosquitto: Address) -> None:
+def test_a_healthy_link_accepts_a_whole_burst_of_qos_0_messages(mosquitto: Address) -> None:
     with running(Client(mosquitto, "t", name="watcher", qos=0)) as watcher, running(Client(mosquitto)) as client:
         assert all(client.publish("t", b"%d" % number, qos=0) for number in range(3_000))
         assert [watcher.wait(Received).payload for _ in range(3_000)] == [b"%d" % number for number in range(3_000)]
@@ -298,7 +298,7 @@ def test_acks_do_not_wait_for_one_another_s_puback() -> None:
                 came += broker.recv(4096)
 
 
-def test_what_paho_refuses_is_refused_and_forgotten(mosquitto: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_paho_refuses_is_refused_and_forgotten(mosquitto: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(Client(mosquitto)) as client:
         info = paho.MQTTMessageInfo(1)
         info.rc = MQTTErrorCode.MQTT_ERR_NO_CONN
@@ -308,13 +308,13 @@ def test_what_paho_refuses_is_refused_and_forgotten(mosquitto: Address, monkeypa
         assert client.publish("t", b"", qos=0)
 
 
-def test_a_broker_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_broker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "CONNECT_TIMEOUT", 0.1)
     with impostor(b"") as address, running(Client(address), up=False) as client:
         assert client.wait(Disconnected).reason == "no answer within 0.1 s"
 
 
-def test_a_refused_subscription_is_told_as_such() -> None:
+def test_a_refused_subscription_is_reported_as_refused() -> None:
     with impostor(b"\x20\x02\x00\x00\x90\x03\x00\x01\x80") as address, running(Client(address, "t/#"), up=False) as client:
         assert client.wait(Refused) == Refused("subscription to t/# refused", credentials=False)
 
@@ -329,7 +329,7 @@ def test_close_before_the_broker_has_answered_ends_it_for_good() -> None:
         assert not [thread for thread in threading.enumerate() if thread.name == "mqtt test"]
 
 
-def test_nobody_listening_is_no_error_but_a_state() -> None:
+def test_a_broker_that_does_not_listen_is_a_state_not_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with running(Client(Address(port=port)), up=False) as client:
@@ -393,7 +393,7 @@ def test_tls_by_a_certificate_authority_and_a_client_certificate(certificates: P
         assert "certificate verify failed" in client.wait(Disconnected).reason
 
 
-def test_tls_files_that_cannot_be_used_are_named(certificates: Path) -> None:
+def test_an_unusable_tls_file_is_named(certificates: Path) -> None:
     ca = str(certificates / "ca.pem")
     assert tls_context(Address()) is None
     assert isinstance(tls_context(Address(cafile=ca)), ssl.SSLContext)
@@ -403,7 +403,7 @@ def test_tls_files_that_cannot_be_used_are_named(certificates: Path) -> None:
         tls_context(Address(cafile=ca, cert=ca))
 
 
-def test_a_key_with_a_passphrase_is_refused_rather_than_asked_for_at_every_reconnect(certificates: Path) -> None:
+def test_a_key_with_a_passphrase_is_refused(certificates: Path) -> None:
     openssl(certificates, "rsa", "-in", "client.key", "-aes256", "-passout", "pass:secret", "-out", "locked.key")
     with pytest.raises(ValueError, match=r"client\.pem: "):
         tls_context(Address(cert=str(certificates / "client.pem"), key=str(certificates / "locked.key")))

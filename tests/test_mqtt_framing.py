@@ -22,7 +22,7 @@ def test_a_length_is_written_as_section_2_2_3_says(size: int) -> None:
 
 
 @given(size=st.integers(0, LONGEST), before=st.binary(max_size=3), cut=st.integers(0, 5))
-def test_bounds_are_known_as_soon_as_the_whole_length_is(size: int, before: bytes, cut: int) -> None:
+def test_a_too_long_packet_is_refused_once_its_length_is_known(size: int, before: bytes, cut: int) -> None:
     header = fixed_header(0x30, size)
     bounds = body_bounds(before + header[:cut], len(before), LONGEST)
     start = len(before) + len(header)

@@ -200,7 +200,7 @@ async def _follow(wall: Wall, address: Address, topics: Topics) -> None:
 
     while True:
         try:
-            async with fresh_matches_async(address, topics=topics, told=on_connection, not_fresh=not_fresh) as matches:
+            async with fresh_matches_async(address, topics=topics, on_notice=on_connection, not_fresh=not_fresh) as matches:
                 async for fresh in matches:
                     wall.show(fresh.device, fresh.match, None, fresh.age, fresh.received_at)
                     # While matches wait, the iteration never yields to the event loop by itself.
