@@ -16,11 +16,14 @@ def locate(url: str) -> Location:
     An absolute path has four slashes.
 
     Raises:
-        ValueError: it names no database.
+        ValueError: it names no database, or libpq would take a part of its password for the host.
     """
     if match := re.fullmatch(r"sqlite:///(.+)", url):
         return Path(match[1])
-    if re.match(r"postgres(ql)?://", url):
+    if found := re.match(r"postgres(?:ql)?://([^/]*)(.*)", url, re.DOTALL):
+        # libpq would take what stands behind the first of both for the host, and show it.
+        if found[1].count("@") > 1 or "@" in re.sub("=[^&]*", "", found[2]):
+            raise ValueError(f"database {shown(url)!r} has a bare / or @ in its user, password or name: write %2F or %40")
         return url
     raise ValueError(f"database {shown(url)!r} is neither sqlite:///FILE nor postgresql://USER@HOST/NAME")
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 import peewee
 
 from facewire.errors import StoreError
-from facewire.masking import without_password
+from facewire.masking import without_password, without_secrets_of
 
 # At DEBUG, peewee logs each statement with its values, names of people among them.
 logging.getLogger("peewee").setLevel(logging.INFO)
@@ -42,7 +42,7 @@ _POSTGRESQL_OUTAGES: Final = ("08", "28", "40", "53", "55P03", "57", "58", "2500
 
 
 def shown(location: Location) -> str:
-    """The database as it may be shown: without its password."""
+    """The database as it may be shown: without the secrets of its URL."""
     return without_password(str(location))
 
 
@@ -52,7 +52,12 @@ def store_errors(location: Location) -> Iterator[None]:
     try:
         yield
     except DATABASE_ERRORS as exc:
-        raise StoreError(f"{shown(location)}: {str(exc).strip()}") from exc
+        raise StoreError(failure(location, exc)) from exc
+
+
+def failure(location: Location, exc: Exception) -> str:
+    """What a driver says of a database, without the secrets of its URL."""
+    return f"{shown(location)}: {without_secrets_of(str(location), str(exc).strip())}"
 
 
 def is_outage(exc: BaseException | None) -> bool:

@@ -58,11 +58,8 @@ class PostgresqlDialect(Dialect):
     def open(self, mode: Mode) -> peewee.PostgresqlDatabase:
         if psycopg is None:
             raise StoreError(f"{self.url}: PostgreSQL needs psycopg: pip install 'facewire[postgres]'")
-        from psycopg.conninfo import conninfo_to_dict
-
+        parameters: dict[str, Any] = _CONNECTION | _read_url(self._url)
         with store_errors(self._url):
-            given = {key: value for key, value in conninfo_to_dict(self._url).items() if value is not None}
-            parameters: dict[str, Any] = _CONNECTION | given
             database = peewee.PostgresqlDatabase(parameters.pop("dbname", ""), prefer_psycopg3=True, autoconnect=False, **parameters)
         try:
             with store_errors(self._url):
@@ -89,6 +86,17 @@ class PostgresqlDialect(Dialect):
 
     def from_stored(self, value: Any) -> Any:
         return unescape(value)
+
+
+def _read_url(url: str) -> dict[str, Any]:
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        return {key: value for key, value in conninfo_to_dict(url).items() if value is not None}
+    except psycopg.Error as exc:
+        # It quotes the piece that it cannot read, which may be a piece of a password.
+        reason = "is no URL that libpq can read; a % in it is %25, a & is %26" if "***" in shown(url) else str(exc).strip()
+        raise StoreError(f"{shown(url)}: {reason}") from None
 
 
 def _check(database: peewee.PostgresqlDatabase, url: str, mode: Mode) -> None:

@@ -24,7 +24,7 @@ from facewire_platform import presence
 from facewire_platform.ingest import Content, Range, answer, decide
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.dialect import Dialect
-from facewire_platform.store.drivers import DATABASE_ERRORS, Location, is_outage, shown, store_errors
+from facewire_platform.store.drivers import DATABASE_ERRORS, Location, failure, is_outage, store_errors
 from facewire_platform.store.losses import Losses
 from facewire_platform.store.migrate import create_tables
 from facewire_platform.store.rows import Row, Rows
@@ -154,7 +154,7 @@ class Store:
                 self._write(group)
         except DATABASE_ERRORS as exc:
             if is_outage(exc):
-                raise StoreError(f"{shown(self._dialect.location)}: {str(exc).strip()}") from exc
+                raise StoreError(failure(self._dialect.location, exc)) from exc
             raise
         if self._dialect.file_id() != self._file:
             raise StoreError(f"{self._dialect.location}: was removed or replaced while in use")
