@@ -1,4 +1,7 @@
-"""The worked exchange of docs/contract.md: the real codec reads it, a real store answers as the page says."""
+"""docs/contract.md: the real codec reads the worked exchange, a real store answers as the page says.
+
+The readings about numbers, text and sizes that the codec decides are held here too.
+"""
 
 import itertools
 import json
@@ -9,9 +12,9 @@ from typing import Any, Final
 import pytest
 from platform_store import store_batches, store_refused
 
-from facewire.codec import Format
-from facewire.errors import BatchRefused
-from facewire.messages import Ack, Batch, Match, Status, decode, encode
+from facewire.codec import MAX_PAYLOAD_BYTES, Format, pack, unpack
+from facewire.errors import BatchRefused, DecodeError
+from facewire.messages import Ack, Batch, Match, Status, decode, decode_batch, encode
 from facewire_platform.store.writer import Message, Store, open_store
 
 PAGE: Final = (Path(__file__).parent.parent / "docs" / "contract.md").read_text(encoding="utf-8")
@@ -69,3 +72,72 @@ def test_the_platform_answers_as_the_page_says(tmp_path: Path) -> None:
     shown = [payload.encode() for kind, payload in SHOWN if kind == "ack"]
     assert [told(ack) for ack in answers] == [told(ack) for ack in shown]
     assert [list(json.loads(ack)) for ack in answers] == [list(json.loads(ack)) for ack in shown]
+
+
+def read_one(text: str | bytes) -> Batch:
+    """A batch of one event, in JSON as it stands or in msgpack."""
+    if isinstance(text, bytes):
+        fields = unpack(text)
+        return decode_batch(pack({**KEYS, "events": [fields]}))
+    return decode_batch(json.dumps({**KEYS, "events": []}).replace("[]", f"[{text}]").encode())
+
+
+KEYS: Final[dict[str, Any]] = {"epoch": "e" * 16, "boot": "b" * 16, "after": 0, "cursor": 1, "head": 1, "oldest": 1}
+FIELDS: Final[dict[str, Any]] = {"seq": 1, "timestamp": 1, "score": 0.5, "identity_id": "", "identity_name": "", "person_type": 1}
+ONE: Final = json.dumps(FIELDS)
+
+
+def with_more(more: str) -> str:
+    return f"{ONE[:-1]}, {more}}}"
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        with_more('"x": NaN, "y": Infinity'),
+        with_more(f'"x": {2**64 - 1}, "y": {-(2**63)}'),
+        with_more(f'"timestamp": {1 - 2**63}'),
+        with_more(f'"x": {nested(15)}'),
+        with_more('"group_name": null, "photo": "/9j/4AAQ"'),
+        pack({**FIELDS, "x": {1: 2}, "photo": b"\xff\xd8"}),
+    ],
+)
+def test_an_event_within_the_readings_is_good(good: str | bytes) -> None:
+    batch = read_one(good)
+    assert (len(batch.events), batch.bad) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("bad", "seq"),
+    [
+        (with_more('"score": NaN'), 1),
+        (with_more('"score": 1e400'), 1),
+        (with_more('"score": true'), 1),
+        (with_more('"person_type": 1.0'), 1),
+        (with_more(f'"timestamp": {-(2**63)}'), 1),
+        (with_more(f'"x": {2**64}'), 1),
+        (with_more(f'"x": {nested(16)}'), 1),
+        (with_more('"x": "\\ud800"'), 1),
+        (with_more('"seq": 1.0'), None),
+        (with_more(f'"seq": {2**63}'), None),
+        (pack(dict([*FIELDS.items(), (7, 1)])), 1),
+    ],
+)
+def test_an_event_beyond_the_readings_is_bad_alone(bad: str | bytes, seq: int | None) -> None:
+    batch = read_one(bad)
+    assert (list(batch.events), [one.seq for one in batch.bad]) == ([], [seq])
+
+
+def test_of_a_key_given_twice_the_last_counts_and_a_score_may_lack_its_fraction() -> None:
+    [event] = read_one(with_more('"score": 82')).events
+    assert (event.score, type(event.score)) == (82.0, float)
+
+
+@pytest.mark.parametrize("payload", [b" {}", b"\xef\xbb\xbf{}", pack(KEYS) + b"\x00", pack({1: 2}), b"{" + b" " * MAX_PAYLOAD_BYTES])
+def test_bytes_that_are_no_map_of_ours_are_not_decoded(payload: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode("history", payload)
