@@ -10,12 +10,13 @@ from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
-from facewire.errors import BrokerError
 from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker.access import rights_of, rule_for
 from facewire_broker.credentials import QUICK_ROUNDS, User, Users, UsersFile
+from facewire_broker.following import Follower
 from facewire_broker.hub import BAD_CLIENT_ID, NOT_AUTHORIZED, UNAVAILABLE, Identity
+from facewire_broker.limits import BrokerLimits
 from facewire_broker.packets import Connect
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Authenticator(Protocol):
     def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
         """Return who the client is, or CONNACK's return code; awaitable if this takes long."""
 
-    def changed_users(self) -> list[str]:
+    def changed_users(self, now: float) -> list[str]:
         """Return the users that changed or are gone since the last call; called every second."""
 
 
@@ -40,7 +41,7 @@ class AllowAnyone:
     def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
         return Identity()
 
-    def changed_users(self) -> list[str]:
+    def changed_users(self, now: float) -> list[str]:
         return []
 
 
@@ -48,17 +49,18 @@ class UsersAuthenticator:
     """Accepts the users of the users file.
 
     Args:
-        file: the users; read again whenever it changes.
+        file: the users; read again whenever it changes, see `following`.
         topics: give the prefix of the topics that the rights name.
+        limits: how long to serve users whose file cannot be read.
 
     Raises:
         BrokerError: the file cannot be read.
     """
 
-    def __init__(self, file: UsersFile, topics: Topics) -> None:
-        self._file, self._prefix = file, topics.prefix
-        self._version = file.version()
-        self._users: Users = file.load()
+    def __init__(self, file: UsersFile, topics: Topics, limits: BrokerLimits | None = None) -> None:
+        self._prefix = topics.prefix
+        self._follower = Follower(file.version, file.load, (limits or BrokerLimits()).users_timeout)
+        self._users: Users = self._follower.first
         self._pool = ThreadPoolExecutor(1, "password")
         self._checks = 0
 
@@ -67,6 +69,8 @@ class UsersAuthenticator:
 
         The result is awaitable if the password is hashed with many rounds.
         """
+        if self._follower.is_blind:
+            return UNAVAILABLE
         name = connect.username if certificate_name is None else certificate_name
         user = self._users.get(name or "")
         if user is None or connect.username not in {None, name}:
@@ -77,17 +81,13 @@ class UsersAuthenticator:
             return self._check_slowly(user, connect) if self._checks < MAX_CHECKS else UNAVAILABLE
         return self._identify(user, connect) if user.verify(connect.password or "") else NOT_AUTHORIZED
 
-    def changed_users(self) -> list[str]:
+    def changed_users(self, now: float) -> list[str]:
         """Read the files again if they changed; return the users that changed or are gone."""
-        version = self._file.version()
-        if version == self._version:
-            return []
-        self._version = version
-        try:
-            users = self._file.load()
-        except BrokerError as exc:
-            log.warning("users not reloaded, keeping the old ones error=%s", exc)
-            return []
+        users = self._follower.poll(now)
+        if users is None:
+            if not (self._follower.is_blind and self._users):
+                return []
+            users = {}
         changed = [name for name, user in self._users.items() if users.get(name) != user]
         log.info("users reloaded count=%d changed=%d", len(users), len(changed))
         self._users = users

@@ -18,6 +18,7 @@ import asyncio
 import logging
 import ssl
 import time
+from collections.abc import Collection
 from typing import Any, Final
 
 from amqtt.broker import Broker as AmqttBroker
@@ -74,6 +75,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         self._listen = listen
         self._authenticator = authenticator or AllowAnyone()
         self._tls = tls
+        self._unwelcome: set[str] = set()
         self.streams = Streams()
 
     async def start(self) -> None:
@@ -142,15 +144,18 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
 
     def _every_second(self, now: float) -> None:
         self.hub.tick(now)
-        for user in self._authenticator.changed_users():
-            self.kick(user, "credential changed")
+        # If this fails, it is done again in a second.
+        self._unwelcome.update(self._authenticator.changed_users(now))
+        if self._unwelcome:
+            self.kick(self._unwelcome, "credential changed")
+            self._unwelcome.clear()
 
-    def kick(self, user: str, reason: str = "kicked") -> int:
-        """Close a user's connections and forget its sessions; return the number of connections."""
-        theirs = [c for c in self.streams.all if isinstance(c, ClientConnection) and c.session and c.identity.user == user]
+    def kick(self, users: Collection[str], reason: str = "kicked") -> int:
+        """Close users' connections and forget their sessions; return the number of connections."""
+        theirs = [c for c in self.streams.all if isinstance(c, ClientConnection) and c.session and c.identity.user in users]
         for connection in theirs:
             connection.close(reason)
-        self.hub.forget_user(user)
+        self.hub.forget_users(users)
         return len(theirs)
 
     async def shutdown(self) -> None:

@@ -134,7 +134,7 @@ class UsersFile:
             except OSError:
                 parts.append(None)
             else:
-                parts.append((info.st_mtime_ns, info.st_size, info.st_ino))
+                parts.append((info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino))
         return tuple(parts)
 
     @contextlib.contextmanager

@@ -7,6 +7,7 @@ every subscriber. Time is an argument.
 
 import logging
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
@@ -176,9 +177,9 @@ class Hub:
                 self.publish(Message(f"$SYS/broker/{name}", str(value).encode(), 0), retain=True)
         self._reported = now
 
-    def forget_user(self, user: str) -> None:
-        """Forget a user's sessions, whose connections are already closed."""
-        for session in [s for s in self.sessions.values() if s.owner == user]:
+    def forget_users(self, users: Collection[str]) -> None:
+        """Forget users' sessions, whose connections are already closed."""
+        for session in [s for s in self.sessions.values() if s.owner in users]:
             self._forget(session)
 
     def count_refusal(self, reason: str, details: str) -> None:

@@ -29,6 +29,9 @@ class BrokerLimits:
     keepalive: int = 600
     #: Seconds that a session outlives its connection.
     session_expiry: float = 86_400.0
+    #: Seconds that the broker serves the users that it read last, if it cannot read their file again.
+    #: Then it serves nobody until it can.
+    users_timeout: float = 60.0
     client_id_chars: int = 128
     topic_bytes: int = 512
     topic_levels: int = 16

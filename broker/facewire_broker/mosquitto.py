@@ -14,6 +14,7 @@ from typing import Final
 
 from facewire.errors import BrokerError
 from facewire_broker.credentials import Users, UsersFile
+from facewire_broker.following import Follower
 from facewire_broker.render import SECRET_FILES, Rendered, Site, render_mosquitto
 
 log = logging.getLogger(__name__)
@@ -62,28 +63,28 @@ class Mosquitto:
     Args:
         users: the users file; Mosquitto follows its changes.
         site: makes the configuration for the current users.
+        patience: seconds that it runs on with the old users if the file cannot be read again.
     """
 
-    def __init__(self, users: UsersFile, site: Callable[[Users], Site]) -> None:
-        self._users, self._site = users, site
+    def __init__(self, users: UsersFile, site: Callable[[Users], Site], patience: float) -> None:
+        self._users, self._site, self._patience = users, site, patience
 
     async def run(self, listening: Callable[[Site], None], stopping: asyncio.Event) -> None:
         """Start it, keep its users up to date, stop it.
 
         Raises:
-            BrokerError: Mosquitto is not installed, or ended by itself.
+            BrokerError: Mosquitto is not installed, ended by itself, or was stopped because the
+                users could not be read for too long.
         """
-        version = self._users.version()
-        site = self._render()
+        follower = Follower(self._users.version, self._render, self._patience)
+        site = follower.first
         child = await asyncio.create_subprocess_exec(find_mosquitto(), "-c", f"{site.folder}/mosquitto.conf")
         ended, stopped = asyncio.ensure_future(child.wait()), asyncio.ensure_future(stopping.wait())
         try:
             await self._until_it_listens(site, ended)
             listening(site)
             while not (await asyncio.wait({ended, stopped}, timeout=POLL_INTERVAL, return_when=asyncio.FIRST_COMPLETED))[0]:
-                if (now := self._users.version()) != version:
-                    version = now
-                    self._reload(child)
+                self._follow(follower, child)
             if ended.done() and not stopping.is_set():
                 raise BrokerError(f"Mosquitto ended with code {child.returncode}")
         finally:
@@ -95,15 +96,16 @@ class Mosquitto:
         write_files(render_mosquitto(site), Path(site.folder))
         return site
 
-    def _reload(self, child: asyncio.subprocess.Process) -> None:
+    def _follow(self, follower: Follower[Site], child: asyncio.subprocess.Process) -> None:
         """Write the files again. On SIGHUP Mosquitto reads them and disconnects removed users."""
-        try:
-            site = self._render()
-        except BrokerError as exc:
-            log.warning("users not reloaded, keeping the old ones error=%s", exc)
-            return
-        log.info("users reloaded count=%d", len(site.users))
-        child.send_signal(signal.SIGHUP)
+        site = follower.poll(asyncio.get_running_loop().time())
+        if site is not None:
+            log.info("users reloaded count=%d", len(site.users))
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(signal.SIGHUP)
+        elif follower.is_blind:
+            # It could serve nobody but the old users; those that were removed among them.
+            raise BrokerError(f"{self._users.path}: not readable for {self._patience:g} s, so Mosquitto was stopped")
 
     async def _until_it_listens(self, site: Site, ended: "asyncio.Future[int]") -> None:
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT

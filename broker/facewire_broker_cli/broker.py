@@ -122,7 +122,7 @@ def run(
         _check_exposure(where, users, tls, insecure=insecure)
         allow_many_files()
         if engine == "embedded":
-            authenticator = None if users is None else UsersAuthenticator(UsersFile(users), topics)
+            authenticator = None if users is None else UsersAuthenticator(UsersFile(users), topics, limits)
             asyncio.run(serve(ending, where, authenticator=authenticator, limits=limits, tls=server_context(tls) if tls else None))
         elif users is not None:
             asyncio.run(serve_mosquitto(ending, where, UsersFile(users), topics, tls, limits))
@@ -172,7 +172,7 @@ async def serve_mosquitto(ending: Ending, where: Address, users: UsersFile, topi
         def site(users_now: Users) -> Site:
             return Site(users_now, topics.prefix, where.host, port, folder, tls, run_as(), limits)
 
-        await Mosquitto(users, site).run(listening, stopping)
+        await Mosquitto(users, site, limits.users_timeout).run(listening, stopping)
 
 
 async def _beat_until(stopping: asyncio.Event, service: Service) -> None:
