@@ -1,4 +1,4 @@
-"""The wire contract that device, broker and platform agree on. Pure: no I/O, clock, thread, randomness.
+"""The wire contract of device, broker and platform. Pure: no I/O, clock, thread or randomness.
 
 `events` has one comparison, `messages` the four payloads, `codec` their bytes, `topics` and `roles`
 where they travel and who may publish and subscribe there, `errors` all that can be wrong. `vendor`

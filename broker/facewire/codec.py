@@ -35,8 +35,8 @@ class Format(enum.Enum):
 class Decoded(NamedTuple):
     """A payload's map.
 
-    If `clean` is true, every text in the map is valid Unicode and every number fits 64 bits. If not,
-    a caller that keeps a part of the map must first try to `pack` it.
+    If `clean` is true, every text in the map is valid Unicode and every number fits 64 bits. If
+    not, a caller that keeps a part of the map must first try to `pack` it.
     """
 
     map: dict[str, Any]
@@ -93,7 +93,7 @@ def pack(value: object) -> bytes:
 
 
 def pack_each(values: Iterable[object]) -> list[bytes]:
-    """`pack` many values that came from the wire. It takes half the time, because it checks nothing."""
+    """`pack` many values from the wire, in half the time because it checks nothing."""
     return list(map(msgpack.Packer().pack, values))
 
 
@@ -135,7 +135,7 @@ def _decode_msgpack(payload: bytes) -> tuple[Any, bool]:
     limits = {
         "strict_map_key": False,  # foreign keys deep in an event are kept; MAX_MAP bounds the collisions
         "max_map_len": MAX_MAP,
-        # msgpack allocates what a header declares; no array has more items than the payload has bytes.
+        # msgpack allocates what a header declares; an array has at most one item per byte.
         "max_array_len": min(MAX_ARRAY, len(payload)),
         "max_ext_len": MAX_MAP,
     }
@@ -143,7 +143,7 @@ def _decode_msgpack(payload: bytes) -> tuple[Any, bool]:
         try:
             return msgpack.unpackb(payload, **limits), True
         except UnicodeDecodeError:
-            # One bad text must not spoil its batch: read it as lone surrogates, which `pack` refuses.
+            # One bad text must not spoil its batch: it becomes surrogates, which `pack` refuses.
             return msgpack.unpackb(payload, unicode_errors="surrogateescape", **limits), False
     except (ValueError, TypeError, msgpack.UnpackException) as exc:
         raise DecodeError(f"not msgpack: {str(exc) or type(exc).__name__}") from exc

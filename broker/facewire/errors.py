@@ -10,7 +10,7 @@
         ├── CredentialsRefused
         └── SubscriptionRefused
 
-A call with bad arguments is a `ValueError`. An outage is not an error: it is a state with a backoff.
+A call with bad arguments is a `ValueError`. An outage is not an error, but a state with a backoff.
 """
 
 

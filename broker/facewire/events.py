@@ -130,7 +130,7 @@ def _fit(integers: Sequence[int]) -> bool:
 def event_from_source(fields: object) -> Event:
     """Read an event from a recognition process. A seq in it is the source's own and is ignored.
 
-    The vendor's realtime form carries `person_type` inside `ext_data`; it is read from there and left there.
+    The vendor's realtime form has `person_type` inside `ext_data`: it is read there and left there.
 
     Raises:
         EventError: it breaks the contract, or is larger than `MAX_EVENT_BYTES`.

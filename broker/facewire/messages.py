@@ -167,7 +167,7 @@ def decode_match(payload: bytes) -> Match:
 
 
 def decode_batch(payload: bytes) -> Batch:
-    """Read a Batch, its bad events set apart. Raises `BatchRefused` and `DecodeError`, see `decode`."""
+    """Read a Batch, its bad events set apart. Raises `BatchRefused`, `DecodeError` (`decode`)."""
     keys, items, decoded = _read_batch(payload)
     return Batch(*keys, *_sort_out(items, decoded), decoded.format)
 

@@ -1,4 +1,4 @@
-"""Any decoded value in a form that JSON can carry: vendors put all kinds of values into events. Pure."""
+"""Any decoded value in a form that JSON can carry: vendors put all kinds into events. Pure."""
 
 import base64
 import json

@@ -6,7 +6,7 @@
     consumer   nothing                            every match; every status, if granted
     operator   nothing                            everything, $SYS too
 
-The broker decides by this table, its renderers write it for other brokers, and the doctor checks it.
+Our broker decides by this table, the renderers write it for other brokers, the doctor checks it.
 """
 
 import enum

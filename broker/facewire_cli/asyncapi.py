@@ -1,4 +1,4 @@
-"""`facewire asyncapi`: the topics and messages as an AsyncAPI 3 document, for other devices and consumers.
+"""`facewire asyncapi`: the topics and messages as an AsyncAPI 3 document, for devices of others.
 
 It is made from the contract's own types, so that the two cannot differ. Fields, types and required
 fields come from the classes of `facewire.messages` and `facewire.events`, descriptions from the

@@ -1,6 +1,6 @@
 """`facewire demo`: the whole pipeline on this machine, with a killed worker, and proof of no loss.
 
-broker ── platform worker (killed with SIGKILL, started again) ── three devices that replay half a day of badges
+broker ── platform worker (killed, started again) ── three devices that replay half a day
    └── this process: shows matches as they arrive, and how much history is stored
 """
 
@@ -116,7 +116,7 @@ class Demo:
         self._say(f"devices {', '.join(self._names)}: {self._total} events to come, matches are scores above {THRESHOLD}")
 
     def follow(self) -> None:
-        """Show what happens until all events of every device are acked; kill the worker meanwhile."""
+        """Show what happens until the devices' events are acked; kill the worker meanwhile."""
         deadline = time.monotonic() + GIVE_UP_AFTER
         killed_at: float | None = None
         with self._progress() as (progress, task):

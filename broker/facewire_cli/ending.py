@@ -1,6 +1,6 @@
 """How a command without an end of its own ends: the end is a fact that the main thread waits for.
 
-    signal ──────── C handler ──▶ pipe ─┬─▶ main thread: wait(), readable(), or an event loop's reader
+    signal ──────── C handler ──▶ pipe ─┬─▶ main thread: wait(), readable(), or a reader of a loop
     another thread ─ announce() ──▶ pipe ┘
 
 Python's own handler raises KeyboardInterrupt at any line, even inside an `__enter__` that has

@@ -64,7 +64,7 @@ def say(notice: str, *args: object, level: int = logging.INFO) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Text. It shows the type and place of an exception, not its message, which may quote a name."""
+    """Text. It shows type and place of an exception, not its message, which may quote a name."""
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802  # logging's
         return "\nwhile handling\n".join(_places(ei[1]))

@@ -143,8 +143,8 @@ def _check_settings(settings: dict[str, Any], command: click.Command, ctx: click
 
 def main() -> None:
     """Run the command line and exit with its code (docs/cli.md, Exit codes)."""
-    # A shell starts `&` jobs with SIGINT ignored; SIGTERM interrupts work as Ctrl-C does. A command without an end
-    # of its own puts an `Ending` in the place of both.
+    # A shell starts `&` jobs with SIGINT ignored; SIGTERM interrupts work as Ctrl-C does. A command
+    # without an end of its own replaces both handlers by an `Ending`.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     # No file that a command makes is for everybody on the machine; its group is the caller's choice.

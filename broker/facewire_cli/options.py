@@ -1,7 +1,7 @@
 """Options that several commands share, and the types of their values.
 
     @click.command()
-    @connection_options            # -h -p -u -P ... --root   ->  address=Address(...), topics=Topics(...)
+    @connection_options            # -h -p -u -P … --root  ->  address=Address(…), topics=Topics(…)
     @output_option                 # -o                       ->  output="pretty" | "json" | "csv"
     @click.option("--since", type=MOMENT)
     def tail(address, topics, output, since): ...

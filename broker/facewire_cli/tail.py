@@ -1,8 +1,8 @@
 """`facewire tail`: follow the topics live, decoded. It only listens.
 
-paho's thread ──▶ DropNewestInbox (bounded) ──▶ _Follower.rows() ─────────┬─▶ render ──▶ standard output
-└── notices ──▶ standard error                                 │
-fresh_matches (--fresh) ──▶ _FreshFollower.rows() ─────────────┘
+paho's thread ──▶ DropNewestInbox ──▶ _Follower.rows() ────┬─▶ render ──▶ standard output
+└── notices ──▶ standard error                              │
+fresh_matches (--fresh) ──▶ _FreshFollower.rows() ──────────┘
 └── what was refused ──▶ standard error
 """
 

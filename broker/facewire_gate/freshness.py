@@ -106,7 +106,7 @@ class Freshness:
         self._devices: dict[str, _Device] = {}
 
     def status(self, device: str, status: Status, *, retained: bool, arrived: Moment) -> None:
-        """Learn the newest boot from a status, and the clock from a live one. A last will tells neither."""
+        """Learn the newest boot from a status, the clock from a live one, neither from a will."""
         if not status.online or (known := self._device(device)) is None:
             return
         known.saw(status.boot, arrived, None if retained else status.at, self.limits)
@@ -151,8 +151,8 @@ class Freshness:
     def _judge_age(self, clock: "_Clock", match: Match, now: Moment) -> Verdict:
         limit = self.limits.age * 1000
         compared = match.event.timestamp
-        # The older of the two: a clock that was set back in between makes the comparison look younger
-        # than the publishing.
+        # The older of the two: a clock that was set back in between makes the comparison look
+        # younger than the publishing.
         elapsed = now.ms - min(compared, match.sent_at)
         if elapsed - clock.floor > limit:
             return Verdict("late")
@@ -205,8 +205,8 @@ class _Device:
     def _is_newer(self, arrived: Moment, sent_at: int | None, limits: Limits) -> bool:
         """Whether an unknown boot is newer than the newest, and no straggler.
 
-        It is if its message is shown to be sent after the newest boot's first, or arrives long enough
-        after that.
+        It is if its message is shown to be sent after the newest boot's first, or arrives long
+        enough after that.
         """
         if arrived.ms - self._since > max(STRAGGLING, limits.age) * 1000:
             return True
@@ -234,7 +234,7 @@ class _Device:
 
 
 class _Acted:
-    """The seqs of an epoch that were acted on: the highest, and a bit for each of the `WINDOW` up to it."""
+    """The seqs of an epoch that were acted on: the highest, and a bit for each of `WINDOW`."""
 
     __slots__ = ("_bits", "_highest", "at")
 
@@ -263,7 +263,7 @@ class _Period:
 
 @dataclass(slots=True)
 class _Clock:
-    """The floor of one boot of a device, ms: received (monotonic) - sent_at, the least of the last periods.
+    """The floor of one boot of a device, ms: least received (monotonic) - sent_at lately.
 
     last two closed periods      open
     ├────────────┼────────────┼───────▶ time

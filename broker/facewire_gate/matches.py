@@ -1,4 +1,4 @@
-"""Fresh matches for gates and greeters: iterate, and act on each. All others are refused and counted.
+"""Fresh matches for gates and greeters: iterate, and act on each. It refuses and counts all others.
 
     paho's thread ── (moment, happening) ──▶ DropOldestInbox
         ──▶ consumer's thread: decode ──▶ Freshness ──▶ match
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Messages that may wait for the consumer. At 5 matches a second from each of 100 devices, two seconds.
+#: Messages that may wait for the consumer: two seconds of 100 devices with 5 matches a second.
 INBOX_MESSAGES: Final = 1_000
 #: unreadable: not a message of the contract. overrun: newer ones pushed it out of a full inbox.
 Reason: TypeAlias = Unfit | Literal["unreadable", "overrun"]
@@ -296,7 +296,7 @@ class AsyncFreshMatches(_Matches):
 
 #: Iterate over fresh matches: `with fresh_matches(address) as matches: for fresh in matches: ...`
 fresh_matches: Final = FreshMatches
-#: The same for asyncio: `async with fresh_matches_async(address) as matches: async for fresh in matches: ...`
+#: The same for asyncio: `async with …`, and `async for fresh in matches: ...`
 fresh_matches_async: Final = AsyncFreshMatches
 
 #: CLOCK_MONOTONIC stands still while the machine sleeps: messages in the socket would look fresh.

@@ -28,7 +28,7 @@ class Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host. A name counts if all its addresses are loopback."""
+    """Whether only this machine can reach a host. A name counts if all its addresses do."""
     try:
         found = {info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except OSError:

@@ -5,7 +5,7 @@ memory and sends them after a reconnect, however late. Here nothing outlives its
 only queue is the publisher's store. For the same reason paho gets nothing while there is no
 session.
 
-    start() ──▶ connect ──▶ subscribed ──▶ Connected ──▶ Received* ──▶ Disconnected ──▶ wait (jitter) ──▶ connect ...
+    start() ─▶ connect ─▶ Connected ─▶ Received* ─▶ Disconnected ─▶ wait (jitter) ─▶ connect ...
 
 One handler hears of everything, on a thread of ours or of paho's, never on both at once. It may
 only fill an inbox.

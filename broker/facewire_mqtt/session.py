@@ -1,6 +1,6 @@
 """One clean MQTT 3.1.1 session: a paho client that is used once. The only door to paho.
 
-run() ─▶ connect ─▶ subscribe ─▶ up ─▶ Received* ─▶ end(), from any thread ─▶ hang up ─▶ run() returns the reason
+run() ─▶ connect ─▶ subscribe ─▶ up ─▶ Received* ─▶ end(), from any thread ─▶ run() returns
 """
 
 import contextlib
@@ -34,7 +34,7 @@ DISCONNECT_TIMEOUT: Final = 0.5
 
 
 class _Client(paho.Client):
-    """A paho client that reports the end of its thread. Otherwise nobody would notice an exception there."""
+    """A paho client that reports the end of its thread: nobody else notices an exception there."""
 
     def __init__(self, client_id: str, ended: Callable[[str], None]) -> None:
         super().__init__(
@@ -43,7 +43,7 @@ class _Client(paho.Client):
         self._ended = ended
 
     def forget(self) -> None:
-        """Drop the callbacks: the reference cycle would keep the sockets open until a garbage collection."""
+        """Drop the callbacks: the cycle would keep the sockets open until a garbage collection."""
         self.on_connect = self.on_subscribe = self.on_message = self.on_disconnect = None
         self._ended = lambda _: None
 
@@ -166,7 +166,7 @@ class Session:
         client.loop_stop()
 
     def publish(self, message: Publication) -> bool:
-        """Give a message to paho; False if the session has ended, or its socket does not keep up."""
+        """Give a message to paho; False if the session has ended or its socket does not keep up."""
         now = time.monotonic()
         if self._ended.is_set() or not self._has_room(message, now):
             return False

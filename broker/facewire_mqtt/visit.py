@@ -60,7 +60,7 @@ class Visit:
             raise BrokerError(f"{self._address} ended the session")
 
     def message(self, deadline: float) -> Received | None:
-        """The next message; None if none arrives until `deadline` (monotonic). Raises as `publish` does."""
+        """The next message; None if none comes until `deadline` (monotonic). Raises like `publish`."""
         while True:
             match self._next(deadline):
                 case Received() as message:
