@@ -1,0 +1,134 @@
+"""`facewire bridge mqtt-face`: hears the terminals of the mqtt/face family on their broker.
+
+    paho's thread ── topic ──▶ the device's lane: FaceSource ──▶ PushAck
+    ticker's thread ─────────▶ every lane: pulls that are due
+
+A terminal that is not in the settings gets no ack: it keeps its records.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from facewire_bridge import mqtt_face
+from facewire_bridge.face_source import FaceSource
+from facewire_bridge.lanes import Lanes, Troubles
+from facewire_bridge.member import Member
+from facewire_bridge.settings import BridgeSettings, FaceDevice
+from facewire_mqtt.connection import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
+
+log = logging.getLogger(__name__)
+
+TICK: Final = 0.5
+#: Names of strangers that are remembered, so that each is said once.
+_MOST_STRANGERS: Final = 1_000
+
+
+class FaceBridge:
+    """Serves every terminal of a settings file.
+
+    Args:
+        settings: the file.
+        members: for each of its terminals.
+        lanes: where they are worked on.
+        pace: what the waits before pulls are multiplied by.
+        tick: how often is looked for pulls that are due, s.
+    """
+
+    def __init__(
+        self, settings: BridgeSettings, members: Sequence[tuple[FaceDevice, Member]], lanes: Lanes, *, pace: float = 1.0, tick: float = TICK
+    ) -> None:
+        self._prefix, self._tick = settings.prefix, tick
+        self._lanes, self._troubles = lanes, Troubles()
+        self._publishing = threading.Lock()
+        self._sources = {
+            device.id: (number, FaceSource(device, member, self._sender(device.id), pace))
+            for number, (device, member) in enumerate(members)
+        }
+        self._strangers: set[str] = set()
+        self._stopping = threading.Event()
+        self._ticker = threading.Thread(target=self._run, name="ticker", daemon=True)
+        filters = [(name, 0) for name in mqtt_face.subscriptions(self._prefix)]
+        self._connection = Connection(settings.face_broker, f"facewire-{secrets.token_hex(4)}", filters, self._on_happening)
+        self.connected = threading.Event()
+
+    @property
+    def sources(self) -> list[FaceSource]:
+        """All of them; for what they show."""
+        return [source for _, source in self._sources.values()]
+
+    def start(self) -> None:
+        self._connection.start()
+        self._ticker.start()
+
+    def stop(self) -> None:
+        """Hear nothing more. What waits on the lanes is finished by whoever closes them."""
+        self._stopping.set()
+        self._connection.close()
+        self._ticker.join()
+
+    def _on_happening(self, happening: Happening) -> None:
+        match happening:
+            case Connected():
+                log.info("connected to the terminals' broker devices=%d", len(self._sources))
+                self.connected.set()
+                self._on_all(lambda source, now, _: source.connected(now))
+            case Disconnected(reason):
+                if self.connected.is_set():
+                    log.warning("disconnected from the terminals' broker reason=%s", reason)
+                self.connected.clear()
+            case Refused(reason):
+                log.error("the terminals' broker refuses reason=%s", reason)
+            case Received(topic=topic, payload=payload, retain=retain):
+                # A retained Online may be that of a terminal that is gone.
+                if not retain:
+                    self._route(topic, payload)
+
+    def _route(self, topic: str, payload: bytes) -> None:
+        device_id, kind = mqtt_face.parse_topic(self._prefix, topic)
+        if not kind:
+            return
+        if kind in {"basic", "heartbeat"}:
+            if presence := mqtt_face.read_presence(payload):
+                self._on_one(presence.device, lambda source, now, now_ms: source.hear(presence, now=now, now_ms=now_ms), len(payload))
+        elif kind == "Ack":
+            self._on_one(device_id, lambda source, now, _: source.answered(payload, now=now), len(payload))
+        else:
+            self._on_one(device_id, lambda source, now, now_ms: source.take(kind, payload, now=now, now_ms=now_ms), len(payload))
+
+    def _on_one(self, device_id: str, work: Callable[[FaceSource, float, int], None], size_bytes: int) -> None:
+        if device_id not in self._sources:
+            self._say_stranger(device_id)
+            return
+        number, source = self._sources[device_id]
+        if self._lanes.run(number, lambda: self._guarded(source, work), size_bytes) is None:
+            log.warning("too much waits, dropped device=%s bytes=%d: it repeats what is not acked", source.member.name, size_bytes)
+
+    def _on_all(self, work: Callable[[FaceSource, float, int], None]) -> None:
+        for number, source in self._sources.values():
+            self._lanes.run(number, lambda source=source: self._guarded(source, work))  # type: ignore[misc]  # bound early
+
+    def _guarded(self, source: FaceSource, work: Callable[[FaceSource, float, int], None]) -> None:
+        self._troubles.guard(source.member.name, lambda: work(source, time.monotonic(), time.time_ns() // 1_000_000))
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._tick):
+            if self.connected.is_set():
+                self._on_all(lambda source, now, now_ms: source.tick(now=now, now_ms=now_ms))
+
+    def _say_stranger(self, device_id: str) -> None:
+        if device_id not in self._strangers and len(self._strangers) < _MOST_STRANGERS:
+            self._strangers.add(device_id)
+            log.warning("a terminal that is not in the settings sends; it is not acked id=%s", ascii(device_id)[:80])
+
+    def _sender(self, device_id: str) -> Callable[[bytes], None]:
+        topic = f"{self._prefix}/{device_id}"
+
+        def send(payload: bytes) -> None:
+            with self._publishing:
+                self._connection.publish(Publication(topic, payload, 0))
+
+        return send

@@ -1,0 +1,152 @@
+"""One foreign device as a facewire device of its own: agent, store, ledger, photographs.
+
+    Record ──▶ photographs to their folder ──▶ event and ledger row in one commit ──▶ Outcome ──▶ foreign ack
+
+A member is worked on by one thread, its lane's, which owns its connection to the store; the agent has
+a connection of its own. What cannot be an event is poison: it is kept raw, takes a seq that history
+declares lost, and may be acked, as it would block its source otherwise.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from facewire.errors import EventError, StoreError
+from facewire.events import event_from_source
+from facewire.photographs import Photograph, take_out
+from facewire_bridge.record import Poison, Record
+from facewire_device.agent import Agent
+from facewire_device.ledger import Entry, Ledger, Outcome
+from facewire_device.photo_folder import PhotoFolder, photos_of
+from facewire_device.store import ReplacedError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: What is kept of poison, bytes, for each device.
+_POISON_BYTES: Final = 64 << 20
+
+
+class Placed(NamedTuple):
+    """A record, under the key that the ledger knows it by, and its bytes as they came."""
+
+    record: Record | Poison
+    key: str
+    raw: bytes
+
+
+class Member:
+    """One foreign device.
+
+    Args:
+        agent: of the facewire device that it becomes.
+        photo_bytes: what its photographs may take.
+
+    Attributes:
+        counts: what became of its records, by name.
+    """
+
+    def __init__(self, agent: Agent, photo_bytes: int) -> None:
+        self.agent = agent
+        store = agent.settings.store
+        self.photos = PhotoFolder(photos_of(store), photo_bytes)
+        self.poison = PhotoFolder(store.with_name(store.name + ".poison"), _POISON_BYTES)
+        self.counts = {"recorded": 0, "repeated": 0, "too_old": 0, "poison": 0, "refused": 0}
+        self._ledger: Ledger | None = None
+
+    @property
+    def name(self) -> str:
+        return self.agent.settings.device
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, on this member's lane. Raises `StoreError`."""
+        if self._ledger is None:
+            store = self.agent.open_store()
+            try:
+                self._ledger = Ledger(store)
+            except BaseException:
+                store.close()
+                raise
+        return self._ledger
+
+    def close(self) -> None:
+        """Close the store, on this member's lane."""
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.store.close()
+
+    def with_ledger(self, use: Callable[[Ledger], T]) -> T:
+        """Use the ledger; once more if its file was replaced meanwhile. Raises `StoreError`."""
+        try:
+            return use(self.ledger)
+        except ReplacedError as exc:
+            log.warning("store opened anew device=%s error=%s", self.name, exc)
+            self.close()
+            return use(self.ledger)
+
+    def take(self, placed: Sequence[Placed], *, now_ms: int, notes: Mapping[str, str] | None = None) -> list[Outcome]:
+        """Take records in one commit, all or none: each may be acked to its source on return.
+
+        Raises:
+            StoreError: the store or the disk takes nothing now. Nothing may be acked.
+        """
+        photographs: list[Photograph] = []
+        poison: list[Photograph] = []
+        entries = [_entry(one, photographs, poison) for one in placed]
+        try:
+            self.photos.keep(photographs)
+            self.poison.keep(poison)
+            outcomes = self.with_ledger(lambda ledger: ledger.take(entries, now_ms=now_ms, notes=notes))
+        except StoreError:
+            self.counts["refused"] += len(placed)
+            raise
+        self._count(entries, outcomes)
+        if Outcome.RECORDED in outcomes:
+            self.agent.wake()
+        return outcomes
+
+    def keep_poison(self, raw: bytes, reason: str) -> None:
+        """Keep what has no number or key at its source, and so can be neither acked nor named. Raises `StoreError`."""
+        self.poison.keep([_raw(raw)])
+        self.counts["poison"] += 1
+        log.warning("poison device=%s reason=%s", self.name, reason)
+
+    def _count(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if outcome is Outcome.RECORDED and entry.event is None:
+                self.counts["poison"] += 1
+                log.warning("poison device=%s form=%s key=%s reason=%s", self.name, entry.form, entry.key, entry.reason)
+            else:
+                self.counts[outcome.name.lower()] += 1
+            if outcome is Outcome.TOO_OLD:
+                log.warning("refused as older than the ledger device=%s form=%s key=%s", self.name, entry.form, entry.key)
+
+
+def _entry(placed: Placed, photographs: list[Photograph], poison: list[Photograph]) -> Entry:
+    record = placed.record
+    if isinstance(record, Record):
+        fields, found = take_out(record.event)
+        try:
+            event = event_from_source({**fields, "source_id": f"{record.form}:{placed.key}"})
+        except EventError as exc:
+            record = Poison(record.form, record.key, str(exc), record.number, record.mark)
+        else:
+            photographs += found
+            return Entry(record.form, placed.key, event, realtime=record.realtime, mark=record.mark, shared=record.shared)
+    raw = _raw(placed.raw)
+    poison.append(raw)
+    key = placed.key or f"sha256:{raw.sha256}"
+    return Entry(record.form, key, None, reason=f"poison {record.form} {key}: {record.reason}", mark=record.mark)
+
+
+def _raw(raw: bytes) -> Photograph:
+    return Photograph(hashlib.sha256(raw).hexdigest(), "application/octet-stream", raw)
+
+
+def store_path(folder: Path, name: str) -> Path:
+    """Where a device's store is."""
+    return folder / f"{name}.db"

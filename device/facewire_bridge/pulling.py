@@ -1,0 +1,109 @@
+"""When to ask a source for a range of its records again, and when to stop asking. Pure.
+
+    hole ──▶ wait ──▶ pull ──▶ count and records ──▶ filled, or wait longer and pull again ──▶ lost after three
+
+One pull is under way at a time: a source's answers do not say which range a record is of. A pull counts
+against a hole only if the source answered, or was heard of meanwhile: one that is away has refused nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from facewire_bridge.numbering import Hole, Numbers
+
+#: Pulls after which a hole is named as lost.
+MOST_PULLS: Final = 3
+#: How long a number may be late before it is asked for, and the waits before it is asked for again, s.
+WAITS: Final = (3.0, 30.0, 120.0)
+#: A pull ends when nothing more of it has come for so long, s.
+QUIET: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """A range of the source's own times to ask for, inclusive."""
+
+    form: str
+    first: str
+    last: str
+    #: What it is to fill; None if it looks for what nobody knows of yet.
+    hole: Hole | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    pull: Pull
+    message_id: str
+    quiet_at: float
+    heard_at: float
+    count: int | None = None
+    received: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.count is not None and self.received >= self.count
+
+
+class Puller:
+    """Asks for one range after another.
+
+    Args:
+        pace: what the waits are multiplied by.
+    """
+
+    def __init__(self, pace: float = 1.0) -> None:
+        self._pace = pace
+        self._under_way: _UnderWay | None = None
+        self._wanted: list[Pull] = []
+        #: When each hole was first seen, or pulled last, by form and first number.
+        self._since: dict[tuple[str, int], float] = {}
+
+    def want(self, pull: Pull) -> None:
+        """Ask for a range once, as after an absence."""
+        if pull not in self._wanted:
+            self._wanted.append(pull)
+
+    def poll(self, now: float, numbers: Mapping[str, Numbers]) -> Pull | None:
+        """The next range to ask for, if it is time; then call `sent`."""
+        if self._under_way is not None:
+            return None
+        if self._wanted:
+            return self._wanted[0]
+        holes = {(form, hole.first): hole for form, state in numbers.items() for hole in state.holes if hole.pulls < MOST_PULLS}
+        self._since = {key: self._since.get(key, now) for key in holes}
+        due = [(self._due(key, hole), key) for key, hole in holes.items()]
+        if not due or min(due)[0] > now:
+            return None
+        key = min(due)[1]
+        hole = holes[key]
+        return Pull(key[0], min(hole.after, hole.before), max(hole.after, hole.before), hole)
+
+    def sent(self, now: float, pull: Pull, message_id: str, heard_at: float) -> None:
+        """The request for it was published. `heard_at`: when the source was last heard."""
+        if pull in self._wanted:
+            self._wanted.remove(pull)
+        self._under_way = _UnderWay(pull, message_id, now + QUIET * self._pace, heard_at)
+
+    def answered(self, now: float, message_id: str, count: int | None) -> None:
+        """The source said how many records the range has."""
+        if self._under_way is not None and message_id == self._under_way.message_id:
+            self._under_way = replace(self._under_way, count=count, quiet_at=now + QUIET * self._pace)
+
+    def received(self, now: float, form: str) -> None:
+        """A record came that was asked for."""
+        if self._under_way is not None and form == self._under_way.pull.form:
+            self._under_way = replace(self._under_way, received=self._under_way.received + 1, quiet_at=now + QUIET * self._pace)
+
+    def ended(self, now: float, heard_at: float) -> tuple[Pull, bool] | None:
+        """The pull that has ended, and whether it counts; None if none has."""
+        under_way = self._under_way
+        if under_way is None or not (under_way.complete or now >= under_way.quiet_at):
+            return None
+        self._under_way = None
+        if (hole := under_way.pull.hole) is not None:
+            self._since = {key: now if hole.first <= key[1] <= hole.last else since for key, since in self._since.items()}
+        return under_way.pull, under_way.count is not None or heard_at > under_way.heard_at
+
+    def _due(self, key: tuple[str, int], hole: Hole) -> float:
+        return self._since[key] + WAITS[hole.pulls] * self._pace

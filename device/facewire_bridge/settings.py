@@ -1,0 +1,332 @@
+"""A bridge's settings: a TOML file with a table for each foreign device.
+
+stores = "/var/lib/facewire-bridge"      # a store for each device, its photographs beside it
+
+[broker]                                 # facewire's
+host = "127.0.0.1"
+username = "bridge-1"
+password_file = "/etc/facewire/bridge.secret"
+
+[mqtt-face]                              # the broker of the terminals; left out, it is facewire's
+host = "10.0.0.5"
+
+[mqtt-face.device.gate-1]                # the name of the facewire device
+id = "1099001"                           # the device's own
+zone = "Asia/Shanghai"
+"""
+
+import difflib
+import tomllib
+import zoneinfo
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from facewire.errors import FacewireError
+from facewire.topics import DEFAULT_ROOT, Topics, check_device
+from facewire_bridge.mqtt_face import DEFAULT_PREFIX, PRIVATE
+from facewire_device.store import MAX_CAPACITY
+from facewire_mqtt.address import Address, tls_context
+
+T = TypeVar("T")
+
+#: A bridge stands for devices that forget once they are acked, so it holds more than a device does.
+DEFAULT_CAPACITY: Final = 100_000
+DEFAULT_PHOTO_BYTES: Final = 1 << 30
+_MOST_PHOTO_BYTES: Final = 1 << 44
+_PORT, _TLS_PORT = 1883, 8883
+_ADDRESS_KEYS: Final = frozenset({"host", "port", "username", "password", "password_file", "cafile", "cert", "key"})
+_VERSIONS: Final = (2, 5, 6)
+
+
+class SettingsError(FacewireError):
+    """A settings file cannot be used; names the file, the table, the key and the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What all families have in common.
+
+    Attributes:
+        name: of the facewire device.
+        id: the device's own.
+        threshold: a score above it (strictly) may be a match.
+        capacity: events in its store.
+        photo_bytes: what its folder of photographs holds at most.
+        credential: user name and password at facewire's broker; None for those of `[broker]`.
+    """
+
+    name: str
+    id: str
+    threshold: float | None = None
+    capacity: int = DEFAULT_CAPACITY
+    photo_bytes: int = DEFAULT_PHOTO_BYTES
+    credential: tuple[str, str | None] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FaceDevice(Device):
+    """A terminal of the mqtt/face family.
+
+    Attributes:
+        zone: of its clock.
+        resume: whether `ResumefromBreakpoint` is on in it: it repeats what is not acked.
+        keep: private fields that are kept.
+    """
+
+    zone: zoneinfo.ZoneInfo = zoneinfo.ZoneInfo("UTC")  # noqa: RUF009  # frozen
+    resume: bool = True
+    keep: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class SophonDevice(Device):
+    """A SophonAI box.
+
+    Attributes:
+        version: of its firmware: 2, 5 or 6.
+        secret: stands in the paths that it posts to, after its id; empty for none.
+        api: URL of its event API; empty if it only pushes.
+        websocket: URL of its realtime events; empty for none.
+        login: whether its login is answered, and where it is told to post to.
+        rabbitmq: what the login answer says of the owner's RabbitMQ.
+    """
+
+    version: int = 2
+    secret: str = field(default="", repr=False)
+    api: str = ""
+    websocket: str = ""
+    login: str = ""
+    rabbitmq: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """A whole file.
+
+    Attributes:
+        stores: folder of the devices' stores.
+        broker: facewire's.
+        topics: under facewire's root.
+        face_broker: where the terminals of the mqtt/face family are.
+        prefix: of their topics.
+        face: the terminals.
+        listen: where SophonAI boxes post to, host and port.
+        sophon: the boxes.
+    """
+
+    stores: Path
+    broker: Address
+    topics: Topics
+    face_broker: Address
+    prefix: str
+    face: tuple[FaceDevice, ...]
+    listen: tuple[str, int]
+    sophon: tuple[SophonDevice, ...]
+
+
+def read_settings(path: Path) -> BridgeSettings:
+    """Read a settings file.
+
+    Raises:
+        SettingsError: it cannot be read, or something in it is wrong or unknown.
+    """
+    try:
+        top = _Table(tomllib.loads(path.read_text()), str(path), path.parent)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise SettingsError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+    with top, top.table("broker") as broker, top.table("mqtt-face") as face, top.table("sophon") as sophon:
+        facewire_broker = _address(broker)
+        settings = BridgeSettings(
+            stores=path.parent / top.take("stores", str, "stores"),
+            broker=facewire_broker,
+            topics=broker.parse("root", Topics, DEFAULT_ROOT),
+            face_broker=_address(face) if face.has(_ADDRESS_KEYS) else facewire_broker,
+            prefix=face.take("prefix", str, DEFAULT_PREFIX).strip("/"),
+            face=tuple(_face_device(name, table) for name, table in face.tables("device")),
+            listen=sophon.parse("listen", _endpoint, "127.0.0.1:8088"),
+            sophon=tuple(_sophon_device(name, table) for name, table in sophon.tables("device")),
+        )
+    _check_unique(settings, str(path))
+    return settings
+
+
+class _Table:
+    """A table of the file: what was not taken out of it when the `with` ends is unknown."""
+
+    def __init__(self, values: dict[str, Any], where: str, folder: Path) -> None:
+        self._values, self._where, self._folder = dict(values), where, folder
+        self._known: set[str] = set()
+
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._values:
+            key = sorted(self._values)[0]
+            near = difflib.get_close_matches(key, self._known, n=1)
+            raise SettingsError(f"{self._where}: unknown setting {key!r}" + (f". Did you mean {near[0]!r}?" if near else ""))
+
+    def error(self, key: str, reason: str) -> SettingsError:
+        return SettingsError(f"{self._where}: {key} {reason}")
+
+    def has(self, keys: Iterable[str]) -> bool:
+        return not self._values.keys().isdisjoint(keys)
+
+    def take(self, key: str, kind: type[T], default: T) -> T:
+        self._known.add(key)
+        value = self._values.pop(key, default)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if value is not default and type(value) is not kind:
+            raise self.error(key, f"{value!r} is not {_NAMES[kind]}")
+        return value
+
+    def take_optional(self, key: str, kind: type[T]) -> T | None:
+        if key in self._values:
+            return self.take(key, kind, kind())
+        self._known.add(key)
+        return None
+
+    def parse(self, key: str, read: Callable[[str], T], default: str) -> T:
+        text = self.take(key, str, default)
+        try:
+            return read(text)
+        except ValueError as exc:
+            raise self.error(key, f"{text!r}: {exc}") from exc
+
+    def secret(self, key: str) -> str | None:
+        """A secret, or the first line of the file that `KEY_file` names; never shown."""
+        secret, path = self.take_optional(key, str), self.take_optional(f"{key}_file", str)
+        if secret is not None and path is not None:
+            raise self.error(key, f"and {key}_file are both given")
+        if path is None:
+            return secret
+        try:
+            return (self._folder / path).read_text().splitlines()[0]
+        except (OSError, UnicodeDecodeError, IndexError) as exc:
+            raise self.error(f"{key}_file", f"{path!r} cannot be read: {getattr(exc, 'strerror', None) or 'it is empty'}") from exc
+
+    def table(self, key: str) -> "_Table":
+        return _Table(self.take(key, dict, {}), f"{self._where}: [{key}]", self._folder)
+
+    def tables(self, key: str) -> list[tuple[str, "_Table"]]:
+        found = self.take(key, dict, {})
+        for name, value in found.items():
+            if not isinstance(value, dict):
+                raise self.error(f"{key}.{name}", f"{value!r} is not a table")
+        return [(name, _Table(value, f"{self._where}: {key} {name!r}", self._folder)) for name, value in found.items()]
+
+
+_NAMES: Final[dict[type, str]] = {str: "text", int: "an integer", float: "a number", bool: "true or false", list: "a list", dict: "a table"}
+
+
+def _address(table: _Table) -> Address:
+    username, password = table.take_optional("username", str), table.secret("password")
+    if password is not None and username is None:
+        raise table.error("password", "needs a username (MQTT 3.1.1 section 3.1.2.9)")
+    files = {key: table.take_optional(key, str) for key in ("cafile", "cert", "key")}
+    port = table.take("port", int, _TLS_PORT if any(files.values()) else _PORT)
+    if not 1 <= port <= 65_535:
+        raise table.error("port", f"{port} is not from 1 to 65535")
+    address = Address(host=table.take("host", str, "127.0.0.1"), port=port, username=username, password=password, **files)
+    try:
+        tls_context(address)
+    except ValueError as exc:
+        raise table.error("TLS", str(exc)) from exc
+    return address
+
+
+def _common(name: str, table: _Table, *, threshold: float | None) -> dict[str, Any]:
+    """What every device has."""
+    try:
+        check_device(name)
+    except ValueError as exc:
+        raise table.error("name", str(exc)) from exc
+    username, password = table.take_optional("username", str), table.secret("password")
+    return {
+        "name": name,
+        "id": table.take("id", str, name),
+        "threshold": threshold if (given := table.take_optional("threshold", float)) is None else given,
+        "capacity": _positive(table, "capacity", DEFAULT_CAPACITY, MAX_CAPACITY),
+        "photo_bytes": _positive(table, "photo_bytes", DEFAULT_PHOTO_BYTES, _MOST_PHOTO_BYTES),
+        "credential": None if username is None else (username, password),
+    }
+
+
+def _positive(table: _Table, key: str, default: int, most: int) -> int:
+    value = table.take(key, int, default)
+    if not 1 <= value <= most:
+        raise table.error(key, f"{value} is not from 1 to {most}")
+    return value
+
+
+def _face_device(name: str, table: _Table) -> FaceDevice:
+    with table:
+        keep = frozenset(map(str, table.take("keep", list, [])))
+        if strange := sorted(keep - PRIVATE):
+            raise table.error("keep", f"{strange[0]!r} is not one of {', '.join(sorted(PRIVATE))}")
+        if not table.has(["zone"]):
+            raise table.error("zone", 'is missing: the device sends local time without one; give its own, such as zone = "Asia/Shanghai"')
+        return FaceDevice(
+            **_common(name, table, threshold=0.0),
+            zone=table.parse("zone", _zone, "UTC"),
+            resume=table.take("resume", bool, True),
+            keep=keep,
+        )
+
+
+def _sophon_device(name: str, table: _Table) -> SophonDevice:
+    with table:
+        version = table.take("version", int, 2)
+        if version not in _VERSIONS:
+            raise table.error("version", f"{version} is not one of {', '.join(map(str, _VERSIONS))}")
+        device = SophonDevice(
+            # An SE3 posts as realtime only what is above its own threshold. The others send all, and tell theirs.
+            **_common(name, table, threshold=0.0 if version == 2 else None),
+            version=version,
+            secret=table.secret("secret") or "",
+            api=table.parse("api", _url("http", "https"), ""),
+            websocket=table.parse("websocket", _url("ws", "wss"), ""),
+            login=table.parse("login", _url("http", "https"), ""),
+            rabbitmq=table.take("rabbitmq", dict, {}),
+        )
+        if version == 2 and (device.api or device.websocket):
+            raise table.error("version", "2 has neither api nor websocket: it only posts")
+        return device
+
+
+def _zone(text: str) -> zoneinfo.ZoneInfo:
+    try:
+        return zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, OSError) as exc:
+        raise ValueError("there is no such zone; it is a name such as Asia/Shanghai") from exc
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text and (urlsplit(text).scheme not in schemes or not urlsplit(text).hostname):
+            raise ValueError(f"is not {schemes[0]}://HOST[:PORT]")
+        return text.rstrip("/")
+
+    return read
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError("is not HOST:PORT, such as 127.0.0.1:8088 or [::1]:8088")
+    return host.strip("[]"), int(port)
+
+
+def _check_unique(settings: BridgeSettings, where: str) -> None:
+    devices: tuple[Device, ...] = (*settings.face, *settings.sophon)
+    names = [device.name for device in devices]
+    ids = [f"id {device.id!r} of {type(device).__name__}" for device in devices]
+    for what in (names, ids):
+        if twice := next((one for one in what if what.count(one) > 1), None):
+            raise SettingsError(f"{where}: {twice} is there twice")
+    if bad := next((device.id for device in devices if not device.id or set(device.id) & set("/+#?%")), None):
+        raise SettingsError(f"{where}: id {bad!r} is empty or holds one of / + # ? %")
