@@ -27,7 +27,7 @@ def push(form: str, body: object) -> Record:
 
 
 def queried(name: str) -> Record:
-    [found], _ = sophon.read_events(shape(name))
+    [(found, _)], _ = sophon.read_events(shape(name))
     assert isinstance(found, Record), found
     return found
 
@@ -97,7 +97,7 @@ def test_a_stranger_has_an_id_in_some_forms_and_none_in_others() -> None:
 def test_a_push_may_have_rounded_a_querys_seconds_either_way() -> None:
     answer = shape("se5_v5_events_query_response")
     answer["data"][0]["timestamp"] = 1764054010.7018
-    [row], _ = sophon.read_events(answer)
+    [(row, _)], _ = sophon.read_events(answer)
     assert isinstance(row, Record)
     assert [key.partition("|")[0] for key in row.shared] == ["1764054010701", "1764054010702"]
 

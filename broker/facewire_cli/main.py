@@ -25,6 +25,7 @@ from facewire_cli.logs import LogFormat, catch_what_nobody_does, say, set_up
 COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
     "broker": ("facewire_broker_cli.broker:broker", "Run the embedded MQTT broker.", "broker"),
     "device": ("facewire_device_cli.device:device", "Run a device: record events, publish matches and history.", None),
+    "bridge": ("facewire_device_cli.bridge:bridge", "Bring in boxes of other makes.", None),
     "platform": ("facewire_platform_cli.run:platform", "Run the platform: store events, and ack them.", "platform"),
     "tail": ("facewire_cli.tail:tail", "Follow the topics live, decoded.", None),
     "status": ("facewire_platform_cli.status:status", "Show the state of each device; check that all are well.", "platform"),

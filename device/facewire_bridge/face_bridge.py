@@ -18,7 +18,8 @@ from facewire_bridge.face_source import FaceSource
 from facewire_bridge.lanes import Lanes, Troubles
 from facewire_bridge.member import Member
 from facewire_bridge.settings import BridgeSettings, FaceDevice
-from facewire_mqtt.connection import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
+from facewire_mqtt.connection import Connection
+from facewire_mqtt.happenings import Connected, Disconnected, Happening, Publication, Received, Refused
 
 log = logging.getLogger(__name__)
 

@@ -49,6 +49,7 @@ class FaceSource:
         self._source = Source(device.zone, device.keep)
         self._puller = Puller(pace)
         self._numbers: dict[str, Numbers] = {}
+        self._loaded_from: Ledger | None = None
         self._offsets: deque[int] = deque(maxlen=5)
         self._heard_at = float("-inf")
         self._sweep_at = float("-inf")
@@ -185,7 +186,9 @@ class FaceSource:
         self._offsets.append(offset)
 
     def _load(self) -> dict[str, Numbers]:
-        if not self._numbers:
+        ledger = self.member.with_ledger(lambda ledger: ledger)
+        if ledger is not self._loaded_from:  # at the start, or after its file was replaced
+            self._loaded_from = ledger
             read = {form: self.member.with_ledger(lambda ledger, form=form: ledger.note(_note(form))) for form in _FORMS}  # type: ignore[misc]
             self._numbers = {form: _parse(note) for form, note in read.items()}
         return self._numbers

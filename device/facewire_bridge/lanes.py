@@ -6,9 +6,10 @@ What waits is bounded by bytes: more is refused, and a source repeats what was n
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from facewire.errors import StoreError
 
@@ -27,6 +28,7 @@ class Lanes:
 
     def __init__(self, count: int = LANES, most_bytes: int = MOST_BYTES) -> None:
         self._executors = [ThreadPoolExecutor(1, thread_name_prefix=f"lane-{number}") for number in range(count)]
+        self._noted: list[Future[Any]] = [executor.submit(bool) for executor in self._executors]
         self._most = most_bytes
         self._waiting = 0
         self._lock = threading.Lock()
@@ -40,6 +42,12 @@ class Lanes:
         future = self._executors[device % len(self._executors)].submit(work)
         future.add_done_callback(lambda _: self._done(size_bytes))
         return future
+
+    def note_turns(self, turned: dict[str, float]) -> None:
+        """Have every lane note when it goes round next, unless the last time is still to come."""
+        for number, executor in enumerate(self._executors):
+            if self._noted[number].done():
+                self._noted[number] = executor.submit(turned.__setitem__, f"lane {number}", time.monotonic())
 
     def close(self) -> None:
         """Finish what waits."""

@@ -34,8 +34,8 @@ def read_push(form: str, body: object) -> list[Record | Poison]:
     return [_read(form, body)]
 
 
-def read_events(answer: object) -> tuple[list[Record | Poison], int]:
-    """Read an answer of the event API: its records, and the range's `total_count`.
+def read_events(answer: object) -> tuple[list[tuple[Record | Poison, object]], int]:
+    """Read an answer of the event API: its records, each with its row, and the range's `total_count`.
 
     Raises:
         ValueError: it is no such answer.
@@ -47,7 +47,7 @@ def read_events(answer: object) -> tuple[list[Record | Poison], int]:
     total = pagination.get("total_count") if isinstance(pagination, Mapping) else None
     if not isinstance(rows, list) or type(total) is not int or total < 0:
         raise ValueError("answer has no list of events with a total_count")
-    return [_read("query", row) for row in rows], total
+    return [(_read("query", row), row) for row in rows], total
 
 
 def read_body(content_type: str, raw: bytes) -> object:

@@ -23,7 +23,7 @@ from facewire_device.identity import new_id
 from facewire_device.outgoing import online_status
 from facewire_device.realtime import Realtime
 from facewire_device.ring import Ring
-from facewire_device.settings import Settings
+from facewire_device.settings import POLL_EVERY, Settings
 from facewire_device.store import ReplacedError, Store, open_store
 from facewire_device.store_file import lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore, Outcome, Retry, Uploader
@@ -32,9 +32,6 @@ from facewire_mqtt.clock import now_ms
 
 log = logging.getLogger(__name__)
 
-#: How often the store is polled for events that other processes recorded, s. The specification
-#: allows 0.1.
-POLL_EVERY: Final = 0.05
 #: After so many resends without an ack the agent reconnects, even if the session looks alive.
 RESENDS_PER_SESSION: Final = 3
 #: How long to wait after the store failed, s.
@@ -219,7 +216,8 @@ class Agent:
 
     def _next_happening(self) -> Happening | None:
         wakes_at = self._uploader.wakes_at
-        wait = POLL_EVERY if wakes_at is None else min(POLL_EVERY, wakes_at - time.monotonic())
+        poll_every = self.settings.poll_every
+        wait = poll_every if wakes_at is None else min(poll_every, wakes_at - time.monotonic())
         try:
             happening = self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()
         except queue.Empty:
@@ -298,7 +296,7 @@ class Agent:
 
     def _publish_status(self, store: Store) -> None:
         self._status_due = time.monotonic() + self.settings.period
-        threshold, period = self.settings.threshold, self.settings.period
+        threshold, period = self.realtime.threshold, self.settings.period
         online = online_status(
             store.ring(), self.boot, at=now_ms(), threshold=threshold, period=period, capacity=store.capacity, version=_VERSION
         )

@@ -24,12 +24,14 @@ class Realtime:
         publish: hands a match to the session; returns False if it cannot go out at once.
 
     Attributes:
+        threshold: may be changed while the agent runs, from any thread.
         published: matches handed to the session.
         missed: matches recorded while there was no session, or found too late.
     """
 
     def __init__(self, boot: str, threshold: float | None, ring: Ring, publish: Callable[[bytes], bool]) -> None:
-        self._boot, self._threshold, self._publish = boot, threshold, publish
+        self._boot, self._publish = boot, publish
+        self.threshold = threshold
         self.published = 0
         self.missed = 0
         #: (epoch, seq): events up to this one have been checked for matches.
@@ -53,10 +55,10 @@ class Realtime:
         ring = store.ring()
         epoch, seen = self._seen
         # If another process forked the store, the matches in the new epoch were published long ago.
-        if self._threshold is None or ring.epoch != epoch:
+        if self.threshold is None or ring.epoch != epoch:
             self._seen = (ring.epoch, ring.head)
             return
-        for seq, packed in store.events_above(seen, self._threshold):
+        for seq, packed in store.events_above(seen, self.threshold):
             self._publish_one(epoch, packed, stale=stale)
             self._seen = (epoch, seq)
         self._seen = (epoch, max(ring.head, self._seen[1]))

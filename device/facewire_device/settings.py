@@ -3,11 +3,15 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from facewire.messages import MAX_BATCH_EVENTS
 from facewire.topics import Topics, check_device
 from facewire_device.uploader import DEFAULT_PERIOD
 from facewire_mqtt.address import Address
+
+#: The specification allows 0.1 s from an event to its match.
+POLL_EVERY: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class Settings:
         capacity: events in the ring; None leaves the store as it is.
         machine: identity of this machine, None if unknown.
         set_aside: whether to rename a damaged store at the start and make a new one.
+        poll_every: how often the agent polls the store for events that other processes record, s.
+            What this process records wakes it (`Agent.wake`).
 
     Raises:
         ValueError: the contract does not allow the device name, batch size or threshold.
@@ -42,6 +48,7 @@ class Settings:
     capacity: int | None = None
     machine: str | None = None
     set_aside: bool = False
+    poll_every: float = POLL_EVERY
 
     def __post_init__(self) -> None:
         check_device(self.device)

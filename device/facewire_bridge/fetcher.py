@@ -1,0 +1,250 @@
+"""Fetching from V5 and V6 boxes: the WebSocket is the realtime lane, the event API the history lane.
+
+    every period:  events after cursor - 2 min ──▶ counts agree ──▶ cursor = newest event
+    every hour:    the last 25 hours too: a clock that was set back makes events that are older than the cursor
+
+A range whose count is more than a page is halved by time: pages shift while events arrive. An event is looked
+at in several periods before it leaves the range. Nothing is written to the box.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeVar
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from facewire_bridge import sophon
+from facewire_bridge.lanes import Lanes, Troubles
+from facewire_bridge.sophon_source import SophonSource
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PERIOD: Final = 20.0
+#: How far before the cursor each range begins, and the hourly one, ms.
+_OVERLAP: Final = 120_000
+_DEEP: Final = 25 * 3_600_000
+_DEEP_EVERY: Final = 3_600.0
+#: The end of each range: a box's clock may be ahead, ms.
+_AHEAD: Final = 10 * 365 * 86_400_000
+#: Disagreements in a row after which it is said.
+_PATIENCE: Final = 3
+_TIMEOUT: Final = 10.0
+_CAMERAS_EVERY: Final = 60.0
+_RECONNECT: Final = (1.0, 30.0)
+_MOST_MESSAGE: Final = 24 << 20
+_OUTAGES: Final = (httpx.HTTPError, WebSocketException, OSError, ValueError)
+
+
+class Walk(NamedTuple):
+    """What a range of the box's events came to."""
+
+    counted: int
+    held: int
+    newest_ms: int | None
+
+    @property
+    def agrees(self) -> bool:
+        return self.counted == self.held
+
+
+class _BusyError(Exception):
+    """The lanes or the store take nothing now."""
+
+
+class Fetcher:
+    """Fetches from one box.
+
+    Args:
+        number: its lane.
+        source: the box.
+        client: of all boxes.
+        lanes: where answers are worked on.
+        troubles: says what fails.
+        period: from one question to the next, s.
+    """
+
+    def __init__(
+        self, number: int, source: SophonSource, client: httpx.AsyncClient, lanes: Lanes, troubles: Troubles, period: float = PERIOD
+    ) -> None:
+        self._number, self._source, self._client = number, source, client
+        self._lanes, self._troubles, self._period = lanes, troubles, period
+        self._disagreements = 0
+        self._deep_at = time.monotonic() + _DEEP_EVERY
+        #: What a V6 box's times are multiplied by; None until it is known. V5 has seconds.
+        self._unit: float | None = 0.001 if source.device.version == 5 else None
+
+    async def run(self) -> None:
+        """Fetch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._source.device.api:
+                tasks.create_task(self._forever(self._reconcile, "event API", wait=self._period))
+            if self._source.device.websocket:
+                tasks.create_task(self._forever(self._listen, "websocket", wait=_RECONNECT[0]))
+
+    async def _forever(self, step: Callable[[], Any], what: str, wait: float) -> None:
+        """Step by step; what fails is said once for each reason, and waits longer each time."""
+        said, delay = "", wait
+        while True:
+            try:
+                await step()
+                said, delay = "", wait
+            except _OUTAGES as exc:
+                reason = str(exc) or type(exc).__name__
+                if reason != said:
+                    log.warning("cannot fetch device=%s from=%s reason=%s", self._source.member.name, what, reason)
+                said, delay = reason, min(max(delay, wait) * 2, max(_RECONNECT[1], wait))
+            except _BusyError:
+                delay = wait
+            except Exception:
+                log.exception("internal error device=%s from=%s", self._source.member.name, what)
+                delay = _RECONNECT[1]
+            await asyncio.sleep(delay)
+
+    async def _reconcile(self) -> None:
+        """One look at the history lane."""
+        await self._read_threshold()
+        if self._unit is None and not await self._find_unit():
+            return
+        now_ms, deep = time.time_ns() // 1_000_000, time.monotonic() >= self._deep_at
+        cursor = await self._on_lane(self._source.cursor)
+        first = 0 if cursor is None else cursor - (_DEEP if deep else _OVERLAP)
+        walk = await self._walk(max(0, first), now_ms + _AHEAD)
+        if deep:
+            self._deep_at = time.monotonic() + _DEEP_EVERY
+        if walk.agrees:
+            self._disagreements = 0
+            newest = walk.newest_ms if walk.newest_ms is not None else cursor or 0
+            await self._on_lane(lambda: self._source.agreed(newest, now_ms))
+            return
+        self._disagreements += 1
+        if self._disagreements == _PATIENCE:
+            log.error("unreconciled device=%s the box counts %d, we hold %d", self._source.member.name, walk.counted, walk.held)
+            await self._on_lane(lambda: self._source.disagreed(walk.counted, walk.held))
+
+    async def _walk(self, first_ms: int, last_ms: int) -> Walk:
+        """Take all events of a range."""
+        keys, counted, newest = await self._page(first_ms, last_ms, 0)
+        if counted <= sophon.PAGE:
+            return Walk(counted, len(keys), newest)
+        if last_ms - first_ms > 2_000:
+            middle = (first_ms + last_ms) // 2
+            left, right = await self._walk(first_ms, middle), await self._walk(middle + 1, last_ms)
+            return Walk(left.counted + right.counted, left.held + right.held, _later(left.newest_ms, right.newest_ms))
+        for page in range(1, -(-counted // sophon.PAGE)):
+            more, counted, newer = await self._page(first_ms, last_ms, page)
+            keys |= more
+            newest = _later(newest, newer)
+        return Walk(counted, len(keys), newest)
+
+    async def _page(self, first_ms: int, last_ms: int, page: int) -> tuple[set[str], int, int | None]:
+        answer = await self._ask_events(first_ms, last_ms, page, self._unit or 1.0)
+        return await self._on_lane(lambda: self._source.queried(answer, now_ms=time.time_ns() // 1_000_000))
+
+    async def _ask_events(self, first_ms: int, last_ms: int, page: int, unit: float) -> Any:
+        # In seconds a range's ends have a fraction.
+        span = {"datetime_gte": first_ms * unit, "datetime_lte": last_ms * unit}
+        if unit == 1.0:
+            span = {name: int(value) for name, value in span.items()}
+        if self._source.device.version == 5:
+            return await self._get("/SophonFace/api/events", span | {"per_page": sophon.PAGE, "page": page})
+        return await self._post("/sophon/v2/face/getevents", {"filters": span, "page_limit": sophon.PAGE, "page_index": page})
+
+    async def _find_unit(self) -> bool:
+        """Whether a V6 box's ranges are in s or ms: its manual says one, and shows the other."""
+        until = time.time_ns() // 1_000_000 + _AHEAD
+        counts = {unit: sophon.read_events(await self._ask_events(0, until, 0, unit))[1] for unit in (0.001, 1.0)}
+        if not counts[1.0]:
+            return False
+        # To a box that reads seconds, a range in milliseconds never ends; to one that reads milliseconds, one in seconds ends in 1970.
+        self._unit = 0.001 if counts[0.001] else 1.0
+        return True
+
+    async def _read_threshold(self) -> None:
+        """Adopt the box's threshold, unless the settings have one."""
+        realtime = self._source.member.agent.realtime
+        if self._source.device.threshold is not None:
+            return
+        v5 = self._source.device.version == 5
+        answer = await (self._get("/SophonConfig/api/Configs", {}) if v5 else self._post("/sophon/v2/face/getconfigs", {}))
+        threshold = sophon.threshold(answer)
+        if threshold is not None and threshold != realtime.threshold:
+            log.info("threshold of the box device=%s threshold=%g before=%s", self._source.member.name, threshold, realtime.threshold)
+            realtime.threshold = threshold
+
+    async def _listen(self) -> None:
+        """One session of the realtime lane."""
+        cameras = await self._cameras()
+        async with connect(self._source.device.websocket, max_size=_MOST_MESSAGE, open_timeout=_TIMEOUT) as socket:
+            await socket.send(sophon.websocket_request(self._source.device.version, cameras).decode())
+            log.info("listens device=%s cameras=%d", self._source.member.name, len(cameras))
+            watcher = asyncio.create_task(self._watch_cameras(socket, cameras))
+            try:
+                async for message in socket:
+                    await self._hear(message.encode() if isinstance(message, str) else message)
+            finally:
+                watcher.cancel()
+
+    async def _hear(self, raw: bytes) -> None:
+        def work() -> None:
+            self._source.post("realtime", lambda: sophon.read_body("application/json", raw), raw, now_ms=time.time_ns() // 1_000_000)
+
+        await self._on_lane(work, len(raw))
+
+    async def _watch_cameras(self, socket: ClientConnection, cameras: list[str]) -> None:
+        while True:
+            await asyncio.sleep(_CAMERAS_EVERY)
+            # A session that has ended is noticed by whoever listens, an API that is away by whoever asks it.
+            with contextlib.suppress(*_OUTAGES):
+                if (found := await self._cameras()) != cameras:
+                    cameras = found
+                    await socket.send(sophon.websocket_request(self._source.device.version, cameras).decode())
+                    log.info("cameras changed device=%s cameras=%d", self._source.member.name, len(cameras))
+
+    async def _cameras(self) -> list[str]:
+        v5 = self._source.device.version == 5
+        answer = await (self._get("/SophonDevice/api/Devices", {}) if v5 else self._post("/sophon/v2/face/getmediadevices", {}))
+        return sophon.cameras(answer)
+
+    async def _get(self, path: str, params: dict[str, Any]) -> Any:
+        return _json(await self._client.get(self._source.device.api + path, params=params, timeout=_TIMEOUT))
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        return _json(await self._client.post(self._source.device.api + path, json=body, timeout=_TIMEOUT))
+
+    async def _on_lane(self, work: Callable[[], T], size: int = 0) -> T:
+        """Do it on the box's lane. Raises `_BusyError` if it cannot be done now, and `ValueError` as `work` does."""
+        results: list[T] = []
+        errors: list[ValueError] = []
+
+        def guarded() -> None:
+            try:
+                results.append(work())
+            except ValueError as exc:
+                errors.append(exc)
+
+        future = self._lanes.run(self._number, lambda: self._troubles.guard(self._source.member.name, guarded), size)
+        if future is None or not await asyncio.wrap_future(future):
+            raise _BusyError
+        if errors:
+            raise errors[0]
+        return results[0]
+
+
+def _json(response: httpx.Response) -> Any:
+    response.raise_for_status()
+    try:
+        return json.loads(response.content)
+    except ValueError as exc:
+        raise ValueError(f"{response.url.path} is not answered in JSON") from exc
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return max((value for value in (one, other) if value is not None), default=None)

@@ -1,0 +1,101 @@
+"""What every bridge's process has: an agent and a member for each foreign device, and the lanes."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar
+
+from facewire_bridge.lanes import Lanes
+from facewire_bridge.member import Member, store_path
+from facewire_bridge.settings import BridgeSettings, Device
+from facewire_device.agent import Agent
+from facewire_device.identity import machine_identity
+from facewire_device.settings import Settings
+
+log = logging.getLogger(__name__)
+
+D = TypeVar("D", bound=Device)
+
+#: Batches a period while a backlog remains: a bridge has a wire to the platform that a box may lack.
+CATCH_UP: Final = 5
+_POLL_EVERY: Final = 1.0
+#: An agent or a lane that has not gone round for so long hangs, s.
+_HANGS_AFTER: Final = 15.0
+
+
+class Fleet(Generic[D]):
+    """The members of a family of devices, started and stopped together.
+
+    Args:
+        settings: the whole file.
+        devices: the family's.
+        on_failure: called when an agent has failed.
+
+    Raises:
+        StoreError: a store cannot be opened.
+    """
+
+    def __init__(self, settings: BridgeSettings, devices: Sequence[D], *, on_failure: Callable[[], None]) -> None:
+        settings.stores.mkdir(mode=0o700, parents=True, exist_ok=True)
+        machine = machine_identity()
+        self.lanes = Lanes()
+        self.members: list[tuple[D, Member]] = []
+        self._turned: dict[str, float] = {}
+        try:
+            for device in devices:
+                agent = Agent(_agent_settings(settings, device, machine), on_turn=self._noter(device.name), on_failure=on_failure)
+                self.members.append((device, Member(agent, device.photo_bytes)))
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self) -> None:
+        """Let the agents publish."""
+        for _, member in self.members:
+            member.agent.start()
+
+    def turns(self) -> bool:
+        """Whether every agent and every lane went round lately; on the main thread, at least once a second."""
+        now = time.monotonic()
+        self.lanes.note_turns(self._turned)
+        return all(now - turned < _HANGS_AFTER for turned in list(self._turned.values()))
+
+    def _noter(self, name: str) -> Callable[[], None]:
+        def note() -> None:
+            self._turned[name] = time.monotonic()
+
+        note()
+        return note
+
+    def stop(self) -> None:
+        """Finish what waits on the lanes, then say goodbye for every device."""
+        for number, (_, member) in enumerate(self.members):
+            self.lanes.run(number, member.close)
+        self.lanes.close()
+        for _, member in self.members:
+            member.agent.stop()
+
+    def check(self) -> None:
+        """Raises `StoreError` if an agent has failed."""
+        for _, member in self.members:
+            member.agent.wait(0)
+
+
+def _agent_settings(settings: BridgeSettings, device: Device, machine: str | None) -> Settings:
+    address = settings.broker
+    if device.credential is not None:
+        username, password = device.credential
+        address = dataclasses.replace(address, username=username, password=password)
+    return Settings(
+        device.name,
+        store_path(settings.stores, device.name),
+        address=address,
+        topics=settings.topics,
+        threshold=device.threshold,
+        capacity=device.capacity,
+        catch_up=CATCH_UP,
+        machine=machine,
+        # Nobody else records into these stores, and a hundred agents that look 20 times a second would do little else.
+        poll_every=_POLL_EVERY,
+    )

@@ -1,0 +1,106 @@
+"""`facewire bridge sophon`: one event loop, on a thread of its own, for the inbox and for all that is fetched."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import httpx
+import uvicorn
+
+from facewire.errors import FacewireError
+from facewire_bridge.fetcher import PERIOD, Fetcher
+from facewire_bridge.inbox import Inbox
+from facewire_bridge.lanes import Lanes, Troubles
+from facewire_bridge.member import Member
+from facewire_bridge.settings import BridgeSettings, SophonDevice
+from facewire_bridge.sophon_source import SophonSource
+
+log = logging.getLogger(__name__)
+
+#: Connections in all; boxes keep theirs open.
+_MOST_CONNECTIONS: Final = 2_000
+_KEEP_ALIVE: Final = 60
+
+
+class SophonBridge:
+    """Serves every SophonAI box of a settings file.
+
+    Args:
+        settings: the file.
+        members: for each of its boxes.
+        lanes: where they are worked on.
+        on_failure: called if the event loop fails.
+        period: from one question of the event API to the next, s.
+
+    Raises:
+        FacewireError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        settings: BridgeSettings,
+        members: Sequence[tuple[SophonDevice, Member]],
+        lanes: Lanes,
+        *,
+        on_failure: Callable[[], None] = lambda: None,
+        period: float = PERIOD,
+    ) -> None:
+        self.sources = [SophonSource(device, member) for device, member in members]
+        self._lanes, self._troubles, self._period = lanes, Troubles(), period
+        self._on_failure = on_failure
+        self._failure: BaseException | None = None
+        try:
+            family = socket.AF_INET6 if ":" in settings.listen[0] else socket.AF_INET
+            self._socket = socket.create_server(settings.listen, family=family)
+        except OSError as exc:
+            raise FacewireError(f"cannot listen on {settings.listen[0]}:{settings.listen[1]}: {exc.strerror}") from exc
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            Inbox(self.sources, lanes, self._troubles),
+            access_log=False,  # paths hold secrets
+            log_config=None,
+            lifespan="off",
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_keep_alive=_KEEP_ALIVE,
+            ws="none",
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name="sophon", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        log.info("listens port=%d boxes=%d", self.port, len(self.sources))
+
+    def stop(self) -> None:
+        """Answer what was asked, and end. Raises what the event loop failed with."""
+        self._server.should_exit = True
+        self._thread.join()
+        if self._failure is not None:
+            raise FacewireError(f"the bridge has failed: {self._failure!r}") from self._failure
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as exc:
+            log.exception("bridge failed")
+            self._failure = exc
+            self._on_failure()
+
+    async def _serve(self) -> None:
+        async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as client:
+            fetchers = [
+                asyncio.create_task(Fetcher(number, source, client, self._lanes, self._troubles, self._period).run())
+                for number, source in enumerate(self.sources)
+                if source.device.api or source.device.websocket
+            ]
+            try:
+                await self._server.serve(sockets=[self._socket])
+            finally:
+                for task in fetchers:
+                    task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.gather(*fetchers)

@@ -1,0 +1,98 @@
+"""One SophonAI box: what it posts, sends or answers becomes records of its member. On its member's lane.
+
+A box answers no question about what it forgot, so its class of proof rests on the event API: `reconciled`
+says until when the box's count of events and ours agreed.
+"""
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from facewire_bridge import sophon
+from facewire_bridge.member import Member, Placed
+from facewire_bridge.record import Poison, Record
+from facewire_bridge.settings import SophonDevice
+
+log = logging.getLogger(__name__)
+
+_CURSOR: Final = "sophon.cursor"
+_RECONCILED: Final = "sophon.reconciled"
+_UNRECONCILED: Final = "sophon.unreconciled"
+
+
+class SophonSource:
+    """One box.
+
+    Attributes:
+        device: its settings.
+        member: what it becomes.
+        status: what it said of itself last; empty if it did not.
+    """
+
+    def __init__(self, device: SophonDevice, member: Member) -> None:
+        self.device, self.member = device, member
+        self.status: dict[str, object] = {}
+        self._delays: deque[int] = deque(maxlen=50)
+
+    @property
+    def offset_ms(self) -> int | None:
+        """How far its clock is ahead of ours, at least, as its realtime events show; None if it sent none."""
+        return -min(self._delays) if self._delays else None
+
+    def post(self, form: str, parse: Callable[[], object], raw: bytes, *, now_ms: int) -> None:
+        """What the box posted or sent. On return all of it is durable. Raises `StoreError`."""
+        try:
+            body = parse()
+        except ValueError as exc:
+            self.member.take([Placed(Poison(form, "", str(exc)), "", raw)], now_ms=now_ms)
+            return
+        records = sophon.read_push(form, body)
+        self._take(list(zip(records, body if isinstance(body, list) else [body], strict=True)), now_ms)
+        if form == "realtime":
+            self._delays.extend(now_ms - record.event["timestamp"] for record in records if isinstance(record, Record))
+
+    def queried(self, answer: object, *, now_ms: int) -> tuple[set[str], int, int | None]:
+        """An answer of the event API, which is durable on return: the keys of its events, the range's count, the newest time.
+
+        Raises:
+            StoreError: as `post`.
+            ValueError: it is no such answer.
+        """
+        found, total = sophon.read_events(answer)
+        self._take(found, now_ms)
+        times = [record.event["timestamp"] for record, _ in found if isinstance(record, Record)]
+        return {_key(record, row) for record, row in found}, total, max(times, default=None)
+
+    def cursor(self) -> int | None:
+        """The time of the newest event at the last agreement, ms since 1970 UTC by the box's clock; None before the first."""
+        note = self.member.with_ledger(lambda ledger: ledger.note(_CURSOR))
+        return None if note is None else int(note)
+
+    def agreed(self, cursor_ms: int, now_ms: int) -> None:
+        """The box's count and ours agreed, for all up to now."""
+        notes = {_CURSOR: str(cursor_ms), _RECONCILED: str(now_ms), _UNRECONCILED: ""}
+        self.member.with_ledger(lambda ledger: ledger.write_notes(notes))
+
+    def disagreed(self, counted: int, held: int) -> None:
+        """They do not agree, however often we ask."""
+        self.member.with_ledger(lambda ledger: ledger.write_notes({_UNRECONCILED: f"the box counts {counted}, we hold {held}"}))
+
+    def _take(self, found: Sequence[tuple[Record | Poison, object]], now_ms: int) -> None:
+        placed = [Placed(record, record.key, _raw(item)) for record, item in found]
+        if placed:
+            self.member.take(placed, now_ms=now_ms)
+
+
+def _key(record: Record | Poison, row: object) -> str:
+    return record.key or _raw(row).decode()
+
+
+def _raw(item: object) -> bytes:
+    return json.dumps(item, ensure_ascii=False, sort_keys=True, default=_show).encode(errors="surrogateescape")
+
+
+def _show(value: object) -> str:
+    # A part of a form may be bytes.
+    return value.decode(errors="replace") if isinstance(value, bytes) else repr(value)

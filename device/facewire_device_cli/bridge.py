@@ -1,0 +1,99 @@
+"""`facewire bridge`: bring in boxes of other makes, each as a device of its own."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+import click
+
+from facewire_bridge.face_bridge import FaceBridge
+from facewire_bridge.process import Fleet
+from facewire_bridge.settings import BridgeSettings, Device, read_settings
+from facewire_cli.ending import Ending
+from facewire_cli.logs import say
+from facewire_cli.systemd import Service
+
+D = TypeVar("D", bound=Device)
+
+#: How often the main thread looks whether all others go round, s.
+_TURN: Final = 0.5
+
+_FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+@click.group()
+def bridge() -> None:
+    """Bring in boxes of other makes, each as a device of its own."""
+
+
+@bridge.command()
+@_FILE
+def check(file: Path) -> None:
+    """Check a settings file, and show the devices in it."""
+    settings = read_settings(file)
+    for device in settings.face:
+        click.echo(f"mqtt-face {device.name}: id {device.id}, zone {device.zone}, resume {'on' if device.resume else 'off'}")
+    for box in settings.sophon:
+        ways = [name for name, there in (("posts", True), ("websocket", box.websocket), ("query", box.api)) if there]
+        click.echo(f"sophon {box.name}: id {box.id}, version {box.version}, {', '.join(ways)}")
+    if not settings.face and not settings.sophon:
+        raise click.UsageError(f"{file}: has no device; add a table such as [mqtt-face.device.gate-1]")
+    say("%s is fine: %d devices", file, len(settings.face) + len(settings.sophon))
+
+
+@bridge.command(name="mqtt-face")
+@_FILE
+def mqtt_face(file: Path) -> None:
+    """Bridge terminals that publish to mqtt/face/ID/Rec.
+
+    Each record is acked to its terminal once it is durable here. FILE has a
+    table for each terminal: docs/bridges.md.
+    """
+    settings = read_settings(file)
+    if not settings.face:
+        raise click.UsageError(f"{file}: has no terminal; add a table such as [mqtt-face.device.gate-1]")
+    _serve(settings, settings.face, lambda fleet, _: FaceBridge(settings, fleet.members, fleet.lanes))
+
+
+@bridge.command()
+@_FILE
+def sophon(file: Path) -> None:
+    """Bridge SophonAI boxes: SE3, SE5, SE6.
+
+    SE3 boxes post here. The events of the others are fetched. Each is answered
+    once it is durable here. FILE has a table for each box: docs/bridges.md.
+    """
+    # It needs the extra, which a bridge of terminals does without.
+    try:
+        from facewire_bridge.sophon_bridge import SophonBridge
+    except ModuleNotFoundError as exc:
+        raise click.ClickException(f"'bridge sophon' needs {exc.name}: pip install 'facewire[bridge]'") from exc
+
+    settings = read_settings(file)
+    if not settings.sophon:
+        raise click.UsageError(f"{file}: has no box; add a table such as [sophon.device.hall-1]")
+    _serve(settings, settings.sophon, lambda fleet, failed: SophonBridge(settings, fleet.members, fleet.lanes, on_failure=failed))
+
+
+class _Server(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def _serve(settings: BridgeSettings, devices: Sequence[D], make: Callable[[Fleet[D], Callable[[], None]], _Server]) -> None:
+    """Run a family's devices and their server until a signal comes. Raises `StoreError` if an agent fails."""
+    with Ending() as ending:
+        service = Service()
+        fleet = Fleet(settings, devices, on_failure=ending.announce)
+        try:
+            server = make(fleet, ending.announce)
+            fleet.start()
+            server.start()
+            while not ending.wait(_TURN):
+                if fleet.turns():
+                    service.turn()
+            service.stopping()
+            server.stop()
+        finally:
+            fleet.stop()
+        fleet.check()
