@@ -88,7 +88,10 @@ def check_batch(message: Message, name: str) -> None:
 def fields_and_probe(scene: Scene) -> None:
     """Each message keeps the contract, field by field; an idle device sends a probe each period."""
     lines = [json.loads(line) for line in VENDOR_EVENTS.read_text().splitlines()]
-    lines[0].setdefault("person_type", lines[0].get("ext_data", {}).get("person_type"))
+    for fields in lines:
+        nested = fields.get("ext_data", {})
+        fields.setdefault("person_type", nested.get("person_type"))
+        fields.setdefault("ep_id", fields.get("ep_info", {}).get("ep_id") or nested.get("device_ip"))
     scene.device.write(*lines, source_event(9, score=0.8), source_event(10, score=0.81, photo="x"))
     first = scene.wire.next(lambda message: message.kind == "history" and message.map["head"] == 5)
     check_batch(first, scene.name)

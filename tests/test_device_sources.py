@@ -95,7 +95,7 @@ def test_a_too_long_line_is_not_held_in_memory(pipe: tuple[int, int]) -> None:
 
 
 def test_the_largest_allowed_event_is_read_and_a_larger_one_is_bad(tmp_path: Path) -> None:
-    picture = '"picture": "' + "x" * (MAX_EVENT_BYTES - 1000) + '"'
+    picture = '"picture": "' + "!" * (MAX_EVENT_BYTES - 1000) + '"'
     large = LINE[:-1] + b", " + picture.encode() + b"}"
     larger = large[:-2] + b"x" * 1000 + b'"}'
     events, bad = read(large + b"\n" + larger, tmp_path)

@@ -1,3 +1,4 @@
+import base64
 import enum
 import json
 from fractions import Fraction
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from facewire import codec
 from facewire.errors import EventError
-from facewire.events import MAX_EVENT_BYTES, MAX_INT, Event, columns_from_maps, event_from_map, event_from_source, read_seq
+from facewire.events import MAX_EVENT_BYTES, MAX_INT, Event, columns_from_maps, event_from_map, event_from_source, read_seq, read_source
 
 relaxed = settings(deadline=None)
 
@@ -61,7 +62,7 @@ def test_the_vendors_events_keep_every_field(line: dict[str, Any]) -> None:
     before = json.dumps(line)
     wire = event_from_source(line).to_map()
     assert {name: wire[name] for name in line} == line
-    assert set(wire) - set(line) <= {"seq", "person_type"}
+    assert set(wire) - set(line) <= {"seq", "person_type", "ep_id"}
     assert json.dumps(line) == before
     again = event_from_map(codec.unpack(codec.pack({**wire, "seq": 1})))
     assert again.to_map() == {**wire, "seq": 1}
@@ -285,10 +286,10 @@ def test_an_event_that_the_codec_would_refuse_is_refused_at_its_source(value: ob
 
 
 def test_an_event_may_be_as_large_as_the_limit_and_no_larger() -> None:
-    room = MAX_EVENT_BYTES - len(codec.pack({**event_from_source(GOOD).to_map(), "photo": b"x" * 70_000})) + 70_000
-    assert len(event_from_source({**GOOD, "photo": b"x" * room}).extra["photo"]) == room
+    room = MAX_EVENT_BYTES - len(codec.pack({**event_from_source(GOOD).to_map(), "note": "!" * 70_000})) + 70_000
+    assert len(event_from_source({**GOOD, "note": "!" * room}).extra["note"]) == room
     with pytest.raises(EventError, match="of 196609 bytes is over the limit of 196608"):
-        event_from_source({**GOOD, "photo": b"x" * (room + 1)})
+        event_from_source({**GOOD, "note": "!" * (room + 1)})
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [GOOD], nested(5000)], ids=lambda v: type(v).__name__)
@@ -334,3 +335,46 @@ def test_a_source_may_give_numbers_that_are_not_pythons_own(number: Any) -> None
 def test_a_reason_shows_no_name() -> None:
     with pytest.raises(EventError, match=r"^identity_name list is not text$"):
         event_from_map(GOOD | {"identity_name": ["Ada Lovelace"]})
+
+
+def test_photographs_of_any_size_cost_no_event() -> None:
+    pictures = {name: bytes([number]) * 300_000 for number, name in enumerate(("reg_pic", "spot_pic", "recognize_face"))}
+    encoded = {name: base64.b64encode(data).decode() for name, data in pictures.items()}
+    event, photographs = read_source({**GOOD, "ext_data": encoded})
+    assert [photograph.data for photograph in photographs] == list(pictures.values())
+    assert event.extra["ext_data"] == {photograph[0]: photograph[1].named() for photograph in zip(pictures, photographs, strict=True)}
+    assert event_from_source({**GOOD, "ext_data": encoded}) == event
+
+
+BOXES = Path(__file__).parent / "data" / "boxes"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("se3_v2_realtime_post", (1764054000123, 1, "10.20.0.31")),
+        ("se3_v2_history_post", (1764054003678, 4, "DEMOSN000120190101000000__10.20.0.32")),
+        ("se5_v5_history_post", (1764054004150, 4, "0xe0a509000001__rtsp://10.20.0.40:554/ch1")),
+        ("se_v6_history_post", (1764054000123, 1, "fb4eb129000000000000000000000007")),
+        ("se_v6_realtime_websocket", (1764054000123, 1, "fb4eb129000000000000000000000007")),
+    ],
+)
+def test_every_form_of_the_vendors_is_read(name: str, wanted: tuple[int, int, str]) -> None:
+    event = event_from_source(json.loads((BOXES / f"{name}.json").read_text()))
+    assert (event.timestamp, event.person_type, event.ep_id) == wanted
+
+
+def test_rows_of_the_vendors_queries_are_read() -> None:
+    v5 = json.loads((BOXES / "se5_v5_events_query_response.json").read_text())["data"][0]
+    v6 = json.loads((BOXES / "se_v6_getevents_response.json").read_text())["events"][0]
+    found = [event_from_source(row) for row in (v5, v6)]
+    assert [(event.timestamp, event.person_type) for event in found] == [(1764054010701, 4), (1764054006608, 4)]
+
+
+def test_what_the_vendor_leaves_out_is_what_its_manual_says() -> None:
+    fields = dict(GOOD)
+    del fields["person_type"]
+    assert event_from_source(fields).person_type == 1
+    assert event_from_source(fields | {"user_type": "vip"}).person_type == 5
+    assert event_from_source(fields | {"user_type": "car"}).person_type == 0
+    assert event_from_source(fields | {"ep_info": {"ep_id": "door"}, "ep_id": "mine"}).ep_id == "mine"

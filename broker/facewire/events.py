@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 from facewire import codec
 from facewire.codec import CONTAINERS
 from facewire.errors import DecodeError, EventError
+from facewire.photographs import Photograph, take_out
+from facewire.vendor import common_form
 
 #: SQLite's and PostgreSQL's integers end here.
 MAX_INT: Final = 2**63 - 1
@@ -128,20 +130,24 @@ def _fit(integers: Sequence[int]) -> bool:
 
 
 def event_from_source(fields: object) -> Event:
-    """Read an event from a recognition process. A seq in it is the source's own and is ignored.
+    """The event of `read_source`, for whoever does not keep photographs."""
+    return read_source(fields)[0]
 
-    The vendor's realtime form has `person_type` inside `ext_data`: it is read there and left there.
+
+def read_source(fields: object) -> tuple[Event, list[Photograph]]:
+    """Read an event from a recognition process, in any of the vendor's forms (`vendor.common_form`).
+
+    It has no seq yet: a seq in `fields` is the source's own, and ignored. Its photographs are taken out
+    and named by their hashes (`photographs.take_out`); keep them before the event is recorded.
 
     Raises:
-        EventError: it breaks the contract, or is larger than `MAX_EVENT_BYTES`.
+        EventError: it breaks the contract, or is larger than `MAX_EVENT_BYTES` without its photographs.
     """
     if not isinstance(fields, Mapping):
         raise EventError(f"event {_show(fields)} is not a map")
-    nested = fields.get("ext_data")
-    if "person_type" not in fields and isinstance(nested, Mapping) and "person_type" in nested:
-        fields = {**fields, "person_type": nested["person_type"]}
-    event = _event({name: _builtin(value) for name, value in fields.items()}, 0, clean=False)
-    packed = codec.pack(event.to_map())
+    known = common_form({name: _builtin(value) for name, value in fields.items()})
+    known, photographs = take_out(known)
+    packed = codec.pack(_event(known, 0, clean=False).to_map())
     if len(packed) > MAX_EVENT_BYTES:
         raise EventError(f"event of {len(packed)} bytes is over the limit of {MAX_EVENT_BYTES}")
     try:
@@ -149,7 +155,7 @@ def event_from_source(fields: object) -> Event:
         kept = codec.decode(packed).map
     except DecodeError as exc:
         raise EventError(f"event cannot be kept: {exc}") from exc
-    return _event(kept, 0, clean=True)
+    return _event(kept, 0, clean=True), photographs
 
 
 def _builtin(value: Any) -> Any:

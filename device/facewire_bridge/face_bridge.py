@@ -98,22 +98,24 @@ class FaceBridge:
         elif kind == "Ack":
             self._on_one(device_id, lambda source, now, _: source.answered(payload, now=now), len(payload))
         else:
-            self._on_one(device_id, lambda source, now, now_ms: source.take(kind, payload, now=now, now_ms=now_ms), len(payload))
+            self._on_one(
+                device_id, lambda source, now, now_ms: source.take(kind, payload, now=now, now_ms=now_ms), len(payload), writes=True
+            )
 
-    def _on_one(self, device_id: str, work: Callable[[FaceSource, float, int], None], size_bytes: int) -> None:
+    def _on_one(self, device_id: str, work: Callable[[FaceSource, float, int], None], size_bytes: int, *, writes: bool = False) -> None:
         if device_id not in self._sources:
             self._say_stranger(device_id)
             return
         number, source = self._sources[device_id]
-        if self._lanes.run(number, lambda: self._guarded(source, work), size_bytes) is None:
+        if self._lanes.run(number, lambda: self._guarded(source, work, writes=writes), size_bytes) is None:
             log.warning("too much waits, dropped device=%s bytes=%d: it repeats what is not acked", source.member.name, size_bytes)
 
     def _on_all(self, work: Callable[[FaceSource, float, int], None]) -> None:
         for number, source in self._sources.values():
             self._lanes.run(number, lambda source=source: self._guarded(source, work))  # type: ignore[misc]  # bound early
 
-    def _guarded(self, source: FaceSource, work: Callable[[FaceSource, float, int], None]) -> None:
-        self._troubles.guard(source.member.name, lambda: work(source, time.monotonic(), time.time_ns() // 1_000_000))
+    def _guarded(self, source: FaceSource, work: Callable[[FaceSource, float, int], None], *, writes: bool = False) -> None:
+        self._troubles.guard(source.member.name, lambda: work(source, time.monotonic(), time.time_ns() // 1_000_000), writes=writes)
 
     def _run(self) -> None:
         while not self._stopping.wait(self._tick):

@@ -114,7 +114,7 @@ class Fetcher:
         if self._unit is None and not await self._find_unit():
             return
         now_ms, deep = time.time_ns() // 1_000_000, time.monotonic() >= self._deep_at
-        cursor = await self._on_lane(self._source.cursor)
+        cursor = await self._on_lane(self._source.cursor, writes=False)
         first = 0 if cursor is None else cursor - (_DEEP if deep else _OVERLAP)
         walk = await self._walk(max(0, first), now_ms + _AHEAD)
         if deep:
@@ -219,7 +219,7 @@ class Fetcher:
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         return _json(await self._client.post(self._source.device.api + path, json=body, timeout=_TIMEOUT))
 
-    async def _on_lane(self, work: Callable[[], T], size: int = 0) -> T:
+    async def _on_lane(self, work: Callable[[], T], size: int = 0, *, writes: bool = True) -> T:
         """Do it on the box's lane. Raises `_BusyError` if it cannot be done now, and `ValueError` as `work` does."""
         results: list[T] = []
         errors: list[ValueError] = []
@@ -230,7 +230,7 @@ class Fetcher:
             except ValueError as exc:
                 errors.append(exc)
 
-        future = self._lanes.run(self._number, lambda: self._troubles.guard(self._source.member.name, guarded), size)
+        future = self._lanes.run(self._number, lambda: self._troubles.guard(self._source.member.name, guarded, writes=writes), size)
         if future is None or not await asyncio.wrap_future(future):
             raise _BusyError
         if errors:

@@ -95,7 +95,7 @@ class Inbox:
             self._reading -= size
 
     async def _on_lane(self, number: int, source: SophonSource, work: Callable[[], None], size: int) -> Response:
-        future = self._lanes.run(number, lambda: self._troubles.guard(source.member.name, work), size)
+        future = self._lanes.run(number, lambda: self._troubles.guard(source.member.name, work, writes=True), size)
         if future is None or not await asyncio.wrap_future(future):
             return JSONResponse(_UNAVAILABLE, 503)
         return Response(sophon.STORED, media_type="application/json")

@@ -65,8 +65,14 @@ class Troubles:
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
 
-    def guard(self, name: str, work: Callable[[], object]) -> bool:
-        """Do a device's work; whether it succeeded. Only an error of the store is expected."""
+    def guard(self, name: str, work: Callable[[], object], *, writes: bool) -> bool:
+        """Do a device's work; whether it succeeded. Only an error of the store is expected.
+
+        Args:
+            name: the device's.
+            work: what to do.
+            writes: whether success shows that the store takes something again.
+        """
         try:
             work()
         except StoreError as exc:
@@ -77,6 +83,6 @@ class Troubles:
         except Exception:
             log.exception("internal error device=%s: nothing is acked", name)
             return False
-        if self._said.pop(name, ""):
+        if writes and self._said.pop(name, ""):
             log.warning("store works again device=%s", name)
         return True

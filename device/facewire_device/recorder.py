@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from facewire.errors import StoreError
-from facewire.events import Event, event_from_source
+from facewire.events import Event, read_source
+from facewire_device.photo_folder import PhotoFolder, photos_of
 from facewire_device.store import Appended, ReplacedError, Store
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Recorder:
 
     Attributes:
         closed: whether `close` was called.
+        photos: the folder of photographs beside the store.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -78,17 +80,22 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
         self._opened.wait()
+        assert self._store is not None  # noqa: S101  # else `wait` has raised
+        self.photos: PhotoFolder = PhotoFolder(photos_of(self._store.path))
 
     def record(self, event: Mapping[str, Any]) -> Recorded:
         """Record one comparison, given in the vendor's fields.
 
-        Returns when the event is durable and the agent is about to publish its match.
+        Returns when the event is durable and the agent is about to publish its match. Its photographs
+        are in the folder beside the store by then.
 
         Raises:
             EventError: a field is missing or wrong, or the event is too large. Nothing is recorded.
             StoreError: the store failed. Nothing is recorded.
         """
-        return self.record_all([event_from_source(event)])[0]
+        read, photographs = read_source(event)
+        self.photos.keep(photographs)
+        return self.record_all([read])[0]
 
     def record_all(self, events: Sequence[Event]) -> list[Recorded]:
         """Record checked events in one commit, all or none. Raises `StoreError`."""

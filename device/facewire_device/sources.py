@@ -7,11 +7,12 @@ from typing import Final, NamedTuple
 
 from facewire import codec
 from facewire.errors import DecodeError, EventError
-from facewire.events import MAX_EVENT_BYTES, Event, event_from_source
+from facewire.events import Event, read_source
+from facewire.photographs import Photograph
 
 CHUNK_BYTES: Final = 64 * 1024
-#: An event takes more room in JSON than packed; a line longer than this is over the event's limit.
-MAX_LINE_BYTES: Final = 8 * MAX_EVENT_BYTES
+#: Photographs make lines long; a longer one is read by no codec.
+MAX_LINE_BYTES: Final = codec.MAX_PAYLOAD_BYTES
 
 
 class BadLine(NamedTuple):
@@ -21,7 +22,9 @@ class BadLine(NamedTuple):
     reason: str
 
 
-def read_events(fd: int, readable: Callable[[int], bool] = lambda _: True) -> Iterator[tuple[list[Event], list[BadLine]]]:
+def read_events(
+    fd: int, readable: Callable[[int], bool] = lambda _: True, photographs: list[Photograph] | None = None
+) -> Iterator[tuple[list[Event], list[BadLine]]]:
     """Read events as they arrive. Each step yields the lines that one read of `fd` completed.
 
     The caller stores a step before it asks for the next. So it reads no faster than it stores,
@@ -31,6 +34,7 @@ def read_events(fd: int, readable: Callable[[int], bool] = lambda _: True) -> It
         fd: the descriptor to read.
         readable: waits until it can be read. If it returns false, the reading ends, and half a line
             is left out.
+        photographs: gets those of the events, to be kept before the events are recorded.
     """
     number = 0
     for lines in _lines(fd, readable):
@@ -42,14 +46,14 @@ def read_events(fd: int, readable: Callable[[int], bool] = lambda _: True) -> It
             if not line.strip():
                 continue
             try:
-                events.append(read_event(line))
+                events.append(read_event(line, photographs))
             except DecodeError as exc:
                 bad.append(BadLine(number, str(exc)))
         yield events, bad
 
 
-def read_event(line: bytes) -> Event:
-    """Read one line.
+def read_event(line: bytes, photographs: list[Photograph] | None = None) -> Event:
+    """Read one line; `photographs` gets the event's.
 
     Raises:
         DecodeError: it is not a JSON object, or not an event.
@@ -60,7 +64,10 @@ def read_event(line: bytes) -> Event:
     if not text.startswith(b"{"):
         # Show no more of the line: it may be a name.
         raise EventError(f"line begins with {text[:1].decode(errors='replace')!a}, not with '{{': it is not a JSON object")
-    return event_from_source(codec.decode(text).map)
+    event, found = read_source(codec.decode(text).map)
+    if photographs is not None:
+        photographs += found
+    return event
 
 
 def _lines(fd: int, readable: Callable[[int], bool]) -> Iterator[list[bytes]]:

@@ -14,6 +14,7 @@ import click
 
 from facewire.errors import DecodeError, StoreError
 from facewire.events import Event
+from facewire.photographs import Photograph
 from facewire.topics import Topics
 from facewire_cli.ending import Ending
 from facewire_cli.logs import say
@@ -147,9 +148,10 @@ def _record_source(source: str, recorder: Recorder, ending: Ending) -> None:
     recorded = skipped = 0
     try:
         with _opened(source) as fd:
-            for events, bad in read_events(fd, ending.readable):
+            photographs: list[Photograph] = []
+            for events, bad in read_events(fd, ending.readable, photographs):
                 _report(bad)
-                if not _record_patiently(events, recorder, ending):
+                if not _record_patiently(events, photographs, recorder, ending):
                     return
                 recorded, skipped = recorded + len(events), skipped + len(bad)
     except OSError as exc:
@@ -158,7 +160,7 @@ def _record_source(source: str, recorder: Recorder, ending: Ending) -> None:
         say("source ended: %d events recorded, %d lines skipped", recorded, skipped)
 
 
-def _record_patiently(events: list[Event], recorder: Recorder, ending: Ending) -> bool:
+def _record_patiently(events: list[Event], photographs: list[Photograph], recorder: Recorder, ending: Ending) -> bool:
     """Try until the store takes the events, because nobody else has them; the source waits too.
 
     Returns whether they are recorded; false if the end comes first.
@@ -166,12 +168,14 @@ def _record_patiently(events: list[Event], recorder: Recorder, ending: Ending) -
     said = False
     while True:
         try:
+            recorder.photos.keep(photographs)
             recorder.record_all(events)
         except StoreError as exc:
             if not said:
                 say("source waits: %s", exc, level=logging.WARNING)
             said = True
         else:
+            photographs.clear()
             return True
         if ending.wait(RETRY_WAIT):
             return False
@@ -195,19 +199,22 @@ def record(store: Path, machine: str | None, events: tuple[str, ...], output: Fo
     """
     failed = False
     with Recorder(functools.partial(open_store, store, machine=machine)) as recorder:
-        for found, bad in read_events(_standard_input()) if not events else _arguments(events):
+        photographs: list[Photograph] = []
+        for found, bad in read_events(_standard_input(), photographs=photographs) if not events else _arguments(events, photographs):
             _report(bad)
             failed = failed or bool(bad)
+            recorder.photos.keep(photographs)
+            photographs.clear()
             rows = [recorded._asdict() for recorded in recorder.record_all(found)]
             write_rows(rows, output, ("epoch", "seq"), follow=True)
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def _arguments(events: tuple[str, ...]) -> Iterator[tuple[list[Any], list[BadLine]]]:
+def _arguments(events: tuple[str, ...], photographs: list[Photograph]) -> Iterator[tuple[list[Any], list[BadLine]]]:
     for number, text in enumerate(events, 1):
         try:
-            yield [read_event(text.encode(errors="surrogateescape"))], []
+            yield [read_event(text.encode(errors="surrogateescape"), photographs)], []
         except DecodeError as exc:
             yield [], [BadLine(number, str(exc))]
 

@@ -1,0 +1,94 @@
+"""A bridge in this process, between a loopback broker and stores that the test reads."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from facewire import codec
+from facewire_bridge.face_bridge import FaceBridge
+from facewire_bridge.process import Fleet
+from facewire_bridge.settings import BridgeSettings, read_settings
+from facewire_bridge.sophon_bridge import SophonBridge
+from facewire_device.store import open_store
+from facewire_mqtt.address import Address
+
+#: Waits before pulls, in the tests: 3 s become 0.06 s.
+PACE = 0.02
+WITHIN = 20.0
+
+
+def write_settings(folder: Path, broker: Address, text: str) -> Path:
+    path = folder / "bridge.toml"
+    path.write_text(f'stores = "stores"\n[broker]\nhost = "{broker.host}"\nport = {broker.port}\n{text}')
+    return path
+
+
+class Stores:
+    """What the bridge's devices hold."""
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self.folder = settings.stores
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What history will send: the events as they travel, in order."""
+        with open_store(self.folder / f"{name}.db", create=False, check=False) as store:
+            rows = store.query("SELECT packed FROM event WHERE crc >= 0 ORDER BY seq")
+        return [codec.unpack(packed) for (packed,) in rows]
+
+    def matches(self, name: str) -> list[dict[str, Any]]:
+        """What may become a match."""
+        with open_store(self.folder / f"{name}.db", create=False, check=False) as store:
+            return [codec.unpack(packed) for _, packed in store.events_above(0, -1e300)]
+
+    def head(self, name: str) -> int:
+        with open_store(self.folder / f"{name}.db", create=False, check=False) as store:
+            return store.ring().head
+
+    def note(self, name: str, note: str) -> str | None:
+        with open_store(self.folder / f"{name}.db", create=False, check=False) as store:
+            if not store.query("SELECT 1 FROM sqlite_master WHERE name = 'note'"):
+                return None
+            found = store.query("SELECT value FROM note WHERE name = ?", note)
+        return found[0][0] if found else None
+
+
+def wait_until(true: Callable[[], bool], within: float = WITHIN, what: object = "") -> None:
+    deadline = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < deadline, what() if callable(what) else what
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def face_bridge(path: Path) -> Iterator[FaceBridge]:
+    settings = read_settings(path)
+    fleet = Fleet(settings, settings.face, on_failure=lambda: None)
+    bridge = FaceBridge(settings, fleet.members, fleet.lanes, pace=PACE, tick=0.02)
+    fleet.start()
+    bridge.start()
+    try:
+        assert bridge.connected.wait(10)
+        yield bridge
+    finally:
+        bridge.stop()
+        fleet.stop()
+        fleet.check()
+
+
+@contextlib.contextmanager
+def sophon_bridge(path: Path, period: float = 0.1) -> Iterator[SophonBridge]:
+    settings = read_settings(path)
+    fleet = Fleet(settings, settings.sophon, on_failure=lambda: None)
+    try:
+        bridge = SophonBridge(settings, fleet.members, fleet.lanes, period=period)
+        fleet.start()
+        bridge.start()
+        try:
+            yield bridge
+        finally:
+            bridge.stop()
+    finally:
+        fleet.stop()
+    fleet.check()
