@@ -17,7 +17,7 @@ import peewee
 from facewire.errors import StoreError
 from facewire_device.identity import new_id
 from facewire_device.schema import RingEvent, RingState
-from facewire_device.store_file import APPLICATION_ID, DamagedError, file_id, has_store
+from facewire_device.store_file import APPLICATION_ID, FOREIGN, DamagedError, file_id, has_store
 
 log = logging.getLogger(__name__)
 # At DEBUG, peewee logs each statement with its values, which include names of people.
@@ -76,8 +76,9 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
             # the text would block every later event too.
             database.connection().text_factory = _lenient_text
             database.pragma("synchronous", "full")
-            if not exists:
-                _create(database)
+            # Reading it rolls back what a death left half made.
+            if database.pragma("page_count") == 0:
+                _create(database, path, create=create)
             _switch_to_wal(database)
             _check_schema(database)
             if check:
@@ -100,8 +101,10 @@ def _create_private(path: Path) -> None:
         raise StoreError(f"{path}: {exc.strerror}") from exc
 
 
-def _create(database: peewee.SqliteDatabase) -> None:
+def _create(database: peewee.SqliteDatabase, path: Path, *, create: bool) -> None:
     """Before WAL mode, so that the file has its identity and epoch even if it loses its WAL."""
+    if not create:
+        raise StoreError(f"{path}: there is no store")
     with database.transaction("IMMEDIATE"), database.bind_ctx([RingEvent, RingState]):
         if database.get_tables():  # another process was faster
             return
@@ -132,6 +135,8 @@ def _is_wal(database: peewee.SqliteDatabase) -> bool:
 
 
 def _check_schema(database: peewee.SqliteDatabase) -> None:
+    if database.pragma("application_id") != APPLICATION_ID:
+        raise StoreError(f"{database.database}: {FOREIGN}")
     schema = database.pragma("user_version")
     if schema > _SCHEMA:
         raise StoreError(f"{database.database}: has schema {schema}, but this facewire only knows {_SCHEMA}: upgrade facewire")

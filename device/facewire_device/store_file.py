@@ -7,7 +7,9 @@ The header of the first page shows whether a file is a store
 
 We read it before we let SQLite open the file, because SQLite would change a foreign database when
 it closes it: it writes the WAL back. A store has this header from its first transaction on, because
-it is made before it is switched to WAL mode.
+it is made before it is switched to WAL mode. If a death interrupts that transaction, the file is
+nothing, zeros, or a store beside a journal that takes it back to nothing
+(https://www.sqlite.org/fileformat.html section 3: a journal holds the file's first size at offset 16).
 """
 
 import fcntl
@@ -19,9 +21,11 @@ from typing import IO, Final
 from facewire.errors import StoreError
 
 APPLICATION_ID: Final = int.from_bytes(b"FWDV", "big")
+FOREIGN: Final = "is another application's database, not a device store; it was left as it is"
 _MAGIC: Final = b"SQLite format 3\0"
-#: Files beside it, where SQLite keeps changes that are not in the file yet.
-_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
+_JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
+#: The file, and files beside it, where SQLite keeps changes that are not in the file yet.
+_FILES: Final = ("", "-wal", "-journal", "-shm")
 
 
 class DamagedError(Exception):
@@ -42,17 +46,24 @@ def has_store(path: Path) -> bool:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             raise StoreError(f"{path}: is not a regular file")
         header = _header(path)
+        half_made = not header.strip(b"\0") and _begins_at_nothing(path.with_name(path.name + "-journal"))
     except OSError as exc:
         raise StoreError(f"{path}: {exc.strerror}") from exc
-    if not header:
+    if not header or half_made:
         if wal_bytes:
             raise DamagedError("is missing or empty, but the -wal file beside it holds events")
         return False
     if not header.startswith(_MAGIC):
         raise StoreError(f"{path}: is not an SQLite database, so not a device store; it was left as it is")
     if header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
-        raise StoreError(f"{path}: is another application's database, not a device store; it was left as it is")
+        raise StoreError(f"{path}: {FOREIGN}")
     return True
+
+
+def _begins_at_nothing(journal: Path) -> bool:
+    """Whether a journal belongs to the first transaction of a file."""
+    header = _header(journal)
+    return header.startswith(_JOURNAL_MAGIC) and header[16:20] == bytes(4)
 
 
 def _header(path: Path) -> bytes:
@@ -85,10 +96,11 @@ def file_id(path: str) -> tuple[int, int] | None:
 def set_aside(path: Path) -> Path:
     """Rename a damaged store and the files beside it; returns the new name."""
     number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    while any((aside := path.with_name(f"{path.name}.damaged-{number}")).with_name(aside.name + suffix).exists() for suffix in _FILES):
         number += 1
-    # The file itself last: without it SQLite would delete the rest.
-    for suffix in (*_SIDE_FILES, ""):
+    # The file itself first: without its WAL it would pass for an older, whole store if we died here.
+    # A WAL without its file is found (`has_store`).
+    for suffix in _FILES:
         beside = path.with_name(path.name + suffix)
         if beside.exists():
             beside.rename(aside.with_name(aside.name + suffix))
