@@ -26,7 +26,8 @@ from broker_engines import free_port
 
 from facewire import codec
 from facewire_device.store import open_store
-from facewire_platform.history.queries import Filter, History
+from facewire_platform.columns.filter import Filter
+from facewire_platform.history.queries import History
 
 FACEWIRE = [sys.executable, "-P", "-m", "facewire_cli"]
 DRAIN_WITHIN = 150.0

@@ -20,7 +20,8 @@ import facewire_platform.history.queries
 from facewire.events import MAX_INT, event_from_map
 from facewire.messages import Status
 from facewire_cli.main import cli
-from facewire_platform.history.queries import Filter, History
+from facewire_platform.columns.filter import Filter
+from facewire_platform.history.queries import History
 from facewire_platform.store.writer import Message, Unreadable, open_store
 
 NAMES = ("a", "b", "c")

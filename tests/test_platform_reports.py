@@ -14,8 +14,9 @@ import facewire_platform.history.reports
 from facewire.events import Event
 from facewire.messages import Status
 from facewire_cli.main import cli
+from facewire_platform.columns.filter import Filter
 from facewire_platform.history.periods import Period
-from facewire_platform.history.queries import Filter, History
+from facewire_platform.history.queries import History
 from facewire_platform.history.reports import Completeness, Coverage, attendance, traffic
 from facewire_platform.history.retention import Retention
 from facewire_platform.store.drivers import Location

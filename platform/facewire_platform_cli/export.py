@@ -11,7 +11,8 @@ import click
 
 from facewire_cli.output import Form, standard_output, write_rows
 from facewire_cli.progress import Reach, progress
-from facewire_platform.history.queries import Filter, History, Row
+from facewire_platform.columns.filter import Filter
+from facewire_platform.history.queries import History, Row
 from facewire_platform.store.database import locate
 from facewire_platform_cli.events import EVENT_COLUMNS
 from facewire_platform_cli.options import database_option, filter_options

@@ -18,9 +18,10 @@ import click
 
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, visible, write_rows
+from facewire_platform.columns.filter import Filter
 from facewire_platform.history import periods, reports
 from facewire_platform.history.periods import Period
-from facewire_platform.history.queries import Filter, History, Row
+from facewire_platform.history.queries import History, Row
 from facewire_platform.history.reports import Completeness
 from facewire_platform.store.database import locate
 from facewire_platform_cli.options import check_text, database_option

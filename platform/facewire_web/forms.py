@@ -8,7 +8,8 @@ from facewire.events import MAX_INT, PERSON_TYPES
 from facewire.moments import parse_moment
 from facewire.topics import check_device
 from facewire_mqtt.clock import now_ms
-from facewire_platform.history.queries import HOUR, Filter, Place
+from facewire_platform.columns.filter import Filter
+from facewire_platform.history.queries import HOUR, Place
 
 #: Most rows in one answer.
 MAX_ROWS: Final = 1_000

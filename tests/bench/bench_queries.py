@@ -24,8 +24,9 @@ from postgresql_server import PostgreSQL
 
 from facewire.events import Event
 from facewire.messages import Batch
+from facewire_platform.columns.filter import Filter
 from facewire_platform.history.periods import Period
-from facewire_platform.history.queries import Filter, History
+from facewire_platform.history.queries import History
 from facewire_platform.history.reports import attendance
 from facewire_platform.store.database import open_database
 from facewire_platform.store.drivers import Location

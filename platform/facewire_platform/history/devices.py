@@ -2,8 +2,6 @@
 
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import peewee
-
 from facewire import codec
 from facewire_platform.store.schema import EventRow, StreamRow
 
@@ -26,17 +24,15 @@ class Rate(NamedTuple):
 
 
 def rates() -> Any:
-    """Device, epoch and `Rate` of each stream; reads two rows of each, by their key."""
-    newest, earlier = EventRow.alias(), EventRow.alias()
-    last = EventRow.select(peewee.fn.MAX(EventRow.seq)).where(EventRow.stream == StreamRow.id)
-    first = EventRow.select(peewee.fn.MIN(EventRow.seq)).where(
-        (EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.head - RATE_EVENTS)
-    )
-    return (
-        StreamRow.select(StreamRow.device, StreamRow.epoch, earlier.seq, earlier.timestamp, newest.seq)
-        .join(newest, on=((newest.stream == StreamRow.id) & (newest.seq == last)))
-        .join(earlier, on=((earlier.stream == StreamRow.id) & (earlier.seq == first)))
-    )
+    """Device, epoch and `Rate` of each stream, with nulls if it has no events; reads two of each."""
+
+    def one(column: Any, order: Any, *within: Any) -> Any:
+        # Each column in a query of its own: a join could be planned as a walk through all events.
+        return EventRow.select(column).where(EventRow.stream == StreamRow.id, *within).order_by(order).limit(1)
+
+    recent = EventRow.seq > StreamRow.head - RATE_EVENTS
+    first, first_at = (one(column, EventRow.seq, recent) for column in (EventRow.seq, EventRow.timestamp))
+    return StreamRow.select(StreamRow.device, StreamRow.epoch, first, first_at, one(EventRow.seq, EventRow.seq.desc()))
 
 
 def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, rate: Rate | None, *, current: bool) -> Row:

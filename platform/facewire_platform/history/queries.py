@@ -1,21 +1,24 @@
 """Questions to the stored history, while the worker goes on writing (SQLite's WAL)."""
 
 import itertools
+import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import peewee
 
 from facewire import codec
 from facewire.events import PersonType
+from facewire_platform.columns.answers import Columns, FilesMissing, columns
+from facewire_platform.columns.filter import Filter
 from facewire_platform.history.devices import Rate, device_row, rates
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.rows import key as key_of
-from facewire_platform.store.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
+from facewire_platform.store.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow, columns_of
 
 Row: TypeAlias = dict[str, Any]
 #: The place of an event in the order of all events: (timestamp, stream, seq).
@@ -27,6 +30,15 @@ PAGE: Final = 250
 #: If a device has no more events than this, each page sorts them.
 MAX_SORTED: Final = 10_000
 HOUR: Final = 3_600_000  # ms
+#: Periods of one question.
+PERIODS: Final = 100
+#: How often a question to the column files is asked, if some are replaced meanwhile.
+TRIES: Final = 5
+_AT: Final = (
+    f"SELECT {columns_of(EVENT_FIELDS, 'e')} FROM {{}} AS span "
+    "CROSS JOIN event AS e ON e.stream = span.stream AND e.seq > span.after AND e.seq <= span.last"
+)
+T = TypeVar("T")
 STRANGER: Final = PersonType.STRANGER.value
 
 
@@ -54,26 +66,6 @@ class Place(NamedTuple):
         return ":".join(map(str, self))
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which events: those that match every field that is not None.
-
-    Attributes:
-        since, until: device clock, ms since 1970 UTC; `since` included, `until` not.
-        device, group: the exact name.
-        person: the exact identity id or identity name.
-        min_score: this score or a higher one.
-    """
-
-    since: int | None = None
-    until: int | None = None
-    device: str | None = None
-    person: str | None = None
-    person_type: int | None = None
-    group: str | None = None
-    min_score: float | None = None
-
-
 class History:
     """A database open for reading, on the thread that opened it.
 
@@ -83,9 +75,10 @@ class History:
 
     def __init__(self, location: Location) -> None:
         self._location = location
-        dialect = dialect_of(location)
-        self._db = dialect.open("read")
-        self.to_stored, self.from_stored = dialect.to_stored, dialect.from_stored
+        self._dialect = dialect_of(location)
+        self._db = self._dialect.open("read")
+        self.to_stored, self.from_stored = self._dialect.to_stored, self._dialect.from_stored
+        self.ordered = self._dialect.ordered
 
     def close(self) -> None:
         self._db.close()
@@ -106,8 +99,9 @@ class History:
         streams: dict[int, tuple[str, str]] = {}
         key = None if after is None else self._key(after)
         page = PAGE if limit is None else min(PAGE, limit)
-        rows = self._stored(wanted, key, page, newest_first=newest_first)
-        for row in itertools.islice(rows, None if limit is None else min(limit, sys.maxsize)):
+        most = None if limit is None else min(limit, sys.maxsize)
+        rows = self._stored(wanted, key, page, most, newest_first=newest_first)
+        for row in itertools.islice(rows, most):
             if row[0] not in streams:
                 query = StreamRow.select(StreamRow.id, StreamRow.device, StreamRow.epoch).tuples()
                 streams = {stream: (device, epoch) for stream, device, epoch in self.rows(query)}
@@ -122,7 +116,7 @@ class History:
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
         """How far each device is stored, and its last status; of the newest epoch, or of all."""
         statuses: dict[str, Row] = {row["device"]: row for row in self.rows(DeviceRow.select().dicts())}
-        event_rates = {row[:2]: Rate(*row[2:]) for row in self.rows(rates().tuples())}
+        event_rates = {row[:2]: Rate(*row[2:]) for row in self.rows(rates().tuples()) if None not in row}
         streams = {(row["device"], row["epoch"]): row for row in self.rows(StreamRow.select().order_by(StreamRow.id).dicts())}
         newest = dict(streams.keys()) | {device: row["epoch"] for device, row in statuses.items() if row["epoch"]}
         keys = set(newest.items()) | (streams.keys() if all_epochs else set())
@@ -164,21 +158,57 @@ class History:
         """
         if wanted.since is None or wanted.until is None:
             raise ValueError("since and until are not both given")
-        for hour in range(wanted.since - wanted.since % HOUR, wanted.until, HOUR):
-            within = replace(wanted, since=max(hour, wanted.since), until=min(hour + HOUR, wanted.until))
-            yield {"hour": hour, **self.counts(within)}
+        hours = range(wanted.since - wanted.since % HOUR, wanted.until, HOUR)
+        periods = [(max(hour, wanted.since), min(hour + HOUR, wanted.until)) for hour in hours]
+        for hour, counts in zip(hours, self.counts(wanted, periods), strict=True):
+            yield {"hour": hour, **counts}
 
-    def counts(self, wanted: Filter) -> Row:
-        """Number of `events`, of events of `strangers`, and of distinct other `people`."""
+    def counts(self, wanted: Filter, periods: Iterable[tuple[int, int]]) -> Iterator[Row]:
+        """Of each period (since, until): number of `events`, of events of `strangers`, and of distinct other `people`.
+
+        Args:
+            wanted: which events count; its `since` and `until` are ignored.
+            periods: one after the other, without events between them.
+        """
+        periods = iter(periods)
+        while some := list(itertools.islice(periods, PERIODS)):
+            yield from self._counted(replace(wanted, since=some[0][0], until=some[-1][1]), some)
+
+    def ask(self, wanted: Filter, question: Callable[[Columns], Iterator[T]], otherwise: Callable[[], Iterator[T]]) -> Iterator[T]:
+        """Answers from the column files; otherwise, if they are of no use, from the event table.
+
+        Args:
+            wanted: the question is about these events.
+            question: asks the column files.
+            otherwise: asks the event table.
+        """
+        for _ in range(TRIES):
+            try:
+                with columns(self._dialect, self._db, wanted) as found:
+                    if found is None:
+                        break
+                    yield from question(found)
+                    return
+            except FilesMissing:
+                continue  # a file was replaced in this moment
+        yield from otherwise()
+
+    def _counted(self, wanted: Filter, periods: Sequence[tuple[int, int]]) -> Iterator[Row]:
+        rows = self.ask(wanted, lambda found: found.counts(wanted, periods), lambda: self._counts(wanted, periods))
+        counts = {place: numbers for place, *numbers in rows}
+        for place in range(len(periods)):
+            yield dict(zip(("events", "strangers", "people"), counts.get(place, (0, 0, 0)), strict=True))
+
+    def _counts(self, wanted: Filter, periods: Sequence[tuple[int, int]]) -> Iterator[tuple[int, ...]]:
         stranger = EventRow.person_type == STRANGER
         query = EventRow.select(
-            peewee.fn.COUNT(EventRow.seq).alias("events"),
-            peewee.fn.COUNT(peewee.Case(None, [(stranger, 1)])).alias("strangers"),
-            peewee.fn.COUNT(peewee.Case(None, [(~stranger, EventRow.identity_id)]).distinct()).alias("people"),
+            peewee.fn.COUNT(EventRow.seq),
+            peewee.fn.COUNT(peewee.Case(None, [(stranger, 1)])),
+            peewee.fn.COUNT(peewee.Case(None, [(~stranger, EventRow.identity_id)]).distinct()),
         )
-        for condition in self.conditions(wanted):
-            query = query.where(condition)
-        return dict(self.rows(query.dicts())[0])
+        for place, (since, until) in enumerate(periods):
+            conditions = list(self.conditions(replace(wanted, since=since, until=until)))
+            yield (place, *self.rows(query.where(*conditions).tuples())[0])
 
     def quarantine(self, *, newest_first: bool = False) -> Iterator[Row]:
         """The entries of quarantine, oldest first by default."""
@@ -190,13 +220,50 @@ class History:
         streams = self.rows(stream.tuples())
         return (place.timestamp, streams[0][0] if streams else 0, place.seq)
 
-    def _stored(self, wanted: Filter, after: Key | None, page: int, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
+    def _stored(self, wanted: Filter, after: Key | None, page: int, limit: int | None, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
+        if wanted.is_narrow:
+            after, done = yield from self._by_columns(wanted, after, limit, newest_first=newest_first)
+            if done:
+                return
         full = True
         while full:
             rows = self._plain_rows(self._page(wanted, after, page, newest_first=newest_first))
             yield from (row[len(KEY) :] for row in rows if row[len(KEY)] is not None)
             full = len(rows) == page
             after = rows[-1][: len(KEY)] if rows else after
+
+    def _by_columns(
+        self, wanted: Filter, after: Key | None, limit: int | None, *, newest_first: bool
+    ) -> Generator[tuple[Any, ...], None, tuple[Key | None, bool]]:
+        """Events by their places in the column files; returns how far it came, and whether that is all."""
+        done, found, read = True, 0, 0
+
+        def places(columns: Columns) -> Iterator[Key]:
+            nonlocal after, found
+            left = None if limit is None else limit - found
+            for key in columns.places(wanted, after, left, newest_first=newest_first):
+                after, found = key, found + 1
+                yield key
+
+        def none() -> Iterator[Key]:
+            nonlocal done
+            done = False
+            yield from ()
+
+        keys = self.ask(wanted, places, none)
+        while some := list(itertools.islice(keys, PAGE)):
+            rows = self._at(some)
+            read += len(rows)
+            yield from (rows[key] for key in some if key in rows)
+        # Some may have been deleted since: then others take their places.
+        return after, done and (limit is None or read == found)
+
+    def _at(self, places: Sequence[Key]) -> dict[Key, tuple[Any, ...]]:
+        """The events at these places, as `EVENT_FIELDS`."""
+        spans = json.dumps([(stream, seq - 1, seq) for _, stream, seq in places])
+        with store_errors(self._location):
+            rows = self._dialect.run(self._db, _AT.format(self._dialect.spans), (spans,)).fetchall()
+        return {(row[2], row[0], row[1]): row for row in rows}
 
     def _page(self, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool) -> Any:
         """The place of each event and its fields, which are null if it does not match after all.

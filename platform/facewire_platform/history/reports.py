@@ -10,14 +10,16 @@ moment; otherwise it is the device time of the event at its watermark.
     lobby-3               ═════ ✕✕✕ ═════════════════════════●  a gap: 3 events are lost
 """
 
-from collections.abc import Collection, Iterable, Iterator
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import peewee
 
+from facewire_platform.columns.filter import Filter
 from facewire_platform.history.periods import Period
-from facewire_platform.history.queries import STRANGER, Filter, History, Row
+from facewire_platform.history.queries import STRANGER, History, Row
 from facewire_platform.store.schema import EventRow, GapRow, StreamRow
 
 #: People per query; each query sorts the events of the day once.
@@ -98,47 +100,69 @@ class Completeness:
 def attendance(
     history: History, wanted: Filter, day: Period, *, entrances: Collection[str] = (), exits: Collection[str] = ()
 ) -> Iterator[Row]:
-    """Everybody who was seen on a day, except strangers, by id.
+    """Everybody who was seen on a day: see `attendance_of_days`."""
+    return (row for _, row in attendance_of_days(history, wanted, [day], entrances=entrances, exits=exits))
+
+
+def attendance_of_days(
+    history: History, wanted: Filter, days: Sequence[Period], *, entrances: Collection[str] = (), exits: Collection[str] = ()
+) -> Iterator[tuple[int, Row]]:
+    """Everybody who was seen, except strangers, by day and id.
 
     Args:
         history: open.
         wanted: which events count; its `since` and `until` are ignored.
-        day: the period.
+        days: the periods, one after the other, without a time between them.
         entrances: endpoints (`ep_id`) at which people enter.
         exits: endpoints at which people leave.
 
     Yields:
-        identity_id, identity_name, first_seen, last_seen, passes; with entrances also first_in,
-        with exits also last_out.
+        The place of the day in `days`; identity_id, identity_name, first_seen, last_seen, passes;
+        with entrances also first_in, with exits also last_out.
     """
+    names = ["identity_id", "identity_name", "first_seen", "last_seen", "passes"]
+    names += [*(["first_in"] if entrances else []), *(["last_out"] if exits else [])]
+    wanted = replace(wanted, since=days[0].since, until=days[-1].until)
+    rows = history.ask(
+        wanted,
+        lambda found: found.attendance(wanted, days, sorted(entrances), sorted(exits)),
+        lambda: _attendance(history, wanted, days, entrances, exits),
+    )
+    for place, *values in rows:
+        yield place, dict(zip(names, values, strict=True))
+
+
+def _attendance(
+    history: History, wanted: Filter, days: Sequence[Period], entrances: Collection[str], exits: Collection[str]
+) -> Iterator[tuple[Any, ...]]:
     columns: list[Any] = [
         EventRow.identity_id,
         # If a person has several names, always the same one.
-        peewee.fn.MAX(EventRow.identity_name).alias("identity_name"),
-        peewee.fn.MIN(EventRow.timestamp).alias("first_seen"),
-        peewee.fn.MAX(EventRow.timestamp).alias("last_seen"),
-        peewee.fn.COUNT(EventRow.seq).alias("passes"),
+        peewee.fn.MAX(history.ordered(EventRow.identity_name)),
+        peewee.fn.MIN(EventRow.timestamp),
+        peewee.fn.MAX(EventRow.timestamp),
+        peewee.fn.COUNT(EventRow.seq),
     ]
-    for name, pick, endpoints in (("first_in", peewee.fn.MIN, entrances), ("last_out", peewee.fn.MAX, exits)):
+    for pick, endpoints in ((peewee.fn.MIN, entrances), (peewee.fn.MAX, exits)):
         if endpoints:
             at_endpoint = EventRow.ep_id.in_([history.to_stored(endpoint) for endpoint in endpoints])
-            columns.append(pick(peewee.Case(None, [(at_endpoint, EventRow.timestamp)])).alias(name))
-    query = EventRow.select(*columns).where(EventRow.person_type != STRANGER)
-    for condition in history.conditions(replace(wanted, since=day.since, until=day.until)):
-        query = query.where(condition)
-    query = query.group_by(EventRow.identity_id).order_by(EventRow.identity_id).limit(PEOPLE)
-    people = history.rows(query.dicts())
-    while people:
-        yield from ({name: history.from_stored(value) for name, value in row.items()} for row in people)
-        if len(people) < PEOPLE:
-            return
-        people = history.rows(query.where(EventRow.identity_id > people[-1]["identity_id"]).dicts())
+            columns.append(pick(peewee.Case(None, [(at_endpoint, EventRow.timestamp)])))
+    by_id = history.ordered(EventRow.identity_id)
+    for place, day in enumerate(days):
+        query = EventRow.select(*columns).where(EventRow.person_type != STRANGER)
+        query = query.where(*history.conditions(replace(wanted, since=day.since, until=day.until)))
+        query = query.group_by(EventRow.identity_id).order_by(by_id).limit(PEOPLE)
+        people = history.rows(query.tuples())
+        while people:
+            yield from ((place, *map(history.from_stored, row)) for row in people)
+            people = history.rows(query.where(by_id > people[-1][0]).tuples()) if len(people) == PEOPLE else []
 
 
 def traffic(history: History, wanted: Filter, periods: Iterable[Period]) -> Iterator[Row]:
     """Counts of each period: since, until, events, people, strangers (see `History.counts`)."""
-    for since, until in periods:
-        yield {"since": since, "until": until, **history.counts(replace(wanted, since=since, until=until))}
+    told, asked = itertools.tee(periods)
+    for (since, until), counts in zip(told, history.counts(wanted, asked), strict=True):
+        yield {"since": since, "until": until, **counts}
 
 
 def _streams() -> Any:

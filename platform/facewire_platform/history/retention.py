@@ -22,11 +22,12 @@ from typing import Any, Final, TypeAlias
 import peewee
 
 from facewire import codec
+from facewire_platform.columns.builder import columns_follow
 from facewire_platform.history.queries import KEY, Key
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.rows import key
-from facewire_platform.store.schema import EventRow, QuarantineRow, StreamRow
+from facewire_platform.store.schema import ChangedRow, EventRow, PartFolderRow, QuarantineRow, StreamRow
 
 #: Events in one transaction; about 20 ms of SQLite's only write lock.
 CHUNK: Final = 1_000
@@ -75,8 +76,10 @@ class Retention:
         self._dialect = dialect_of(location)
         self._db = self._dialect.open("write")
         self._dialect.wait_for_locks(self._db, PATIENCE)
+        self._following = contextlib.ExitStack()
 
     def close(self) -> None:
+        self._following.close()
         self._db.close()
 
     def __enter__(self) -> "Retention":
@@ -91,9 +94,12 @@ class Retention:
         Yields:
             The progress after each transaction; at least once.
         """
-        so_far = Purged()
-        so_far = yield from self._delete_quarantine(so_far, QuarantineRow.last_at < before_ms)
-        yield from self._delete_events(so_far, EventRow.timestamp < before_ms)
+        with self._columns():
+            if not self._dry_run:
+                self._raise_floor(before_ms)
+            so_far = Purged()
+            so_far = yield from self._delete_quarantine(so_far, QuarantineRow.last_at < before_ms)
+            yield from self._delete_events(so_far, EventRow.timestamp < before_ms)
 
     def person(self, identity_id: str) -> Iterator[Purged]:
         """Delete a person: all their events, and the quarantine entries that contain them.
@@ -109,6 +115,10 @@ class Retention:
         """
         if not identity_id:
             raise ValueError("an empty identity_id names nobody")
+        with self._columns():
+            yield from self._person(identity_id)
+
+    def _person(self, identity_id: str) -> Iterator[Purged]:
         self._dialect.start_erasing(self._db)
         so_far = Purged()
         kept_as = self._dialect.to_stored(identity_id)
@@ -141,24 +151,47 @@ class Retention:
             # If a watermark rises meanwhile, we keep a few events more than necessary.
             streams = StreamRow.select(StreamRow.id, StreamRow.watermark).where(StreamRow.id.in_({stream for _, stream, *_ in found}))
             watermarks = dict(self._rows(streams.tuples()))
-            places = [(stream, seq) for _, stream, seq, _ in found if seq <= watermarks[stream]]
+            places = [(stream, seq, at) for at, stream, seq, _ in found if seq <= watermarks[stream]]
             deleted = self._delete(places)
             reached = found[-1][0] if found else so_far.reached
             so_far = replace(so_far, events=so_far.events + deleted, kept=so_far.kept + len(found) - len(places), reached=reached)
             yield so_far
         return so_far
 
-    def _delete(self, places: Sequence[tuple[int, int]]) -> int:
-        """Delete events by stream and seq; returns how many there were."""
+    def _delete(self, places: Sequence[tuple[int, int, int]]) -> int:
+        """Delete events by stream and seq; returns how many there were.
+
+        Those of which column files have a copy are noted, in the same transaction, as changed.
+        """
         if self._dry_run or not places:
             return len(places)
         # A single statement would read the whole table: SQLite uses no index for `IN` of pairs.
         one = EventRow.delete().where((EventRow.stream == 0) & (EventRow.seq == 0))
         with self._transaction():
             cursor = self._db.cursor()
-            cursor.executemany(one.bind(self._db).sql()[0], places)
+            cursor.executemany(one.bind(self._db).sql()[0], [(stream, seq) for stream, seq, _ in places])
             deleted: int = cursor.rowcount
+            changed = [place for place in places if place[2] >= floor] if (floor := self._floor()) is not None else []
+            if changed:
+                fields = (ChangedRow.stream, ChangedRow.seq, ChangedRow.timestamp)
+                ChangedRow.insert_many(changed, fields).bind(self._db).execute()
         return deleted
+
+    @contextlib.contextmanager
+    def _columns(self) -> Iterator[None]:
+        """Column files do not change within; at the end, or when we close, they lack what was deleted."""
+        if not self._dry_run:
+            self._following.enter_context(columns_follow(self._location))
+        yield
+        self._following.close()
+
+    def _floor(self) -> int | None:
+        return next((row[0] for row in self._rows(PartFolderRow.select(PartFolderRow.floor).tuples())), None)
+
+    def _raise_floor(self, before_ms: int) -> None:
+        """From now on, events before this moment are read from the event table, of which they go."""
+        with self._transaction():
+            PartFolderRow.update(floor=before_ms).where(PartFolderRow.floor < before_ms).bind(self._db).execute()
 
     def _delete_quarantine(self, so_far: Purged, wanted: Any) -> Steps:
         """Delete the entries that match an expression, or a function of their raw bytes."""

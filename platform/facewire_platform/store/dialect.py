@@ -95,6 +95,28 @@ class Dialect(abc.ABC):
         return begun
 
     @abc.abstractmethod
+    def snapshot(self, database: Any) -> AbstractContextManager[Any]:
+        """A transaction that only reads, all of it at one moment."""
+
+    @abc.abstractmethod
+    def run(self, database: Any, sql: str, values: Sequence[Any] = ()) -> Any:
+        """A cursor on the rows of a statement that both kinds of database understand.
+
+        `?` stands for a value, and `CROSS JOIN … ON` joins tables in the order in which they are written.
+        """
+
+    #: A table in SQL of the ranges (stream, after, last) in a JSON list, which is its only value.
+    spans: str
+
+    @abc.abstractmethod
+    def column_folder(self, database: Any) -> Path:
+        """Where a new folder of column files goes."""
+
+    @abc.abstractmethod
+    def held_columns(self, database: Any, *, wait: bool) -> AbstractContextManager[bool]:
+        """Be the only process that changes column files; False if another one is, unless we wait."""
+
+    @abc.abstractmethod
     def schema_transaction(self, database: Any) -> AbstractContextManager[None]:
         """A transaction that creates or changes tables. No other process can do so meanwhile."""
 
@@ -114,6 +136,10 @@ class Dialect(abc.ABC):
     def finish_erasing(self, database: Any) -> None:  # noqa: B027  # nothing to do on a server
         """Overwrite the deleted rows that are left in the log."""
 
+    def ordered(self, text: Any) -> Any:
+        """A column of texts, to be compared by code point."""
+        return text
+
     def to_stored(self, value: Any) -> Any:
         """A value of an event in the form in which the database stores it."""
         return value
@@ -121,3 +147,7 @@ class Dialect(abc.ABC):
     def from_stored(self, value: Any) -> Any:
         """The value that `to_stored` was given."""
         return value
+
+    def rows_from_stored(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Rows of values that `to_stored` was given."""
+        return rows

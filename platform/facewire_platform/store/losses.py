@@ -7,13 +7,13 @@ from typing import Any, Final
 import peewee
 
 from facewire_platform.ingest import Decision, Decisive, Range
-from facewire_platform.store.schema import GapRow, QuarantineRow, RejectedRow
+from facewire_platform.store.schema import ChangedRow, GapRow, QuarantineRow, RejectedRow
 
 #: Quarantine keeps at most so many entries, and so many bytes of each.
 MOST_QUARANTINED: Final = 10_000
 MOST_RAW_BYTES: Final = 64 * 1024
-#: Gaps in one INSERT.
-GAPS_AT_ONCE: Final = 1_000
+#: Rows in one INSERT.
+ROWS_AT_ONCE: Final = 1_000
 
 
 class Losses:
@@ -21,6 +21,12 @@ class Losses:
 
     def __init__(self, database: Any) -> None:
         self._db = database
+
+    def change(self, stream: int, events: Sequence[tuple[int, int]]) -> None:
+        """Note that events (seq, timestamp) at or below the watermark are new: the column files lack them."""
+        for start in range(0, len(events), ROWS_AT_ONCE):
+            some = [{"stream": stream, "seq": seq, "timestamp": at} for seq, at in events[start:][:ROWS_AT_ONCE]]
+            self._run(ChangedRow.insert_many(some))
 
     def fill(self, stream: int, seqs: tuple[int, ...]) -> tuple[int, int]:
         """Take seqs out of gaps and quarantine, because their events arrived after all.
@@ -46,9 +52,9 @@ class Losses:
 
     def declare(self, stream: int, gaps: Sequence[Range], declared_at: int) -> None:
         """Record gaps. `declared_at`: platform clock, ms since 1970 UTC."""
-        for start in range(0, len(gaps), GAPS_AT_ONCE):
+        for start in range(0, len(gaps), ROWS_AT_ONCE):
             rows = [
-                {"stream": stream, "first": gap.first, "last": gap.last, "declared_at": declared_at} for gap in gaps[start:][:GAPS_AT_ONCE]
+                {"stream": stream, "first": gap.first, "last": gap.last, "declared_at": declared_at} for gap in gaps[start:][:ROWS_AT_ONCE]
             ]
             self._run(GapRow.insert_many(rows))
 

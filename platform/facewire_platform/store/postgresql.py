@@ -6,7 +6,9 @@ stays true, and it can copy events straight into their table, because no other c
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import peewee
@@ -26,20 +28,21 @@ _CONNECTION: Final = {
     "tcp_user_timeout": "20000",
     "application_name": "facewire",
 }
+#: All is found by a key. The statistics of a growing table mislead.
+_BY_KEY: Final = ("SET enable_seqscan = off", "SET enable_hashjoin = off", "SET enable_mergejoin = off")
 _SETTINGS: Final = {
     "read": ("SET default_transaction_read_only = on",),
     "write": (
         # An ack promises that its events are durable. A stricter setting of the server stays.
         "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
         "SET lock_timeout = '10s'",
-        # A group finds all that it reads by a key. The statistics of a growing table mislead.
-        "SET enable_seqscan = off",
-        "SET enable_hashjoin = off",
-        "SET enable_mergejoin = off",
+        *_BY_KEY,
     ),
 }
 #: The advisory lock under which tables are created and changed: "FWPF".
 _SCHEMA_LOCK: Final = 0x46575046
+#: The advisory lock of the process that changes column files: "FWPC".
+_COLUMNS_LOCK: Final = 0x46575043
 
 
 class PostgresqlDialect(Dialect):
@@ -76,16 +79,55 @@ class PostgresqlDialect(Dialect):
         return PostgresqlStatements(database)
 
     @contextlib.contextmanager
+    def snapshot(self, database: Any) -> Iterator[None]:
+        with database.transaction():
+            database.execute_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            for setting in _BY_KEY:
+                database.execute_sql(setting.replace("SET", "SET LOCAL"))
+            yield
+
+    def run(self, database: Any, sql: str, values: Sequence[Any] = ()) -> Any:
+        return database.execute_sql(sql.replace("CROSS JOIN", "JOIN").replace("?", "%s"), tuple(values))
+
+    spans = (
+        "(SELECT (span->>0)::bigint AS stream, (span->>1)::bigint AS after, (span->>2)::bigint AS last "
+        "FROM json_array_elements(?::json) AS span)"
+    )
+
+    def column_folder(self, database: Any) -> Path:
+        state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # systemd's
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "facewire"
+        identity: str = database.execute_sql("SELECT identity FROM store").fetchone()[0]
+        return (Path(state) if state else data) / f"columns-{identity}"
+
+    @contextlib.contextmanager
+    def held_columns(self, database: Any, *, wait: bool) -> Iterator[bool]:
+        call = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
+        database.execute_sql("SET lock_timeout = 0")
+        ours = database.execute_sql(f"SELECT {call}(%s)", (_COLUMNS_LOCK,)).fetchone()[0] is not False
+        try:
+            yield ours
+        finally:
+            if ours and database.is_connection_usable():
+                database.execute_sql("SELECT pg_advisory_unlock(%s)", (_COLUMNS_LOCK,))
+
+    @contextlib.contextmanager
     def schema_transaction(self, database: Any) -> Iterator[None]:
         with database.transaction():
             database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
             yield
+
+    def ordered(self, text: Any) -> Any:
+        return text.collate('"C"')
 
     def to_stored(self, value: Any) -> Any:
         return escape(value)
 
     def from_stored(self, value: Any) -> Any:
         return unescape(value)
+
+    def rows_from_stored(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        return [tuple(map(unescape, row)) for row in rows]
 
 
 def _read_url(url: str) -> dict[str, Any]:

@@ -3,7 +3,10 @@
     device ──< stream ──< event          a stream is one epoch of a device, named by an integer
                      ├──< gap            ranges of lost events
                      ├──< rejected       seqs of events that broke the contract
-                     └──< quarantine     these events, as long as there is room
+                     ├──< quarantine     these events, as long as there is room
+                     ├─── copied         up to which seq its events are in column files
+                     └──< changed        older events that differ from those in column files
+    part_folder ──< part                 the column files (`facewire_platform.columns`)
 
 There are few indexes, because each one slows ingest. The primary key (stream, seq) is the identity
 of an event; acks and paging by device use it. The other index serves time ranges, and persons in
@@ -23,7 +26,7 @@ import peewee
 
 from facewire.errors import StoreError
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 
 class StoreRow(peewee.Model):
@@ -157,7 +160,75 @@ class QuarantineRow(peewee.Model):
         indexes = ((("stream", "seq"), False),)
 
 
-TABLES: Final = (StoreRow, DeviceRow, StreamRow, EventRow, GapRow, RejectedRow, QuarantineRow)
+class PartFolderRow(peewee.Model):
+    """The folder of the column files. One row, or none if there is no folder yet."""
+
+    #: Of the folder, which has it in a file: another machine may have a folder of the same name.
+    identity = peewee.TextField()
+    folder = peewee.TextField()
+    #: Column files do not count for events earlier than this (device clock, ms since 1970 UTC): a purge deleted those.
+    floor = peewee.BigIntegerField()
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "part_folder"
+
+
+class PartRow(peewee.Model):
+    """A column file. It never changes: another one takes its place."""
+
+    id = peewee.BigAutoField()
+    #: Its path in the folder.
+    name = peewee.TextField()
+    #: Its day, as a number of days since 1970 UTC; null for a file of several days.
+    day = peewee.BigIntegerField(null=True)
+    events = peewee.BigIntegerField()
+    #: Device clock, ms since 1970 UTC.
+    first_at = peewee.BigIntegerField()
+    last_at = peewee.BigIntegerField()
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "part"
+
+
+class CopiedRow(peewee.Model):
+    """The events of a stream up to `seq` are in column files, except those that `changed` names."""
+
+    stream = peewee.BigIntegerField(primary_key=True)
+    seq = peewee.BigIntegerField()
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "copied"
+
+
+class ChangedRow(peewee.Model):
+    """An event at or below the watermark that was stored late, or deleted: of it, only the event table is right.
+
+    One event may have several rows. So whoever copies the event deletes the rows that it has seen, and no newer one.
+    """
+
+    id = peewee.BigAutoField()
+    stream = peewee.BigIntegerField()
+    seq = peewee.BigIntegerField()
+    #: Device clock, ms since 1970 UTC.
+    timestamp = peewee.BigIntegerField()
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "changed"
+
+
+TABLES: Final = (
+    StoreRow,
+    DeviceRow,
+    StreamRow,
+    EventRow,
+    GapRow,
+    RejectedRow,
+    QuarantineRow,
+    PartFolderRow,
+    PartRow,
+    CopiedRow,
+    ChangedRow,
+)
 
 #: The columns of a stream and a device, in the order in which the store reads them.
 STREAM_COLUMNS: Final[tuple[Any, ...]] = StreamRow._meta.sorted_fields

@@ -114,6 +114,31 @@ class SqliteDialect(Dialect):
 
     schema_transaction = transaction
 
+    def snapshot(self, database: Any) -> contextlib.AbstractContextManager[Any]:
+        begun: contextlib.AbstractContextManager[Any] = database.transaction()
+        return begun
+
+    def run(self, database: Any, sql: str, values: Sequence[Any] = ()) -> Any:
+        return database.execute_sql(sql, tuple(values))
+
+    spans = (
+        "(SELECT json_extract(value, '$[0]') AS stream, json_extract(value, '$[1]') AS after, json_extract(value, '$[2]') AS last "
+        "FROM json_each(?))"
+    )
+
+    def column_folder(self, database: Any) -> Path:
+        path = self._path.resolve()
+        return path.with_name(path.name + "-columns")
+
+    @contextlib.contextmanager
+    def held_columns(self, database: Any, *, wait: bool) -> Iterator[bool]:
+        path = self._path.resolve()
+        lock = os.open(path.with_name(path.name + "-copier"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        try:
+            yield _is_ours(lock, wait=wait)
+        finally:
+            os.close(lock)
+
     def mark_schema(self, database: Any) -> None:
         database.pragma("application_id", APPLICATION_ID)
         database.pragma("user_version", SCHEMA)
@@ -196,6 +221,14 @@ def create_private(path: Path) -> None:
         FileExistsError: it exists.
     """
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+
+
+def _is_ours(file: int, *, wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def first_free(path: Path, suffix: str) -> Path:

@@ -271,6 +271,9 @@ class Store:
 
     def _add(self, stream: _Stream, events: Sequence[Event | Row], group: _Group) -> None:
         self.rows.of(events).add_to(group.events, stream.id)
+        if events and events[0].seq <= stream.watermark:
+            late = [(event.seq, event.timestamp) for event in events if event.seq <= stream.watermark]
+            self._losses.change(stream.id, late)
         if stream.messages > 1:
             group.contents[stream.id].update((event.seq, Content.of(event)) for event in events)
 

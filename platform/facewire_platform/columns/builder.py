@@ -1,0 +1,295 @@
+"""Writes column files, in steps that are each whole or not at all; a killed one leaves files that the next one removes.
+
+    extend    what was stored since, a file for each day it is of            mend      what changed, the files that have it anew
+    merge     the files of a day, once there are many                        clear     what lies before the floor
+    sweep     files that the database does not name
+
+Each step reads the tables at one moment, writes files beside, and then names them in one transaction. Workers go on
+meanwhile: what they store is above `copied`, or in `changed` by rows that the step has not seen.
+"""
+
+import contextlib
+import logging
+import secrets
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from facewire.errors import StoreError
+from facewire_platform.columns import engine
+from facewire_platform.columns.folder import EVENTS, NEW, NO_DAY, is_elsewhere, make_folder, read_folder, sync
+from facewire_platform.columns.parts import TYPES, Part, Tables
+from facewire_platform.store.database import dialect_of
+from facewire_platform.store.drivers import Location, store_errors
+from facewire_platform.store.schema import ChangedRow, CopiedRow, PartFolderRow, PartRow
+
+log = logging.getLogger(__name__)
+
+DAY: Final = 86_400_000  # ms
+#: Events that one step copies.
+CHUNK: Final = 100_000
+#: Files of one day; so many are merged.
+MANY: Final = 6
+#: Days of which one step makes files of their own. Events of more days than that are of clocks that are wrong.
+MOST_DAYS: Final = 40
+_EPOCH: Final = date(1970, 1, 1)
+_DAYS: Final = range((date.min - _EPOCH).days, (date.max - _EPOCH).days + 1)
+#: Between two steps, so that a purge gets its turn, s.
+REST: Final = 0.02
+
+
+class Builder:
+    """A database whose column files are to be changed, on the thread that opened it, beside any worker.
+
+    Args:
+        location: the database.
+
+    Raises:
+        StoreError: there is none, or it is not a platform's.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+        self._dialect = dialect_of(location)
+        self._db = self._dialect.open("write")
+        self._tables = Tables(self._dialect, self._db)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> "Builder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def build(self, least: int = 1) -> Iterator[int]:
+        """Bring the files up to date; gives how many events wait, before each step.
+
+        Args:
+            least: do nothing if fewer than this wait.
+
+        Raises:
+            StoreError: the database cannot be written, or the files are on another machine.
+        """
+        going = False
+        while True:
+            with store_errors(self._location), self._dialect.held_columns(self._db, wait=least <= 1) as mine:
+                waiting = self._tables.waiting() if mine else 0
+                if not mine or (waiting < least and not going):
+                    return
+                yield waiting
+                going = self._step()
+            if not going:
+                return
+            time.sleep(REST)
+
+    @contextlib.contextmanager
+    def deleting(self) -> Iterator[None]:
+        """Nobody builds within; at the end no column file has what was deleted.
+
+        Raises:
+            StoreError: the files are on another machine.
+        """
+        with store_errors(self._location), self._dialect.held_columns(self._db, wait=True):
+            found = read_folder(self._dialect, self._db)
+            if is_elsewhere(self._dialect, self._db):
+                raise StoreError(f"{self._dialect.url}: its column files are on another machine: purge there")
+            yield
+            if found is not None:
+                self._follow(found[0])
+
+    def _follow(self, folder: Path) -> None:
+        self._check(folder)
+        if not engine.is_installed():
+            self._drop()
+            return
+        with engine.opened() as duck:
+            while self._mend(folder, duck) or self._clear(folder, duck):
+                pass
+
+    def drop(self) -> None:
+        """Remove all column files; answers come from the event table until they are built again."""
+        with store_errors(self._location), self._dialect.held_columns(self._db, wait=True):
+            self._drop()
+
+    def _drop(self) -> None:
+        found = read_folder(self._dialect, self._db)
+        with self._dialect.transaction(self._db):
+            for table in (PartRow, CopiedRow, ChangedRow, PartFolderRow):
+                table.delete().bind(self._db).execute()
+        if found is not None:
+            for name in (EVENTS, NEW):
+                shutil.rmtree(found[0] / name, ignore_errors=True)
+            (found[0] / "identity").unlink(missing_ok=True)
+
+    def _step(self) -> bool:
+        """One step; whether there was anything to do."""
+        folder = self._folder()
+        with engine.opened() as duck:
+            return any(step(folder, duck) for step in (self._extend, self._mend, self._clear, self._merge))
+
+    def _folder(self) -> Path:
+        with self._dialect.transaction(self._db):
+            folder = make_folder(self._dialect, self._db)
+        self._check(folder)
+        return folder
+
+    def _check(self, folder: Path) -> None:
+        """Forget all files if one is missing, and remove those that the database does not name."""
+        if any(not (folder / part.name).exists() for part in self._tables.parts()):
+            log.warning("column files are missing, they are built anew folder=%s", folder)
+            with self._dialect.transaction(self._db):
+                for table in (PartRow, CopiedRow, ChangedRow):
+                    table.delete().bind(self._db).execute()
+        named = {part.name for part in self._tables.parts()}
+        for path in [*folder.glob(f"{EVENTS}/*/*"), *folder.glob(f"{NEW}/*")]:
+            if str(path.relative_to(folder)) not in named:
+                path.unlink(missing_ok=True)
+
+    def _extend(self, folder: Path, duck: Any) -> bool:
+        with self._dialect.snapshot(self._db):
+            spans = self._tables.behind(CHUNK)
+            if not spans:
+                return False
+            floor, names, rows = self._floor(), self._tables.names(), self._tables.between(spans)
+            of = {stream: (after, last) for stream, after, last in spans}
+            seen = [
+                number
+                for number, stream, seq in self._tables.rows("SELECT x.id, x.stream, x.seq FROM changed AS x")
+                if stream in of and of[stream][0] < seq <= of[stream][1]
+            ]
+        fresh = self._write(folder, duck, [row for row in rows if row[0] >= floor], names)
+        self._commit(fresh, (), seen, spans)
+        return True
+
+    def _mend(self, folder: Path, duck: Any) -> bool:
+        with self._dialect.snapshot(self._db):
+            changes = self._tables.changed()[:CHUNK]
+            if not changes:
+                return False
+            floor, names, parts = self._floor(), self._tables.names(), self._tables.parts()
+            keys = sorted({(stream, seq) for _, stream, seq, _ in changes})
+            rows = self._tables.between([(stream, seq - 1, seq) for stream, seq in keys])
+        engine.put_keys(duck, "gone", keys)
+        moments = [at for *_, at in changes]
+        having = [part for part in parts if any(part.first_at <= at <= part.last_at for at in moments) and self._has(duck, folder, part)]
+        fresh = [new for part in having for new in self._again(folder, duck, [part], "ANTI JOIN gone USING (stream, seq)")]
+        fresh += self._write(folder, duck, [row for row in rows if row[0] >= floor], names)
+        self._commit(fresh, having, [number for number, *_ in changes], ())
+        self._unlink(folder, having)
+        return True
+
+    def _clear(self, folder: Path, duck: Any) -> bool:
+        floor = self._floor()
+        for part in self._tables.parts(last=floor - 1):
+            self._replace(folder, duck, [part], f"WHERE timestamp >= {floor}")
+            return True
+        return False
+
+    def _merge(self, folder: Path, duck: Any) -> bool:
+        by_day: dict[int | None, list[Part]] = {}
+        for part in self._tables.parts():
+            by_day.setdefault(part.day, []).append(part)
+        for some in by_day.values():
+            if len(some) >= MANY:
+                self._replace(folder, duck, _small(some))
+                return True
+        return False
+
+    def _replace(self, folder: Path, duck: Any, parts: Sequence[Part], rest: str = "") -> None:
+        self._commit(self._again(folder, duck, parts, rest), parts, (), ())
+        self._unlink(folder, parts)
+
+    def _again(self, folder: Path, duck: Any, parts: Sequence[Part], rest: str = "") -> list[Part]:
+        """The events of parts of one day in one new file, or in none if there are none left."""
+        source = f"SELECT * FROM {engine.files(folder, [part.name for part in parts])} {rest}"
+        found = self._file(folder, duck, source, parts[0].day)
+        return [found] if found else []
+
+    def _has(self, duck: Any, folder: Path, part: Part) -> bool:
+        """Whether a part has any of the events in `gone`."""
+        found = duck.execute(f"SELECT 1 FROM {engine.files(folder, [part.name])} SEMI JOIN gone USING (stream, seq) LIMIT 1")
+        return found.fetchone() is not None
+
+    def _write(self, folder: Path, duck: Any, rows: Sequence[tuple[Any, ...]], names: Sequence[tuple[Any, ...]]) -> list[Part]:
+        """Files of rows, as `TYPES`, one for each day."""
+        days = _days(rows)
+        engine.put(duck, "fresh", [[(*row, day) for row, day in zip(rows, days, strict=True)]], {**TYPES, "day": "q"})
+        engine.put(duck, "names", [names], {"stream": "q", "device": "u", "epoch": "u"})
+        made = []
+        for day in sorted(set(days)):
+            source = f"SELECT {engine.WRITTEN} FROM fresh AS e JOIN names AS n USING (stream) WHERE e.day = {day}"
+            part = self._file(folder, duck, source, day if day in _DAYS else None)
+            made += [part] if part else []
+        return made
+
+    def _file(self, folder: Path, duck: Any, source: str, day: int | None) -> Part | None:
+        duck.execute(f"CREATE OR REPLACE TEMP VIEW told AS {source}")
+        events, first_at, last_at = duck.execute("SELECT count(*), min(timestamp), max(timestamp) FROM told").fetchone()
+        if not events:
+            return None
+        within = f"day={NO_DAY if day is None else (_EPOCH + timedelta(day)).isoformat()}"
+        name = f"{EVENTS}/{within}/{secrets.token_hex(8)}.parquet"
+        new, path = folder / NEW / Path(name).name, folder / name
+        for made in (new.parent, path.parent):
+            made.mkdir(parents=True, exist_ok=True)
+        engine.write(duck, "SELECT * FROM told", new)
+        sync(new)
+        new.rename(path)
+        sync(path.parent)
+        return Part(0, name, day, events, first_at, last_at)
+
+    def _commit(self, fresh: Sequence[Part], old: Sequence[Part], seen: Sequence[int], spans: Iterable[tuple[int, int, int]]) -> None:
+        with self._dialect.transaction(self._db):
+            for part in fresh:
+                PartRow.insert({name: value for name, value in part._asdict().items() if name != "id"}).bind(self._db).execute()
+            for some in _some([part.id for part in old]):
+                PartRow.delete().where(PartRow.id.in_(some)).bind(self._db).execute()
+            for some in _some(seen):
+                ChangedRow.delete().where(ChangedRow.id.in_(some)).bind(self._db).execute()
+            for stream, _, last in spans:
+                upsert = CopiedRow.insert(stream=stream, seq=last).on_conflict(conflict_target=[CopiedRow.stream], update={"seq": last})
+                upsert.bind(self._db).execute()
+
+    def _floor(self) -> int:
+        [(floor,)] = self._tables.rows("SELECT floor FROM part_folder")
+        return int(floor)
+
+    def _unlink(self, folder: Path, parts: Iterable[Part]) -> None:
+        for part in parts:
+            (folder / part.name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def columns_follow(location: Location) -> Iterator[None]:
+    """Whoever deletes events does it within (see `Builder.deleting`)."""
+    with Builder(location) as builder, builder.deleting():
+        yield
+
+
+def _days(rows: Sequence[tuple[Any, ...]]) -> list[int]:
+    """The day of each row; one that is no day for those whose days are too many, or beyond the calendar."""
+    days = [row[0] // DAY for row in rows]
+    usual = {day for day, _ in Counter(days).most_common(MOST_DAYS) if day in _DAYS}
+    return days if usual.issuperset(days) else [day if day in usual else _DAYS.stop for day in days]
+
+
+def _small(parts: Sequence[Part]) -> list[Part]:
+    """Those to merge: small ones, and each larger one that is no larger than all before it."""
+    by_size = sorted(parts, key=lambda part: part.events)
+    few, total = by_size[:2], sum(part.events for part in by_size[:2])
+    for part in by_size[2:]:
+        if part.events > 2 * total:
+            break
+        few.append(part)
+        total += part.events
+    return few
+
+
+def _some(values: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (values[start : start + 500] for start in range(0, len(values), 500))
