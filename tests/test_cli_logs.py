@@ -15,7 +15,8 @@ import pytest
 from broker_engines import free_port
 from facewire_process import Running
 
-from facewire_cli.logs import JsonFormatter, TextFormatter, split
+from facewire_cli.logs import MAX_LOGGED, JsonFormatter, TextFormatter, split
+from facewire_cli.output import visible
 
 NAME = "Zaphod Ünderwood"
 
@@ -64,6 +65,14 @@ def test_a_value_cannot_forge_a_field_or_a_line() -> None:
     assert len(text.splitlines()) == 1
     assert json.loads(text)["level"] == "warning"
     assert as_json("refused level=%s", "odd")["level_"] == "odd"
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter("%(levelname)s %(message)s")])
+def test_what_others_sent_cannot_forge_a_line_drive_a_terminal_or_fill_a_disk(formatter: logging.Formatter) -> None:
+    text = formatter.format(record("ack refused error=%s", "x\n2026 ERROR forged\x1b[2J\u202e\x9b" + "y" * 1_000_000))
+    assert visible(text) == text
+    assert "more characters" in text
+    assert len(text) < 2 * MAX_LOGGED
 
 
 @contextlib.contextmanager

@@ -28,6 +28,9 @@ LogFormat: TypeAlias = Literal["text", "json"]
 #: percent sign.
 _PLACE: Final = re.compile(r"(?:(?<!\S)([A-Za-z_]\w*)=)?(%[-#0 +]*[\d*]*(?:\.[\d*]+)?[diouxXeEfFgGcrsa]|%%)")
 
+#: Characters of one message, or of one field in JSON.
+MAX_LOGGED: Final = 4_096
+
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
@@ -64,7 +67,13 @@ def say(notice: str, *args: object, level: int = logging.INFO) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Text. It shows type and place of an exception, not its message, which may quote a name."""
+    """Text, one line per message: a topic or an error cannot forge lines or drive a terminal.
+
+    It shows type and place of an exception, not its message, which may quote a name.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's
+        return _bounded(visible(super().formatMessage(record)))
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802  # logging's
         return "\nwhile handling\n".join(_places(ei[1]))
@@ -81,8 +90,9 @@ class JsonFormatter(TextFormatter):
             "logger": record.name,
         }
         message, fields = split(record)
-        line["message"] = message
-        line |= {f"{name}_" if name in line else name: value for name, value in fields.items()}
+        line["message"] = _bounded(message)
+        for name, value in fields.items():
+            line[f"{name}_" if name in line else name] = _bounded(value) if isinstance(value, str) else value
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return to_json(line)
@@ -108,6 +118,11 @@ def split(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
             words.append(place % (value,))
     words.append(template[end:])
     return " ".join("".join(words).split()), fields
+
+
+def _bounded(text: str) -> str:
+    """The text, cut: what others sent may be as long as they like."""
+    return text if len(text) <= MAX_LOGGED else f"{text[:MAX_LOGGED]}… and {len(text) - MAX_LOGGED} more characters"
 
 
 def _places(exc: BaseException | None) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     @click.command()
     @connection_options            # -h -p -u -P … --root  ->  address=Address(…), topics=Topics(…)
-    @output_option                 # -o                       ->  output="pretty" | "json" | "csv"
+    @output_option                 # -o                       ->  output="pretty" | "json" | "csv" | "excel"
     @click.option("--since", type=MOMENT)
     def tail(address, topics, output, since): ...
 
@@ -121,7 +121,7 @@ def connection_options(command: F) -> F:
 
 
 def output_option(command: F) -> F:
-    """Add `-o`; the command gets `output: facewire_cli.output.Form`."""
+    """Add `-o` and `--excel`; the command gets `output: facewire_cli.output.Form`."""
     option = click.option(
         "-o",
         "--output",
@@ -129,7 +129,21 @@ def output_option(command: F) -> F:
         default=lambda: "pretty" if sys.stdout is not None and sys.stdout.isatty() else "json",
         help="json is JSON Lines.  [default: pretty on a terminal, json on a pipe]",
     )
-    return option(command)
+    return option(excel_option(command))
+
+
+def excel_option(command: F) -> F:
+    """Add `--excel`, which makes the option `-o` of the command the form `excel`."""
+
+    @functools.wraps(command)
+    def with_form(*args: Any, output: str, excel: bool, **given: Any) -> Any:
+        source = click.get_current_context().get_parameter_source("output")
+        if excel and output != "csv" and source is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--excel writes CSV: it does not go with -o {output}")
+        return command(*args, output="excel" if excel else output, **given)
+
+    text = 'CSV that Excel opens as it is: a byte order mark, and texts with digits as ="007".'
+    return click.option("--excel", is_flag=True, help=text)(with_form)  # type: ignore[return-value]  # gets more, gives the same
 
 
 def topics_of(root: str) -> Topics:

@@ -1,10 +1,10 @@
 r"""Writes rows to a terminal, to a pipe, to a spreadsheet.
 
 A name holds whatever somebody typed at a face box. Characters that move a cursor, change a terminal
-or reverse a line are never written raw: people see them spelt out, JSON has them as `\u` escapes.
+or reverse a line are never written raw: people and spreadsheets see them spelt out, JSON has them
+as `\u` escapes.
 """
 
-import csv
 import datetime as dt
 import itertools
 import json
@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, TypeAlias
 
 from facewire.plain import plain
+from facewire_cli import sheet
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-Form: TypeAlias = Literal["pretty", "json", "csv"]
+#: `excel` is CSV that Excel shows as it is (`sheet`).
+Form: TypeAlias = Literal["pretty", "json", "csv", "excel"]
 Row: TypeAlias = Mapping[str, Any]
 
 #: Rows that are aligned together in a table; we never hold more of a result.
@@ -81,8 +83,8 @@ def write_rows(
     match form:
         case "json":
             _write_json(rows, out, follow=follow)
-        case "csv":
-            _write_csv(rows, columns, out, follow=follow)
+        case "csv" | "excel":
+            _write_csv(rows, columns, out, sheet.for_excel if form == "excel" else sheet.harmless, follow=follow)
         case "pretty":
             for text in _tables(rows, columns, out, 1 if follow else TABLE_ROWS, shown or {}):
                 out.write(text)
@@ -119,12 +121,12 @@ def _write_json(rows: Iterable[Row], out: TextIO, *, follow: bool) -> None:
     out.flush()
 
 
-def _write_csv(rows: Iterable[Row], columns: Sequence[str], out: TextIO, *, follow: bool) -> None:
-    writer = csv.writer(out, lineterminator="\n")
-    clean = visible if out.isatty() else str
-    writer.writerow(columns)
+def _write_csv(rows: Iterable[Row], columns: Sequence[str], out: TextIO, text: Callable[[str], str], *, follow: bool) -> None:
+    out.write((sheet.BYTE_ORDER_MARK if text is sheet.for_excel else "") + sheet.line(list(columns)))
     for row in rows:
-        writer.writerow([clean(cell(row.get(name))) for name in columns])
+        values = (row.get(name) for name in columns)
+        # A number needs no mending, and a negative one must stay a number.
+        out.write(sheet.line([cell(value) if isinstance(value, int | float) else text(visible(cell(value))) for value in values]))
         if follow:
             out.flush()
     out.flush()

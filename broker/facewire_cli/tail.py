@@ -91,7 +91,7 @@ def filters(topics: Topics, devices: Sequence[str], kinds: Sequence[Kind]) -> li
 def write(rows: Iterable[render.Row], form: Form, out: TextIO) -> None:
     """Write each row as it arrives."""
     if form != "pretty":
-        write_rows(map(render.flat, rows) if form == "csv" else rows, form, render.COLUMNS, out=out, follow=True)
+        write_rows(rows if form == "json" else map(render.flat, rows), form, render.COLUMNS, out=out, follow=True)
         return
     for row in rows:
         out.write(render.line(row) + "\n")

@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, Literal, TextIO
 
 import click
 
+from facewire_cli.options import excel_option
 from facewire_cli.output import Form, standard_output, write_rows
 from facewire_cli.progress import Reach, progress
 from facewire_platform.columns.filter import Filter
@@ -30,13 +31,14 @@ STEP: Final = 1_000
 @click.option(
     "-o", "--output", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="csv has the main fields only."
 )
-def export(database: str, to: Path | None, wanted: Filter, output: str) -> None:
+@excel_option
+def export(database: str, to: Path | None, wanted: Filter, output: Literal["jsonl", "csv", "excel"]) -> None:
     """Write all events, by device time.
 
     Needs little memory, and workers may go on storing. JSON Lines have every
     field of an event as its device sent it, photographs in base64.
     """
-    form: Form = "csv" if output == "csv" else "json"
+    form: Form = "json" if output == "jsonl" else output
     with History(locate(database)) as history, contextlib.ExitStack() as stack:
         # Nobody could see a progress bar among rows on a terminal.
         span = history.span(wanted.since, wanted.until)
