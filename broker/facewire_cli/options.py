@@ -2,7 +2,7 @@
 
     @click.command()
     @connection_options            # -h -p -u -P … --root  ->  address=Address(…), topics=Topics(…)
-    @output_option                 # -o                       ->  output="pretty" | "json" | "csv" | "excel"
+    @output_option                 # -o                       ->  output="pretty" and so on
     @click.option("--since", type=MOMENT)
     def tail(address, topics, output, since): ...
 
