@@ -1,4 +1,4 @@
-// A gate in JavaScript: npm install mqtt @msgpack/msgpack; node gate.mjs mqtt://127.0.0.1:1883
+// A gate in JavaScript: npm install mqtt @msgpack/msgpack; node gate.mjs mqtt://127.0.0.1:1883 [DEVICE…]
 // The four rules in short. It believes its own clock alone: devices and gate must run NTP (docs/consumers.md).
 import { decode } from "@msgpack/msgpack";
 import mqtt from "mqtt";
@@ -45,10 +45,12 @@ export function refusal(name, match, retained, now = Date.now()) {
 }
 
 const refused = {};
+const wanted = process.argv.length > 3 ? process.argv.slice(3) : ["+"]; // a narrowed credential names its devices
+const filters = (kind) => wanted.map((name) => `facewire/v1/${name}/${kind}`);
 const client = mqtt.connect(process.argv[2], { protocolVersion: 4, clean: true, queueQoSZero: false });
 client.on("connect", () => {
-  client.subscribe("facewire/v1/+/match", { qos: 0 }, () => console.error("connected"));
-  client.subscribe("facewire/v1/+/status", { qos: 1 }, () => {}); // may be refused: matches tell of a restart too
+  client.subscribe(filters("match"), { qos: 0 }, () => console.error("connected"));
+  client.subscribe(filters("status"), { qos: 1 }, () => {}); // may be refused: matches tell of a restart too
 });
 client.on("error", (error) => console.error(error.message));
 client.on("message", (topic, payload, packet) => {

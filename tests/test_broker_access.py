@@ -24,6 +24,7 @@ ROLES = {
     "plat": Role.PLATFORM,
     "gate": Role.CONSUMER,
     "greeter": Role.CONSUMER,  # with status granted
+    "narrow": Role.CONSUMER,  # with status granted, and narrowed to dev1
     "ops": Role.OPERATOR,
 }
 V = "facewire/v1"
@@ -35,6 +36,7 @@ MAY_PUBLISH = {
     "plat": {f"{V}/dev1/ack", f"{V}/dev2/ack"},
     "gate": set[str](),
     "greeter": set[str](),
+    "narrow": set[str](),
     "ops": set[str](),
 }
 TOPICS = sorted(set().union(*MAY_PUBLISH.values()))
@@ -48,6 +50,7 @@ MAY_RECEIVE = {
     "plat": set(TOPICS),
     "gate": {f"{V}/dev1/match", f"{V}/dev2/match"},
     "greeter": {f"{V}/dev1/match", f"{V}/dev2/match", f"{V}/dev1/status", f"{V}/dev2/status"},
+    "narrow": {f"{V}/dev1/match", f"{V}/dev1/status"},
     "ops": set(TOPICS),
 }
 
@@ -70,6 +73,7 @@ FILTERS = {
     f"{V}/+/history": [t for t in TOPICS if t.endswith("/history")],
     f"{V}/+/status": [t for t in TOPICS if t.endswith("/status")],
     f"{V}/dev1/match": [f"{V}/dev1/match"],
+    f"{V}/dev2/match": [f"{V}/dev2/match"],
     f"{V}/dev1/ack": [f"{V}/dev1/ack"],
     f"{V}/dev2/ack": [f"{V}/dev2/ack"],
     f"{V}/dev1/history": [f"{V}/dev1/history"],
@@ -81,8 +85,9 @@ FILTERS = {
 GRANTED = {
     "dev1": {f"{V}/dev1/ack"},
     "plat": {name for name in FILTERS if name.startswith(f"{V}/")},
-    "gate": {f"{V}/+/match", f"{V}/dev1/match"},
-    "greeter": {f"{V}/+/match", f"{V}/dev1/match", f"{V}/+/status"},
+    "gate": {f"{V}/+/match", f"{V}/dev1/match", f"{V}/dev2/match"},
+    "greeter": {f"{V}/+/match", f"{V}/dev1/match", f"{V}/dev2/match", f"{V}/+/status"},
+    "narrow": {f"{V}/dev1/match"},
     "ops": set(FILTERS),
 }
 
@@ -100,7 +105,8 @@ def make_users(folder: Path) -> tuple[UsersFile, dict[str, str]]:
     file, secrets = UsersFile(folder / "users"), {name: credentials.generate_secret() for name in ROLES}
     with file.editing() as users:
         for name, role in ROLES.items():
-            credentials.add(users, name, role, secrets[name], status=name == "greeter")
+            devices = ["dev1"] if name == "narrow" else []
+            credentials.add(users, name, role, secrets[name], status=name in {"greeter", "narrow"}, devices=devices)
     return file, secrets
 
 

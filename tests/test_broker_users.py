@@ -102,7 +102,11 @@ def test_a_wrong_line_is_named_without_showing_it(file: UsersFile, line: str) ->
     assert "YWJj" not in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["dev1", "dev1 boss", "dev1 device extra", "dev1 consumer status more"])
+@pytest.mark.parametrize(
+    "line",
+    ["dev1", "dev1 boss", "dev1 device extra", "dev1 consumer status more", "g consumer devices=", "g consumer devices=a,,b",
+     "g consumer devices=a/b", "g consumer devices=+", "g device devices=a", "g consumer devices=a status"],
+)  # fmt: skip
 def test_a_wrong_role_is_named(file: UsersFile, line: str) -> None:
     file.path.write_text("")
     file.roles_path.write_text(f"{line}\n")
@@ -158,6 +162,21 @@ def test_a_password_from_stdin_is_hashed_with_many_rounds_and_not_shown(file: Us
     assert file.load()["boss"].verify("correct horse battery")
 
 
+def test_a_consumer_is_narrowed_to_devices_and_widened_again(file: UsersFile) -> None:
+    secret = add(file, "gate-1", "consumer", "--status", "--devices", "lobby-1,lobby-2")
+    add(file, "dev1", "device")
+    assert file.roles_path.read_text() == "gate-1 consumer status devices=lobby-1,lobby-2\ndev1 device\n"
+    assert [json.loads(line) for line in users(file, "list").stdout.splitlines()] == [
+        {"user": "gate-1", "role": "consumer", "status": True, "devices": "lobby-1,lobby-2"},
+        {"user": "dev1", "role": "device", "status": False},
+    ]
+    assert users(file, "narrow", "gate-1", "--devices", "lobby-3").exit_code == 0
+    assert file.load()["gate-1"].devices == ("lobby-3",)
+    assert file.load()["gate-1"].verify(secret)
+    assert users(file, "narrow", "gate-1", "--devices", "").exit_code == 0
+    assert file.load()["gate-1"].devices == ()
+
+
 def test_users_are_listed_changed_and_removed(file: UsersFile) -> None:
     old = add(file, "dev1", "device")
     add(file, "gate", "consumer", "--status")
@@ -179,6 +198,11 @@ def test_users_are_listed_changed_and_removed(file: UsersFile) -> None:
         (["add", "a/b", "--role", "device"], "'a/b'"),
         (["add", "x", "--role", "device", "--status"], "consumer"),
         (["add", "x", "--role", "king"], "king"),
+        (["add", "x", "--role", "operator", "--devices", "dev1"], "only a consumer can be narrowed"),
+        (["add", "x", "--role", "consumer", "--devices", "+"], "'+'"),
+        (["add", "x", "--role", "consumer", "--devices", "a,"], "''"),
+        (["narrow", "dev1", "--devices", "dev2"], "only a consumer can be narrowed"),
+        (["narrow", "x", "--devices", "dev2"], "does not exist"),
         (["passwd", "x"], "does not exist"),
         (["remove", "x"], "does not exist"),
         (["add", "x", "--role", "device", "--password-file", "-"], "shorter than"),

@@ -489,6 +489,28 @@ def node_gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "gate.mjs"
 
 
+@pytest.mark.parametrize("engine", PARAMETERS)
+def test_a_gate_of_a_narrowed_credential_opens_at_its_own_doors_only(engine: str, tmp_path: Path) -> None:
+    """A gate of 150 devices, over three times what one SUBSCRIBE may hold: 300 filters."""
+    file, own = UsersFile(tmp_path / "users"), ["lobby-1", *(f"side-{number}" for number in range(149))]
+    with file.editing() as users:
+        credentials.add(users, "gate", Role.CONSUMER, SECRET, status=True, devices=own)
+        for device in ("lobby-1", "garage"):
+            credentials.add(users, device, Role.DEVICE, SECRET)
+    with (
+        with_users(engine, tmp_path, file) as address,
+        gate_at(Address(address.host, address.port, "gate", SECRET), devices=own) as gate,
+        Probe(address, "lobby-1", user="lobby-1", password=SECRET) as lobby,
+        Probe(address, "garage", user="garage", password=SECRET) as garage,
+    ):
+        gate.ready()
+        garage.publish(Topics().of("garage", "match"), match(1))
+        lobby.publish(TOPIC, match(2))
+        fresh = gate.next()
+        assert (fresh.device, fresh.match.event.seq) == ("lobby-1", 2)
+        assert gate.matches.take(0.1) is None
+
+
 @pytest.mark.process
 class TestDocumentation:
     @pytest.fixture

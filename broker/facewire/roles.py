@@ -3,7 +3,8 @@
     role       publishes                          subscribes
     device     its own match, history, status     its own ack
     platform   every ack                          everything under {root}/v1
-    consumer   nothing                            every match; every status, if granted
+    consumer   nothing                            every match; every status, if granted;
+                                                  of its devices only, if it is narrowed to some
     operator   nothing                            everything, $SYS too
 
 Our broker decides by this table, the renderers write it for other brokers, the doctor checks it.
@@ -33,6 +34,8 @@ class Permission:
     subscribe: tuple[Kind, ...] = ()
     #: Only under its own name; else of every device.
     own: bool = False
+    #: May be narrowed to some devices.
+    narrows: bool = False
     #: May subscribe to topics outside of the contract too, and to the broker's own.
     outside: bool = False
 
@@ -40,6 +43,6 @@ class Permission:
 PERMISSIONS: Final[dict[Role, Permission]] = {
     Role.DEVICE: Permission(publish=("match", "history", "status"), subscribe=("ack",), own=True),
     Role.PLATFORM: Permission(publish=("ack",), subscribe=KINDS),
-    Role.CONSUMER: Permission(subscribe=("match",)),
+    Role.CONSUMER: Permission(subscribe=("match",), narrows=True),
     Role.OPERATOR: Permission(subscribe=KINDS, outside=True),
 }

@@ -4,13 +4,13 @@ A subscription is granted only if its filter lies within an allowed one, so the 
 every message that it brings.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from facewire.roles import PERMISSIONS, Permission, Role
 from facewire.topics import KINDS, Kind
-from facewire_broker.routing import contains
+from facewire_broker.routing import contains, is_wild
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,13 @@ class Rights:
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    #: Those without wildcards: a gate of 2,000 devices has 4,000, each of which it subscribes.
+    _exact: frozenset[str] = field(init=False, repr=False, compare=False)
+    _wild: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_exact", frozenset(name for name in self.subscribe if not is_wild(name)))
+        object.__setattr__(self, "_wild", tuple(name for name in self.subscribe if is_wild(name)))
 
     def may_publish(self, topic: str) -> bool:
         """Whether it may publish to a topic. Never if the topic begins with `$`: no filter matches it."""
@@ -50,17 +57,20 @@ class Rights:
 
     def may_subscribe(self, topic_filter: str) -> bool:
         """Whether it may receive every message that a filter matches."""
-        return _within(topic_filter, self.subscribe)
+        return topic_filter in self._exact or _within(topic_filter, self._wild)
 
 
 #: The rights of every client on a loopback listener without users.
 EVERYTHING: Final = Rights(publish=("#",), subscribe=("#", "$SYS/#"))
 
 
-def rule_for(role: Role, *, status: bool = False) -> Rule:
-    """The rule of a role, and statuses if they are granted."""
+def rule_for(role: Role, *, status: bool = False, devices: Sequence[str] = ()) -> Rule:
+    """The rule of a role, with statuses if they are granted, for all devices or only for some."""
     rule = TABLE[role]
-    return Rule(rule.publish, (*rule.subscribe, STATUS)) if status else rule
+    subscribe = (*rule.subscribe, STATUS) if status else rule.subscribe
+    if devices:
+        subscribe = tuple(pattern.replace("/+/", f"/{device}/") for device in devices for pattern in subscribe)
+    return Rule(rule.publish, subscribe)
 
 
 def rights_of(user: str, rule: Rule, prefix: str) -> Rights:

@@ -118,4 +118,4 @@ class UsersAuthenticator:
         # All platform users share their work; any other user shares only among its own connections.
         # The role comes first, so no name reaches another role's groups (a name has no slash).
         scope = str(user.role) if user.role is Role.PLATFORM else f"{user.role}/{user.name}"
-        return Identity(user.name, rights_of(user.name, rule_for(user.role, status=user.status), self._prefix), scope)
+        return Identity(user.name, rights_of(user.name, rule_for(user.role, status=user.status, devices=user.devices), self._prefix), scope)

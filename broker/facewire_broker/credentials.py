@@ -2,7 +2,7 @@
 
     FILE         name:$7$ROUNDS$SALT$HASH    PBKDF2-SHA512, salt and hash in base64;
                                              mosquitto_passwd writes the same
-    FILE.roles   name ROLE [status]
+    FILE.roles   name ROLE [status] [devices=NAME,NAME…]
 
 A generated secret has 192 bits, too many to guess, so a few rounds (60 µs) are enough. A password
 that a human chose needs many rounds, and is checked in a thread, not in the event loop.
@@ -18,13 +18,13 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
 from facewire.errors import BrokerError
-from facewire.roles import Role
+from facewire.roles import PERMISSIONS, Role
 from facewire.topics import check_device
 
 T = TypeVar("T")
@@ -35,6 +35,8 @@ TOKEN_ROUNDS: Final = 101
 PASSWORD_ROUNDS: Final = 210_000
 #: A secret with more rounds is checked in a thread.
 QUICK_ROUNDS: Final = 1_000
+#: Begins a consumer's devices in the file of roles.
+_DEVICES: Final = "devices="
 #: The most rounds that a file may ask for.
 _MAX_ROUNDS: Final = 10_000_000
 
@@ -51,6 +53,8 @@ class User:
     stored: str = field(repr=False)
     #: Whether a consumer may also subscribe to status.
     status: bool = False
+    #: The devices that a consumer may follow; empty for all.
+    devices: tuple[str, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -121,8 +125,8 @@ class UsersFile:
         for name, stored in _lines(self.path, _read_password):
             if name not in roles:
                 raise BrokerError(f"{self.roles_path}: user {name!r} has no role; add the line '{name} ROLE'")
-            role, status = roles[name]
-            users[name] = User(name, role, stored, status)
+            role, status, devices = roles[name]
+            users[name] = User(name, role, stored, status, devices)
         return users
 
     def version(self) -> tuple[object, ...]:
@@ -145,24 +149,47 @@ class UsersFile:
             users = self.load() if self.path.exists() else {}
             before = set(users)
             yield users
-            roles = "".join(f"{user.name} {user.role}{' status' if user.status else ''}\n" for user in users.values())
+            roles = "".join(_write_role(user) for user in users.values())
             texts = [(self.roles_path, roles), (self.path, "".join(f"{user.name}:{user.stored}\n" for user in users.values()))]
             # In this order a user never lacks its role, not even between the two writes.
             for path, text in reversed(texts) if before - set(users) else texts:
                 _write(path, text)
 
 
-def add(users: Users, name: str, role: Role, secret: str, *, rounds: int = TOKEN_ROUNDS, status: bool = False) -> None:
+def add(
+    users: Users,
+    name: str,
+    role: Role,
+    secret: str,
+    *,
+    rounds: int = TOKEN_ROUNDS,
+    status: bool = False,
+    devices: Iterable[str] = (),
+) -> None:
     """Add a user.
 
     Raises:
-        ValueError: the user exists, or a topic cannot hold the name, or the role has no status.
+        ValueError: the user exists, or a topic cannot hold the name or a device's, or the role has
+            no status or cannot be narrowed to devices.
     """
     if name in users:
         raise ValueError(f"user {name!r} already exists; `passwd` gives it a new secret")
     if status and role is not Role.CONSUMER:
         raise ValueError(f"only a consumer can be granted status, not a {role}")
-    users[check_device(name)] = User(name, role, hash_secret(secret, rounds), status)
+    users[check_device(name)] = User(name, role, hash_secret(secret, rounds), status, _check_devices(role, devices))
+
+
+def narrow(users: Users, name: str, devices: Iterable[str]) -> None:
+    """Narrow a user to other devices, or to none in particular. Raises `ValueError` as `add` does."""
+    user = get_user(users, name)
+    users[name] = replace(user, devices=_check_devices(user.role, devices))
+
+
+def _check_devices(role: Role, devices: Iterable[str]) -> tuple[str, ...]:
+    checked = tuple(dict.fromkeys(check_device(device) for device in devices))
+    if checked and not PERMISSIONS[role].narrows:
+        raise ValueError(f"only a consumer can be narrowed to devices, not a {role}")
+    return checked
 
 
 def set_secret(users: Users, name: str, secret: str, *, rounds: int = TOKEN_ROUNDS) -> None:
@@ -196,11 +223,17 @@ def _read_password(line: str) -> tuple[str, str]:
     return check_device(name), stored
 
 
-def _read_role(line: str) -> tuple[str, tuple[Role, bool]]:
+def _read_role(line: str) -> tuple[str, tuple[Role, bool, tuple[str, ...]]]:
     name, role, *grants = line.split() if len(line.split()) > 1 else (line, "")
+    devices = grants.pop().removeprefix(_DEVICES).split(",") if grants and grants[-1].startswith(_DEVICES) else []
     if grants not in ([], ["status"]):
-        raise ValueError(f"{' '.join(grants)!r} is not 'status'")
-    return check_device(name), (Role(role), bool(grants))
+        raise ValueError(f"{' '.join(grants)!r} is not 'status', 'devices=NAME,…' or both")
+    return check_device(name), (Role(role), bool(grants), _check_devices(Role(role), devices))
+
+
+def _write_role(user: User) -> str:
+    grants = [*(["status"] if user.status else []), *([_DEVICES + ",".join(user.devices)] if user.devices else [])]
+    return " ".join((user.name, user.role, *grants)) + "\n"
 
 
 @contextlib.contextmanager

@@ -212,7 +212,7 @@ class Hub:
     def _subscribe(self, client: Client, text: str, qos: int) -> int:
         session = client.session
         group, topic_filter = split_share(text)
-        if session is None or not is_filter(topic_filter) or self._exceeds_limits(session, text, topic_filter):
+        if session is None or not is_filter(topic_filter) or self._exceeds_limits(client, session, text, topic_filter):
             self.count_refusal("filter", f"client={session and session.client_id!a} filter={text[:80]!a}")
             return REFUSED
         if not client.identity.rights.may_subscribe(topic_filter):
@@ -227,10 +227,12 @@ class Hub:
         session.pending_retained.update(dict.fromkeys(reversed(list(self.retained.matching(topic_filter))), qos))
         return qos
 
-    def _exceeds_limits(self, session: Session, text: str, topic_filter: str) -> bool:
+    def _exceeds_limits(self, client: Client, session: Session, text: str, topic_filter: str) -> bool:
         limits = self.limits
+        # A gate that is narrowed to many devices may subscribe each of them.
+        most = max(limits.subscriptions, len(client.identity.rights.subscribe))
         return (
-            (text not in session.subscriptions and len(session.subscriptions) >= limits.subscriptions)
+            (text not in session.subscriptions and len(session.subscriptions) >= most)
             or topic_filter.count("/") >= limits.topic_levels
             or len(text.encode()) > limits.topic_bytes
         )

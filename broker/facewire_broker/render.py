@@ -208,5 +208,5 @@ def _emqx_rules(who: str, rights: Rights) -> Iterable[str]:
 
 def _rights(site: Site) -> Iterable[tuple[User, Rights]]:
     for user in site.users.values():
-        rule: Rule = rule_for(user.role, status=user.status)
+        rule: Rule = rule_for(user.role, status=user.status, devices=user.devices)
         yield user, rights_of(user.name, rule, site.prefix)

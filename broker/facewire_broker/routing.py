@@ -132,7 +132,7 @@ class Index(Generic[S]):
             self._walk(child, levels, at + 1, matches)
 
     def _entry(self, topic_filter: str) -> Entry[S]:
-        if not _is_wild(topic_filter):
+        if not is_wild(topic_filter):
             return self._exact.setdefault(topic_filter, Entry())
         node = self._tree
         for level in topic_filter.split("/"):
@@ -141,7 +141,7 @@ class Index(Generic[S]):
         return node.entry
 
     def _find(self, topic_filter: str) -> Entry[S] | None:
-        if not _is_wild(topic_filter):
+        if not is_wild(topic_filter):
             return self._exact.get(topic_filter)
         node: _Node[S] | None = self._tree
         for level in topic_filter.split("/"):
@@ -149,7 +149,7 @@ class Index(Generic[S]):
         return node.entry if node else None
 
     def _remove(self, topic_filter: str) -> None:
-        if not _is_wild(topic_filter):
+        if not is_wild(topic_filter):
             del self._exact[topic_filter]
             return
         path, node = [], self._tree
@@ -202,7 +202,7 @@ class RetainedMessages:
 
     def matching(self, topic_filter: str) -> Iterator[str]:
         """The topics that have a retained message and match a filter."""
-        if not _is_wild(topic_filter):
+        if not is_wild(topic_filter):
             if topic_filter in self._messages:
                 yield topic_filter
             return
@@ -211,5 +211,6 @@ class RetainedMessages:
                 yield topic
 
 
-def _is_wild(topic_filter: str) -> bool:
+def is_wild(topic_filter: str) -> bool:
+    """Whether a filter has wildcards."""
     return "+" in topic_filter or "#" in topic_filter

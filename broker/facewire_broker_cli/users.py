@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,19 +86,34 @@ def _show(name: str, role: Role, secret: str, rounds: int, secret_to: Path | Non
         click.echo("The secret is not stored and will not be shown again.", err=True)
 
 
+def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """Read names with commas between them."""
+    return tuple(text.split(",")) if text else ()
+
+
 @users.command("add")
 @click.argument("name")
 @click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What the user may do.")
 @click.option("--status", is_flag=True, help="Let a consumer also follow the devices' status.")
+@click.option("--devices", metavar="NAME,NAME…", callback=_names, help="Let a consumer follow only these devices.")
 @_password_option
 @_secret_to_option
 @_users_option
 @output_option
-def users_add(name: str, role: str, status: bool, password_file: Any, secret_to: Path | None, path: Path, output: Form) -> None:
+def users_add(
+    name: str,
+    role: str,
+    status: bool,
+    devices: Sequence[str],
+    password_file: Any,
+    secret_to: Path | None,
+    path: Path,
+    output: Form,
+) -> None:
     """Add a user. For a device, NAME is the device's name."""
     secret, rounds = _secret(password_file, secret_to)
     with _editing(path) as by_name:
-        credentials.add(by_name, name, Role(role), secret, rounds=rounds, status=status)
+        credentials.add(by_name, name, Role(role), secret, rounds=rounds, status=status, devices=devices)
         _write_secret(secret_to, secret)
     _show(name, Role(role), secret, rounds, secret_to, output)
 
@@ -108,8 +123,22 @@ def users_add(name: str, role: str, status: bool, password_file: Any, secret_to:
 @output_option
 def users_list(path: Path, output: Form) -> None:
     """List the users, without their secrets."""
-    rows = [{"user": user.name, "role": str(user.role), "status": user.status} for user in UsersFile(path).load().values()]
-    write_rows(rows, output, ["user", "role", "status"])
+    found = UsersFile(path).load().values()
+    rows = [
+        {"user": user.name, "role": str(user.role), "status": user.status, **({"devices": ",".join(user.devices)} if user.devices else {})}
+        for user in found
+    ]
+    write_rows(rows, output, ["user", "role", "status", *(["devices"] if any(user.devices for user in found) else [])])
+
+
+@users.command("narrow")
+@click.argument("name")
+@click.option("--devices", metavar="NAME,NAME…", callback=_names, required=True, help="The devices; an empty text for all.")
+@_users_option
+def users_narrow(name: str, devices: Sequence[str], path: Path) -> None:
+    """Let a consumer follow other devices. The broker closes its connections."""
+    with _editing(path) as by_name:
+        credentials.narrow(by_name, name, devices)
 
 
 @users.command("passwd")

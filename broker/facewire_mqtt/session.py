@@ -21,6 +21,8 @@ from facewire_mqtt.happenings import Connected, Happening, Publication, Received
 
 log = logging.getLogger(__name__)
 
+#: Filters in one SUBSCRIBE. A gate may have thousands of devices, and a broker limits the packet.
+SUBSCRIBED_AT_ONCE: Final = 100
 #: A broker that accepts the socket and then says nothing has this long to answer, s.
 CONNECT_TIMEOUT: Final = 10.0
 #: QoS 0 messages are refused while one has waited longer than this for a slow socket, s, because
@@ -108,6 +110,8 @@ class Session:
         self._ended = threading.Event()
         self._settled = threading.Event()
         self._gone = threading.Event()
+        #: Subscriptions that the broker has granted, the first ones.
+        self._granted = 0
         self._reason = "closed"
         self._graceful = False
         self._unsent = _Unsent()
@@ -217,18 +221,25 @@ class Session:
             if code.value in {0x86, 0x87, 0x8C}:  # bad user name or password, not authorized
                 self._handler(Refused(str(code), credentials=True))
             self.end(str(code))
-        elif self._subscriptions:
-            self._client.subscribe(self._subscriptions)
+        else:
+            self._subscribe_on()
+
+    def _subscribe_on(self) -> None:
+        """Subscribe the next filters, or be up if there are none."""
+        if asked := self._subscriptions[self._granted :][:SUBSCRIBED_AT_ONCE]:
+            self._client.subscribe(asked)
         else:
             self._is_up()
 
     def _on_subscribe(self, _client: object, _userdata: object, _mid: int, codes: list[ReasonCode], *_: object) -> None:
-        refused = [name for (name, _qos), code in zip(self._subscriptions, codes, strict=False) if code.is_failure]
+        asked = self._subscriptions[self._granted :][:SUBSCRIBED_AT_ONCE]
+        refused = [name for (name, _qos), code in zip(asked, codes, strict=False) if code.is_failure]
         if refused:
             self._handler(Refused(f"subscription to {', '.join(refused)} refused"))
             self.end("subscription refused")
         else:
-            self._is_up()
+            self._granted += len(asked)
+            self._subscribe_on()
 
     def _is_up(self) -> None:
         self.was_up = True
