@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,12 @@ from mosquitto_server import Mosquitto
 from paho.mqtt import client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
+from facewire.codec import MAX_PAYLOAD_BYTES
 from facewire_mqtt import Address, Connected, Connection, Disconnected, Happening, Publication, Received, Refused
 from facewire_mqtt import connection as connection_module
 from facewire_mqtt import session as session_module
 from facewire_mqtt.address import tls_context
+from facewire_mqtt.framing import fixed_header
 
 pytestmark = [pytest.mark.network, pytest.mark.mosquitto]
 
@@ -268,6 +271,32 @@ def impostor(answer: bytes) -> Iterator[Address]:
 def test_a_malformed_packet_ends_the_session_and_another_begins(packet: bytes) -> None:
     with impostor(b"\x20\x02\x00\x00" + packet) as address, running(Client(address)) as client:
         client.wait(Disconnected)
+        client.wait(Connected)
+
+
+def test_a_packet_of_220_mb_takes_little_memory_and_its_reader_sees_that_it_is_too_large() -> None:
+    length, piece = 220 * 1024 * 1024, bytes(1024 * 1024)
+    with socket.create_server(("127.0.0.1", 0)) as server, running(Client(Address(port=server.getsockname()[1])), up=False) as client:
+        broker, _ = server.accept()
+        with broker:
+            broker.settimeout(15)
+            tracemalloc.start()
+            broker.sendall(b"\x20\x02\x00\x00" + fixed_header(0x32, length) + b"\x00\x01t\x00\x07")
+            for _ in range(length // len(piece) - 1):
+                broker.sendall(piece)
+            broker.sendall(piece[5:] + b"\x30\x04\x00\x01t!")
+            received = [client.wait(Received).payload for _ in range(2)]
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            while b"\x40\x02\x00\x07" not in broker.recv(4096):  # its PUBACK, lest the broker sends it for ever
+                pass
+    assert [len(received[0]), received[1]] == [MAX_PAYLOAD_BYTES + 1, b"!"]
+    assert peak < 40 * 1024 * 1024, peak
+
+
+def test_messages_of_qos_2_which_paho_would_keep_end_the_session() -> None:
+    with impostor(b"\x20\x02\x00\x00" + b"\x34\x06\x00\x01t\x00\x07!") as address, running(Client(address)) as client:
+        assert client.wait(Disconnected).reason == "broker sent QoS 2, which we never ask for"
         client.wait(Connected)
 
 

@@ -16,6 +16,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
+from facewire.codec import MAX_PAYLOAD_BYTES
 from facewire_mqtt.address import Address, tls_context
 from facewire_mqtt.happenings import Connected, Happening, Publication, Received, Refused
 
@@ -33,10 +34,20 @@ MAX_UNSENT_BYTES: Final = 8 * 1024 * 1024
 MAX_UNACKED: Final = 20_000
 #: Give up on a DISCONNECT after this long if a stuck broker does not read it, s.
 DISCONNECT_TIMEOUT: Final = 0.5
+#: paho reads a packet of up to 256 MB whole. We read it in pieces of this size, bytes, and of a
+#: longer one than any message may be we keep only the beginning: its reader then refuses it.
+PIECE_BYTES: Final = 64 * 1024
+MOST_BODY_BYTES: Final = MAX_PAYLOAD_BYTES + PIECE_BYTES  # room for its topic
+#: PUBLISH with QoS 2, and the bits of a first byte that tell so.
+_QOS_2, _TYPE_AND_QOS = 0x34, 0xF6
 
 
 class _Client(paho.Client):
-    """A paho client that reports the end of its thread: nobody else notices an exception there."""
+    """A paho client that reports the end of its thread: nobody else notices an exception there.
+
+    It also bounds what a broker can make it keep: the bytes of one packet, and messages of QoS 2,
+    which paho would hold until a PUBREL arrives. We subscribe with QoS 0 and 1 alone.
+    """
 
     def __init__(self, client_id: str, ended: Callable[[str], None]) -> None:
         super().__init__(
@@ -48,6 +59,18 @@ class _Client(paho.Client):
         """Drop the callbacks: the cycle would keep the sockets open until a garbage collection."""
         self.on_connect = self.on_subscribe = self.on_message = self.on_disconnect = None
         self._ended = lambda _: None
+
+    def _packet_read(self) -> MQTTErrorCode:
+        # It reads up to 100 pieces, and goes on at the next call.
+        code: MQTTErrorCode = super()._packet_read()
+        del self._in_packet["packet"][MOST_BODY_BYTES:]
+        return code
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if self._in_packet["command"] & _TYPE_AND_QOS == _QOS_2:
+            self._ended("broker sent QoS 2, which we never ask for")
+            raise ConnectionError
+        return super()._sock_recv(min(bufsize, PIECE_BYTES))
 
     def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
         try:
@@ -253,7 +276,8 @@ class Session:
         except UnicodeDecodeError:
             log.warning("ignored topic that is not UTF-8")
             return
-        self._handler(Received(topic, bytes(message.payload), message.qos, message.retain))
+        payload = bytes(memoryview(message.payload)[: MAX_PAYLOAD_BYTES + 1])
+        self._handler(Received(topic, payload, message.qos, message.retain))
 
     def _on_disconnect(self, _client: object, _userdata: object, _flags: object, code: ReasonCode, *_: object) -> None:
         self.end(str(code))

@@ -36,8 +36,10 @@ log = logging.getLogger(__name__)
 RESENDS_PER_SESSION: Final = 3
 #: How long to wait after the store failed, s.
 STORE_RETRY: Final = 1.0
-#: When so much is waiting, further messages from the broker are dropped.
-INBOX_LIMIT: Final = 1_000
+#: When so much is waiting, further messages from the broker are dropped; larger ones always are.
+#: An ack that names 100 bad events has 25 KB.
+INBOX_LIMIT: Final = 100
+MAX_ACK_BYTES: Final = 256 * 1024
 
 
 _VERSION: Final = version("facewire")
@@ -163,8 +165,10 @@ class Agent:
 
     def _on_happening(self, happening: Happening) -> None:
         """Called on paho's thread. Only messages can be many; a resend replaces a dropped ack."""
-        if isinstance(happening, Received) and self._inbox.qsize() >= INBOX_LIMIT:
-            log.warning("inbox full, dropped topic=%s", happening.topic)
+        if isinstance(happening, Received) and len(happening.payload) > MAX_ACK_BYTES:
+            log.warning("ignored message: over the limit of %d bytes topic=%r", MAX_ACK_BYTES, happening.topic)
+        elif isinstance(happening, Received) and self._inbox.qsize() >= INBOX_LIMIT:
+            log.warning("inbox full, dropped topic=%r", happening.topic)
         else:
             self._inbox.put(happening)
 
@@ -246,7 +250,7 @@ class Agent:
 
     def _handle_ack(self, topic: str, payload: bytes, store: Store) -> None:
         if topic != self._topic["ack"]:
-            log.warning("ignored message topic=%s", topic)
+            log.warning("ignored message topic=%r", topic)
             return
         try:
             ack = decode_ack(payload)
