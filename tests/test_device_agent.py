@@ -24,7 +24,7 @@ from facewire_device import agent as agent_module
 from facewire_device import realtime as realtime_module
 from facewire_device.ring import Ring
 from facewire_device.store import Store, open_store
-from facewire_mqtt import Address, connection
+from facewire_mqtt import Address, backoff
 
 pytestmark = pytest.mark.network
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.network
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploader, "AFTER_CONNECT", 0.1)
     monkeypatch.setattr(uploader, "ACK_TIMEOUT", 1.0)
-    monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
+    monkeypatch.setattr(backoff, "RECONNECT_WAIT", (0.05, 0.2))
 
 
 @pytest.fixture

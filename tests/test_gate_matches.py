@@ -35,7 +35,7 @@ from facewire_gate import fresh_matches, fresh_matches_async
 from facewire_gate import matches as consumer
 from facewire_gate.freshness import Limits
 from facewire_gate.matches import DropOldestInbox, FreshMatch, FreshMatches
-from facewire_mqtt import Address, Connected, Disconnected, Received, Refused, connection
+from facewire_mqtt import Address, Connected, Disconnected, Received, Refused, backoff
 
 pytestmark = pytest.mark.network
 
@@ -48,7 +48,7 @@ EPOCH = "e" * 16
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "RECONNECT_WAIT", (0.05, 0.2))
+    monkeypatch.setattr(backoff, "RECONNECT_WAIT", (0.05, 0.2))
 
 
 def now_ms() -> int:

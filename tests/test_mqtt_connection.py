@@ -16,10 +16,11 @@ import pytest
 from mosquitto_server import Mosquitto
 from paho.mqtt import client as paho
 from paho.mqtt.enums import MQTTErrorCode
+from waiting import wait_until
 
 from facewire.codec import MAX_PAYLOAD_BYTES
 from facewire_mqtt import Address, Connected, Connection, Disconnected, Happening, Publication, Received, Refused
-from facewire_mqtt import connection as connection_module
+from facewire_mqtt import backoff as backoff_module
 from facewire_mqtt import session as session_module
 from facewire_mqtt.address import tls_context
 from facewire_mqtt.framing import fixed_header
@@ -67,7 +68,7 @@ def running(client: Client, *, up: bool = True) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "RECONNECT_WAIT", (0.05, 0.2))
+    monkeypatch.setattr(backoff_module, "RECONNECT_WAIT", (0.05, 0.2))
 
 
 def test_a_message_arrives_as_it_was_published(mosquitto: Address) -> None:
@@ -76,6 +77,13 @@ def test_a_message_arrives_as_it_was_published(mosquitto: Address) -> None:
         assert client.wait(Received) == Received("t/a", b"\x00\xff", 1, retain=False)
         assert client.publish("t/b", b"", qos=0)
         assert client.wait(Received) == Received("t/b", b"", 0, retain=False)
+
+
+def test_two_clients_with_one_id_say_that_somebody_else_uses_it(mosquitto: Address, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = (Client(mosquitto, "t", name="cloned") for _ in range(2))
+    with running(first), running(second, up=False):
+        wait_until(lambda: "somebody else uses this id" in caplog.text)
+    assert "client_id=cloned in_a_row=3 takeovers_in_a_minute=3" in caplog.text
 
 
 def test_a_session_comes_back_with_its_subscriptions_after_the_broker_was_killed(new_mosquitto: NewMosquitto) -> None:

@@ -14,17 +14,15 @@ only fill an inbox.
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from facewire_mqtt.address import Address
+from facewire_mqtt.backoff import Backoff
 from facewire_mqtt.happenings import Disconnected, Happening, Publication
 from facewire_mqtt.session import Session
 
 log = logging.getLogger(__name__)
-
-#: The wait before a new session doubles from the first to the second of these, s.
-RECONNECT_WAIT: Final = (0.5, 30.0)
 
 
 class Connection:
@@ -61,6 +59,9 @@ class Connection:
         #: both in the opposite order, so that one of them always ends the session.
         self._latest: Session | None = None
         self._session: Session | None = None
+        #: The session that we ended ourselves.
+        self._given_up: Session | None = None
+        self._backoff = Backoff()
         self._thread = threading.Thread(target=self._run, name=f"mqtt {client_id}", daemon=True)
 
     def start(self) -> None:
@@ -78,6 +79,7 @@ class Connection:
     def reconnect(self, reason: str) -> None:
         """End a session that has become useless, and begin another."""
         if session := self._session:
+            self._given_up = session
             session.end(reason)
 
     def close(self, last: Publication | None = None, *, timeout: float = 3.0) -> None:
@@ -89,8 +91,6 @@ class Connection:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        shortest, longest = RECONNECT_WAIT
-        wait = shortest
         while True:
             session = self._latest = Session(self._address, self._client_id, self._subscriptions, self._handler, self._adopt)
             if self._stopping.is_set():
@@ -98,10 +98,22 @@ class Connection:
             reason = self._live(session)
             self._session = self._latest = None
             self._tell_safely(Disconnected(reason))
-            wait = shortest if session.was_up else min(wait * 2, longest)
+            self._note_end(session)
+            self._given_up = None
             del session  # paho closes its sockets when nobody refers to it
             # Jitter, lest a fleet comes back in step (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
-            self._stopping.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter is no secret
+            self._stopping.wait(self._backoff.wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter is no secret
+
+    def _note_end(self, session: Session) -> None:
+        now = time.monotonic()
+        up_for = None if session.up_at is None else now - session.up_at
+        if self._backoff.ended(now, up_for, by_us=session is self._given_up or self._stopping.is_set()):
+            log.warning(
+                "the broker ends our sessions: somebody else uses this id, or the broker drops us client_id=%s in_a_row=%d takeovers_in_a_minute=%d",
+                self._client_id,
+                self._backoff.in_a_row,
+                self._backoff.takeovers(now),
+            )
 
     def _live(self, session: Session) -> str:
         try:

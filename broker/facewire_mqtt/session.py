@@ -114,7 +114,8 @@ class Session:
         up: called with the session once it can publish, before the handler.
 
     Attributes:
-        was_up: whether the broker accepted us and granted every subscription.
+        up_at: when the broker had accepted us and granted every subscription, monotonic, s; None
+            before.
     """
 
     def __init__(
@@ -140,7 +141,11 @@ class Session:
         self._unsent = _Unsent()
         #: QoS 1 messages without a PUBACK, oldest first.
         self._unacked: deque[paho.MQTTMessageInfo] = deque()
-        self.was_up = False
+        self.up_at: float | None = None
+
+    @property
+    def was_up(self) -> bool:
+        return self.up_at is not None
 
     def run(self, will: Publication | None, keepalive: int) -> str:
         """Run the session; returns why it ended.
@@ -265,7 +270,7 @@ class Session:
             self._subscribe_on()
 
     def _is_up(self) -> None:
-        self.was_up = True
+        self.up_at = time.monotonic()
         self._settled.set()
         self._up(self)
         self._handler(Connected())

@@ -24,8 +24,8 @@ from facewire_device.uploader import Fork, Ignore, Retry
 from facewire_fleet.fleet import Device
 from facewire_fleet.mqtt import Session, hello
 from facewire_mqtt.address import Address
+from facewire_mqtt.backoff import Backoff
 from facewire_mqtt.clock import now_ms
-from facewire_mqtt.connection import RECONNECT_WAIT
 from facewire_mqtt.session import CONNECT_TIMEOUT
 
 KEEPALIVE: Final = 30
@@ -80,6 +80,7 @@ class Member:
     """One device on the network."""
 
     __slots__ = (
+        "_backoff",
         "_closed",
         "_confirmed",
         "_network",
@@ -89,7 +90,7 @@ class Member:
         "_task",
         "_timer",
         "_topic",
-        "_wait",
+        "_up_at",
         "device",
         "session",
     )
@@ -103,7 +104,8 @@ class Member:
         self._timer: asyncio.TimerHandle | None = None
         self._reconnect_timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._wait = RECONNECT_WAIT[0]
+        self._backoff = Backoff()
+        self._up_at: float | None = None
         #: When the batch in flight was first sent in this session, monotonic seconds.
         self._sent_at: float | None = None
         self._status_due = 0.0
@@ -133,7 +135,7 @@ class Member:
     def connected(self) -> None:
         """The session is up."""
         self._network.tally.sessions += 1
-        self._wait = RECONNECT_WAIT[0]
+        self._up_at = self._network.loop.time()
         self.device.uploader.connected(self._network.loop.time())
         self._publish_status()
         self._set_timer()
@@ -182,8 +184,9 @@ class Member:
             return
         if not network.outage:
             network.tally.last_error = reason
-        wait, self._wait = self._wait, min(self._wait * 2, RECONNECT_WAIT[1])
-        self._reconnect_timer = network.loop.call_later(wait * (0.5 + network.jitter() / 2), self._connect)
+        now, up_at, self._up_at = network.loop.time(), self._up_at, None
+        self._backoff.ended(now, None if up_at is None else now - up_at, by_us=False)
+        self._reconnect_timer = network.loop.call_later(self._backoff.wait * (0.5 + network.jitter() / 2), self._connect)
         self._set_timer()
 
     def _new_session(self) -> Session:

@@ -22,7 +22,7 @@ from facewire_device.identity import new_id
 from facewire_fleet.fleet import Device, Plan
 from facewire_fleet.member import KEEPALIVE, Member, Network, Tally
 from facewire_mqtt.address import Address, tls_context
-from facewire_mqtt.connection import RECONNECT_WAIT
+from facewire_mqtt.backoff import RECONNECT_WAIT
 from facewire_mqtt.session import CONNECT_TIMEOUT
 
 #: New connections per second at the start; a listener's backlog may be only a hundred.
