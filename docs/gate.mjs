@@ -6,21 +6,32 @@ import mqtt from "mqtt";
 const MAX_AGE = 5000; // ms, from the comparison
 const CLOCK_ERROR = 2000; // ms that a device's clock may run ahead of ours
 const REMEMBERED = 1000; // seqs of an epoch
+const MOST_DEVICES = 10000, MOST_IDS = 16; // devices, and boots and epochs of each: of more, the oldest are forgotten
 const devices = new Map(); // device -> { boot: newest seen, boots: all seen, acted: epoch -> seqs }
 
 function read(payload) {
   return payload[0] === 0x7b ? JSON.parse(payload.toString()) : decode(payload);
 }
 
+const isId = (text) => typeof text === "string" && /^[0-9a-f]{16}$/i.test(text);
+
+function bound(mapOrSet, most) {
+  if (mapOrSet.size > most) mapOrSet.delete(mapOrSet.keys().next().value);
+}
+
 function seen(name, boot) {
+  if (!isId(boot)) throw new Error("not a boot");
   if (!devices.has(name)) devices.set(name, { boots: new Set(), acted: new Map() });
+  bound(devices, MOST_DEVICES);
   const device = devices.get(name);
   if (!device.boots.has(boot)) device.boots.add((device.boot = boot));
+  bound(device.boots, MOST_IDS);
   return device;
 }
 
 function isRepeated(device, epoch, seq) {
   if (!device.acted.has(epoch)) device.acted.set(epoch, new Set());
+  bound(device.acted, MOST_IDS);
   const seqs = device.acted.get(epoch);
   return seqs.has(seq) || seq <= Math.max(0, ...seqs) - REMEMBERED;
 }
@@ -35,7 +46,7 @@ function act(device, { epoch, event: { seq } }) {
 export function refusal(name, match, retained, now = Date.now()) {
   if (retained) return "retained";
   const { epoch, boot, sent_at, event } = match;
-  if (typeof epoch !== "string" || typeof boot !== "string" || !Number.isSafeInteger(event.seq)) throw new Error("not a match");
+  if (!isId(epoch) || !Number.isSafeInteger(event.seq)) throw new Error("not a match");
   const device = seen(name, boot);
   if (boot !== device.boot) return "previous_boot";
   if (isRepeated(device, epoch, event.seq)) return "repeated";
@@ -59,7 +70,8 @@ client.on("message", (topic, payload, packet) => {
     const [name, kind] = topic.split("/").slice(-2);
     const message = read(payload);
     if (kind === "status") return message.online && !packet.retain && seen(name, message.boot);
-    reason = refusal(name, message, packet.retain);
+    // Node would keep in memory what nobody reads.
+    reason = process.stdout.writableNeedDrain ? "overrun" : refusal(name, message, packet.retain);
     if (!reason) console.log(JSON.stringify({ device: name, open: message.event.identity_id, seq: message.event.seq }));
   } catch {
     // A message that breaks the contract must not stop the gate.

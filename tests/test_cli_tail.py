@@ -196,6 +196,17 @@ def test_a_full_inbox_counts_dropped_messages_and_keeps_all_other_happenings() -
     assert inbox.dropped == 3
 
 
+def test_the_inbox_is_bounded_in_bytes_and_has_room_again_for_each_message_taken() -> None:
+    inbox = DropNewestInbox(100, most_bytes=10)
+    for size in (6, 6, 4, 1):
+        inbox.put(Received("t", bytes(size), 0, retain=False))
+    inbox.put(Connected())
+    assert inbox.dropped == 2
+    assert inbox.get(0.0)
+    inbox.put(Received("t", bytes(6), 0, retain=False))
+    assert inbox.dropped == 2
+
+
 class Tail:
     """A running `facewire tail`."""
 

@@ -55,10 +55,10 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def match(seq: int, *, age: int = 0, held: int = 0, boot: str = NEW, score: float = 0.9) -> bytes:
+def match(seq: int, *, age: int = 0, held: int = 0, boot: str = NEW, score: float = 0.9, who: str = "") -> bytes:
     """A match that was sent so many ms ago."""
     sent = now_ms() - age
-    return messages.encode(Match(EPOCH, boot, sent, Event(seq, sent - held, score, str(seq), "Ada", 1, None, None, {})))
+    return messages.encode(Match(EPOCH, boot, sent, Event(seq, sent - held, score, who or str(seq), "Ada", 1, None, None, {})))
 
 
 def status(boot: str = NEW, *, online: bool = True, age: int = 0) -> bytes:
@@ -105,6 +105,7 @@ class Hostile:
         self.refuse = refuse
         self.filters: list[tuple[str, int]] = []
         self.subscribed = threading.Semaphore(0)
+        self.puback = threading.Semaphore(0)
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = Address(port=self._server.getsockname()[1])
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -145,6 +146,8 @@ class Hostile:
                 self.subscribed.release()
             elif first >> 4 == 12:
                 self.send(packet(0xD0))
+            elif first >> 4 == 4:
+                self.puback.release()
 
 
 @pytest.mark.parametrize("engine", PARAMETERS)
@@ -403,6 +406,17 @@ def test_a_full_inbox_drops_the_oldest_match_and_keeps_statuses_and_news() -> No
     assert (inbox.overrun, len(woken)) == (3, 7)
 
 
+def test_the_inbox_is_bounded_in_bytes() -> None:
+    inbox = DropOldestInbox(100, lambda: None, most_bytes=10)
+    for size in (4, 5, 6, 3):
+        inbox.put(Received(TOPIC, bytes(size), 0, retain=False))
+    taken = [inbox.take() for _ in range(3)]
+    assert [len(item[1].payload) for item in taken if isinstance(item, tuple)] == [6, 3]
+    assert inbox.overrun == 2
+    inbox.put(Received(TOPIC, bytes(10), 0, retain=False))
+    assert inbox.take() is not None
+
+
 def test_an_overrun_is_counted() -> None:
     with Hostile() as broker, gate_at(broker.address, inbox=2) as gate:
         gate.ready()
@@ -452,6 +466,12 @@ class TestTail:
             assert "match    lobby-1  seq 1  score 0.9  Ada (1) employee  age " in tail.line()
             assert tail.ended() == 0
 
+    @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+    def test_little_is_kept_of_what_nobody_reads(self, fresh: list[str]) -> None:
+        with Hostile() as broker:
+            peak = flooded_while_nobody_reads(broker, [FACEWIRE, "tail", "-p", str(broker.address.port), *fresh])
+            assert peak < 256 * 1024 * 1024, peak
+
     def test_code_124_when_the_wait_is_over_and_2_with_a_kind(self) -> None:
         with Hostile() as broker, tail_of(broker.address.port, "--fresh", "-W", "0.5") as tail:
             tail.ready()
@@ -469,6 +489,25 @@ def started(*command: str, **environment: str) -> Iterator[Tail]:
             yield Tail(process)
         finally:
             process.kill()
+
+
+def flooded_while_nobody_reads(broker: Hostile, command: list[str]) -> int:
+    """Start a command, never read its output, send it 250 MB of matches; the most memory that it took, bytes."""
+    unread, out = os.pipe()
+    with subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert broker.subscribed.acquire(timeout=15)
+            for seq in range(1, 2_501):
+                broker.send(publish(TOPIC, match(seq, who="x" * 100_000)))
+            broker.send(publish(STATUS, status(), qos=1, packet_id=1))
+            assert broker.puback.acquire(timeout=60)
+            memory = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+            assert memory
+            return int(memory[1]) * 1024
+        finally:
+            process.kill()
+            os.close(unread)
+            os.close(out)
 
 
 @pytest.fixture(scope="module")
@@ -551,6 +590,11 @@ class TestDocumentation:
             gate.process.terminate()
             reasons = {"repeated": 1, "retained": 1, "late": 2, "unproven": 1, "previous_boot": 1, "unreadable": 2}
             assert gate.row() == {"refused": reasons}
+
+    def test_the_gate_in_javascript_keeps_little_of_what_nobody_reads(self, node_gate: Path) -> None:
+        with Hostile() as broker:
+            peak = flooded_while_nobody_reads(broker, ["node", str(node_gate), f"mqtt://127.0.0.1:{broker.address.port}"])
+            assert peak < 256 * 1024 * 1024, peak
 
     @pytest.mark.mosquitto
     def test_the_gate_in_javascript_works_with_a_real_broker(self, node_gate: Path, mosquitto: Address) -> None:

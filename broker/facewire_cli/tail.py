@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from facewire_gate.matches import FreshMatches
     from facewire_mqtt import Address, Happening
 
-#: Messages that may wait to be shown; further ones are counted and not shown.
+#: Messages that may wait to be shown, and bytes of them; further ones are counted and not shown.
 INBOX_MESSAGES: Final = 10_000
+INBOX_BYTES: Final = 64 * 1024 * 1024
 #: The time between two notices of that, s.
 COMPLAIN_EVERY: Final = 5.0
 #: How soon we notice a signal, or a reader that has gone as `head` does, while no message
@@ -145,8 +146,10 @@ class Until:
 class DropNewestInbox:
     """Holds what paho's thread reports for the thread that shows it. Bounded; never blocks paho."""
 
-    def __init__(self, most: int = INBOX_MESSAGES) -> None:
-        self._most = most
+    def __init__(self, most: int = INBOX_MESSAGES, most_bytes: int = INBOX_BYTES) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        #: Bytes of payloads since the start. Each is counted by one thread alone.
+        self._put_bytes = self._taken_bytes = 0
         self._queue: queue.SimpleQueue[tuple[int, Happening]] = queue.SimpleQueue()
         #: Messages that arrived while the inbox was full.
         self.dropped = 0
@@ -154,17 +157,25 @@ class DropNewestInbox:
     def put(self, happening: "Happening") -> None:
         from facewire_mqtt import Received
 
-        if isinstance(happening, Received) and self._queue.qsize() >= self._most:
-            self.dropped += 1
-        else:
-            self._queue.put((now_ms(), happening))
+        if isinstance(happening, Received):
+            waiting = self._put_bytes - self._taken_bytes
+            if self._queue.qsize() >= self._most or waiting + len(happening.payload) > self._most_bytes:
+                self.dropped += 1
+                return
+            self._put_bytes += len(happening.payload)
+        self._queue.put((now_ms(), happening))
 
     def get(self, timeout: float) -> "tuple[int, Happening] | None":
         """The time of arrival, ms since 1970 UTC, and the happening; None if none arrived."""
+        from facewire_mqtt import Received
+
         try:
-            return self._queue.get(timeout=timeout)
+            item = self._queue.get(timeout=timeout)
         except queue.Empty:
             return None
+        if isinstance(item[1], Received):
+            self._taken_bytes += len(item[1].payload)
+        return item
 
 
 class _Notices:

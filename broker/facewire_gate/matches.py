@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: Messages that may wait for the consumer: two seconds of 100 devices with 5 matches a second.
 INBOX_MESSAGES: Final = 1_000
+#: Bytes of them. One device's large messages would otherwise take 4 GB.
+INBOX_BYTES: Final = 64 * 1024 * 1024
 #: unreadable: not a message of the contract. overrun: newer ones pushed it out of a full inbox.
 Reason: TypeAlias = Unfit | Literal["unreadable", "overrun"]
 
@@ -63,10 +65,11 @@ class DropOldestInbox:
         most: messages that may wait. A further one pushes out the oldest match: the newest may
             still be fresh, and a status tells of a restart.
         wake: called on paho's thread when something arrives.
+        most_bytes: the same for the bytes of their payloads.
     """
 
-    def __init__(self, most: int, wake: Callable[[], None]) -> None:
-        self._most = most
+    def __init__(self, most: int, wake: Callable[[], None], most_bytes: int = INBOX_BYTES) -> None:
+        self._most, self._most_bytes, self._size_bytes = most, most_bytes, 0
         self._wake = wake
         self._waiting: deque[tuple[Moment, Received]] = deque()
         #: There are few, and only the last ones count.
@@ -80,7 +83,8 @@ class DropOldestInbox:
                 self._news.append(happening)
             else:
                 self._waiting.append((_now(), happening))
-                if len(self._waiting) > self._most:
+                self._size_bytes += len(happening.payload)
+                while len(self._waiting) > self._most or self._size_bytes > self._most_bytes:
                     self._push_out()
         self._wake()
 
@@ -89,7 +93,7 @@ class DropOldestInbox:
         with self._lock:
             if self._news:
                 return self._news.popleft()
-            return self._waiting.popleft() if self._waiting else None
+            return self._remove(0) if self._waiting else None
 
     def forget_news(self) -> None:
         with self._lock:
@@ -97,8 +101,14 @@ class DropOldestInbox:
 
     def _push_out(self) -> None:
         at = next((at for at, (_, message) in enumerate(self._waiting) if message.topic.endswith("/match")), 0)
-        del self._waiting[at]
+        self._remove(at)
         self.overrun += 1
+
+    def _remove(self, at: int) -> tuple[Moment, Received]:
+        item = self._waiting[at]
+        del self._waiting[at]
+        self._size_bytes -= len(item[1].payload)
+        return item
 
 
 class _Matches:
