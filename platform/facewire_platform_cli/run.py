@@ -12,10 +12,12 @@ from facewire_cli.ending import Ending
 from facewire_cli.options import ENDPOINT, Endpoint, connection_options
 from facewire_cli.systemd import Service
 from facewire_mqtt.address import Address
+from facewire_platform.columns.copier import Copier
 from facewire_platform.intake.worker import Worker, receiver_for
 from facewire_platform.store.database import locate
 from facewire_platform.store.drivers import Location
 from facewire_platform_cli.backup import backup, restore
+from facewire_platform_cli.columns import columns
 from facewire_platform_cli.options import database_option
 from facewire_platform_cli.purge import purge
 from facewire_platform_cli.web import web as web_command
@@ -68,11 +70,12 @@ def run(
                 worker.stop()
             else:
                 service.turn(subscribed)
+                copier.turn(worker.counters.events)
 
         worker = Worker(location, receiver_for(location, address, topics, share), topics, on_turn=turn)
         if metrics:
             _serve_metrics(metrics, worker, location)
-        with serving:
+        with serving, Copier(location) as copier:
             worker.run()
 
 
@@ -92,6 +95,7 @@ def migrate(database: str) -> None:
 
 platform.add_command(backup)
 platform.add_command(restore)
+platform.add_command(columns)
 platform.add_command(purge)
 platform.add_command(web_command)
 

@@ -67,6 +67,16 @@ class Builder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def folder(self) -> Path | None:
+        """Where the files are; None if there are none on this machine."""
+        found = read_folder(self._dialect, self._db)
+        return found and found[0]
+
+    def parts(self) -> list[Part]:
+        """The files."""
+        with store_errors(self._location):
+            return sorted(self._tables.parts(), key=lambda part: (part.day is None, part.day, part.id))
+
     def build(self, least: int = 1) -> Iterator[int]:
         """Bring the files up to date; gives how many events wait, before each step.
 
@@ -82,6 +92,7 @@ class Builder:
                 waiting = self._tables.waiting() if mine else 0
                 if not mine or (waiting < least and not going):
                     return
+                self._folder()
                 yield waiting
                 going = self._step()
             if not going:

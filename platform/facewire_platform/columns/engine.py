@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from facewire_platform.columns.parts import TYPES
 #: More rows than fit go to a file that has no name.
 MEMORY: Final = "160MB"
 THREADS: Final = 2
+COMPRESSION: Final = "zstd"
 #: Rows are found by the least and the greatest value of so many. They lie by person, so that few groups have one person's.
 GROUP: Final = 30_000
 ORDER: Final = "person_type, identity_id, timestamp, stream, seq"
@@ -77,13 +79,13 @@ def put_keys(connection: Any, table: str, keys: Sequence[tuple[int, int]]) -> No
 
 def files(folder: Path, names: Sequence[str]) -> str:
     """Column files as a table, in SQL."""
-    paths = ", ".join(_text(str(folder / name)) for name in names)
+    paths = ", ".join(_text(re.sub(r"[*?\[]", r"[\g<0>]", str(folder / name))) for name in names)
     return f"read_parquet([{paths}], hive_partitioning = false)"
 
 
 def write(connection: Any, source: str, path: Path) -> None:
     """Write a column file of a SELECT that gives `WRITTEN`."""
-    options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {GROUP}"
+    options = f"FORMAT parquet, COMPRESSION {COMPRESSION}, ROW_GROUP_SIZE {GROUP}"
     connection.execute(f"COPY (SELECT * FROM ({source}) ORDER BY {ORDER}) TO {_text(str(path))} ({options})")
 
 
