@@ -67,6 +67,8 @@ class Ledger:
         with store.transaction():
             for statement in _TABLES:
                 store.execute(statement)
+            #: No record that is forgotten was made after this. Only whoever holds the ledger moves it.
+            self._horizon_ms = int(self.note(_HORIZON) or -(2**63))
 
     def mark_of(self, form: str, key: str) -> str | None:
         """The mark under which a record was taken; None if it was not."""
@@ -103,7 +105,8 @@ class Ledger:
         with self.store.transaction():
             outcomes = [self._take(entry, now_ms) for entry in entries]
             self._note(notes or {})
-            self._trim()
+            horizon_ms = self._trim()
+        self._horizon_ms = horizon_ms
         return outcomes
 
     def _take(self, entry: Entry, now_ms: int) -> Outcome:
@@ -113,7 +116,7 @@ class Ledger:
         if any(self._is_copy(entry.form, shared) for shared in entry.shared):
             self._write(entry, self.store.ring().epoch, 0, at_ms)
             return Outcome.REPEATED
-        if at_ms <= self._horizon_ms():
+        if at_ms <= self._horizon_ms:
             return Outcome.TOO_OLD
         if entry.event is None:
             added = self.store.skip(1, entry.reason)
@@ -133,23 +136,22 @@ class Ledger:
         reported: dict[str, int] = dict(self.store.query("SELECT form, count(*) FROM shared WHERE shared = ? GROUP BY form", shared))
         return max(reported.values(), default=0) > reported.get(form, 0)
 
-    def _horizon_ms(self) -> int:
-        """No record that is forgotten was made after this."""
-        return int(self.note(_HORIZON) or -(2**63))
-
     def _note(self, notes: Mapping[str, str]) -> None:
         for name, value in notes.items():
             self.store.execute("INSERT OR REPLACE INTO note (name, value) VALUES (?, ?)", name, value)
 
-    def _trim(self) -> None:
-        last, first = self.store.query("SELECT max(place), min(place) FROM ledger")[0]
+    def _trim(self) -> int:
+        """Forget what is over the limit, if that is enough to be worth it; the horizon after it."""
+        last, first = self.store.query("SELECT (SELECT max(place) FROM ledger), (SELECT min(place) FROM ledger)")[0]
         least = (last or 0) - TIMES_CAPACITY * self.store.capacity + 1
         if first is None or least - first < _TRIM_EVERY:
-            return
+            return self._horizon_ms
         newest = self.store.query("SELECT max(at) FROM ledger WHERE place < ?", least)[0][0]
-        self._note({_HORIZON: str(max(newest, self._horizon_ms()))})
+        horizon_ms: int = max(newest, self._horizon_ms)
+        self._note({_HORIZON: str(horizon_ms)})
         self.store.execute("DELETE FROM ledger WHERE place < ?", least)
         self.store.execute("DELETE FROM shared WHERE place < ?", least)
+        return horizon_ms
 
 
 _HORIZON: Final = "ledger.horizon"
