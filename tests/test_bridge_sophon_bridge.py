@@ -271,3 +271,13 @@ def test_a_box_that_is_away_is_waited_for(make: Make, monkeypatch: pytest.Monkey
             again.compare(90.0)
             wait_until(lambda: len(stores.events("hall-1")) == 1)
             wait_until(lambda: bool(again.clients))
+
+
+def test_the_status_says_what_is_proved(make: Make) -> None:
+    with Server(5) as box:
+        path, _ = make(_table(5, box) + '[sophon.device.hall-2]\nid = "box-2"\n')
+        with sophon_bridge(path) as bridge:
+            asked, posting = bridge.sources
+            wait_until(lambda: asked.describe()["proof_at"] is not None)
+            assert asked.describe()["proof"] == "reconciled"
+            assert (posting.describe()["proof"], posting.describe().get("proof_at")) == ("best effort", None)

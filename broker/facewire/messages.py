@@ -112,6 +112,14 @@ class Status:
     #: Events overwritten before they were acked, this epoch.
     dropped: int | None = None
     version: str | None = None
+    #: Of a bridged device, how far it is proved that its source lost nothing: proven, reconciled or best effort.
+    proof: str | None = None
+    #: Until when it is reconciled, or since when it is proven, if the source's numbers began anew; ms since 1970 UTC.
+    proof_at: int | None = None
+    #: Records of the source that are missing and not declared lost.
+    unexplained: int | None = None
+    #: The source's clock minus the bridge's, ms.
+    source_offset: int | None = None
 
 
 Message: TypeAlias = Match | Batch | Ack | Status
@@ -277,6 +285,10 @@ def decode_status(payload: bytes) -> Status:
         capacity=m.optional_integer("capacity", least=1),
         dropped=m.optional_integer("dropped"),
         version=m.optional("version", str, "text"),
+        proof=m.optional("proof", str, "text"),
+        proof_at=m.optional_integer("proof_at", least=-MAX_INT),
+        unexplained=m.optional_integer("unexplained"),
+        source_offset=m.optional_integer("source_offset", least=-MAX_INT),
     )
 
 

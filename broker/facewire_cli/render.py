@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 from facewire import messages
 from facewire.errors import BatchRefused, FacewireError
 from facewire.events import PersonType
+from facewire.proof import describe_proof
 from facewire.topics import KINDS, Topics
 from facewire_cli.output import moment, visible
 
@@ -166,6 +167,8 @@ def _status(row: Row) -> Iterator[str]:
     for name in ("dropped", "threshold", "version"):
         if name in row:
             yield f"{name} {row[name]}"
+    if proof := describe_proof(row):
+        yield proof
     yield f"boot {row['boot']}"
 
 

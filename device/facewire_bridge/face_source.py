@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from facewire.proof import Proof
 from facewire_bridge import mqtt_face
 from facewire_bridge.clock import read_local, write_local
 from facewire_bridge.member import Member, Placed
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 CLOCK_TOLERANCE: Final = 3_000
 #: A source with resume off is asked this often for what nobody missed yet, s.
 SWEEP_EVERY: Final = 3_600.0
+
+_RESET: Final = "numbers.reset"
 
 Form = Literal["rec", "snap"]
 _FORMS: Final[tuple[Form, ...]] = ("rec", "snap")
@@ -54,17 +57,23 @@ class FaceSource:
         self._heard_at = float("-inf")
         self._sweep_at = float("-inf")
         self._message = 0
+        self._reset_ms: int | None = None
         self.resets = 0
+        member.agent.describe_source = self.describe
 
     @property
     def offset_ms(self) -> int | None:
         """How far its clock is ahead of ours, as measured at its heartbeats; None if it was not."""
-        return round(statistics.median(self._offsets)) if self._offsets else None
+        return round(statistics.median(tuple(self._offsets))) if self._offsets else None
+
+    def describe(self) -> dict[str, Any]:
+        """What its status says of its proof; from any thread."""
+        return {"proof": Proof.PROVEN, "proof_at": self._reset_ms, "unexplained": self.missing, "source_offset": self.offset_ms}
 
     @property
     def missing(self) -> int:
         """Numbers that are unexplained so far."""
-        return sum(numbers.missing for numbers in self._numbers.values())
+        return sum(numbers.missing for numbers in tuple(self._numbers.values()))
 
     def take(self, kind: str, payload: bytes, *, now: float, now_ms: int) -> None:
         """A message of a record topic. What is not acked, the terminal still has. Raises `StoreError`."""
@@ -124,7 +133,7 @@ class FaceSource:
 
     def _record(self, record: Record | Poison, seen: Seen, after: Numbers, payload: bytes, now_ms: int) -> None:
         key = f"{seen.generation}/{record.number}"
-        notes = {_note(record.form): _dump(after)}
+        notes = {_note(record.form): _dump(after)} | ({_RESET: str(now_ms)} if seen.reset else {})
 
         def use(ledger: Ledger) -> None:
             with ledger.store.transaction():
@@ -137,6 +146,7 @@ class FaceSource:
             return
         self.member.with_ledger(use)
         self.resets += 1
+        self._reset_ms = now_ms
         log.warning("source was reset device=%s form=%s at=%s: losses before it are unknown", self.member.name, record.form, after.at)
 
     def _name_before_reset(self, ledger: Ledger, form: str) -> None:
@@ -191,6 +201,8 @@ class FaceSource:
             self._loaded_from = ledger
             read = {form: self.member.with_ledger(lambda ledger, form=form: ledger.note(_note(form))) for form in _FORMS}  # type: ignore[misc]
             self._numbers = {form: _parse(note) for form, note in read.items()}
+            reset = ledger.note(_RESET)
+            self._reset_ms = None if reset is None else int(reset)
         return self._numbers
 
     def _mark_of(self, form: str) -> Callable[[int, int], str | None]:

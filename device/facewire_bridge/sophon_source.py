@@ -8,8 +8,9 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
+from facewire.proof import Proof
 from facewire_bridge import sophon
 from facewire_bridge.member import Member, Placed
 from facewire_bridge.record import Poison, Record
@@ -35,11 +36,21 @@ class SophonSource:
         self.device, self.member = device, member
         self.status: dict[str, object] = {}
         self._delays: deque[int] = deque(maxlen=50)
+        self._reconciled_ms: int | None = None
+        self._unexplained = 0
+        member.agent.describe_source = self.describe
 
     @property
     def offset_ms(self) -> int | None:
         """How far its clock is ahead of ours, at least, as its realtime events show; None if it sent none."""
-        return -min(self._delays) if self._delays else None
+        return -min(tuple(self._delays)) if self._delays else None
+
+    def describe(self) -> dict[str, Any]:
+        """What its status says of its proof; from any thread."""
+        about: dict[str, Any] = {"source_offset": self.offset_ms, "unexplained": self._unexplained}
+        if not self.device.api:
+            return about | {"proof": Proof.BEST_EFFORT}
+        return about | {"proof": Proof.RECONCILED, "proof_at": self._reconciled_ms}
 
     def post(self, form: str, parse: Callable[[], object], raw: bytes, *, now_ms: int) -> None:
         """What the box posted or sent. On return all of it is durable. Raises `StoreError`."""
@@ -67,16 +78,19 @@ class SophonSource:
 
     def cursor(self) -> int | None:
         """The time of the newest event at the last agreement, ms since 1970 UTC by the box's clock; None before the first."""
-        note = self.member.with_ledger(lambda ledger: ledger.note(_CURSOR))
+        note, reconciled = self.member.with_ledger(lambda ledger: (ledger.note(_CURSOR), ledger.note(_RECONCILED)))
+        self._reconciled_ms = None if reconciled is None else int(reconciled)
         return None if note is None else int(note)
 
     def agreed(self, cursor_ms: int, now_ms: int) -> None:
         """The box's count and ours agreed, for all up to now."""
         notes = {_CURSOR: str(cursor_ms), _RECONCILED: str(now_ms), _UNRECONCILED: ""}
         self.member.with_ledger(lambda ledger: ledger.write_notes(notes))
+        self._reconciled_ms, self._unexplained = now_ms, 0
 
     def disagreed(self, counted: int, held: int) -> None:
         """They do not agree, however often we ask."""
+        self._unexplained = abs(counted - held)
         self.member.with_ledger(lambda ledger: ledger.write_notes({_UNRECONCILED: f"the box counts {counted}, we hold {held}"}))
 
     def _take(self, found: Sequence[tuple[Record | Poison, object]], now_ms: int) -> None:

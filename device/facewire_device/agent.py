@@ -7,14 +7,15 @@ One thread owns the store's connection and the uploader. It polls the store ever
 seconds, because other processes may record too.
 """
 
+import dataclasses
 import logging
 import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 from facewire.errors import DecodeError, StoreError
 from facewire.messages import Ack, Status, decode_ack, encode
@@ -57,6 +58,7 @@ class Agent:
     Attributes:
         boot: identity of this run.
         realtime: publishes matches and counts them.
+        describe_source: gives what a bridge adds to the status; called on the agent's thread.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -69,6 +71,7 @@ class Agent:
         self.settings = settings
         self._on_turn = on_turn
         self._on_failure = on_failure
+        self.describe_source: Callable[[], Mapping[str, Any]] = dict
         self.boot = new_id()
         self._uploader = Uploader(self.boot, now=time.monotonic(), period=settings.period, catch_up=settings.catch_up, jitter=random.random)
         self._topic = {kind: settings.topics.of(settings.device, kind) for kind in QOS}
@@ -304,7 +307,7 @@ class Agent:
         online = online_status(
             store.ring(), self.boot, at=now_ms(), threshold=threshold, period=period, capacity=store.capacity, version=_VERSION
         )
-        self._connection.publish(self._status_publication(online))
+        self._connection.publish(self._status_publication(dataclasses.replace(online, **self.describe_source())))
 
     def _offline(self) -> Publication:
         """The status of a device that is gone: its last will, and its goodbye."""

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from facewire.proof import Proof
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, visible, write_rows
 from facewire_platform.columns.filter import Filter
@@ -160,12 +161,13 @@ def _write_report(
             "lag": coverage.lag,
             "gaps": coverage.gaps,
             "lost": coverage.lost,
+            "proof": coverage.proof,
         }
         for coverage in devices
     )
     shown: dict[str, Callable[[Any], str]] = {name: _short for name in columns if name in _MOMENTS}
     write_rows(itertools.chain(rows, device_rows) if output == "json" else rows, output, columns, shown=shown)
-    for line in _notice(devices, whole, zone):
+    for line in (*_notice(devices, whole, zone), *_unproven(devices)):
         click.echo(line, err=True)
 
 
@@ -186,6 +188,15 @@ def _notice(devices: list[reports.Coverage], whole: Period, zone: dt.tzinfo) -> 
         yield visible(f"  {coverage.device}: {until}{lag}{lost}")
     if len(incomplete) > MAX_NAMED:
         yield f"  and {len(incomplete) - MAX_NAMED} more"
+
+
+def _unproven(devices: list[reports.Coverage]) -> Iterator[str]:
+    """The bridged devices whose boxes may have lost events that nobody can name."""
+    unproven = [coverage for coverage in devices if coverage.proof not in {None, Proof.PROVEN}]
+    for coverage in unproven[:MAX_NAMED]:
+        yield visible(f"  {coverage.device}: its box is {coverage.proof}")
+    if len(unproven) > MAX_NAMED:
+        yield f"  and {len(unproven) - MAX_NAMED} more"
 
 
 _MOMENTS: Final = ("first_seen", "last_seen", "first_in", "last_out", "since", "until")

@@ -37,6 +37,8 @@ def status(
     said no goodbye. The clock offset is its clock minus the platform's. The
     outage budget is how long it can still be cut off before its ring
     overwrites events that are not acked, at the rate of its last 1,000 events.
+    The proof of a bridged device says how far it is proved that its box lost
+    nothing: docs/bridges.md.
     """
     limits = HealthLimits(max_lag, online=online, no_loss=no_loss)
     if check != (limits != HealthLimits()):
@@ -50,7 +52,8 @@ def status(
         "outage_budget": _seconds,
     }
     epochs = ("epoch",) if all_epochs else ()
-    write_rows(rows, output, (*COLUMNS[:1], *epochs, *COLUMNS[1:]), shown=shown)
+    proof = ("proof",) if any(row["proof"] for row in rows) else ()
+    write_rows(rows, output, (*COLUMNS[:1], *epochs, *COLUMNS[1:], *proof), shown=shown)
     wrong = [*_unknown(rows, devices), *_unhealthy(rows, limits, now)] if check else []
     for line in wrong:
         click.echo(line, err=True)

@@ -167,6 +167,7 @@ class DeviceRow(BaseModel):
     gaps: int
     quarantined: int
     dropped: int | None
+    proof: str | None = Field(description="Of a bridged device, how far it is proved that its box lost nothing.")
 
 
 class Devices(BaseModel):

@@ -3,6 +3,7 @@
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from facewire import codec
+from facewire.proof import describe_proof
 from facewire_platform.store.schema import EventRow, StreamRow
 
 Row: TypeAlias = dict[str, Any]
@@ -66,6 +67,10 @@ def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, rat
         "period": status.get("period"),
         "capacity": status.get("capacity"),
         "version": status.get("version"),
+        "proof": describe_proof(status),
+        "proof_at": status.get("proof_at"),
+        "unexplained": status.get("unexplained"),
+        "source_offset": status["source_offset"] / 1000 if status.get("source_offset") is not None else None,
         "clock_offset": (status["at"] - status["received_at"]) / 1000 if "received_at" in status else None,
         "rate": rate.until(status["at"]) if rate and status else None,
     }

@@ -35,6 +35,7 @@ class Coverage:
         watermark_at: device time of the event at the watermark; None if it was deleted.
         lag: events that the device holds and has not sent.
         gaps, lost: gaps that reach into the period, and the number of events lost in them.
+        proof: of a bridged device, how far it is proved that its box lost nothing; None of any other.
     """
 
     device: str
@@ -43,6 +44,7 @@ class Coverage:
     lag: int
     gaps: int = 0
     lost: int = 0
+    proof: str | None = None
 
     def covers(self, period: Period) -> bool:
         """Whether every event of the period is here."""
@@ -179,4 +181,4 @@ def _coverage(row: Row, stream: list[Any] | None) -> Coverage:
     # A device that never had an event is complete up to its last status, but not up to its last
     # will; both move `last_seen`.
     heard = row["last_seen"] if heard is None and row["online"] else heard
-    return Coverage(row["device"], watermark_at if row["lag"] else heard, watermark_at, row["lag"])
+    return Coverage(row["device"], watermark_at if row["lag"] else heard, watermark_at, row["lag"], proof=row["proof"])

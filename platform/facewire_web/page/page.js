@@ -259,7 +259,8 @@ function drawDevices() {
 function deviceRow(row) {
   const lost = row.gaps + row.quarantined;
   return make("tr", {},
-    make("td", {}, make("span", {class: "dot", "data-state": row.state, role: "img", "aria-label": row.state, title: row.state}), row.device),
+    make("td", {}, make("span", {class: "dot", "data-state": row.state, role: "img", "aria-label": row.state, title: row.state}), row.device,
+      ...(row.proof ? [" ", make("span", {class: "quiet", title: "How far it is proved that the box behind this bridge lost nothing"}, row.proof)] : [])),
     make("td", {title: time(row.last_seen)}, `${row.state === "online" ? "" : `${row.state}, `}${ago(serverNow() - row.last_seen)}`),
     make("td", {class: row.lag > BATCH ? "number warn" : "number"}, count.format(row.lag)),
     make("td", {class: lost ? "number loss" : "number", title: `${plural(row.gaps, "event")} in gaps, ${count.format(row.quarantined)} in quarantine`}, count.format(lost)),
