@@ -115,9 +115,10 @@ class History:
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
         """How far each device is stored, and its last status; of the newest epoch, or of all."""
-        statuses: dict[str, Row] = {row["device"]: row for row in self.rows(DeviceRow.select().dicts())}
-        event_rates = {row[:2]: Rate(*row[2:]) for row in self.rows(rates().tuples()) if None not in row}
-        streams = {(row["device"], row["epoch"]): row for row in self.rows(StreamRow.select().order_by(StreamRow.id).dicts())}
+        statuses: dict[str, Row] = {row["device"]: row for row in self._plain_dicts(DeviceRow.select())}
+        event_rates = {row[:2]: Rate(*row[2:]) for row in self._plain_rows(rates()) if None not in row}
+        stored = self._plain_dicts(StreamRow.select().order_by(StreamRow.id))
+        streams = {(row["device"], row["epoch"]): row for row in stored}
         newest = dict(streams.keys()) | {device: row["epoch"] for device, row in statuses.items() if row["epoch"]}
         keys = set(newest.items()) | (streams.keys() if all_epochs else set())
         for device, epoch in sorted(keys):
@@ -135,7 +136,7 @@ class History:
             (EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.watermark)
         )
         keys = ("device", "epoch", "watermark", "gaps", "quarantined")
-        for row in self.rows(StreamRow.select(StreamRow, above.alias("above")).order_by(StreamRow.id).dicts()):
+        for row in self._plain_dicts(StreamRow.select(StreamRow, above.alias("above")).order_by(StreamRow.id)):
             stored = row["stored"] - row["above"]
             unaccounted = row["watermark"] - stored - row["gaps"] - row["quarantined"]
             yield {key: row[key] for key in keys} | {"stored": stored, "unaccounted": unaccounted}
@@ -349,10 +350,22 @@ class History:
         with store_errors(self._location):
             return list(query.bind(self._db))
 
-    def _plain_rows(self, query: Any) -> Any:
+    def _plain_rows(self, query: Any) -> list[tuple[Any, ...]]:
         """Rows as the driver gives them: peewee's conversion would take a quarter of the time."""
         with store_errors(self._location):
-            return self._db.execute_sql(*query.bind(self._db).sql()).fetchall()
+            rows: list[tuple[Any, ...]] = self._executed(query).fetchall()
+            return rows
+
+    def _plain_dicts(self, query: Any) -> Iterator[Row]:
+        """The same with the names of the columns."""
+        with store_errors(self._location):
+            cursor = self._executed(query)
+            names = [column[0] for column in cursor.description]
+            rows = cursor.fetchall()
+        return (dict(zip(names, row, strict=True)) for row in rows)
+
+    def _executed(self, query: Any) -> Any:
+        return self._db.execute_sql(*query.bind(self._db).sql())
 
 
 def _ordered(columns: Sequence[Any], *, newest_first: bool) -> Iterator[Any]:

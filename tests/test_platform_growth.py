@@ -1,0 +1,174 @@
+"""A question costs what its answer needs, however long the history is: SQLite counts its steps.
+
+Each question of the API and of the command line is here, or is named with the reason why it is not.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import pytest
+from click.testing import CliRunner
+from fastapi.routing import APIRoute
+from platform_model import BOOT
+from platform_store import event_at, run, store_events
+
+from facewire.messages import Status
+from facewire_cli.main import COMMANDS, cli
+from facewire_platform.store.sqlite import SqliteDialect
+from facewire_platform.store.writer import Message, Unreadable, open_store
+from facewire_web.access import Access
+from facewire_web.api import create_app
+from facewire_web.live import Wall
+
+HOUR, DAY = 3_600_000, 86_400_000
+#: The history ends here, 2025-11-25 06:00 UTC, and begins the earlier the longer it is.
+END = 1_764_050_400_000
+#: Each device records an event in every so many ms.
+STEP = 20_000
+#: Events of each device: more than the rate of a device needs, two hundred pages of the file.
+SHORT, LONG = 1_500, 15_000
+DEVICES = ("box-1", "box-2", "box-3")
+
+API = {
+    "/api/events": "/api/events?limit=50&newest_first=true",
+    "/api/hourly": f"/api/hourly?since={END - 2 * HOUR}&until={END}",
+    "/api/devices": "/api/devices",
+    "/api/gaps": "/api/gaps",
+    "/api/quarantine": "/api/quarantine",
+    "/metrics": "/metrics",
+}
+NOT_ASKED_OF_THE_HISTORY = {"/api/stream", "/api/login", "/healthz"}
+
+COMMAND = {
+    "status": "status --all-epochs",
+    "doctor": "doctor",
+    "events": f"events --since {END - 2 * HOUR} --limit 50",
+    "gaps": "gaps",
+    "report attendance": "report attendance --day 2025-11-25 --tz UTC",
+    "report traffic": "report traffic --day 2025-11-25 --by hour --tz UTC",
+    "quarantine list": "quarantine list",
+}
+#: They write, read all, or ask about one entry of the quarantine or the column files.
+NOT_A_QUESTION = {
+    *("simulate", "export", "quarantine drop", "quarantine retry", "quarantine show"),
+    *(f"platform {name}" for name in ("run", "migrate", "backup", "restore", "purge", "web")),
+    *(f"platform columns {name}" for name in ("build", "list", "drop")),
+}
+
+
+def history(path: Path, events: int, *, statistics: bool) -> Path:
+    """Devices with a status and a gap, a purged first hour, a message in quarantine."""
+    with open_store(path) as store:
+        for number, device in enumerate(DEVICES):
+            epoch = f"{number:016x}"
+            made = (
+                event_at(seq, END - (events - seq) * STEP, identity_id=str(seq % 7), person_type=1)
+                for seq in range(1, events + 1)
+                if seq != events - 5
+            )
+            store_events(store, device, *made, epoch=epoch, now_ms=END)
+            store.store([Message(device, Status(BOOT, True, END, epoch, head=events, oldest=1, cursor=0, capacity=10_000), END)])
+            store.store([Message(device, Unreadable(f"facewire/v1/{device}/history", "not msgpack", b"?"), END)])
+    run(path, f"DELETE FROM event WHERE timestamp < {END - events * STEP + HOUR}")
+    if statistics:
+        run(path, "ANALYZE")
+    return path
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["as it is", "analyzed"])
+def histories(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("growth")
+    return (
+        history(folder / "short.db", SHORT, statistics=request.param),
+        history(folder / "long.db", LONG, statistics=request.param),
+    )
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], int]:
+    """Counts the steps of SQLite's machine, in every connection that a question opens."""
+    counted, really = 0, SqliteDialect.open
+
+    def step() -> None:
+        nonlocal counted
+        counted += 1
+
+    def opened(self: SqliteDialect, mode: Any) -> Any:
+        database = really(self, mode)
+        database.connection().set_progress_handler(step, 1)
+        return database
+
+    monkeypatch.setattr(SqliteDialect, "open", opened)
+
+    def count(question: Callable[[], object]) -> int:
+        nonlocal counted
+        counted = 0
+        question()
+        return counted
+
+    return count
+
+
+def check(histories: tuple[Path, Path], steps: Callable[[Callable[[], object]], int], ask: Callable[[Path], str]) -> None:
+    answers: list[str] = []
+    short, long = (steps(lambda: answers.append(ask(path))) for path in histories)  # noqa: B023
+    assert all(answers)
+    assert short * 0.5 < long < short * 1.3 + 100, f"{short} steps in {SHORT} events of a device, {long} in {LONG}"
+
+
+def get(path: Path, url: str) -> str:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(path, Wall(), Access(None)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get(url)
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def call(path: Path, command: str) -> str:
+    arguments = [*command.split(), "--database", f"sqlite:///{path}"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code in {0, 3 if command == "doctor" else 0}, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("url", API.values())
+def test_an_answer_of_the_api_costs_the_same_in_a_longer_history(
+    histories: tuple[Path, Path], steps: Callable[[Callable[[], object]], int], url: str
+) -> None:
+    check(histories, steps, lambda path: get(path, url))
+
+
+@pytest.mark.parametrize("command", COMMAND.values())
+def test_an_answer_of_a_command_costs_the_same_in_a_longer_history(
+    histories: tuple[Path, Path], steps: Callable[[Callable[[], object]], int], command: str
+) -> None:
+    check(histories, steps, lambda path: call(path, command))
+
+
+def test_each_question_of_the_api_is_measured(tmp_path: Path) -> None:
+    open_store(tmp_path / "x.db").close()
+    app: Any = create_app(tmp_path / "x.db", Wall(), Access(None))
+    routes = {route.path for route in app._app.routes if isinstance(route, APIRoute) and route.include_in_schema}
+    assert routes == set(API) | NOT_ASKED_OF_THE_HISTORY
+
+
+def test_each_question_of_the_command_line_is_measured() -> None:
+    context = click.Context(cli)
+    found = {name for top in COMMANDS for name in leaves(cli.get_command(context, top), top)}
+    assert found == set(COMMAND) | NOT_A_QUESTION
+
+
+def leaves(command: click.Command | None, name: str) -> Iterator[str]:
+    """The commands that are given a platform's database."""
+    if isinstance(command, click.Group):
+        for sub, below in command.commands.items():
+            yield from leaves(below, f"{name} {sub}")
+    elif command and any(parameter.name == "database" for parameter in command.params):
+        yield name
