@@ -235,13 +235,13 @@ def check_events(history: History, events: list[history_scan.Seen], wanted: Filt
 def check_attendance(history: History, events: list[history_scan.Seen], wanted: Filter, days: list[Period]) -> None:
     found = list(reports.attendance_of_days(history, wanted, days, entrances=["in"], exits=["out"]))
     expected = [
-        (place, *row)
-        for place, day in enumerate(days)
+        (day, *row)
+        for day in days
         for row in history_scan.attendance(
             history_scan.matching(events, replace(wanted, since=day.since, until=day.until)), ["in"], ["out"]
         )
     ]
-    assert [(place, *row.values()) for place, row in found] == expected
+    assert [(day, *row.values()) for day, row in found] == expected
 
 
 def check_counts(history: History, events: list[history_scan.Seen], wanted: Filter, spans: list[Period]) -> None:

@@ -43,7 +43,7 @@ def export(database: str, to: Path | None, wanted: Filter, output: Literal["json
         # Nobody could see a progress bar among rows on a terminal.
         span = history.span(wanted.since, wanted.until)
         reach = stack.enter_context(progress(span)) if to is not None or not sys.stdout.isatty() else None
-        out = standard_output() if to is None else stack.enter_context(_whole_file(to))
+        out = standard_output() if to is None else stack.enter_context(whole_file(to))
         write_rows(_with_progress(history.events(wanted), reach), form, EVENT_COLUMNS, out=out)
 
 
@@ -55,7 +55,7 @@ def _with_progress(rows: Iterator[Row], reach: Reach | None) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
+def whole_file(path: Path) -> Iterator[TextIO]:
     """A file that takes its name, even from an older file, only when it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -8,10 +8,7 @@ of rows. Standard error has the same for people.
 import datetime as dt
 import functools
 import itertools
-import os
-import zoneinfo
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -25,7 +22,9 @@ from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import History, Row
 from facewire_platform.history.reports import Completeness
 from facewire_platform.store.database import locate
+from facewire_platform_cli.moments import check_zone, iso
 from facewire_platform_cli.options import check_text, database_option
+from facewire_platform_cli.person import person
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,21 +33,10 @@ MAX_NAMED: Final = 10
 MAX_DAYS: Final = 3_660
 
 
-def _check_zone(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dt.tzinfo:
-    name = value or os.environ.get("TZ", "").lstrip(":")
-    try:
-        if name:
-            return zoneinfo.ZoneInfo(name)
-        with Path("/etc/localtime").open("rb") as file:
-            return zoneinfo.ZoneInfo.from_file(file)
-    except FileNotFoundError:
-        return dt.UTC
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise click.BadParameter(f"{name[:80]!a} is not a time zone of this system, such as Europe/Berlin or UTC") from exc
-
-
-def _check_day(ctx: click.Context, _param: click.Parameter, value: object) -> dt.date:
+def _check_day(ctx: click.Context, _param: click.Parameter, value: object) -> dt.date | None:
     """Read a day; `today` is today in the zone, which is read first."""
+    if value is None:
+        return None
     text = value.isoformat()[:10] if isinstance(value, dt.date) else str(value)  # a settings file may hold a TOML date
     if text in ("today", "yesterday"):
         return dt.datetime.now(ctx.params["tz"]).date() - dt.timedelta(days=text == "yesterday")
@@ -58,12 +46,25 @@ def _check_day(ctx: click.Context, _param: click.Parameter, value: object) -> dt
         raise click.BadParameter(f"{text[:80]!a} is not a day: 2026-11-23, today, yesterday") from exc
 
 
+def _check_month(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dt.date | None:
+    """Read a month, as its first day."""
+    if value is None:
+        return None
+    try:
+        return dt.datetime.strptime(value, "%Y-%m").replace(tzinfo=dt.UTC).date()
+    except ValueError as exc:
+        raise click.BadParameter(f"{value[:80]!a} is not a month: 2026-11") from exc
+
+
 _REPORT_OPTIONS = (
     database_option,
     click.option("--day", default="today", show_default=True, callback=_check_day, help="The last day: 2026-11-23, today or yesterday."),
     click.option("--days", type=click.IntRange(1, MAX_DAYS), default=1, show_default=True, help="This many days, up to --day."),
+    click.option("--from", "first", metavar="DAY", callback=_check_day, help="The first day, instead of --day and --days."),
+    click.option("--to", "last", metavar="DAY", callback=_check_day, help="The last day, with --from.  [default: today]"),
+    click.option("--month", metavar="MONTH", callback=_check_month, help="All days of a month: 2026-11."),
     click.option(
-        "--tz", metavar="ZONE", is_eager=True, callback=_check_zone, help="Time zone of the days: Europe/Berlin.  [default: this machine's]"
+        "--tz", metavar="ZONE", is_eager=True, callback=check_zone, help="Time zone of the days: Europe/Berlin.  [default: this machine's]"
     ),
     click.option("-d", "--device", type=DEVICE, help="Only this device."),
     click.option("--group", callback=check_text, help="Only comparisons with this group."),
@@ -79,23 +80,45 @@ def report_options(command: F) -> F:
     """
 
     @functools.wraps(command)
-    def with_days(database: str, day: dt.date, days: int, tz: dt.tzinfo, **given: Any) -> Any:
+    def with_days(database: str, tz: dt.tzinfo, **given: Any) -> Any:
         wanted = Filter(**{name: given.pop(name) for name in ("device", "group", "min_score")})
+        chosen = {name: given.pop(name) for name in ("day", "days", "first", "last", "month")}
         try:
-            chosen = [periods.day(day - dt.timedelta(days=back), tz) for back in reversed(range(days))]
+            first, last = _first_and_last(tz, **chosen)
+            days = [periods.day(first + dt.timedelta(days=more), tz) for more in range((last - first).days + 1)]
         except (ValueError, OverflowError) as exc:
-            raise click.BadParameter(f"{day}: {exc}", param_hint="'--day'") from exc
+            raise click.BadParameter(f"{chosen['last'] or chosen['month'] or chosen['day']}: {exc}", param_hint="'--day'") from exc
         with History(locate(database)) as history:
-            return command(history=history, wanted=wanted, days=chosen, zone=tz, **given)
+            return command(history=history, wanted=wanted, days=days, zone=tz, **given)
 
     for option in reversed(_REPORT_OPTIONS):
         with_days = option(with_days)
     return with_days  # type: ignore[return-value]  # its options take the place of what the command gets
 
 
+def _first_and_last(
+    zone: dt.tzinfo, *, day: dt.date, days: int, first: dt.date | None, last: dt.date | None, month: dt.date | None
+) -> tuple[dt.date, dt.date]:
+    source = click.get_current_context().get_parameter_source
+    typed = [name for name in ("day", "days") if source(name) is click.core.ParameterSource.COMMANDLINE]
+    if sum((bool(typed), first is not None or last is not None, month is not None)) > 1:
+        raise click.UsageError("give --day and --days, or --from and --to, or --month")
+    if month is not None:
+        return month, (month + dt.timedelta(days=31)).replace(day=1) - dt.timedelta(days=1)
+    if first is None and last is None:
+        return day - dt.timedelta(days=days - 1), day
+    last = dt.datetime.now(zone).date() if last is None else last
+    if first is None or not 0 <= (last - first).days < MAX_DAYS:
+        raise click.UsageError(f"--from {first} --to {last} are not 1 to {MAX_DAYS} days")
+    return first, last
+
+
 @click.group()
 def report() -> None:
     """Report attendance or traffic, and how complete it is."""
+
+
+report.add_command(person)
 
 
 @report.command()
@@ -115,11 +138,12 @@ def attendance(
     moments = ("first_seen", "last_seen", *(["first_in"] if entrances else []), *(["last_out"] if exits else []))
 
     def rows() -> Iterator[Row]:
-        for day in days:
-            whole = complete.covers(day)
-            for row in reports.attendance(history, wanted, day, entrances=entrances, exits=exits):
-                times = {name: _iso(row[name], zone) for name in moments}
-                yield {"record": "attendance", "day": _iso(day.since, zone)[:10], **row, **times, "complete": whole}
+        found = reports.attendance_of_days(history, wanted, days, entrances=entrances, exits=exits)
+        for day, some in itertools.groupby(found, key=lambda one: one[0]):
+            date, whole = iso(day.since, zone)[:10], complete.covers(day)
+            for _, row in some:
+                times = {name: iso(row[name], zone) for name in moments}
+                yield {"record": "attendance", "day": date, **row, **times, "complete": whole}
 
     columns = ("day", "identity_id", "identity_name", *moments, "passes", "complete")
     _write_report(rows(), complete, days, zone, output, columns)
@@ -140,7 +164,7 @@ def traffic(history: History, wanted: Filter, days: list[Period], zone: dt.tzinf
     def rows() -> Iterator[Row]:
         for row in reports.traffic(history, wanted, spans):
             period = Period(row["since"], row["until"])
-            times = {"since": _iso(period.since, zone), "until": _iso(period.until, zone)}
+            times = {"since": iso(period.since, zone), "until": iso(period.until, zone)}
             yield {"record": "traffic", **row, **times, "complete": complete.covers(period)}
 
     _write_report(rows(), complete, days, zone, output, ("since", "until", "events", "people", "strangers", "complete"))
@@ -156,8 +180,8 @@ def _write_report(
             "record": "device",
             "device": coverage.device,
             "complete": coverage.covers(whole),
-            "complete_until": _iso(coverage.complete_until, zone),
-            "watermark_at": _iso(coverage.watermark_at, zone),
+            "complete_until": iso(coverage.complete_until, zone),
+            "watermark_at": iso(coverage.watermark_at, zone),
             "lag": coverage.lag,
             "gaps": coverage.gaps,
             "lost": coverage.lost,
@@ -179,7 +203,7 @@ def _notice(devices: list[reports.Coverage], whole: Period, zone: dt.tzinfo) -> 
     yield f"incomplete: {len(incomplete)} of {len(devices)} devices"
     for coverage in incomplete[:MAX_NAMED]:
         until = (
-            f"complete until {_short(_iso(coverage.complete_until, zone))}"
+            f"complete until {_short(iso(coverage.complete_until, zone))}"
             if coverage.complete_until is not None
             else "nothing received yet"
         )
@@ -200,14 +224,6 @@ def _unproven(devices: list[reports.Coverage]) -> Iterator[str]:
 
 
 _MOMENTS: Final = ("first_seen", "last_seen", "first_in", "last_out", "since", "until")
-
-
-def _iso(at_ms: int | None, zone: dt.tzinfo) -> Any:
-    """A moment for programs and people: 2026-11-23T08:01:02.003+01:00; ms beyond the calendar."""
-    try:
-        return None if at_ms is None else periods.local(at_ms, zone).isoformat(timespec="milliseconds")
-    except OverflowError:
-        return f"{at_ms} ms"
 
 
 def _short(iso: str) -> str:

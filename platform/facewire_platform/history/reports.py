@@ -24,6 +24,8 @@ from facewire_platform.store.schema import EventRow, GapRow, StreamRow
 
 #: People per query; each query sorts the events of the day once.
 PEOPLE: Final = 10_000
+#: Days of one question: people times days must fit in memory.
+DAYS: Final = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def attendance(
 
 def attendance_of_days(
     history: History, wanted: Filter, days: Sequence[Period], *, entrances: Collection[str] = (), exits: Collection[str] = ()
-) -> Iterator[tuple[int, Row]]:
+) -> Iterator[tuple[Period, Row]]:
     """Everybody who was seen, except strangers, by day and id.
 
     Args:
@@ -119,19 +121,21 @@ def attendance_of_days(
         exits: endpoints at which people leave.
 
     Yields:
-        The place of the day in `days`; identity_id, identity_name, first_seen, last_seen, passes;
-        with entrances also first_in, with exits also last_out.
+        The day; identity_id, identity_name, first_seen, last_seen, passes; with entrances also
+        first_in, with exits also last_out.
     """
     names = ["identity_id", "identity_name", "first_seen", "last_seen", "passes"]
     names += [*(["first_in"] if entrances else []), *(["last_out"] if exits else [])]
-    wanted = replace(wanted, since=days[0].since, until=days[-1].until)
-    rows = history.ask(
-        wanted,
-        lambda found: found.attendance(wanted, days, sorted(entrances), sorted(exits)),
-        lambda: _attendance(history, wanted, days, entrances, exits),
-    )
-    for place, *values in rows:
-        yield place, dict(zip(names, values, strict=True))
+    for start in range(0, len(days), DAYS):
+        some = days[start : start + DAYS]
+        within = replace(wanted, since=some[0].since, until=some[-1].until)
+        rows = history.ask(
+            within,
+            lambda found: found.attendance(within, some, sorted(entrances), sorted(exits)),  # noqa: B023  # called within this turn
+            lambda: _attendance(history, within, some, entrances, exits),  # noqa: B023
+        )
+        for place, *values in rows:
+            yield some[place], dict(zip(names, values, strict=True))
 
 
 def _attendance(

@@ -127,7 +127,7 @@ class Retention:
         # started again, it must still find them.
         names = {name for found in self._matching(by_key, theirs) for *_, name in found}
         texts = {identity_id, *map(self._dialect.from_stored, names)} - {""}
-        so_far = yield from self._delete_quarantine(so_far, functools.partial(_holds, _needles(texts)))
+        so_far = yield from self._delete_quarantine(so_far, functools.partial(holds, needles(texts)))
         yield from self._delete_events(so_far, by_key, theirs)
         if not self._dry_run:
             with store_errors(self._location):
@@ -224,11 +224,12 @@ class Retention:
             return list(query.bind(self._db))
 
 
-def _needles(texts: set[str]) -> tuple[bytes, ...]:
+def needles(texts: set[str]) -> tuple[bytes, ...]:
     """Texts as msgpack and JSON write them; with msgpack's length, `7` is not found in `17`."""
     packed = [codec.pack(text) for text in texts]
     return (*packed, *(json.dumps(text, ensure_ascii=ascii_only).encode() for text in texts for ascii_only in (True, False)))
 
 
-def _holds(needles: Sequence[bytes], raw: bytes) -> bool:
+def holds(needles: Sequence[bytes], raw: bytes) -> bool:
+    """Whether raw bytes have one of them."""
     return any(needle in raw for needle in needles)
