@@ -1,4 +1,5 @@
 import contextlib
+import io
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import pytest
 from broker_engines import free_port
 from facewire_process import Running
 
-from facewire_cli.logs import MAX_LOGGED, JsonFormatter, TextFormatter, split
+from facewire_cli.logs import MAX_LOGGED, JsonFormatter, Sparing, TextFormatter, split
 from facewire_cli.output import visible
 
 NAME = "Zaphod Ünderwood"
@@ -114,6 +115,76 @@ fail()
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [(line["level"], line["message"]) for line in lines] == [("critical", "internal error")] * 2
     assert all(line["exception"].endswith("builtins.KeyError") for line in lines)
+
+
+class Log:
+    """A log whose clock stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now, self.out = 0.0, io.StringIO()
+        self.handler = Sparing(self.out, lambda: self.now)
+        self.handler.setFormatter(JsonFormatter())
+
+    def write(self, message: str, *args: object, level: int = logging.WARNING) -> None:
+        self.handler.handle(logging.LogRecord("facewire.x", level, "", 1, message, args, None))
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.getvalue().splitlines()]
+
+
+def test_lines_alike_are_written_at_most_so_often_and_counted() -> None:
+    log = Log()
+    for number in range(50_000):
+        log.now = number / 1000
+        log.write("resent key=%d 100%%", number)
+    assert len(log.lines) == 100
+    log.now = 161.0
+    log.write("other")
+    assert [line["message"] for line in log.lines[100:]] == ["resent 100%", "other"]
+    assert (log.lines[100]["key"], log.lines[100]["not_written"]) == (100, 49_900)
+
+
+def test_a_flood_of_a_day_is_less_than_a_megabyte() -> None:
+    log = Log()
+    for number in range(100_000):
+        log.now = number * 0.864
+        log.write("ignored ack error=%s", "x" * 100)
+    assert len(log.out.getvalue()) < 1_000_000
+    written = [line.get("not_written", 1) for line in log.lines]
+    log.handler.close()
+    assert sum(written) + log.lines[-1]["not_written"] * (len(log.lines) > len(written)) == 100_000
+
+
+def test_one_device_s_flood_hides_no_line_of_another() -> None:
+    log = Log()
+    for _ in range(10_000):
+        log.write("quarantined %s topic=%r error=%s", "x", "facewire/v1/loud/match", "bad")
+    log.write("quarantined %s topic=%r error=%s", "x", "facewire/v1/quiet/match", "bad")
+    assert len(log.lines) == 101
+    assert "quiet" in log.lines[-1]["topic"]
+
+
+def test_many_topics_do_not_evade_the_limit() -> None:
+    log = Log()
+    for number in range(20_000):
+        log.write("ignored message topic=%r", f"t/{number}")
+    assert len(log.lines) == 1_000
+
+
+def test_the_end_of_the_program_tells_what_was_not_written() -> None:
+    log = Log()
+    for _ in range(150):
+        log.write("100 % odd")
+    log.handler.close()
+    assert (log.lines[-1]["message"], log.lines[-1]["not_written"]) == ("100 % odd", 50)
+
+
+def test_debug_lines_are_all_written() -> None:
+    log = Log()
+    for _ in range(1_000):
+        log.write("sent", level=logging.DEBUG)
+    assert len(log.lines) == 1_000
 
 
 @pytest.mark.network

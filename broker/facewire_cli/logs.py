@@ -4,20 +4,26 @@ log.warning("quarantined topic=%r error=%s", topic, exc)
 
 2026-11-23 08:00:00,123 WARNING facewire_platform.intake.worker quarantined topic='…' error=…
 {"ts":"2026-11-23T08:00:00.123Z","level":"warning","logger":"facewire_platform.intake.worker","message":"quarantined","topic":"…","error":"…"}
+
+A device, or a broker, that does the same wrong thing a thousand times a second fills no disk: lines
+alike are written at most so often, and counted.
 """
 
+import contextlib
 import datetime as dt
 import logging
 import re
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TextIO, TypeAlias
 
 import click
 
+from facewire.allowance import Allowances
 from facewire_cli.output import to_json, visible
 
 log = logging.getLogger(__name__)
@@ -31,12 +37,23 @@ _PLACE: Final = re.compile(r"(?:(?<!\S)([A-Za-z_]\w*)=)?(%[-#0 +]*[\d*]*(?:\.[\d
 #: Characters of one message, or of one field in JSON.
 MAX_LOGGED: Final = 4_096
 
+#: Lines of one statement: so many at once, then one each so many seconds.
+ALIKE: Final = (1_000, 1.0)
+#: The same for those of them that are about one device or topic.
+ALIKE_OF_ONE: Final = (100, 60.0)
+#: A line of each statement says how many were not written (`not_written=`), so often, s.
+SUM_UP_EVERY: Final = 60.0
+#: Statements and devices that are told apart.
+MOST_KINDS: Final = 10_000
+
+_ABOUT: Final = re.compile(r"(?<!\S)(?:device|topic)=%[sr]")
+
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 def set_up(level: str, form: LogFormat) -> None:
     """Log to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Sparing(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
@@ -64,6 +81,61 @@ def say(notice: str, *args: object, level: int = logging.INFO) -> None:
         log.log(level, notice, *args)
     else:
         click.echo(visible(notice % args if args else notice), err=True)
+
+
+class Sparing(logging.StreamHandler[TextIO]):
+    """Writes lines alike at most so often, and then how many it did not write. Debug lines it all writes.
+
+    Lines are alike if one statement logs them. Among these, each device and each topic has a part
+    of its own, lest one device's lines hide another's.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream)
+        self._clock = clock
+        self._alike = Allowances[Any](ALIKE[0], 1 / ALIKE[1], MOST_KINDS)
+        self._alike_of_one = Allowances[Any](ALIKE_OF_ONE[0], 1 / ALIKE_OF_ONE[1], MOST_KINDS)
+        #: By statement: the first line that was not written, since when, and how many.
+        self._unwritten: dict[Any, tuple[logging.LogRecord, float, int]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = self._clock()
+        self._sum_up(now - SUM_UP_EVERY)
+        statement = (record.name, record.levelno, record.msg if isinstance(record.msg, str) else type(record.msg))
+        if record.levelno <= logging.DEBUG or not (
+            self._alike_of_one.spend((*statement, _about(record)), now) or self._alike.spend(statement, now)
+        ):
+            super().emit(record)
+            return
+        first, since, count = self._unwritten.get(statement, (record, now, 0))
+        if count or len(self._unwritten) < MOST_KINDS:
+            self._unwritten[statement] = first, since, count + 1
+
+    def _sum_up(self, until: float) -> None:
+        for statement, (first, since, count) in list(self._unwritten.items()):
+            if since <= until:
+                del self._unwritten[statement]
+                super().emit(_counted(first, count))
+
+    def close(self) -> None:
+        with self.lock or contextlib.nullcontext():
+            self._sum_up(self._clock())
+        super().close()
+
+
+def _counted(record: logging.LogRecord, count: int) -> logging.LogRecord:
+    text, args = str(record.msg), record.args
+    if not args or not isinstance(args, tuple):
+        text, args = record.getMessage().replace("%", "%%"), ()
+    return logging.LogRecord(record.name, record.levelno, record.pathname, record.lineno, f"{text} not_written=%d", (*args, count), None)
+
+
+def _about(record: logging.LogRecord) -> str:
+    """The device or topic that a line names."""
+    if not isinstance(record.msg, str) or not isinstance(record.args, tuple) or not (place := _ABOUT.search(record.msg)):
+        return ""
+    before = sum(found[2] != "%%" for found in _PLACE.finditer(record.msg[: place.start()]))
+    return str(record.args[before : before + 1])[:200]
 
 
 class TextFormatter(logging.Formatter):
