@@ -18,6 +18,7 @@ from platform_store import event_at, run, store_events
 
 from facewire.messages import Status
 from facewire_cli.main import COMMANDS, cli
+from facewire_platform.columns.builder import Builder
 from facewire_platform.store.sqlite import SqliteDialect
 from facewire_platform.store.writer import Message, Unreadable, open_store
 from facewire_web.access import Access
@@ -52,6 +53,17 @@ COMMAND = {
     "report traffic": "report traffic --day 2025-11-25 --by hour --tz UTC",
     "quarantine list": "quarantine list",
 }
+#: Questions that only column files answer without reading the whole table.
+BY_COLUMNS = {
+    "report person": "report person 100000 --tz UTC",
+    "last of a type": "events --person-type 3 --limit 50 --newest-first -o json",
+    "last of a group": "events --group nobody --limit 50 --newest-first -o json",
+    "last above a score": "events --min-score 99 --limit 50 --newest-first -o json",
+    "all of a person": "events --person 100000 -o json",
+    "last of a device and type": "events --device box-1 --person-type 3 --limit 50 -o json",
+    "attendance": "report attendance --day 2025-11-25 --tz UTC",
+    "traffic": "report traffic --day 2025-11-25 --by hour --tz UTC",
+}
 #: They write, read all, or ask about one entry of the quarantine or the column files.
 NOT_A_QUESTION = {
     *("simulate", "export", "quarantine drop", "quarantine retry", "quarantine show"),
@@ -60,7 +72,7 @@ NOT_A_QUESTION = {
 }
 
 
-def history(path: Path, events: int, *, statistics: bool) -> Path:
+def history(path: Path, events: int, kind: str) -> Path:
     """Devices with a status and a gap, a purged first hour, a message in quarantine."""
     with open_store(path) as store:
         for number, device in enumerate(DEVICES):
@@ -74,18 +86,27 @@ def history(path: Path, events: int, *, statistics: bool) -> Path:
             store.store([Message(device, Status(BOOT, True, END, epoch, head=events, oldest=1, cursor=0, capacity=10_000), END)])
             store.store([Message(device, Unreadable(f"facewire/v1/{device}/history", "not msgpack", b"?"), END)])
     run(path, f"DELETE FROM event WHERE timestamp < {END - events * STEP + HOUR}")
-    if statistics:
+    if kind == "analyzed":
         run(path, "ANALYZE")
+    if kind == "with column files":
+        with Builder(path) as builder:
+            list(builder.build())
     return path
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["as it is", "analyzed"])
-def histories(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def both(kind: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("growth")
-    return (
-        history(folder / "short.db", SHORT, statistics=request.param),
-        history(folder / "long.db", LONG, statistics=request.param),
-    )
+    return history(folder / "short.db", SHORT, kind), history(folder / "long.db", LONG, kind)
+
+
+@pytest.fixture(scope="module", params=["as it is", "analyzed"])
+def histories(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return both(request.param, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return both("with column files", tmp_path_factory)
 
 
 @pytest.fixture
@@ -152,6 +173,15 @@ def test_an_answer_of_a_command_costs_the_same_in_a_longer_history(
     check(histories, steps, lambda path: call(path, command))
 
 
+@pytest.mark.parametrize("command", BY_COLUMNS.values())
+def test_an_answer_from_column_files_costs_the_same_in_a_longer_history(
+    copied: tuple[Path, Path], steps: Callable[[Callable[[], object]], int], command: str
+) -> None:
+    short, long = (steps(lambda: call(path, command)) for path in copied)  # noqa: B023
+    # A file is a row of the table that names them; the short history has one.
+    assert long < short * 1.3 + 100, f"{short} steps in {SHORT} events of a device, {long} in {LONG}"
+
+
 def test_each_question_of_the_api_is_measured(tmp_path: Path) -> None:
     open_store(tmp_path / "x.db").close()
     app: Any = create_app(tmp_path / "x.db", Wall(), Access(None))
@@ -162,7 +192,7 @@ def test_each_question_of_the_api_is_measured(tmp_path: Path) -> None:
 def test_each_question_of_the_command_line_is_measured() -> None:
     context = click.Context(cli)
     found = {name for top in COMMANDS for name in leaves(cli.get_command(context, top), top)}
-    assert found == set(COMMAND) | NOT_A_QUESTION
+    assert found == set(COMMAND) | {"report person"} | NOT_A_QUESTION
 
 
 def leaves(command: click.Command | None, name: str) -> Iterator[str]:
