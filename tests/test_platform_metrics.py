@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from facewire.messages import Status
-from facewire_platform.health.metrics import metrics_registry
+from facewire_platform.health.metrics import EPOCHS, metrics_registry
 from facewire_platform.history.queries import History
 from facewire_platform.intake.worker import Counters
 from facewire_platform.store.drivers import Location
@@ -65,6 +65,16 @@ def test_a_vanished_event_is_noticed_and_a_deleted_one_is_not_missed(location: L
     assert scrape(location)["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 0
     run(location, "UPDATE stream SET stored = stored - 1")
     assert scrape(location)["facewire_stream_unaccounted_events", f"d,{EPOCH}"] == 1
+
+
+def test_the_series_of_a_device_that_makes_epochs_for_ever_are_bounded(location: Location) -> None:
+    with open_store(location) as store:
+        store.store([Message("d", batch(0, 3, 1, epoch=f"{number:016x}"), 1) for number in range(1_000)])
+    run(location, "UPDATE stream SET stored = stored - 1 WHERE epoch = '0000000000000007'")
+    found = {key: value for key, value in scrape(location).items() if key[0].startswith("facewire_stream")}
+    assert len(found) == 5 * (EPOCHS + 1)
+    assert [found[f"facewire_stream_{name}", "d,older"] for name in ("watermark", "gap_events", "unaccounted_events")] == [2_976, 1_984, 1]
+    assert found["facewire_stream_watermark", f"d,{999:016x}"] == 3
 
 
 def test_an_unknown_value_has_no_sample(tmp_path: Path) -> None:

@@ -15,13 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from platform_model import BOOT, EPOCH, bad_event, batch
 from platform_store import event_at, store_events
+from platform_store import run as change
 
 import facewire_platform.history.queries
 from facewire.events import MAX_INT, event_from_map
 from facewire.messages import Status
 from facewire_cli.main import cli
 from facewire_platform.columns.filter import Filter
-from facewire_platform.history.queries import History
+from facewire_platform.history.queries import MAX_SORTED, History
+from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Unreadable, open_store
 
 NAMES = ("a", "b", "c")
@@ -331,3 +333,15 @@ def test_the_events_have_one_btree_beside_their_key(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "x.db")) as db:
         indexes = db.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'event'").fetchall()
     assert len(indexes) == 2
+
+
+def test_a_device_with_a_hundred_thousand_epochs_can_be_asked_for(location: Location) -> None:
+    with open_store(location) as store:
+        store_events(store, "a", event_at(1, 10), event_at(2, 20))
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) "
+    columns = "device, epoch, watermark, head, oldest, stored, gaps, quarantined, boot, last_seen"
+    change(location, f"INSERT INTO stream ({columns}) {numbers} SELECT 'a', 'e' || i, 0, 0, 1, 0, 0, 0, '', 0 FROM n")
+    for most in (MAX_SORTED, 1):
+        with History(location) as history, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(facewire_platform.history.queries, "MAX_SORTED", most)
+            assert [row["seq"] for row in history.events(Filter(device="a"))] == [1, 2]

@@ -1,12 +1,13 @@
 """Metrics for Prometheus: each scrape reads the database, and the worker's counters if any.
 
 facewire_device_*   the newest epoch of each device
-facewire_stream_*   every epoch: unless watermark = stored + gaps + quarantined, events are lost
+facewire_stream_*   the newest epochs of each device, and its older ones summed up as "older":
+                    unless watermark = stored + gaps + quarantined, events are lost
 facewire_worker_*   this worker since it started
 """
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,11 @@ from facewire_platform.store.drivers import Location
 
 if TYPE_CHECKING:
     from facewire_platform.intake.worker import Counters  # the web server serves metrics too, and has no worker
+
+
+#: So many epochs of a device have series of their own. A device can make new epochs for ever.
+EPOCHS: Final = 8
+OLDER: Final = "older"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ def serve_metrics(host: str, port: int, location: Location, counters: "Counters 
 def _database_metrics(location: Location, now_ms: int) -> list[Metric]:
     with History(location) as history:
         devices = [assess(row, now_ms) for row in history.devices()]
-        streams = list(history.conservation())
+        streams = _bounded(history.conservation())
     counts = Counter(row["state"] for row in devices)
     states = GaugeMetricFamily("facewire_devices", "Devices by state: online, silent or offline.", labels=("state",))
     for state in STATES:
@@ -126,6 +132,21 @@ def _database_metrics(location: Location, now_ms: int) -> list[Metric]:
         *_gauges("facewire_device_", _DEVICE, devices, ("device",)),
         *_gauges("facewire_stream_", _STREAM, streams, ("device", "epoch")),
     ]
+
+
+def _bounded(streams: Iterable[Row]) -> list[Row]:
+    """Streams, oldest first, with all but the newest of each device in one row."""
+    bounded: dict[str, deque[Row]] = {}
+    older: dict[str, Row] = {}
+    for row in streams:
+        newest = bounded.setdefault(row["device"], deque())
+        newest.append(row)
+        if len(newest) > EPOCHS:
+            oldest = newest.popleft()
+            total = older.get(row["device"], {})
+            counts = {name: total.get(name, 0) + oldest[name] for name in oldest.keys() - {"device", "epoch"}}
+            older[row["device"]] = {"device": row["device"], "epoch": OLDER} | counts
+    return [*older.values(), *(row for newest in bounded.values() for row in newest)]
 
 
 def _gauges(prefix: str, columns: Iterable[_Column], rows: list[Row], labels: tuple[str, ...]) -> Iterator[Metric]:

@@ -29,6 +29,8 @@ KEY: Final = (EventRow.timestamp, EventRow.stream, EventRow.seq)
 PAGE: Final = 250
 #: If a device has no more events than this, each page sorts them.
 MAX_SORTED: Final = 10_000
+#: If it has no more epochs than this, a query lists them; otherwise it looks them up.
+MAX_LISTED: Final = 1_000
 HOUR: Final = 3_600_000  # ms
 #: Periods of one question.
 PERIODS: Final = 100
@@ -341,9 +343,12 @@ class History:
         not be sorted for each page. SQLite would always sort: `stream + 0` is no column, so SQLite
         stays with the index by time, which contains the stream too.
         """
-        streams = self.rows(StreamRow.select(StreamRow.id, StreamRow.head).where(StreamRow.device == device).tuples())
+        of_device = StreamRow.select(StreamRow.id, StreamRow.head).where(StreamRow.device == device)
+        streams = self.rows(of_device.tuples())
         few = sum(head for _, head in streams) <= MAX_SORTED
-        return (EventRow.stream if few else EventRow.stream + 0).in_([stream for stream, _ in streams])
+        # A statement has at most 32,766 values on SQLite, 65,535 on PostgreSQL.
+        ids = [stream for stream, _ in streams] if len(streams) <= MAX_LISTED else of_device.select(StreamRow.id)
+        return (EventRow.stream if few else EventRow.stream + 0).in_(ids)
 
     def rows(self, query: Any) -> list[Any]:
         """All rows of a query, texts as the database keeps them (see `came`)."""
