@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from facewire_broker.limits import BrokerLimits
 from facewire_broker.packets import split_publish
 from facewire_broker.publish import Message
-from facewire_broker.session import Session
+from facewire_broker.session import GREETING_STEPS, Session
 
 LIMITS = BrokerLimits(inflight=3, queued=8, queued_bytes=200)
 
@@ -18,6 +18,10 @@ class Wire:
     def __init__(self) -> None:
         self.is_writable = True
         self.sent: list[tuple[int, bool, int, bytes]] = []
+        self.pumps = 0
+
+    def pump_later(self) -> None:
+        self.pumps += 1
 
     def send(self, packet: bytes) -> None:
         _, packet_id, payload = split_publish(packet[0] & ~8, packet[2:])
@@ -32,6 +36,9 @@ class SessionContext:
 
     def retained_message(self, topic: str) -> Message | None:
         return Message(topic, b"r", 1)
+
+    def retained_after(self, topic: str) -> Message | None:
+        return next((Message(f"t{n}", b"r", 1) for n in range(10) if f"t{n}" > topic), None)
 
     def dropped(self, session: Session) -> None:
         self.lost += 1
@@ -149,9 +156,33 @@ TestClient.settings = settings(max_examples=200, stateful_step_count=40, deadlin
 
 def test_retained_messages_wait_for_room_and_arrive_in_order() -> None:
     session, wire = Session("c", None, "", SessionContext()), Wire()
-    session.pending_retained = dict.fromkeys(reversed([f"t{n}" for n in range(10)]), 1)
+    session.greet("+", 1)
     session.attach(wire)
     for _ in range(10):
         session.pubacked(wire.sent[-1][2])
     assert len(wire.sent) == 10
     assert session.is_idle
+
+
+def test_retained_messages_are_looked_through_in_turns() -> None:
+    """Fifty filters make each topic fifty comparisons: six topics in a turn."""
+    session, wire = Session("c", None, "", SessionContext()), Wire()
+    for n in range(50):
+        session.greet(f"+/{n}" if n else "t9/#", 0)
+    session.attach(wire)
+    turns = 1
+    while not session.is_idle:
+        assert wire.pumps == turns
+        session.pump()
+        turns += 1
+    assert turns == 1 + 10 * 50 // GREETING_STEPS
+    assert [qos for qos, *_ in wire.sent] == [0], "only t9 matches"
+
+
+def test_a_filter_that_is_unsubscribed_is_looked_for_no_more() -> None:
+    session, wire = Session("c", None, "", SessionContext()), Wire()
+    for name in ("+", "t1"):
+        session.greet(name, 0)
+        session.ungreet(name)
+    session.attach(wire)
+    assert (wire.sent, session.is_idle) == ([], True)

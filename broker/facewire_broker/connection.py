@@ -44,6 +44,7 @@ class ClientConnection(Stream):
         self._authenticator = authenticator
         self._checking: asyncio.Future[Any] | None = None
         self._topics: dict[bytes, str] = {}
+        self._pumping = False
         self._handle: Callable[[int, bytes], None] = self._on_connect
 
     @property
@@ -57,6 +58,16 @@ class ClientConnection(Stream):
         session = self.session
         if session is not None and not session.is_idle:
             session.pump()
+
+    def pump_later(self) -> None:
+        if not self._pumping:
+            self._pumping = True
+            self._streams.next_turn(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        if self.session is not None and not self._closing:
+            self.session.pump()
 
     def lost(self) -> None:
         if self._checking is not None:
@@ -133,7 +144,7 @@ class ClientConnection(Stream):
         elif first == 0x82:
             self._on_subscribe(body)
         elif first == 0xA2:
-            packet_id, filters = packets.read_unsubscribe(body)
+            packet_id, filters = packets.read_unsubscribe(body, self._limits.packet_filters)
             self._hub.unsubscribe(self, filters)
             self.send(packets.unsuback(packet_id))
         elif first in {0xC0, 0xE0} and body:
@@ -176,7 +187,7 @@ class ClientConnection(Stream):
         return topic
 
     def _on_subscribe(self, body: bytes) -> None:
-        packet_id, pairs = packets.read_subscribe(body)
+        packet_id, pairs = packets.read_subscribe(body, self._limits.packet_filters)
         self.send(packets.suback(packet_id, self._hub.subscribe(self, pairs)))
-        if self.session is not None:
+        if self.session is not None and not self._pumping:
             self.session.pump()

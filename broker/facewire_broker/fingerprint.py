@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from amqtt import adapters, broker, codecs_amqtt
-from amqtt.mqtt import connack, connect, packet, pingresp, suback, subscribe, unsuback, unsubscribe
+from amqtt.mqtt import connack, connect, packet, pingresp, suback, unsuback
 from amqtt.plugins.manager import PluginManager
 
 from facewire.errors import BrokerError
@@ -25,8 +25,8 @@ _BROKER: Final = (
     "_broadcast_message", "internal_message_broadcast", "retain_message", "_session_monitor", "shutdown",
 )  # fmt: skip
 _PACKETS: Final = (
-    connect.ConnectVariableHeader, connect.ConnectPayload, connect.ConnectPacket, subscribe.SubscribePayload, subscribe.SubscribePacket,
-    unsubscribe.UnubscribePayload, unsubscribe.UnsubscribePacket, connack.ConnackVariableHeader, connack.ConnackPacket,
+    connect.ConnectVariableHeader, connect.ConnectPayload, connect.ConnectPacket,
+    connack.ConnackVariableHeader, connack.ConnackPacket,
     suback.SubackPayload, suback.SubackPacket, unsuback.UnsubackPacket, pingresp.PingRespPacket,
     packet.MQTTFixedHeader, packet.MQTTPacket, packet.PacketIdVariableHeader, adapters.BufferReader,
 )  # fmt: skip
@@ -46,10 +46,6 @@ KNOWN: Final[dict[str, str]] = {
     "ConnectVariableHeader": "a5f40b714c19",
     "ConnectPayload": "abf45a6bf3ed",
     "ConnectPacket": "57751da91b70",
-    "SubscribePayload": "d48ce9c51daf",
-    "SubscribePacket": "0021e0449cd6",
-    "UnubscribePayload": "eafc1860cd46",
-    "UnsubscribePacket": "7e919c3b61ce",
     "ConnackVariableHeader": "585b90b382a2",
     "ConnackPacket": "9c5250aa81e4",
     "SubackPayload": "80818f0892d5",

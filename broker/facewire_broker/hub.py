@@ -147,7 +147,7 @@ class Hub:
     def subscribe(self, client: Client, pairs: list[tuple[str, int]]) -> list[int]:
         """Grant or refuse filters; return SUBACK's codes.
 
-        The session then holds the retained messages of the granted filters.
+        The session then sends the retained messages of the granted filters.
         """
         return [self._subscribe(client, text, min(qos, 1)) for text, qos in pairs]
 
@@ -189,6 +189,9 @@ class Hub:
         if self._log_lines[reason] <= _LOG_LINES:
             log.warning("refused reason=%s %s", reason, details)
 
+    def retained_after(self, topic: str) -> Message | None:
+        return self.retained.after(topic)
+
     def retained_message(self, topic: str) -> Message | None:
         return self.retained.get(topic)
 
@@ -223,8 +226,7 @@ class Hub:
             self.index.subscribe(session, topic_filter, qos, f"{session.scope}/{group}")
             return qos
         self.index.subscribe(session, topic_filter, qos)
-        # The session pops from the end, so reversed order sends the first one first.
-        session.pending_retained.update(dict.fromkeys(reversed(list(self.retained.matching(topic_filter))), qos))
+        session.greet(topic_filter, qos)
         return qos
 
     def _exceeds_limits(self, client: Client, session: Session, text: str, topic_filter: str) -> bool:
@@ -262,3 +264,5 @@ class Hub:
     def _unindex(self, session: Session, text: str) -> None:
         group, topic_filter = split_share(text)
         self.index.unsubscribe(session, topic_filter, None if group is None else f"{session.scope}/{group}")
+        if group is None:
+            session.ungreet(topic_filter)

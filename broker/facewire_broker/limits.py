@@ -35,8 +35,9 @@ class BrokerLimits:
     client_id_chars: int = 128
     topic_bytes: int = 512
     topic_levels: int = 16
-    #: Subscriptions per session.
+    #: Subscriptions per session, and filters in one SUBSCRIBE or UNSUBSCRIBE.
     subscriptions: int = 100
+    packet_filters: int = 100
     #: QoS 1 messages sent to a client and not yet PUBACKed.
     inflight: int = 256
     #: Messages, and their bytes, that may wait for one client. The broker drops and counts more.

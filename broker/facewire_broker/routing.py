@@ -7,7 +7,8 @@ of levels. So a message costs the same with ten devices and with ten thousand.
                                              └▶ #
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+import bisect
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -174,6 +175,8 @@ class RetainedMessages:
     def __init__(self, limit: int, limit_bytes: int) -> None:
         self._limit, self._limit_bytes = limit, limit_bytes
         self._messages: dict[str, Message] = {}
+        #: Sorted, so that a session can go through them in steps, and forget only where it was.
+        self._topics: list[str] = []
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -189,26 +192,22 @@ class RetainedMessages:
         Returns:
             False if the message would exceed a limit. The topic then retains nothing.
         """
-        old = self._messages.pop(message.topic, None)
-        if old is not None:
+        topic, old = message.topic, self._messages.get(message.topic)
+        size = self.size_bytes - (len(old.payload) if old else 0) + len(message.payload)
+        fits = size <= self._limit_bytes and (old is not None or len(self._messages) < self._limit)
+        if message.payload and fits:
+            if old is None:
+                bisect.insort(self._topics, topic)
+            self._messages[topic], self.size_bytes = message, size
+        elif old is not None:
+            del self._topics[bisect.bisect_left(self._topics, topic)], self._messages[topic]
             self.size_bytes -= len(old.payload)
-        if not message.payload:
-            return True
-        if len(self._messages) >= self._limit or self.size_bytes + len(message.payload) > self._limit_bytes:
-            return False
-        self._messages[message.topic] = message
-        self.size_bytes += len(message.payload)
-        return True
+        return fits or not message.payload
 
-    def matching(self, topic_filter: str) -> Iterator[str]:
-        """The topics that have a retained message and match a filter."""
-        if not is_wild(topic_filter):
-            if topic_filter in self._messages:
-                yield topic_filter
-            return
-        for topic in self._messages:
-            if contains(topic_filter, topic):
-                yield topic
+    def after(self, topic: str) -> Message | None:
+        """The retained message of the next topic in alphabetical order."""
+        at = bisect.bisect_right(self._topics, topic)
+        return self._messages[self._topics[at]] if at < len(self._topics) else None
 
 
 def is_wild(topic_filter: str) -> bool:

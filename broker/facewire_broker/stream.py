@@ -9,6 +9,9 @@ import abc
 import asyncio
 import logging
 import socket
+import time
+from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from facewire_broker.framer import Framer
@@ -19,6 +22,9 @@ log = logging.getLogger(__name__)
 
 #: Bytes read from a socket at a time.
 _READ_BYTES: Final = 64 * 1024
+#: Seconds that one connection's packets may take in one turn of the event loop. 64 KB may hold 9,000
+#: packets, and everybody else would wait for them.
+TURN: Final = 0.0005
 #: First byte of a CONNECT.
 _CONNECT: Final = 0x10
 
@@ -36,6 +42,23 @@ class Streams:
         #: for each read would cost as much as the read.
         self.buffer = memoryview(bytearray(_READ_BYTES))
         self._unwritten: list[Stream] = []
+        self._unfinished: deque[Callable[[], None]] = deque()
+
+    def next_turn(self, work: Callable[[], None]) -> None:
+        """Do work in a later turn of the event loop.
+
+        Each turn does one such piece of work, however many clients ask for it. So a turn is short,
+        and a client with little to do waits for none of them.
+        """
+        if not self._unfinished:
+            self.loop.call_soon(self._work)
+        self._unfinished.append(work)
+
+    def _work(self) -> None:
+        work = self._unfinished.popleft()
+        if self._unfinished:
+            self.loop.call_soon(self._work)
+        work()
 
     def write_later(self, stream: "Stream") -> None:
         """Write a stream's pending bytes at the end of this turn."""
@@ -141,23 +164,31 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._transport.resume_reading()
+        if not self._waiting:
+            self._transport.resume_reading()
         self.flush()
 
     def _read(self) -> None:
         framer = self._framer
         was_partial = framer.is_partial
+        until, behind = time.perf_counter() + TURN, False
         try:
             while not self._closing and not self._waiting and (packet := framer.pull()) is not None:
                 self.packet_received(*packet)
                 was_partial = False
+                if time.perf_counter() > until and framer.buffered and not self._waiting:
+                    behind = True
+                    self.pause_packets()
+                    self._streams.next_turn(self.resume_packets)
         except Malformed as exc:
             self.disconnect("malformed", str(exc))
         if framer.is_partial and not was_partial:
             self._partial_since = self._heard
-        if self._paused and self._out_bytes > self._limits.unsent_bytes:
-            # The client sends requests and does not read the answers.
+        if behind or (self._paused and self._out_bytes > self._limits.unsent_bytes):
+            # The client sends requests faster than its turns allow, or does not read the answers.
             self._transport.pause_reading()
+        elif not self._closing:
+            self._transport.resume_reading()
 
     # -- the connection's side --------------------------------------------------------------------
 
@@ -182,7 +213,6 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         """Handle the packets that arrived meanwhile."""
         self._waiting = False
         if not self._closing:
-            self._transport.resume_reading()
             self._read()
 
     def close(self, reason: str) -> None:
