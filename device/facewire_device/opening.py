@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import re
 import sqlite3
 import threading
@@ -17,7 +16,8 @@ import peewee
 from facewire.errors import StoreError
 from facewire_device.identity import new_id
 from facewire_device.schema import RingEvent, RingState
-from facewire_device.store_file import APPLICATION_ID, FOREIGN, DamagedError, file_id, has_store
+from facewire_device.store_file import APPLICATION_ID, FOREIGN, DamagedError, check_file, file_id, has_store, real_path
+from facewire_device.store_rights import check_rights, create_file
 
 log = logging.getLogger(__name__)
 # At DEBUG, peewee logs each statement with its values, which include names of people.
@@ -62,11 +62,14 @@ def close_database(database: peewee.SqliteDatabase, opened: tuple[int, int] | No
 
 
 def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
-    exists = _open_files[file_id(str(path))] > 0 or has_store(path)
+    real = real_path(path)
+    check_file(real)
+    check_rights(real)
+    exists = _open_files[file_id(str(real))] > 0 or has_store(real)
     if not exists and not create:
         raise StoreError(f"{path}: there is no store")
     if not exists:
-        _create_private(path)
+        create_file(real)
     # An absolute path is always a file: SQLite takes the name ":memory:" for a database in memory.
     database = peewee.SqliteDatabase(str(path.absolute()), timeout=BUSY_TIMEOUT, autoconnect=False)
     try:
@@ -87,18 +90,6 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
         database.close()
         raise
     return database
-
-
-def _create_private(path: Path) -> None:
-    """Create the file, so that SQLite gives no one but its owner and group a right to it.
-
-    The group may write if the umask allows it: a recorder may run as another user of the group.
-    """
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660))
-    except OSError as exc:
-        raise StoreError(f"{path}: {exc.strerror}") from exc
 
 
 def _create(database: peewee.SqliteDatabase, path: Path, *, create: bool) -> None:
@@ -176,7 +167,10 @@ def store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (peewee.PeeweeException, sqlite3.Error) as exc:  # peewee does not wrap errors of a cursor
-        raise StoreError(f"{path}: {_first_cause(exc)}") from exc
+        cause = _first_cause(exc)
+        if _RIGHTS_MESSAGES.search(str(cause)):
+            check_rights(real_path(path))
+        raise StoreError(f"{path}: {cause}") from exc
 
 
 def _first_cause(exc: BaseException) -> BaseException:
@@ -195,4 +189,6 @@ _CHECK_STATE: Final = """
         head, oldest, cursor, dropped, capacity
     FROM state
 """
+#: SQLite names neither the file nor the reason.
+_RIGHTS_MESSAGES: Final = re.compile("unable to open|readonly")
 _DAMAGE_MESSAGES: Final = re.compile("no such (table|column)|decode")

@@ -28,7 +28,7 @@ from facewire_device.outgoing import OutgoingBatch, build_batch
 from facewire_device.ring import Ring
 from facewire_device.rows import Row, is_intact, is_skipped, make_row, moved_row, skipped_row
 from facewire_device.schema import RingEvent, RingState
-from facewire_device.store_file import DamagedError, file_id, set_aside
+from facewire_device.store_file import DamagedError, file_id, real_path, set_aside
 from facewire_device.uploader import Adopt, Fork, Outcome
 
 log = logging.getLogger(__name__)
@@ -293,9 +293,9 @@ def open_store(
     except DamagedError as exc:
         if not replace:
             raise StoreError(f"{path}: {exc}. Use --set-aside-damaged to rename it and start a new store, with a new epoch") from exc
-        log.error("store damaged path=%s error=%s set_aside=%s", path, exc, set_aside(path))  # noqa: TRY400  # handled here
+        log.error("store damaged path=%s error=%s set_aside=%s", path, exc, set_aside(real_path(path)))  # noqa: TRY400  # handled here
         database = open_database(path, create=True, check=True)
-    store = Store(database, path)
+    store = Store(database, real_path(path))
     try:
         store.ring()
         if capacity is not None and capacity != store.capacity:

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import IO, Final
 
 from facewire.errors import StoreError
+from facewire_device.store_rights import SIDE_FILES, closed_folder, leave_to_owner, rights_problem
 
 APPLICATION_ID: Final = int.from_bytes(b"FWDV", "big")
 FOREIGN: Final = "is another application's database, not a device store; it was left as it is"
 _MAGIC: Final = b"SQLite format 3\0"
 _JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
-#: The file, and files beside it, where SQLite keeps changes that are not in the file yet.
-_FILES: Final = ("", "-wal", "-journal", "-shm")
+_FILES: Final = ("", *SIDE_FILES)
 
 
 class DamagedError(Exception):
@@ -39,12 +39,8 @@ def has_store(path: Path) -> bool:
         StoreError: the file holds something else, and must not be touched.
         DamagedError: the file is gone or empty, but its WAL is not; SQLite would delete the WAL.
     """
-    if not path.parent.is_dir():
-        raise StoreError(f"{path}: there is no directory {path.parent}")
     wal_bytes = _size(path.with_name(path.name + "-wal"))
     try:
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise StoreError(f"{path}: is not a regular file")
         header = _header(path)
         half_made = not header.strip(b"\0") and _begins_at_nothing(path.with_name(path.name + "-journal"))
     except OSError as exc:
@@ -58,6 +54,34 @@ def has_store(path: Path) -> bool:
     if header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
         raise StoreError(f"{path}: {FOREIGN}")
     return True
+
+
+def real_path(path: Path) -> Path:
+    """The path without symbolic links. SQLite follows them too: its files lie beside the real one."""
+    return Path(os.path.realpath(path))
+
+
+def check_file(path: Path) -> None:
+    """Check that SQLite may open a path at all.
+
+    Raises:
+        StoreError: there is no folder, the path is no regular file, or the file has another name:
+            by each name SQLite would keep a WAL of its own, so events would be lost.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise StoreError(f"{path}: there is no directory {path.parent}")
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise StoreError(f"{closed_folder(path) or path}: {exc.strerror}") from exc
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"{path}: is not a regular file")
+    if found.st_nlink > 1:
+        raise StoreError(
+            f"{path}: has {found.st_nlink} names (hard links), and events recorded under one are lost under the other: leave one"
+        )
 
 
 def _begins_at_nothing(journal: Path) -> bool:
@@ -88,7 +112,7 @@ def file_id(path: str) -> tuple[int, int] | None:
     """
     try:
         found = os.stat(path)  # noqa: PTH116  # at each commit: a Path costs three times as much
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_dev, found.st_ino
 
@@ -111,17 +135,24 @@ def lock_for_agent(path: Path) -> IO[bytes]:
     """Lock the store for one agent, until the returned file is closed or the process ends.
 
     Raises:
-        StoreError: another agent runs on it. Each would ignore the acks of the other's batches.
+        StoreError: another agent runs on it, or it cannot be locked. Two agents would each ignore the
+            acks of the other's batches.
     """
+    path = real_path(path)
+    beside = path.with_name(path.name + "-agent")
     try:
         # Others on the machine cannot open it, so they cannot hold the lock; nor does it follow a link.
-        fd = os.open(path.with_name(path.name + "-agent"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        lock = os.fdopen(fd, "rb+")
+        fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise StoreError(f"{path}: {exc.strerror}") from exc
+        raise StoreError(f"{beside}: {rights_problem(beside) or exc.strerror}") from exc
+    lock = os.fdopen(fd, "rb+")
     try:
+        leave_to_owner(fd, path.parent)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+    except BlockingIOError as exc:
         lock.close()
         raise StoreError(f"{path}: another agent runs on this store; one agent may, beside any number of recorders") from exc
+    except OSError as exc:
+        lock.close()
+        raise StoreError(f"{beside}: cannot be locked: {exc.strerror}. A store needs a disk with file locks (flock)") from exc
     return lock

@@ -37,7 +37,12 @@ SESSION_POLL: Final = 0.05
 RETRY_WAIT: Final = 1.0
 
 store_option = click.option(
-    "--store", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="The device's store; made if missing."
+    "--store",
+    required=True,
+    # Its rights are judged with the store's other files, and are no mistake in the settings.
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
+    metavar="FILE",
+    help="The device's store; made if missing.",
 )
 machine_option = click.option("--machine", default=machine_identity, help="Identity of this machine.  [default: its serial number]")
 set_aside_option = click.option(
