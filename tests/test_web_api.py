@@ -165,6 +165,11 @@ def test_hours_count_events_strangers_and_distinct_others(client: Client) -> Non
     assert sum(hour["events"] for hour in get(client, "/api/hourly", since=AT, until=AT + 3 * HOUR)["hours"]) == 55
 
 
+def test_a_month_of_hours_is_answered(client: Client) -> None:
+    assert len(get(client, "/api/hourly", since="31d")["hours"]) in {744, 745}
+    assert len(get(client, "/api/hourly", since=AT, until=AT + 744 * HOUR)["hours"]) == 744
+
+
 def test_the_first_and_last_hour_are_cut_at_since_and_until(client: Client) -> None:
     hours = get(client, "/api/hourly", since=AT + HOUR // 4, until=AT + HOUR + 1, device="box-1")["hours"]
     assert [(hour["hour"], hour["events"]) for hour in hours] == [(AT, 12), (AT + HOUR, 4)]
@@ -233,8 +238,10 @@ def test_quarantine_is_listed_newest_first_and_without_bytes(client: Client) -> 
         ("/api/events?after=1:box-1:0123456789abcdef:9999999999999999999", "is not TIMESTAMP:DEVICE:EPOCH:SEQ"),
         ("/api/events?persn=a", "there is no parameter 'persn'"),
         ("/api/events?limit=1&limit=x", "limit 'x'"),
-        ("/api/hourly?since=2020-01-01", "hours, not 0 to 744"),
-        ("/api/hourly?since=1h&until=2h", "from since to until are -1.0 hours"),
+        ("/api/hourly?since=2020-01-01", "days, at most 31 are answered: ask for one month at a time"),
+        ("/api/hourly?since=32d", "from since to until are 32.00 days, at most 31"),
+        (f"/api/hourly?since={AT}&until={AT + 31 * 24 * HOUR + 15 * 60_000}", "31.01 days, at most 31"),
+        ("/api/hourly?since=1h&until=2h", "since is 1.00 hours after until"),
         ("/api/gaps?device=%2B", "device: device '+' is not"),
         ("/api/quarantine?limit=-1", "limit '-1'"),
         ("/api/devices?epochs=all", "there is no parameter 'epochs'"),

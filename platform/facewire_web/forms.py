@@ -13,8 +13,11 @@ from facewire_platform.history.queries import HOUR, Place
 
 #: Most rows in one answer.
 MAX_ROWS: Final = 1_000
-#: Most hours in one answer: a month.
-MAX_HOURS: Final = 31 * 24
+#: Most days of hours in one answer: a month.
+MAX_DAYS: Final = 31
+#: `31d` ago was a moment before now; so much more may be asked, ms.
+LEEWAY: Final = 60_000
+DAY: Final = 24 * HOUR
 #: Fields of an item of quarantine; the API does not give its bytes.
 QUARANTINE: Final = ("id", "topic", "reason", "size_bytes", "first_at", "last_at", "times", "seq")
 
@@ -101,9 +104,11 @@ class HourlyForm(_Filtered):
     @model_validator(mode="after")
     def _is_bounded(self) -> Self:
         asked = self.filter
-        hours = ((asked.until or 0) - (asked.since or 0)) / HOUR
-        if not 0 <= hours <= MAX_HOURS:
-            raise ValueError(f"from since to until are {hours:.1f} hours, not 0 to {MAX_HOURS}")
+        span = (asked.until or 0) - (asked.since or 0)
+        if span < 0:
+            raise ValueError(f"since is {-span / HOUR:.2f} hours after until")
+        if span > MAX_DAYS * DAY + LEEWAY:
+            raise ValueError(f"from since to until are {span / DAY:.2f} days, at most {MAX_DAYS} are answered: ask for one month at a time")
         return self
 
 
