@@ -8,7 +8,18 @@ from platform_model import BOOT, EPOCH, event
 
 from facewire.messages import Match
 from facewire_web import live
-from facewire_web.live import BEAT, MAX_READERS, MAX_SHOWN, MAX_WAITING, RECENT, Reader, Wall
+from facewire_web.live import (
+    BEAT,
+    MAX_READERS,
+    MAX_READERS_EACH,
+    MAX_SHOWN,
+    MAX_TEXT,
+    MAX_WAITING,
+    MAX_WAITING_BYTES,
+    RECENT,
+    Reader,
+    Wall,
+)
 
 
 def match(seq: int, **extra: Any) -> Match:
@@ -20,8 +31,8 @@ def show(wall: Wall, *seqs: int, reason: Any = None) -> None:
         wall.show("box-1", match(seq), reason, 0.25, 5)
 
 
-def open_reader(wall: Wall) -> Reader:
-    reader = wall.open(1)
+def open_reader(wall: Wall, client: str = "") -> Reader:
+    reader = wall.open(1, client)
     assert reader is not None
     return reader
 
@@ -157,12 +168,39 @@ def test_a_lost_broker_is_announced_at_once(wall: Wall) -> None:
 
 
 def test_there_is_room_for_so_many_readers_and_again_when_one_leaves(wall: Wall) -> None:
-    readers = [open_reader(wall) for _ in range(MAX_READERS)]
+    readers = [open_reader(wall, f"10.0.0.{number}") for number in range(MAX_READERS)]
     assert wall.open(1) is None
     assert wall.counters.refused == 1
     wall.leave(readers[0])
     assert wall.readers == MAX_READERS - 1
     open_reader(wall)
+
+
+def test_one_client_leaves_room_for_others(wall: Wall) -> None:
+    for _ in range(MAX_READERS_EACH):
+        open_reader(wall, "10.0.0.1")
+    assert wall.open(1, "10.0.0.1") is None
+    open_reader(wall, "10.0.0.2")
+
+
+def test_long_texts_are_cut_and_the_bytes_of_all_readers_are_bounded(wall: Wall) -> None:
+    """One device's names of a megabyte took 4.6 GB with 256 readers that read slowly."""
+    readers = [open_reader(wall, f"10.0.0.{number}") for number in range(MAX_READERS)]
+    name = "\U0001f600" * 1_000_000
+    for number in range(1, MAX_WAITING + 6):
+        for seq in range(MAX_SHOWN):
+            texts: dict[str, Any] = dict.fromkeys(("identity_id", "identity_name", "group_name", "ep_id"), name)
+            wall.show("box-1", Match(EPOCH, BOOT, 1, event(seq)._replace(**texts)), None, 0.0, 1)
+        wall.flush(float(number), 1)
+    wall.leave(readers.pop())
+    late = open_reader(wall, "late")
+    chunks = {id(chunk): len(chunk) for reader in (*readers, late) for chunk, _ in reader._waiting}
+    assert sum(chunks.values()) < 2 * MAX_WAITING_BYTES
+    assert all(sum(len(chunk) for chunk, _ in reader._waiting) <= MAX_WAITING_BYTES for reader in readers)
+    (first, skipped), *_ = events_for(readers[0])
+    assert (first, skipped["matches"] > 0) == ("skipped", True)
+    shown = events_for(late)[0][1]["matches"][0]
+    assert shown["identity_name"] == "\U0001f600" * MAX_TEXT + "…"
 
 
 def test_a_closed_wall_ends_its_streams_and_opens_none() -> None:

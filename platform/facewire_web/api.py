@@ -26,14 +26,18 @@ from facewire.errors import StoreError
 from facewire_mqtt.clock import now_ms
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
+from facewire_platform.store.stopping import STOP
 from facewire_web import forms
 from facewire_web.access import COOKIE, Access
 from facewire_web.answers import error_answer, events_answer, json_answer, list_answer
 from facewire_web.devices import Devices
 from facewire_web.guard import Guard
+from facewire_web.healthz import Health
 from facewire_web.live import Wall
 from facewire_web.metrics import CONTENT_TYPE, WebMetrics
+from facewire_web.questions import Questions, client_of
 from facewire_web.streams import EventStream
+from facewire_web.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +54,10 @@ def create_app(database: Location, wall: Wall, access: Access) -> ASGIApp:
     _add_errors(app)
     _add_questions(app, database)
     _add_live(app, wall)
-    _add_health(app, database, wall)
+    turns = Turns()
+    _add_health(app, database, wall, turns)
     _add_page(app, access)
-    return Guard(app, access)
+    return Guard(Questions(app, turns), access)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -71,6 +76,10 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(StoreError)
     async def unavailable(_: Request, exc: StoreError) -> Response:
+        stop = STOP.get()
+        if stop is not None and stop.reason is not None:
+            log.debug("question stopped reason=%s", stop.reason)
+            return error_answer(503, stop.reason)
         log.error("question failed error=%s", exc)
         return error_answer(503, f"cannot read the database: {exc}")
 
@@ -120,17 +129,17 @@ def _add_questions(app: FastAPI, database: Location) -> None:
 
 def _add_live(app: FastAPI, wall: Wall) -> None:
     @app.get("/api/stream", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}, 503: {"model": forms.Error}})
-    async def stream() -> Response:
+    async def stream(request: Request) -> Response:
         """Matches as they arrive, as server-sent events.
 
         First `hello`, then `wall`, and `skipped` if the client reads too slowly.
         """
-        reader = wall.open(now_ms())
+        reader = wall.open(now_ms(), client_of(request.scope))
         return error_answer(503, "too many streams are open") if reader is None else EventStream(wall, reader)
 
 
-def _add_health(app: FastAPI, database: Location, wall: Wall) -> None:
-    metrics = WebMetrics(database, wall)
+def _add_health(app: FastAPI, database: Location, wall: Wall, turns: Turns) -> None:
+    metrics, health = WebMetrics(database, wall, turns), Health(database)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def prometheus() -> Response:
@@ -138,12 +147,9 @@ def _add_health(app: FastAPI, database: Location, wall: Wall) -> None:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/healthz", responses=forms.answers(forms.Health))
-    def healthz() -> Response:
+    async def healthz() -> Response:
         """Whether the server can read the database, and has a connection to the broker."""
-        try:
-            History(database).close()
-        except StoreError as exc:
-            log.error("unhealthy error=%s", exc)  # noqa: TRY400  # an outage, no bug of ours
+        if not await health.is_readable():
             return error_answer(503, "cannot read the database")
         return json_answer({"database": True, "broker": wall.up})
 
@@ -173,5 +179,5 @@ async def _token_of(request: Request) -> str:
             if len(body) > MAX_LOGIN_BYTES:
                 raise HTTPException(413, f"a login may have {MAX_LOGIN_BYTES} bytes, this one has more")
         return str(json.loads(body)["token"])
-    except (ClientDisconnect, ValueError, KeyError, TypeError) as exc:
+    except (ClientDisconnect, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise HTTPException(400, 'a login looks like this: {"token": …}') from exc

@@ -44,8 +44,13 @@ MAX_SHOWN: Final = 24
 RECENT: Final = 24
 #: Chunks that may wait for a reader: 4 s of a busy wall.
 MAX_WAITING: Final = 20
-#: Open streams at a time.
+#: Bytes in these chunks.
+MAX_WAITING_BYTES: Final = 1024 * 1024
+#: Open streams at a time, and those of one client.
 MAX_READERS: Final = 256
+MAX_READERS_EACH: Final = 128
+#: Characters of each text on a card, which is for eyes; the history has the rest.
+MAX_TEXT: Final = 200
 #: The wait after the broker has refused us, s: somebody must change something first.
 REFUSED_WAIT: Final = 30.0
 
@@ -65,20 +70,23 @@ class Counters:
 class Reader:
     """The bounded queue of one stream: a slow reader skips the oldest chunks."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, client: str) -> None:
         self._counters = counters
+        self.client = client
         self._waiting: deque[tuple[bytes, int]] = deque()
+        self._waiting_bytes = 0
         self._skipped = 0
         self._closed = False
         self._changed = asyncio.Event()
 
     def offer(self, chunk: bytes, matches: int) -> None:
         """Add a chunk, which contains this number of matches."""
-        if len(self._waiting) >= MAX_WAITING:
-            _, lost = self._waiting.popleft()
+        self._waiting.append((chunk, matches))
+        self._waiting_bytes += len(chunk)
+        while len(self._waiting) > MAX_WAITING or (self._waiting_bytes > MAX_WAITING_BYTES and len(self._waiting) > 1):
+            _, lost = self._take()
             self._skipped += lost
             self._counters.skipped += lost
-        self._waiting.append((chunk, matches))
         self._changed.set()
 
     def close(self) -> None:
@@ -94,7 +102,12 @@ class Reader:
                 if self._skipped:
                     skipped, self._skipped = self._skipped, 0
                     yield event("skipped", {"matches": skipped})
-                yield self._waiting.popleft()[0]
+                yield self._take()[0]
+
+    def _take(self) -> tuple[bytes, int]:
+        taken = self._waiting.popleft()
+        self._waiting_bytes -= len(taken[0])
+        return taken
 
 
 class Wall:
@@ -153,12 +166,13 @@ class Wall:
         self._new.clear()
         self._arrived, self._broker_changed, self._flushed_at = 0, False, now
 
-    def open(self, now_ms: int) -> Reader | None:
-        """A new reader; None if there are `MAX_READERS` already, or the wall is closed."""
-        if self._closed or len(self._readers) >= MAX_READERS:
+    def open(self, now_ms: int, client: str = "") -> Reader | None:
+        """A new reader; None if there are too many, or too many of its client, or the wall is closed."""
+        of_client = sum(reader.client == client for reader in self._readers)
+        if self._closed or len(self._readers) >= MAX_READERS or of_client >= MAX_READERS_EACH:
             self.counters.refused += 1
             return None
-        reader = Reader(self.counters)
+        reader = Reader(self.counters, client)
         # Matches that are not flushed yet come with the next chunk.
         past = list(self._recent)[: len(self._recent) - len(self._new)]
         reader.offer(event("hello", self._state(past, 0, now_ms)), 0)
@@ -222,9 +236,14 @@ def event(name: str, data: object) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False, separators=(',', ':'))}\n\n".encode()
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
+
+
 def _card(device: str, match: Match, reason: Reason | None, age: float | None, at_ms: int) -> dict[str, Any]:
     """The fields of a card, without the vendor's: those may contain photographs."""
     fields = match.event._asdict()
     del fields["extra"]
+    fields = {name: _short(value) if isinstance(value, str) else value for name, value in fields.items()}
     known = {"device": device, "epoch": match.epoch, "sent_at": match.sent_at, "received_at": at_ms, "reason": reason}
     return plain(known | {"age": None if age is None else round(age, 3)} | fields)  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from facewire_platform.health.metrics import metrics_registry
 from facewire_platform.store.drivers import Location
 from facewire_web.live import Wall
+from facewire_web.turns import Turns
 
 CONTENT_TYPE: Final = exposition.CONTENT_TYPE_LATEST
 
@@ -20,11 +21,12 @@ class WebMetrics:
     Args:
         database: read at each scrape.
         wall: whose streams are counted.
+        turns: whose questions are counted.
     """
 
-    def __init__(self, database: Location, wall: Wall) -> None:
+    def __init__(self, database: Location, wall: Wall, turns: Turns) -> None:
         self._registry = metrics_registry(database)
-        self._registry.register(_StreamCollector(wall))
+        self._registry.register(_StreamCollector(wall, turns))
 
     def text(self) -> bytes:
         """All samples as they are now, in `CONTENT_TYPE`."""
@@ -32,8 +34,8 @@ class WebMetrics:
 
 
 class _StreamCollector(Collector):
-    def __init__(self, wall: Wall) -> None:
-        self._wall = wall
+    def __init__(self, wall: Wall, turns: Turns) -> None:
+        self._wall, self._turns = wall, turns
 
     def collect(self) -> Iterator[Metric]:
         counters = self._wall.counters
@@ -42,3 +44,6 @@ class _StreamCollector(Collector):
         yield CounterMetricFamily("facewire_web_streams_refused", "Streams refused because too many were open.", value=counters.refused)
         yield CounterMetricFamily("facewire_web_streams_stuck", "Streams ended because their reader took nothing.", value=counters.stuck)
         yield CounterMetricFamily("facewire_web_matches_skipped", "Matches that slow readers did not get.", value=counters.skipped)
+        yield GaugeMetricFamily("facewire_web_questions_waiting", "Questions that wait for their turn.", value=self._turns.waiting)
+        refused = "Questions refused because too many waited."
+        yield CounterMetricFamily("facewire_web_questions_refused", refused, value=self._turns.refused)

@@ -30,6 +30,7 @@ from facewire_mqtt.address import Address, is_loopback
 from facewire_platform.store.drivers import Location
 from facewire_web.access import Access
 from facewire_web.api import create_app
+from facewire_web.connections import MAX_HEAD_BYTES, Connection
 from facewire_web.live import Wall, run_wall
 
 log = logging.getLogger(__name__)
@@ -38,12 +39,12 @@ log = logging.getLogger(__name__)
 GRACE: Final = 3
 #: The process is killed after this time, s.
 END_WITHIN: Final = 6.0
-#: Open connections at a time; streams are fewer (`live.MAX_READERS`).
-MAX_CONNECTIONS: Final = 512
 #: The wait before the server starts again doubles from the first value to the second, s; it
 #: begins anew if the server lived for `LONG`.
 RESTART_WAIT: Final = (1.0, 30.0)
 LONG: Final = 60.0
+#: Late connections end after so many ticks of uvicorn's, each of 0.1 s.
+TICKS: Final = 10
 #: Niceness of the process beside a worker: if the machine is too busy for both, ingest comes first.
 NICE: Final = 10
 
@@ -85,28 +86,36 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
 
 def serve_web(web: WebSettings, bound: socket.socket, ending: int) -> None:
     """Serve until the descriptor `ending` can be read, in the main thread."""
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    # It warns of each bad request, so that anybody could fill the log.
+    logging.getLogger("uvicorn").setLevel(max(logging.ERROR, logging.getLogger().level))
     asyncio.run(_serve(web, bound, ending))
 
 
 async def _serve(web: WebSettings, bound: socket.socket, ending: int) -> None:
     wall = Wall()
+    async with asyncio.TaskGroup() as both:
+        feeding = both.create_task(run_wall(wall, web.address, web.topics))
+        await web_server(web, wall, ending).serve(sockets=[bound])
+        feeding.cancel()
+
+
+def web_server(web: WebSettings, wall: Wall, ending: int) -> "WebServer":
+    """A server that is not started yet. It ends when the descriptor `ending` can be read."""
     config = uvicorn.Config(
         create_app(web.database, wall, Access(web.token)),
+        http=Connection,
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=GRACE,
     )
-    async with asyncio.TaskGroup() as both:
-        feeding = both.create_task(run_wall(wall, web.address, web.topics))
-        await _Server(config, wall, ending).serve(sockets=[bound])
-        feeding.cancel()
+    return WebServer(config, wall, ending)
 
 
-class _Server(uvicorn.Server):
+class WebServer(uvicorn.Server):
     """Ends when a descriptor can be read, and its streams with it: uvicorn would wait for them."""
 
     def __init__(self, config: uvicorn.Config, wall: Wall, ending: int) -> None:
@@ -117,6 +126,14 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]  # a generator's, in uvicorn
         # uvicorn would raise the signal again when all is done.
         return contextlib.nullcontext()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.end_if_late(now)
+        return await super().on_tick(counter)
 
     def _end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._ending)

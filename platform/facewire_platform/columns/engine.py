@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from facewire_platform.columns.arrow import ArrowTable
 from facewire_platform.columns.parts import TYPES
+from facewire_platform.store.stopping import stoppable
 
 #: More rows than fit go to a file that has no name.
 MEMORY: Final = "160MB"
@@ -42,7 +43,7 @@ def opened() -> Iterator[Any]:
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
-        with contextlib.closing(duckdb.connect(":memory:", config=settings)) as connection:
+        with contextlib.closing(duckdb.connect(":memory:", config=settings)) as connection, stoppable(connection.interrupt):
             yield connection
 
 

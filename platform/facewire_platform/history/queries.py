@@ -1,5 +1,6 @@
 """Questions to the stored history, while the worker goes on writing (SQLite's WAL)."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -19,6 +20,7 @@ from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.rows import key as key_of
 from facewire_platform.store.schema import EVENT_FIELDS, DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow, columns_of
+from facewire_platform.store.stopping import check_stop, stoppable
 
 Row: TypeAlias = dict[str, Any]
 #: The place of an event in the order of all events: (timestamp, stream, seq).
@@ -79,6 +81,7 @@ class History:
         self._location = location
         self._dialect = dialect_of(location)
         self._db = self._dialect.open("read")
+        self._resources = contextlib.ExitStack()
         self.to_stored, self.from_stored = self._dialect.to_stored, self._dialect.from_stored
         self.ordered = self._dialect.ordered
 
@@ -86,10 +89,12 @@ class History:
         self._db.close()
 
     def __enter__(self) -> "History":
+        self._resources.callback(self.close)
+        self._resources.enter_context(stoppable(self._dialect.interrupt(self._db)))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *error: Any) -> None:
+        self._resources.__exit__(*error)
 
     def events(self, wanted: Filter, *, after: Place | None = None, limit: int | None = None, newest_first: bool = False) -> Iterator[Row]:
         """Events by device time, then device and seq, any number of them: reads page by page.
@@ -352,11 +357,13 @@ class History:
 
     def rows(self, query: Any) -> list[Any]:
         """All rows of a query, texts as the database keeps them (see `came`)."""
+        check_stop()
         with store_errors(self._location):
             return list(query.bind(self._db))
 
     def _plain_rows(self, query: Any) -> list[tuple[Any, ...]]:
         """Rows as the driver gives them: peewee's conversion would take a quarter of the time."""
+        check_stop()
         with store_errors(self._location):
             rows: list[tuple[Any, ...]] = self._executed(query).fetchall()
             return rows

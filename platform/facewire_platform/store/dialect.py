@@ -6,7 +6,7 @@ Dialect
 """
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,10 @@ class Dialect(abc.ABC):
     @abc.abstractmethod
     def open(self, mode: Mode) -> Any:
         """Connect. See `open_database`."""
+
+    @abc.abstractmethod
+    def interrupt(self, database: Any) -> Callable[[], None]:
+        """Ends the statement that runs, if another thread calls it."""
 
     def worker_lock(self) -> AbstractContextManager[None]:
         """Keep every other worker out, if the database takes only one.

@@ -7,7 +7,7 @@ stays true, and it can copy events straight into their table, because no other c
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,6 +74,10 @@ class PostgresqlDialect(Dialect):
             database.close()
             raise
         return database
+
+    def interrupt(self, database: Any) -> Callable[[], None]:
+        interrupt: Callable[[], None] = database.connection().cancel
+        return interrupt
 
     def statements(self, database: Any) -> "PostgresqlStatements":
         return PostgresqlStatements(database)

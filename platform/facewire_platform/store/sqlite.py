@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,6 +103,10 @@ class SqliteDialect(Dialect):
 
     def worker_lock(self) -> contextlib.AbstractContextManager[None]:
         return worker_lock(self._path)
+
+    def interrupt(self, database: Any) -> Callable[[], None]:
+        interrupt: Callable[[], None] = database.connection().interrupt
+        return interrupt
 
     def statements(self, database: Any) -> "SqliteStatements":
         return SqliteStatements(database)
