@@ -264,3 +264,29 @@ def test_days_without_end_do_not_make_files_without_end(location: Location, monk
     assert [file.parent.name for file in files] == ["day=2025-11-25", "day=2025-11-26", "day=__HIVE_DEFAULT_PARTITION__"]
     assert sorted(seqs(location, Filter(person="p"))) == list(range(1, len(moments) + 1))
     assert rows(location, "SELECT sum(events) FROM part") == [(len(moments),)]
+
+
+def test_an_export_to_parquet_has_every_field(location: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facewire_platform.columns.single._BYTES", 200)
+    with open_store(location) as store:
+        made_with = [
+            made(seq, MONDAY + 10 - seq, "nul\x00")._replace(extra={"n": seq, "photo": b"\xff" * 50} if seq % 2 else {})
+            for seq in range(1, 9)
+        ]
+        store_batches(store, batch(0, 8, *made_with))
+    file = tmp_path / "all.parquet"
+    assert run("export", "--database", url(location), "-o", "parquet", "--to", str(file), "--since", str(MONDAY + 3)).exit_code == 0
+    found = read(f"SELECT seq, timestamp, identity_id, extra FROM read_parquet('{file}')")
+    assert [row[0] for row in found] == [7, 6, 5, 4, 3, 2, 1]
+    assert found[0][1:3] == (MONDAY + 3, "nul\x00")
+    assert [row[3] and json.loads(row[3])["n"] for row in found] == [7, None, 5, None, 3, None, 1]
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_export_to_parquet_of_nothing_is_a_file_without_rows(tmp_path: Path) -> None:
+    open_store(tmp_path / "x.db").close()
+    file = tmp_path / "none.parquet"
+    assert run("export", "--database", url(tmp_path / "x.db"), "-o", "parquet", "--to", str(file)).exit_code == 0
+    assert read(f"SELECT device, extra FROM read_parquet('{file}')") == []
+    assert run("export", "--database", url(tmp_path / "x.db"), "-o", "parquet").exit_code == 2

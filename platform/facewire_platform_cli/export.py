@@ -10,9 +10,12 @@ from typing import Final, Literal, TextIO
 import click
 
 from facewire_cli.options import excel_option
-from facewire_cli.output import Form, standard_output, write_rows
+from facewire_cli.output import standard_output, write_rows
 from facewire_cli.progress import Reach, progress
+from facewire_platform.columns import engine
 from facewire_platform.columns.filter import Filter
+from facewire_platform.columns.folder import sync
+from facewire_platform.columns.single import write_parquet
 from facewire_platform.history.queries import History, Row
 from facewire_platform.store.database import locate
 from facewire_platform_cli.events import EVENT_COLUMNS
@@ -29,22 +32,32 @@ STEP: Final = 1_000
 )
 @filter_options
 @click.option(
-    "-o", "--output", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True, help="csv has the main fields only."
+    "-o",
+    "--output",
+    type=click.Choice(["jsonl", "csv", "parquet"]),
+    default="jsonl",
+    show_default=True,
+    help="csv has the main fields only; parquet needs --to.",
 )
 @excel_option
-def export(database: str, to: Path | None, wanted: Filter, output: Literal["jsonl", "csv", "excel"]) -> None:
+def export(database: str, to: Path | None, wanted: Filter, output: Literal["jsonl", "csv", "excel", "parquet"]) -> None:
     """Write all events, by device time.
 
     Needs little memory, and workers may go on storing. JSON Lines have every
     field of an event as its device sent it, photographs in base64.
     """
-    form: Form = "json" if output == "jsonl" else output
+    if output == "parquet" and (to is None or not engine.is_installed()):
+        raise click.UsageError("-o parquet needs --to FILE" if to is None else "-o parquet needs duckdb: pip install 'facewire[platform]'")
     with History(locate(database)) as history, contextlib.ExitStack() as stack:
         # Nobody could see a progress bar among rows on a terminal.
         span = history.span(wanted.since, wanted.until)
         reach = stack.enter_context(progress(span)) if to is not None or not sys.stdout.isatty() else None
+        events = _with_progress(history.events(wanted), reach)
+        if to is not None and output == "parquet":
+            write_parquet(events, stack.enter_context(whole_path(to)))
+            return
         out = standard_output() if to is None else stack.enter_context(whole_file(to))
-        write_rows(_with_progress(history.events(wanted), reach), form, EVENT_COLUMNS, out=out)
+        write_rows(events, "csv" if output == "csv" else "excel" if output == "excel" else "json", EVENT_COLUMNS, out=out)
 
 
 def _with_progress(rows: Iterator[Row], reach: Reach | None) -> Iterator[Row]:
@@ -56,14 +69,20 @@ def _with_progress(rows: Iterator[Row], reach: Reach | None) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name, even from an older file, only when it is complete."""
+    """A text file that takes its name, even from an older file, only when it is complete."""
+    with whole_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def whole_path(path: Path) -> Iterator[Path]:
+    """An empty file to write; see `whole_file`."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         # It names people: only its owner and group may read it, whatever the umask.
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640), "w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))
+        yield part
+        sync(part)
         part.replace(path)
     except OSError as exc:
         raise click.ClickException(f"{path}: {exc.strerror}") from exc

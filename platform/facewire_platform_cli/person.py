@@ -18,7 +18,7 @@ from facewire_platform.history.person import Summary, events_of, photographs, qu
 from facewire_platform.history.queries import History, Row
 from facewire_platform.store.database import locate
 from facewire_platform_cli.events import EVENT_COLUMNS
-from facewire_platform_cli.export import whole_file
+from facewire_platform_cli.export import whole_file, whole_path
 from facewire_platform_cli.moments import check_zone, iso
 from facewire_platform_cli.options import check_text, database_option
 
@@ -97,8 +97,8 @@ def _binary(to: Path | None) -> Iterator[Any]:
     if to is None:
         yield sys.stdout.buffer
         return
-    with whole_file(to) as out:
-        yield out.buffer
+    with whole_path(to) as part, part.open("wb") as out:
+        yield out
 
 
 def _told(history: History, identity: str, summary: Summary, zone: dt.tzinfo) -> dict[str, Any]:

@@ -86,8 +86,14 @@ def files(folder: Path, names: Sequence[str]) -> str:
 
 def write(connection: Any, source: str, path: Path) -> None:
     """Write a column file of a SELECT that gives `WRITTEN`."""
-    options = f"FORMAT parquet, COMPRESSION {COMPRESSION}, ROW_GROUP_SIZE {GROUP}"
-    connection.execute(f"COPY (SELECT * FROM ({source}) ORDER BY {ORDER}) TO {_text(str(path))} ({options})")
+    copy(connection, f"SELECT * FROM ({source}) ORDER BY {ORDER}", path)
+
+
+def copy(connection: Any, source: str, path: Path, group: int = GROUP) -> None:
+    """Write a Parquet file of a SELECT, so many rows to a group; only its owner and group can read it."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    options = f"FORMAT parquet, COMPRESSION {COMPRESSION}, ROW_GROUP_SIZE {group}, USE_TMP_FILE false"
+    connection.execute(f"COPY ({source}) TO {_text(str(path))} ({options})")
 
 
 def _text(value: str) -> str:
