@@ -1,6 +1,7 @@
 """Real users of the system, each a process that works for a test under their ids."""
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -12,16 +13,21 @@ from typing import Any, Final
 
 import pytest
 from device_events import event
+from platform_model import batch
+from platform_store import store_batches
 
-# Before a process becomes another user, who may have no access to the libraries.
 import facewire_cli.main
-import facewire_device_cli.device  # noqa: F401
 from facewire_device.store import Store, open_store
 from facewire_device.store_file import lock_for_agent
+from facewire_platform.store import writer
 
 #: The agent's user, which owns the folder, with a group of its own; and one that is in this group too.
 AGENT: Final = 61_001
 RECORDER: Final = 61_002
+
+# Before a process becomes another user, who may have no access to the libraries.
+for _where, *_ in facewire_cli.main.COMMANDS.values():
+    importlib.import_module(str(_where).partition(":")[0])
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["facewire_device_cli.device", "pytest"])
@@ -59,6 +65,12 @@ class User:
         """The exit code of a `facewire` command."""
         code: int = self.ask(_command, arguments)
         return code
+
+    def open_platform(self, path: Path) -> None:
+        self.ask(_open_platform, path)
+
+    def store_batch(self, seq: int) -> None:
+        self.ask(_store_batch, seq)
 
     def lock(self, path: Path) -> None:
         self.ask(_lock, path)
@@ -136,3 +148,11 @@ def _command(_kept: dict[str, Any], arguments: tuple[str, ...]) -> int:
     except SystemExit as exc:
         return int(exc.code or 0)
     return 0
+
+
+def _open_platform(kept: dict[str, Any], path: Path) -> None:
+    kept["store"] = writer.open_store(path)
+
+
+def _store_batch(kept: dict[str, Any], seq: int) -> None:
+    store_batches(kept["store"], batch(seq - 1, seq, seq))

@@ -16,6 +16,7 @@ import peewee
 from facewire.errors import StoreError
 from facewire_platform.store.dialect import Dialect, Statements
 from facewire_platform.store.drivers import Mode, store_errors
+from facewire_platform.store.file_rights import check_rights, denied, is_there, is_writable, leave_to_owner
 from facewire_platform.store.rows import WIDTH, InsertRows
 from facewire_platform.store.schema import (
     DEVICE_COLUMNS,
@@ -62,7 +63,7 @@ class SqliteDialect(Dialect):
 
     @property
     def exists(self) -> bool:
-        return self._path.exists()
+        return is_there(self._path)
 
     @property
     def folder(self) -> Path:
@@ -77,10 +78,11 @@ class SqliteDialect(Dialect):
 
     def open(self, mode: Mode) -> peewee.SqliteDatabase:
         path = self._path
-        if path.is_dir():
+        if self.exists and path.is_dir():
             raise StoreError(f"{path}: is a directory")
-        if mode != "create" and not path.exists():
+        if mode != "create" and not self.exists:
             raise StoreError(f"{path}: there is no database")
+        check_rights(path, write=mode != "read")
         uri = f"{path.absolute().as_uri()}?mode={_sqlite_mode(path, mode)}"
         if mode == "create":
             self._create()
@@ -167,6 +169,11 @@ class SqliteDialect(Dialect):
 def _sqlite_mode(path: Path, mode: Mode) -> str:
     if mode != "read":
         return "rwc" if mode == "create" else "rw"
+    if not is_writable(path):
+        # A -shm of ours would lock out the worker, which is another user.
+        if not path.with_name(path.name + "-shm").exists():
+            raise StoreError(f"{path}: a user who may not write it can read it only while its worker runs")
+        return "ro&readonly_shm=1"
     # Without a WAL, SQLite creates one even for reading, and only a connection that may write
     # removes it.
     return "ro" if path.with_name(path.name + "-wal").exists() else "rw"
@@ -194,15 +201,17 @@ def worker_lock(path: Path) -> Iterator[None]:
     Raises:
         StoreError: another process has locked it.
     """
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         raise StoreError(f"{path}: is a directory")
     path = path.resolve()
+    beside = path.with_name(path.name + "-worker")
     try:
         # Others on the machine cannot open it, so they cannot hold the lock; nor does it follow a link.
-        lock = os.open(path.with_name(path.name + "-worker"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise StoreError(f"{path}: {exc.strerror}") from exc
+        raise denied(beside, exc) from exc
     try:
+        leave_to_owner(lock, path.parent)
         _lock(lock, path)
         yield
     finally:
@@ -212,8 +221,10 @@ def worker_lock(path: Path) -> Iterator[None]:
 def _lock(file: int, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+    except BlockingIOError as exc:
         raise StoreError(f"{path}: another worker has this database; SQLite takes one at a time, PostgreSQL any number") from exc
+    except OSError as exc:
+        raise StoreError(f"{path}-worker: cannot be locked: {exc.strerror}. SQLite needs a disk with file locks") from exc
 
 
 def create_private(path: Path) -> None:
