@@ -198,10 +198,10 @@ def test_users_are_listed_changed_and_removed(file: UsersFile) -> None:
         (["add", "a/b", "--role", "device"], "'a/b'"),
         (["add", "x", "--role", "device", "--status"], "consumer"),
         (["add", "x", "--role", "king"], "king"),
-        (["add", "x", "--role", "operator", "--devices", "dev1"], "only a consumer can be narrowed"),
+        (["add", "x", "--role", "operator", "--devices", "dev1"], "only a consumer or a bridge can be narrowed"),
         (["add", "x", "--role", "consumer", "--devices", "+"], "'+'"),
         (["add", "x", "--role", "consumer", "--devices", "a,"], "''"),
-        (["narrow", "dev1", "--devices", "dev2"], "only a consumer can be narrowed"),
+        (["narrow", "dev1", "--devices", "dev2"], "only a consumer or a bridge can be narrowed"),
         (["narrow", "x", "--devices", "dev2"], "does not exist"),
         (["passwd", "x"], "does not exist"),
         (["remove", "x"], "does not exist"),
@@ -456,7 +456,12 @@ def test_rendered_rules_use_the_root(file: UsersFile, tmp_path: Path) -> None:
 def test_the_commands_in_the_documentation_work(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "broker.md").read_text()
     typed("".join(blocks(text)), tmp_path)
-    assert [line.split()[0] for line in (tmp_path / "site.users.roles").read_text().splitlines()] == ["lobby-1", "worker", "ada"]
+    assert [line.split()[0] for line in (tmp_path / "site.users.roles").read_text().splitlines()] == [
+        "lobby-1",
+        "worker",
+        "bridge-1",
+        "ada",
+    ]
     assert sorted(file.name for folder in ("mosquitto", "emqx") for file in (tmp_path / folder).iterdir()) == [
         "acl", "acl.conf", "facewire.conf", "mosquitto.conf", "passwd", "users.csv",
     ]  # fmt: skip

@@ -28,7 +28,7 @@ from facewire_cli.main import cli
 
 ROOT: Final = Path(__file__).parent.parent
 FACEWIRE: Final = Path(sys.executable).with_name("facewire")
-UNITS: Final = ("facewire-broker.service", "facewire-platform@1.service", "facewire-device.service")
+UNITS: Final = ("facewire-broker.service", "facewire-platform@1.service", "facewire-device.service", "facewire-bridge@mqtt-face.service")
 #: What `systemd-analyze security` may find, of 10; the same scale as in docs/operating.md.
 MOST_EXPOSED: Final = 1.3
 

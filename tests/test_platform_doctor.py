@@ -58,7 +58,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     file, secrets = UsersFile(tmp_path / "users"), {role.value: credentials.generate_secret() for role in Role}
     with file.editing() as users:
         for role in Role:
-            credentials.add(users, role.value, role, secrets[role.value])
+            named = ["gate-1"] if role is Role.BRIDGE else []
+            credentials.add(users, role.value, role, secrets[role.value], devices=named)
     with with_users(request.param, tmp_path, file) as address:
         yield Site(address, secrets)
 

@@ -2,6 +2,8 @@
 
     role       publishes                          subscribes
     device     its own match, history, status     its own ack
+    bridge     match, history, status of the      the ack of its devices
+               devices that it is named for
     platform   every ack                          everything under {root}/v1
     consumer   nothing                            every match; every status, if granted;
                                                   of its devices only, if it is narrowed to some
@@ -21,6 +23,7 @@ class Role(enum.StrEnum):
     """What a credential is for."""
 
     DEVICE = "device"
+    BRIDGE = "bridge"
     PLATFORM = "platform"
     CONSUMER = "consumer"
     OPERATOR = "operator"
@@ -36,12 +39,15 @@ class Permission:
     own: bool = False
     #: May be narrowed to some devices.
     narrows: bool = False
+    #: Has no rights without the devices that it is named for.
+    named: bool = False
     #: May subscribe to topics outside of the contract too, and to the broker's own.
     outside: bool = False
 
 
 PERMISSIONS: Final[dict[Role, Permission]] = {
     Role.DEVICE: Permission(publish=("match", "history", "status"), subscribe=("ack",), own=True),
+    Role.BRIDGE: Permission(publish=("match", "history", "status"), subscribe=("ack",), narrows=True, named=True),
     Role.PLATFORM: Permission(publish=("ack",), subscribe=KINDS),
     Role.CONSUMER: Permission(subscribe=("match",), narrows=True),
     Role.OPERATOR: Permission(subscribe=KINDS, outside=True),

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker.access import rights_of, rule_for
-from facewire_broker.credentials import QUICK_ROUNDS, User, Users, UsersFile
+from facewire_broker.credentials import QUICK_ROUNDS, User, Users, UsersFile, with_devices_of_bridges
 from facewire_broker.following import Follower
 from facewire_broker.hub import BAD_CLIENT_ID, NOT_AUTHORIZED, UNAVAILABLE, Identity
 from facewire_broker.limits import BrokerLimits
@@ -60,7 +60,7 @@ class UsersAuthenticator:
     def __init__(self, file: UsersFile, topics: Topics, limits: BrokerLimits | None = None) -> None:
         self._prefix = topics.prefix
         self._follower = Follower(file.version, file.load, (limits or BrokerLimits()).users_timeout)
-        self._users: Users = self._follower.first
+        self._users: Users = with_devices_of_bridges(self._follower.first)
         self._pool = ThreadPoolExecutor(1, "password")
         self._checks = 0
 
@@ -88,6 +88,7 @@ class UsersAuthenticator:
             if not (self._follower.is_blind and self._users):
                 return []
             users = {}
+        users = with_devices_of_bridges(users)
         changed = [name for name, user in self._users.items() if users.get(name) != user]
         log.info("users reloaded count=%d changed=%d", len(users), len(changed))
         self._users = users
@@ -111,9 +112,10 @@ class UsersAuthenticator:
         """Check the client id against the user.
 
         A device connects under its own name only. Any other user may open several connections,
-        under any client id except another user's name.
+        under any client id except another user's name; a bridge also under those of its devices.
         """
-        if not connect.client_id or (connect.client_id != user.name and (user.role is Role.DEVICE or connect.client_id in self._users)):
+        own = connect.client_id == user.name or (user.role is Role.BRIDGE and connect.client_id in user.devices)
+        if not connect.client_id or (not own and (user.role is Role.DEVICE or connect.client_id in self._users)):
             return BAD_CLIENT_ID
         # All platform users share their work; any other user shares only among its own connections.
         # The role comes first, so no name reaches another role's groups (a name has no slash).

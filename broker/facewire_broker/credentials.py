@@ -53,7 +53,7 @@ class User:
     stored: str = field(repr=False)
     #: Whether a consumer may also subscribe to status.
     status: bool = False
-    #: The devices that a consumer may follow; empty for all.
+    #: The devices that a consumer may follow, empty for all; or those that a bridge speaks for.
     devices: tuple[str, ...] = ()
 
     @property
@@ -187,9 +187,21 @@ def narrow(users: Users, name: str, devices: Iterable[str]) -> None:
 
 def _check_devices(role: Role, devices: Iterable[str]) -> tuple[str, ...]:
     checked = tuple(dict.fromkeys(check_device(device) for device in devices))
+    if not checked and PERMISSIONS[role].named:
+        raise ValueError(f"a {role} needs the devices that it speaks for: --devices NAME,NAME…")
     if checked and not PERMISSIONS[role].narrows:
-        raise ValueError(f"only a consumer can be narrowed to devices, not a {role}")
+        raise ValueError(f"only a consumer or a bridge can be narrowed to devices, not a {role}")
     return checked
+
+
+def with_devices_of_bridges(users: Users) -> Users:
+    """The users, and each device that a bridge speaks for and that is no user itself: a device with the bridge's secret.
+
+    A broker may bind the client id to the user name. Then a bridge connects once for each device,
+    under the device's name.
+    """
+    bridged = {device: user for user in users.values() if user.role is Role.BRIDGE for device in user.devices}
+    return users | {device: User(device, Role.DEVICE, user.stored) for device, user in bridged.items() if device not in users}
 
 
 def set_secret(users: Users, name: str, secret: str, *, rounds: int = TOKEN_ROUNDS) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from facewire.roles import Role
 from facewire_broker.access import Rights, Rule, rights_of, rule_for
-from facewire_broker.credentials import TOKEN_ROUNDS, User, Users, salt_and_hash
+from facewire_broker.credentials import TOKEN_ROUNDS, User, Users, salt_and_hash, with_devices_of_bridges
 from facewire_broker.limits import BrokerLimits
 from facewire_mqtt.address import Address
 
@@ -46,6 +46,11 @@ class Site:
     #: The system user that Mosquitto runs as; None for its default.
     run_as: str | None = None
     limits: BrokerLimits = field(default_factory=BrokerLimits)
+
+    @property
+    def all_users(self) -> Users:
+        """Those that may connect: the devices of bridges too."""
+        return with_devices_of_bridges(self.users)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ def render_mosquitto(site: Site) -> Rendered:
         "log_type notice",
         *([f"user {site.run_as}"] if site.run_as else []),
     ]
-    passwords = "".join(f"{user.name}:{user.stored}\n" for user in site.users.values())
+    passwords = "".join(f"{user.name}:{user.stored}\n" for user in site.all_users.values())
     return Rendered({"mosquitto.conf": "\n".join(lines) + "\n", "acl": _mosquitto_acl(site), "passwd": passwords})
 
 
@@ -119,7 +124,7 @@ def render_emqx(site: Site) -> Rendered:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("user_id", "password_hash", "salt", "is_superuser"))
     notes = []
-    for user in site.users.values():
+    for user in site.all_users.values():
         try:
             rounds, salt, digest = salt_and_hash(user.stored)
         except ValueError:
@@ -207,6 +212,6 @@ def _emqx_rules(who: str, rights: Rights) -> Iterable[str]:
 
 
 def _rights(site: Site) -> Iterable[tuple[User, Rights]]:
-    for user in site.users.values():
+    for user in site.all_users.values():
         rule: Rule = rule_for(user.role, status=user.status, devices=user.devices)
         yield user, rights_of(user.name, rule, site.prefix)

@@ -95,7 +95,9 @@ def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 @click.argument("name")
 @click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What the user may do.")
 @click.option("--status", is_flag=True, help="Let a consumer also follow the devices' status.")
-@click.option("--devices", metavar="NAME,NAME…", callback=_names, help="Let a consumer follow only these devices.")
+@click.option(
+    "--devices", metavar="NAME,NAME…", callback=_names, help="Let a consumer follow only these devices, or a bridge speak for them."
+)
 @_password_option
 @_secret_to_option
 @_users_option
@@ -136,7 +138,10 @@ def users_list(path: Path, output: Form) -> None:
 @click.option("--devices", metavar="NAME,NAME…", callback=_names, required=True, help="The devices; an empty text for all.")
 @_users_option
 def users_narrow(name: str, devices: Sequence[str], path: Path) -> None:
-    """Let a consumer follow other devices. The broker closes its connections."""
+    """Let a consumer follow other devices, or a bridge speak for others.
+
+    The broker closes its connections.
+    """
     with _editing(path) as by_name:
         credentials.narrow(by_name, name, devices)
 

@@ -87,6 +87,8 @@ def _agent_settings(settings: BridgeSettings, device: Device, machine: str | Non
     if device.credential is not None:
         username, password = device.credential
         address = dataclasses.replace(address, username=username, password=password)
+    elif settings.as_device:
+        address = dataclasses.replace(address, username=device.name)
     return Settings(
         device.name,
         store_path(settings.stores, device.name),

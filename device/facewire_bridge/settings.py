@@ -16,6 +16,7 @@ zone = "Asia/Shanghai"
 """
 
 import difflib
+import os
 import tomllib
 import zoneinfo
 from collections.abc import Callable, Iterable, Mapping
@@ -109,6 +110,7 @@ class BridgeSettings:
     Attributes:
         stores: folder of the devices' stores.
         broker: facewire's.
+        as_device: whether each device logs in under its own name, with the bridge's secret.
         topics: under facewire's root.
         face_broker: where the terminals of the mqtt/face family are.
         prefix: of their topics.
@@ -119,6 +121,7 @@ class BridgeSettings:
 
     stores: Path
     broker: Address
+    as_device: bool
     topics: Topics
     face_broker: Address
     prefix: str
@@ -142,6 +145,7 @@ def read_settings(path: Path) -> BridgeSettings:
         settings = BridgeSettings(
             stores=path.parent / top.take("stores", str, "stores"),
             broker=facewire_broker,
+            as_device=broker.take("as_device", bool, False),
             topics=broker.parse("root", Topics, DEFAULT_ROOT),
             face_broker=_address(face) if face.has(_ADDRESS_KEYS) else facewire_broker,
             prefix=face.take("prefix", str, DEFAULT_PREFIX).strip("/"),
@@ -205,7 +209,7 @@ class _Table:
         if path is None:
             return secret
         try:
-            return (self._folder / path).read_text().splitlines()[0]
+            return (self._folder / os.path.expandvars(path)).read_text().splitlines()[0]
         except (OSError, UnicodeDecodeError, IndexError) as exc:
             raise self.error(f"{key}_file", f"{path!r} cannot be read: {getattr(exc, 'strerror', None) or 'it is empty'}") from exc
 
@@ -295,6 +299,8 @@ def _sophon_device(name: str, table: _Table) -> SophonDevice:
         )
         if version == 2 and (device.api or device.websocket):
             raise table.error("version", "2 has neither api nor websocket: it only posts")
+        if device.websocket and not device.api:
+            raise table.error("websocket", "needs api: the box sends nothing until it is told its cameras")
         return device
 
 

@@ -1,0 +1,94 @@
+"""A bridge's settings file: what it says, and how it names what is wrong."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from facewire_process import FACEWIRE
+from shown_commands import blocks
+
+from facewire_bridge.settings import BridgeSettings, SettingsError, read_settings
+
+GATE = '[mqtt-face.device.gate-1]\nid = "7"\nzone = "Asia/Shanghai"\n'
+
+
+def read(folder: Path, text: str) -> BridgeSettings:
+    path = folder / "bridge.toml"
+    path.write_text(text)
+    return read_settings(path)
+
+
+def test_the_page_shows_a_file_that_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "bridge.secret").write_text("s3cret\n")
+    (text,) = blocks((Path(__file__).parent.parent / "docs" / "bridges.md").read_text(), "toml")
+    settings = read(tmp_path, text)
+    assert [device.name for device in (*settings.face, *settings.sophon)] == ["gate-1", "hall-1", "hall-2"]
+    assert (settings.broker.password, settings.face_broker.host, settings.face[0].zone.key) == ("s3cret", "10.0.0.5", "Asia/Shanghai")
+    assert settings.listen == ("0.0.0.0", 8088)  # noqa: S104  # as the page has it
+    assert "of-the-path" not in repr(settings)
+    assert "s3cret" not in repr(settings)
+
+
+def test_the_terminals_broker_is_facewires_unless_it_is_named(tmp_path: Path) -> None:
+    settings = read(tmp_path, f'[broker]\nhost = "10.0.0.1"\n{GATE}')
+    assert settings.face_broker == settings.broker
+    assert settings.stores == tmp_path / "stores"
+
+
+def test_a_device_has_its_own_id_or_its_name(tmp_path: Path) -> None:
+    settings = read(tmp_path, '[sophon.device.hall-1]\n[sophon.device.hall-2]\nid = "x"\n')
+    assert [device.id for device in settings.sophon] == ["hall-1", "x"]
+
+
+def test_a_secret_may_be_in_a_file_that_a_variable_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "password").write_text("s3cret\nmore\n")
+    settings = read(tmp_path, f'[broker]\nusername = "b"\npassword_file = "$CREDENTIALS_DIRECTORY/password"\n{GATE}')
+    assert settings.broker.password == "s3cret"  # noqa: S105
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[", "Invalid initial character"),
+        ("colour = 1", "unknown setting 'colour'"),
+        ("[brokr]", "unknown setting 'brokr'. Did you mean 'broker'?"),
+        ("[broker]\nport = 0", "[broker]: port 0 is not from 1 to 65535"),
+        ('[broker]\nport = "x"', "[broker]: port 'x' is not an integer"),
+        ('[broker]\npassword = "x"', "[broker]: password needs a username"),
+        ('[broker]\nusername = "u"\npassword_file = "none"', "password_file 'none' cannot be read: No such file"),
+        ('[broker]\ncafile = "none"', "[broker]: TLS none: No such file"),
+        ('[broker]\nroot = "a//b"', "[broker]: root 'a//b': root 'a//b' is not"),
+        ("[mqtt-face.device.gate-1]", "device 'gate-1': zone is missing"),
+        ('[mqtt-face.device.gate-1]\nzone = "Mars"', "zone 'Mars': there is no such zone"),
+        (f'{GATE}keep = ["name"]', "keep 'name' is not one of idCard, telnum"),
+        (f"{GATE}resum = true", "device 'gate-1': unknown setting 'resum'. Did you mean 'resume'?"),
+        (f"{GATE}capacity = 0", "capacity 0 is not from 1 to 100000000"),
+        (f"{GATE}threshold = true", "threshold True is not a number"),
+        ('[mqtt-face.device."a b"]\nzone = "UTC"', "name device 'a b' is not"),
+        ("[mqtt-face]\ndevice = {a = 1}", "device.a 1 is not a table"),
+        ("[sophon.device.hall-1]\nversion = 3", "version 3 is not one of 2, 5, 6"),
+        ('[sophon.device.hall-1]\napi = "http://x"', "version 2 has neither api nor websocket"),
+        ('[sophon.device.hall-1]\nversion = 5\nwebsocket = "ws://x"', "websocket needs api"),
+        ('[sophon.device.hall-1]\nversion = 5\napi = "x"', "api 'x': is not http://HOST[:PORT]"),
+        ('[sophon]\nlisten = "x"', "listen 'x': is not HOST:PORT"),
+        (f'{GATE}[sophon.device.gate-1]\nid = "b"', "gate-1 is there twice"),
+        ('[sophon.device.a]\nid = "b"\n[sophon.device.b]', "id 'b' of SophonDevice is there twice"),
+        ('[sophon.device.a]\nid = "b/c"', "id 'b/c' is empty or holds one of"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(tmp_path, text)
+    assert reason in str(caught.value)
+    assert str(tmp_path / "bridge.toml") in str(caught.value)
+
+
+def test_check_shows_the_devices(tmp_path: Path) -> None:
+    (tmp_path / "bridge.toml").write_text(GATE)
+    done = subprocess.run([*FACEWIRE, "bridge", "check", tmp_path / "bridge.toml"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "mqtt-face gate-1: id 7, zone Asia/Shanghai, resume on\n")
+    (tmp_path / "bridge.toml").write_text(f"{GATE}x = 1\n")
+    done = subprocess.run([*FACEWIRE, "bridge", "check", tmp_path / "bridge.toml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "unknown setting 'x'" in done.stderr
