@@ -7,12 +7,12 @@ from typing import Final
 import pytest
 from broker_engines import anonymous
 from platform_model import BOOT, EPOCH, batch
-from prometheus_client import generate_latest
 from shown_commands import play
 
 from facewire.codec import pack
 from facewire.messages import BadEvent, Status
-from facewire_platform.health.metrics import metrics_registry
+from facewire_platform.health.metrics import PlatformMetrics
+from facewire_platform.health.readings import Readings
 from facewire_platform.intake.worker import Counters
 from facewire_platform.store.writer import Message, open_store
 
@@ -40,7 +40,7 @@ def test_the_commands_of_the_page_work_one_after_the_other(database: Path, tmp_p
 
 
 def test_every_metric_of_the_page_exists_and_every_metric_is_on_the_page(database: Path) -> None:
-    text = generate_latest(metrics_registry(database, Counters())).decode()
+    text = PlatformMetrics(Readings(database), Counters()).text().decode()
     families = set(re.findall(r"^# TYPE (facewire_\w+)", text, re.MULTILINE))
     samples = set(re.findall(r"^(facewire_\w+)", text, re.MULTILINE))
     alerts = set(re.findall(r"\bfacewire_[a-z_]+[a-z]\b", PAGE.partition("```yaml")[2].partition("```")[0]))

@@ -1,17 +1,24 @@
+import gzip
 import threading
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from broker_engines import free_port
 from facewire_process import Running
 from platform_model import EPOCH, bad_event, batch
 from platform_store import run, store_batches, store_match
-from prometheus_client import generate_latest
+from prometheus_client import exposition
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from facewire.messages import Status
-from facewire_platform.health.metrics import EPOCHS, metrics_registry
+from facewire_platform.health import metrics
+from facewire_platform.health.metrics import PlatformMetrics
+from facewire_platform.health.readings import EPOCHS, Reading, Readings
 from facewire_platform.history.queries import History
 from facewire_platform.intake.worker import Counters
 from facewire_platform.store.drivers import Location
@@ -22,7 +29,7 @@ BOOT = "00000000000000b1"
 
 def scrape(location: Location, counters: Counters | None = None, now: float = 100.0) -> dict[tuple[str, str], float]:
     """Each sample by its name and the values of its labels."""
-    text = generate_latest(metrics_registry(location, counters, now=lambda: now)).decode()
+    text = PlatformMetrics(Readings(location, now=lambda: int(now * 1000)), counters).text().decode()
     return {
         (sample.name, ",".join(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -75,6 +82,61 @@ def test_the_series_of_a_device_that_makes_epochs_for_ever_are_bounded(location:
     assert len(found) == 5 * (EPOCHS + 1)
     assert [found[f"facewire_stream_{name}", "d,older"] for name in ("watermark", "gap_events", "unaccounted_events")] == [2_976, 1_984, 1]
     assert found["facewire_stream_watermark", f"d,{999:016x}"] == 3
+
+
+@pytest.mark.parametrize("encode", [exposition.generate_latest, openmetrics.generate_latest])
+def test_the_text_is_byte_for_byte_that_of_the_library(tmp_path: Path, encode: Callable[[Any], bytes]) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        for number, device in enumerate(("plain", 'we"ird\\', "zwei\nzeilen")):
+            seen_at = 1_764_000_000_000 + number
+            store.store([Message(device, batch(0, 4 + number, 1, 2, bad=(bad_event(4),), head=10**number), seen_at)])
+            status = Status(BOOT, True, seen_at - 123 * number, EPOCH, head=10**number, capacity=10**number, dropped=number)
+            store.store([Message(device, status, seen_at)])
+        store.store([Message("without-status", batch(0, 1, 1), 95_000)])
+    readings = Readings(tmp_path / "x.db")
+    assert PlatformMetrics(readings).text(encode) == encode(Slow(readings.read()))
+
+
+class Slow:
+    """The same samples by the library's own families."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def collect(self) -> Iterator[Metric]:
+        states = GaugeMetricFamily("facewire_devices", "Devices by state: online, silent or offline.", labels=("state",))
+        for state in ("online", "silent", "offline"):
+            states.add_metric((state,), sum(row["state"] == state for row in self._reading.devices))
+        yield states
+        yield from self._gauges("facewire_device_", metrics._DEVICE, self._reading.devices, ("device",))
+        yield from self._gauges("facewire_stream_", metrics._STREAM, self._reading.streams, ("device", "epoch"))
+        yield GaugeMetricFamily("facewire_database_up", "1 if the platform's database could be read.", value=1)
+
+    def _gauges(self, prefix: str, columns: Any, rows: list[Any], labels: tuple[str, ...]) -> Iterator[Metric]:
+        for column in columns:
+            gauge = GaugeMetricFamily(prefix + column.name, column.help, labels=labels)
+            for row in rows:
+                if (value := column.value(row)) is not None:
+                    gauge.add_metric([row[label] for label in labels], value)
+            yield gauge
+
+
+def test_a_scrape_chooses_its_format_and_its_compression(tmp_path: Path) -> None:
+    answers = [ask(tmp_path / "x.db", HTTP_ACCEPT=accept) for accept in ("", "application/openmetrics-text;version=1.0.0")]
+    assert [headers["Content-Type"].partition(";")[0] for _, headers, _ in answers] == ["text/plain", "application/openmetrics-text"]
+    assert [text.count(b"# EOF\n") for *_, text in answers] == [0, 1]
+    assert answers[1][2].endswith(b"# EOF\n")
+    _, headers, packed = ask(tmp_path / "x.db", HTTP_ACCEPT_ENCODING="gzip")
+    assert (headers["Content-Encoding"], gzip.decompress(packed)) == ("gzip", answers[0][2])
+    assert ask(tmp_path / "x.db", REQUEST_METHOD="POST")[0] == "405 Method Not Allowed"
+
+
+def ask(location: Location, **environ: str) -> tuple[str, dict[str, str], bytes]:
+    """Status, headers and body of an answer to a scrape."""
+    answered: list[Any] = []
+    answer = metrics.metrics_app(PlatformMetrics(Readings(location)))
+    body = b"".join(answer({"REQUEST_METHOD": "GET", **environ}, lambda *head: answered.extend(head)))  # type: ignore[arg-type]
+    return answered[0], dict(answered[1]), body
 
 
 def test_an_unknown_value_has_no_sample(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Unreadable, open_store
 from facewire_web.access import HEADERS, Access
 from facewire_web.api import PAGE, create_app
-from facewire_web.devices import Devices
 from facewire_web.live import Wall
 from facewire_web.streams import EventStream
 
@@ -197,16 +196,6 @@ def test_devices_are_paged_by_name(client: Client) -> None:
     rest = get(client, "/api/devices", limit=1, after=first["devices"][-1]["device"])
     assert [row["device"] for row in (*first["devices"], *rest["devices"])] == ["box-1", "box-2"]
     assert (first["more"], rest["more"]) == (True, False)
-
-
-def test_one_reading_of_the_devices_serves_simultaneous_requests(tmp_path: Path) -> None:
-    open_store(tmp_path / "x.db").close()
-    moments = iter([0.0, 0.5, 1.0, 2.4, 2.5, 2.6])
-    devices = Devices(tmp_path / "x.db", lambda: next(moments))
-    first = devices.read()  # took 0.5 s, so it is good until 2.5
-    assert devices.read() is first
-    assert devices.read() is first
-    assert devices.read() is not first
 
 
 def test_gaps_are_ranges(client: Client) -> None:

@@ -24,13 +24,13 @@ from starlette.types import ASGIApp
 
 from facewire.errors import StoreError
 from facewire_mqtt.clock import now_ms
+from facewire_platform.health.readings import Readings
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.stopping import STOP
 from facewire_web import forms
 from facewire_web.access import COOKIE, Access
 from facewire_web.answers import error_answer, events_answer, json_answer, list_answer
-from facewire_web.devices import Devices
 from facewire_web.guard import Guard
 from facewire_web.healthz import Health
 from facewire_web.live import Wall
@@ -51,11 +51,12 @@ def create_app(database: Location, wall: Wall, access: Access) -> ASGIApp:
     app = FastAPI(
         title="facewire", version=version("facewire"), docs_url=None, redoc_url=None, summary="Face-recognition events of a platform."
     )
+    readings = Readings(database)
     _add_errors(app)
-    _add_questions(app, database)
+    _add_questions(app, database, readings)
     _add_live(app, wall)
     turns = Turns()
-    _add_health(app, database, wall, turns)
+    _add_health(app, wall, WebMetrics(readings, wall, turns), Health(database))
     _add_page(app, access)
     return Guard(Questions(app, turns), access)
 
@@ -84,9 +85,7 @@ def _add_errors(app: FastAPI) -> None:
         return error_answer(503, f"cannot read the database: {exc}")
 
 
-def _add_questions(app: FastAPI, database: Location) -> None:
-    fleet = Devices(database)
-
+def _add_questions(app: FastAPI, database: Location, readings: Readings) -> None:
     @app.get("/api/events", responses=forms.answers(forms.Events))
     def events(asked: Annotated[forms.EventsForm, Query()]) -> Response:
         """Stored events by device time. For the next page, give this page's `next` as `after`."""
@@ -106,9 +105,9 @@ def _add_questions(app: FastAPI, database: Location) -> None:
 
         For the next page, give the last name as `after`.
         """
-        reading = fleet.read()
-        later = (row for row in reading.rows if asked.after is None or row["device"] > asked.after)
-        return list_answer("devices", later, asked.limit, now=reading.at_ms, summary=reading.summary())
+        reading = readings.read()
+        later = (row for row in reading.devices if asked.after is None or row["device"] > asked.after)
+        return list_answer("devices", later, asked.limit, now=reading.at_ms, summary=reading.summary)
 
     @app.get("/api/gaps", responses=forms.answers(forms.Gaps))
     def gaps(asked: Annotated[forms.GapsForm, Query()]) -> Response:
@@ -138,9 +137,7 @@ def _add_live(app: FastAPI, wall: Wall) -> None:
         return error_answer(503, "too many streams are open") if reader is None else EventStream(wall, reader)
 
 
-def _add_health(app: FastAPI, database: Location, wall: Wall, turns: Turns) -> None:
-    metrics, health = WebMetrics(database, wall, turns), Health(database)
-
+def _add_health(app: FastAPI, wall: Wall, metrics: WebMetrics, health: Health) -> None:
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def prometheus() -> Response:
         """Prometheus."""

@@ -7,8 +7,8 @@ from prometheus_client import exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from facewire_platform.health.metrics import metrics_registry
-from facewire_platform.store.drivers import Location
+from facewire_platform.health.metrics import PlatformMetrics
+from facewire_platform.health.readings import Readings
 from facewire_web.live import Wall
 from facewire_web.turns import Turns
 
@@ -19,18 +19,18 @@ class WebMetrics:
     """The metrics of one web server.
 
     Args:
-        database: read at each scrape.
+        readings: of the database.
         wall: whose streams are counted.
         turns: whose questions are counted.
     """
 
-    def __init__(self, database: Location, wall: Wall, turns: Turns) -> None:
-        self._registry = metrics_registry(database)
-        self._registry.register(_StreamCollector(wall, turns))
+    def __init__(self, readings: Readings, wall: Wall, turns: Turns) -> None:
+        self._metrics = PlatformMetrics(readings)
+        self._metrics.registry.register(_StreamCollector(wall, turns))
 
     def text(self) -> bytes:
         """All samples as they are now, in `CONTENT_TYPE`."""
-        return exposition.generate_latest(self._registry)
+        return self._metrics.text()
 
 
 class _StreamCollector(Collector):

@@ -142,11 +142,11 @@ class History:
         above = EventRow.select(peewee.fn.COUNT(EventRow.seq)).where(
             (EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.watermark)
         )
-        keys = ("device", "epoch", "watermark", "gaps", "quarantined")
         for row in self._plain_dicts(StreamRow.select(StreamRow, above.alias("above")).order_by(StreamRow.id)):
             stored = row["stored"] - row["above"]
             unaccounted = row["watermark"] - stored - row["gaps"] - row["quarantined"]
-            yield {key: row[key] for key in keys} | {"stored": stored, "unaccounted": unaccounted}
+            counts = {"gaps": row["gaps"], "quarantined": row["quarantined"], "stored": stored, "unaccounted": unaccounted}
+            yield {"device": row["device"], "epoch": row["epoch"], "watermark": row["watermark"], **counts}
 
     def gaps(self, device: str | None = None) -> Iterator[Row]:
         """The lost ranges, by device, epoch (oldest first) and seq."""
