@@ -107,6 +107,10 @@ def cell(value: object) -> str:
     match value:
         case None:
             return ""
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
         case str():
             text: str = plain(value)
             return text
@@ -124,12 +128,18 @@ def _write_json(rows: Iterable[Row], out: TextIO, *, follow: bool) -> None:
 def _write_csv(rows: Iterable[Row], columns: Sequence[str], out: TextIO, text: Callable[[str], str], *, follow: bool) -> None:
     out.write((sheet.BYTE_ORDER_MARK if text is sheet.for_excel else "") + sheet.line(list(columns)))
     for row in rows:
-        values = (row.get(name) for name in columns)
-        # A number needs no mending, and a negative one must stay a number.
-        out.write(sheet.line([cell(value) if isinstance(value, int | float) else text(visible(cell(value))) for value in values]))
+        out.write(sheet.line([_csv_cell(row.get(name), text) for name in columns]))
         if follow:
             out.flush()
     out.flush()
+
+
+def _csv_cell(value: object, text: Callable[[str], str]) -> str:
+    if type(value) is str:
+        easy = text is sheet.harmless and sheet.EASY.fullmatch(value)
+        return value if easy else text(visible(plain(value)))
+    # A number needs no mending, and a negative one must stay a number.
+    return cell(value) if isinstance(value, int | float) else text(visible(cell(value)))
 
 
 def _tables(

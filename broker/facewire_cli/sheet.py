@@ -19,6 +19,8 @@ MAX_FORMULA_TEXT: Final = 255
 _TRIGGERS: Final = "=+\\-@\uff1d\uff0b\uff0d\uff20"  # and their full-width forms
 _FORMULA: Final = re.compile(rf"\s*[{_TRIGGERS}]")
 _FORMULA_BEHIND: Final = re.compile(rf";(?=\s*[{_TRIGGERS}])")
+#: Most texts: `harmless` and `visible` change nothing in them.
+EASY: Final = re.compile("[A-Za-z0-9_][A-Za-z0-9_ .:+-]*")
 #: Beside the separator, the quote and line ends: where other spreadsheets separate.
 _QUOTED: Final = re.compile('[",;\r\n]')
 
