@@ -1,5 +1,7 @@
 """Rights that are taken away stay away: the file is read until it can be, or nobody is served."""
 
+import contextlib
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -188,6 +190,27 @@ def test_both_engines_serve_nobody_if_the_file_stays_unreadable(file: UsersFile,
     with broker_process(*options) as (_, where), Probe(where, "dev1", user="dev1", password=secrets["dev1"]) as one:
         remove_unreadably(file, "dev1")
         assert one.is_closed(timeout=6)
+
+
+@pytest.mark.network
+@pytest.mark.process
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit is not installed")
+def test_an_outsider_who_opens_all_the_files_that_there_are_delays_no_revocation(file: UsersFile) -> None:
+    """Of 400 descriptors, 200 stay free: enough to read the users, whoever connects."""
+    secrets = add(file, "dev1", "dev2")
+    with (
+        broker_process("--listen", "127.0.0.1:0", "--users", str(file.path), command=("prlimit", "--nofile=400:400")) as (_, where),
+        Probe(where, "dev1", user="dev1", password=secrets["dev1"]) as removed,
+        Probe(where, "dev2", user="dev2", password=secrets["dev2"]) as stays,
+        contextlib.ExitStack() as stack,
+    ):
+        assert any("connections limited to 200" in line for line in where.lines)
+        for _ in range(600):
+            stack.enter_context(Probe(where))
+        with file.editing() as users:
+            del users["dev1"]
+        assert removed.is_closed(timeout=3)
+        stays.ping()
 
 
 def test_a_version_changes_with_the_owner_of_the_file(file: UsersFile) -> None:

@@ -6,7 +6,7 @@ watches all of them:
     start                    246-275    opens the socket first, so that an address in use is one
                                         clear error
     _create_server_instance  326-354    a protocol for each connection, no tasks; no websockets; our
-                                        own TLS context
+                                        own TLS
     _broadcast_loop          959-1007   does nothing: the hub routes each message at once, in order
     _broadcast_message       1104-1114  a message that an amqtt plugin broadcasts goes to the hub
     retain_message           834-861    so does a message that a plugin retains
@@ -32,6 +32,7 @@ from facewire_broker.hub import Hub
 from facewire_broker.limits import BrokerLimits
 from facewire_broker.publish import Message
 from facewire_broker.stream import Streams
+from facewire_broker.tls import TlsTransport
 from facewire_mqtt.address import Address
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ MANY_CONNECTIONS: Final = 1_000
 SYS_INTERVAL: Final = 10.0
 #: Connections checked in one step. To check 10,000 in one step would delay a match by 10 ms.
 TICK_BATCH: Final = 500
+#: Connections that the kernel keeps for us, and those accepted in one turn of the event loop.
+BACKLOG: Final = 1_024
+ACCEPTED_AT_ONCE: Final = 64
 #: Seconds that clients have to receive their last messages at shutdown.
 SHUTDOWN_TIMEOUT: Final = 4.0
 
@@ -76,7 +80,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         self._authenticator = authenticator or AllowAnyone()
         self._tls = tls
         self._unwelcome: set[str] = set()
-        self.streams = Streams()
+        self.streams = Streams(self.hub.limits)
 
     async def start(self) -> None:
         """Open the socket and serve.
@@ -90,12 +94,10 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         try:
             # Before amqtt's start, which would log a traceback if the address is in use.
             self._server = await loop.create_server(
-                lambda: ClientConnection(self.hub, self._authenticator, self.streams),
+                self._connection,
                 self._listen.host,
                 self._listen.port,
-                ssl=self._tls,
-                backlog=1024,
-                ssl_handshake_timeout=self.hub.limits.connect_timeout if self._tls else None,
+                backlog=ACCEPTED_AT_ONCE,
                 start_serving=False,
             )
         except OSError as exc:
@@ -103,8 +105,16 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
         self.address = Address(*self._server.sockets[0].getsockname()[:2])
         await super().start()
 
+    def _connection(self) -> asyncio.BaseProtocol:
+        connection = ClientConnection(self.hub, self._authenticator, self.streams)
+        return TlsTransport(connection, self._tls, self.streams) if self._tls else connection
+
     async def _create_server_instance(self, *_: Any) -> asyncio.Server:
         await self._server.start_serving()
+        for listening in self._server.sockets:
+            # asyncio would take the same number for the kernel's queue.
+            with listening.dup() as same:
+                same.listen(BACKLOG)
         return self._server
 
     async def _broadcast_loop(self) -> None:

@@ -111,8 +111,7 @@ class ClientConnection(Stream):
         if code or self.session is None:
             self._reject(code)
             return
-        self._keepalive = float(connect.keepalive or self._limits.keepalive)
-        self._framer.limit = self._limits.packet_bytes
+        self.welcome(float(connect.keepalive or self._limits.keepalive))
         self._handle = self._on_packet
         log.info("connected client=%a user=%a peer=%s", connect.client_id, verdict.user, self._peer)
         self.send(packets.connack(0, session_present=present))

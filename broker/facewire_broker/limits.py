@@ -9,6 +9,10 @@ class BrokerLimits:
 
     #: Connections at one time. The broker closes any further one at once.
     connections: int = 20_000
+    #: Connections that have not authenticated yet, in all and of one address. The one that has waited
+    #: longest is closed for one more. A TLS handshake counts from accept on.
+    newcomers: int = 2_000
+    address_newcomers: int = 500
     #: Sessions, including those of clients that are away.
     sessions: int = 20_000
     #: Sessions of one user. A device has one; each worker and each gate has one.

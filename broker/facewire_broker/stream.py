@@ -16,6 +16,8 @@ from typing import Final
 
 from facewire_broker.framer import Framer
 from facewire_broker.hub import Hub
+from facewire_broker.limits import BrokerLimits
+from facewire_broker.newcomers import Newcomers
 from facewire_mqtt.framing import Malformed
 
 log = logging.getLogger(__name__)
@@ -35,9 +37,10 @@ class Streams:
     To be created in the event loop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: BrokerLimits) -> None:
         self.loop = asyncio.get_running_loop()
         self.all: set[Stream] = set()
+        self.newcomers: Newcomers[Stream] = Newcomers(limits.newcomers, limits.address_newcomers)
         #: All sockets read into this one buffer, and each read is consumed at once. A new buffer
         #: for each read would cost as much as the read.
         self.buffer = memoryview(bytearray(_READ_BYTES))
@@ -122,12 +125,16 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # asyncio's promise, for mypy
         self._transport = transport
         peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else "?"
         self._peer = f"{peer[0]}:{peer[1]}" if peer else "?"
         if len(self._streams.all) >= self._limits.connections:
             self._hub.count_refusal("connections", f"peer={self._peer} limit={self._limits.connections}")
             transport.abort()
             return
         self._streams.all.add(self)
+        evicted = self._streams.newcomers.add(self, self._address)
+        if evicted is not None:
+            evicted.evict()
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
             # Otherwise one message in a thousand takes 30 ms (Nagle's algorithm, delayed acks).
@@ -155,6 +162,7 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._streams.all.discard(self)
+        self._streams.newcomers.remove(self, self._address)
         self._closing = True
         self.lost()
 
@@ -229,6 +237,17 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         """Close because of what the client did or did not do; count and log the reason."""
         self._hub.count_refusal(reason, f"client={self.name} peer={self._peer} {details}")
         self.close(reason)
+
+    def evict(self) -> None:
+        """Make room for another newcomer."""
+        self._hub.count_refusal("newcomers", f"peer={self._peer} after {self._loop.time() - self._since:.1f} s without a CONNECT")
+        self.abort()
+
+    def welcome(self, keepalive: float) -> None:
+        """The client is authenticated: other limits and time-outs begin."""
+        self._keepalive = keepalive
+        self._framer.limit = self._limits.packet_bytes
+        self._streams.newcomers.remove(self, self._address)
 
     def abort(self) -> None:
         """Close at once."""

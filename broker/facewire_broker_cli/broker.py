@@ -7,6 +7,7 @@ import difflib
 import gc
 import logging
 import resource
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,11 @@ from facewire_mqtt.address import Address, is_loopback
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+log = logging.getLogger(__name__)
+
+#: File descriptors that connections leave alone. Before it can refuse any, the broker accepts 64 at a
+#: time.
+SPARE_FILES: Final = 200
 #: Seconds between two signs of life of the event loop.
 BEAT: Final = 1.0
 
@@ -120,7 +126,7 @@ def run(
     with Ending() as ending:
         where, topics, tls = Address(*listen), topics_of(root), _tls(cert, key, client_ca)
         _check_exposure(where, users, tls, insecure=insecure)
-        allow_many_files()
+        limits = within_files(limits, allow_many_files())
         if engine == "embedded":
             authenticator = None if users is None else UsersAuthenticator(UsersFile(users), topics, limits)
             asyncio.run(serve(ending, where, authenticator=authenticator, limits=limits, tls=server_context(tls) if tls else None))
@@ -196,11 +202,21 @@ def _set_at(ending: Ending) -> asyncio.Event:
     return stopping
 
 
-def allow_many_files() -> None:
-    """Raise the limit of file descriptors, because each connection needs one."""
+def allow_many_files() -> int:
+    """Raise the limit of file descriptors, because each connection needs one; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def within_files(limits: BrokerLimits, files: int) -> BrokerLimits:
+    """Leave some descriptors for everything else: without one, nobody could read the users file."""
+    most = max(files - SPARE_FILES, 1)
+    if limits.connections <= most:
+        return limits
+    log.warning("connections limited to %d, because a process may open %d files (LimitNOFILE, ulimit -n)", most, files)
+    return dataclasses.replace(limits, connections=most)
 
 
 @broker.command()

@@ -4,7 +4,7 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +20,9 @@ class Listening(NamedTuple):
 
 
 @contextmanager
-def broker_process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Listening]]:
-    """A broker process, once it listens."""
-    with subprocess.Popen([FACEWIRE, "broker", "run", *arguments], stderr=subprocess.PIPE, text=True) as running:
+def broker_process(*arguments: str, command: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], Listening]]:
+    """A broker process, once it listens. `command` runs it, if given."""
+    with subprocess.Popen([*command, FACEWIRE, "broker", "run", *arguments], stderr=subprocess.PIPE, text=True) as running:
         try:
             assert running.stderr is not None
             lines = []
