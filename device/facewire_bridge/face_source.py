@@ -82,12 +82,12 @@ class FaceSource:
         numbers = self._load()[form]
         source_ms = now_ms + (self.offset_ms or 0)
         record = mqtt_face.read_record(kind, payload, self._source, after_ms=numbers.at_ms or None, now_ms=source_ms)
+        if isinstance(record, Poison) or mqtt_face.was_asked_for(record.event):
+            self._puller.received(now, form)
         if record.number is None:
             self.member.keep_poison(payload, record.reason if isinstance(record, Poison) else "has no number")
             return
         late = isinstance(record, Poison) or mqtt_face.was_asked_for(record.event)
-        if late:
-            self._puller.received(now, form)
         at_ms, at = (record.event["timestamp"], record.event["source_time"]) if isinstance(record, Record) else (numbers.at_ms, numbers.at)
         seen, after = numbers.see(record.number, at_ms, at, record.mark, late=late, mark_of=self._mark_of(form))
         if not seen.repeated:

@@ -3,7 +3,8 @@
     hole ──▶ wait ──▶ pull ──▶ count and records ──▶ filled, or wait longer and pull again ──▶ lost after three
 
 One pull is under way at a time: a source's answers do not say which range a record is of. A pull counts
-against a hole only if the source answered, or was heard of meanwhile: one that is away has refused nothing.
+against a hole only if all that the source counted came, or if it does not answer and is heard of: a source
+that is away has refused nothing, and one that counts more than came has more.
 """
 
 from collections.abc import Mapping
@@ -103,7 +104,7 @@ class Puller:
         self._under_way = None
         if (hole := under_way.pull.hole) is not None:
             self._since = {key: now if hole.first <= key[1] <= hole.last else since for key, since in self._since.items()}
-        return under_way.pull, under_way.count is not None or heard_at > under_way.heard_at
+        return under_way.pull, under_way.complete if under_way.count is not None else heard_at > under_way.heard_at
 
     def _due(self, key: tuple[str, int], hole: Hole) -> float:
         return self._since[key] + WAITS[hole.pulls] * self._pace
