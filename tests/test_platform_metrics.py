@@ -163,6 +163,7 @@ def test_an_unreadable_database_is_a_value_and_not_a_failed_scrape(tmp_path: Pat
     ("name", "label", "value"),
     [
         ("facewire_worker_refused_total", "inbox_full", 9),
+        ("facewire_worker_refused_total", "over_rate", 11),
         ("facewire_worker_commit_seconds_sum", "", 0.5),
         ("facewire_worker_events_total", "", 10),
         ("facewire_worker_batches_total", "", 1),
@@ -176,7 +177,9 @@ def test_an_unreadable_database_is_a_value_and_not_a_failed_scrape(tmp_path: Pat
     ],
 )
 def test_a_scrape_has_the_counters_of_the_worker(tmp_path: Path, name: str, label: str, value: float) -> None:
-    counters = Counters(batches=1, matches=2, statuses=3, quarantined=4, refused=5, conflicts=6, commits=7, stale_statuses=8, dropped=9)
+    counters = Counters(
+        batches=1, matches=2, statuses=3, quarantined=4, refused=5, conflicts=6, commits=7, stale_statuses=8, dropped=9, over_rate=11
+    )
     counters.commit_seconds, counters.events = 0.5, 10
     assert scrape(tmp_path / "x.db", counters)[name, label] == value
 

@@ -1,5 +1,6 @@
 import logging
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,8 @@ from facewire.messages import Ack, Status, decode_ack, encode
 from facewire_mqtt import Received
 from facewire_platform.history.queries import History
 from facewire_platform.intake.inbox import Inbox
-from facewire_platform.store.writer import Store
+from facewire_platform.intake.rates import Rates
+from facewire_platform.store.writer import Message, Store
 
 
 @pytest.fixture
@@ -187,3 +189,25 @@ def test_a_worker_that_ends_acks_the_batches_it_has_stored(desk: Desk) -> None:
     desk.inbox.put(history("d1", 0, 1))
     desk.worker.run()
     assert [decode_ack(message.payload).cursor for message in desk.last] == [1]
+
+
+def test_a_device_over_its_rate_is_asked_for_patience_and_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    epochs = [f"{number:016x}" for number in range(22)]
+    acks = desk.turn(*(received("d", "history", encode(batch(0, 1, 1, epoch=epoch))) for epoch in epochs))
+    assert [(ack.cursor, ack.retry_after) for ack in acks] == [(1, None)] * 20 + [(0, 600_000)] * 2
+    assert [(ack.epoch, ack.boot, ack.key, ack.error) for ack in acks[20:]] == [(epoch, BOOT, 1, None) for epoch in epochs[20:]]
+    assert (desk.worker.counters.over_rate, desk.worker.counters.refused) == (2, 0)
+    [ack] = desk.turn(history("other", 0, 1))
+    assert (ack.cursor, ack.retry_after) == (1, None)
+
+
+def test_a_batch_over_the_rate_is_answered_with_the_watermark_that_stands(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    desk.turn(history("d", 0, 1, 2, 3))
+    rates = Rates()
+    while rates.judge(Message("d", Status(BOOT, True, 1), 1), 1000.0) is None:
+        pass
+    monkeypatch.setattr(desk.worker, "_rates", rates)
+    [ack] = desk.turn(history("d", 3, *range(4, 104)))
+    assert (ack.cursor, ack.key, ack.retry_after) == (3, 103, 1_000)

@@ -274,6 +274,8 @@ class Agent:
             case Fork(first):
                 self.realtime.forked(ring, first)
                 self._status_due = now
+        if ack.retry_after:
+            log.info("platform asks for patience seconds=%.0f", ack.retry_after / 1000)
         for rejected in ack.rejected:
             log.warning("platform quarantined an event seq=%s reason=%s", rejected.seq, rejected.reason)
         if ring.lag == 0:

@@ -80,7 +80,7 @@ _WORKER: Final = (
     ("quarantined", "Messages and events put in quarantine."),
     ("conflicts", "Batches whose events differ from the stored ones, so that the device forks."),
 )
-_REFUSED: Final = (("refused", "contract"), ("stale_statuses", "earlier_boot"), ("dropped", "inbox_full"))
+_REFUSED: Final = (("refused", "contract"), ("stale_statuses", "earlier_boot"), ("dropped", "inbox_full"), ("over_rate", "over_rate"))
 
 
 class PlatformMetrics:

@@ -23,6 +23,7 @@ from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt import Address, Connected, Disconnected, Publication, Refused
 from facewire_mqtt.clock import now_ms
 from facewire_platform.intake.inbox import Delivery, News, Queued
+from facewire_platform.intake.rates import Postponed, Rates
 from facewire_platform.intake.reader import read
 from facewire_platform.intake.receiver import Receiver, Subscriber
 from facewire_platform.store.database import dialect_of
@@ -66,6 +67,8 @@ class Counters:
     commit_seconds: float = 0.0
     #: Messages that did not fit into the inbox.
     dropped: int = 0
+    #: Messages over the rate of their device.
+    over_rate: int = 0
 
 
 class Receiving(Protocol):
@@ -120,6 +123,7 @@ class Worker:
         self.acks: list[Publication] = []
         #: How full the inbox is, from 0 to 1.
         self._fill = 0.0
+        self._rates = Rates()
         self._outage = ""
         self._stopping = threading.Event()
         self.counters = Counters()
@@ -180,7 +184,18 @@ class Worker:
         self._fill = delivery.fill
         now = now_ms()
         for queued in delivery.messages:
-            self._unstored += [(queued, message) for message in read(queued, self._topics, self._store.rows, now)]
+            for message in read(queued, self._topics, self._store.rows, now):
+                self._admit(queued, message)
+
+    def _admit(self, queued: Queued, message: Message) -> None:
+        excess = self._rates.judge(message, time.monotonic())
+        if excess is None:
+            self._unstored.append((queued, message))
+            return
+        self.counters.over_rate += 1
+        log.warning("over the rate device=%s rate=%s", message.device, excess.rate)
+        if excess.answer is not None:
+            self._unstored.append((queued, message._replace(body=excess.answer)))
 
     def _handle(self, news: News) -> None:
         match news:
@@ -248,13 +263,15 @@ class Worker:
         for (queued, message), outcome in zip(pairs, outcomes, strict=True):
             self._count(message, outcome)
             if isinstance(outcome, Ack):
-                self._answer(queued, message.device, outcome)
+                self._answer(queued, message, outcome)
 
-    def _answer(self, queued: Queued, device: str, ack: Ack) -> None:
-        if self._fill > BUSY_FILL:
+    def _answer(self, queued: Queued, message: Message, ack: Ack) -> None:
+        if isinstance(message.body, Postponed):
+            ack = dataclasses.replace(ack, error=None, retry_after=message.body.retry_after)
+        elif self._fill > BUSY_FILL:
             ack = dataclasses.replace(ack, retry_after=round(self._fill * MAX_RETRY_AFTER_MS))
         payload = encode(ack, format_of(queued.payload))
-        self.acks.append(Publication(self._topics.of(device, "ack"), payload, QOS["ack"]))
+        self.acks.append(Publication(self._topics.of(message.device, "ack"), payload, QOS["ack"]))
 
     def _count(self, message: Message, outcome: Outcome) -> None:
         counters = self.counters
@@ -268,6 +285,8 @@ class Worker:
             case Status():
                 counters.statuses += 1
                 counters.stale_statuses += not outcome
+            case Postponed():
+                pass  # counted when it arrived
             case BatchRefused():
                 counters.refused += 1
             case Unreadable(topic, reason):
