@@ -1,5 +1,6 @@
 """The agent on a real loopback broker; the test plays the platform."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -355,6 +356,62 @@ def test_if_the_store_fails_while_it_adopts_a_cursor_the_agent_tries_again(
     platform.answer(platform.batch())
     agent.wait_acked()
     assert "disk is full" in caplog.text
+
+
+def damage_under_the_agent(path: Path) -> None:
+    """Spoil the file in place; the next connection finds nothing of it in the WAL."""
+    sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(size - 4096))
+
+
+def test_damage_found_while_the_agent_runs_ends_it_with_the_reason(
+    broker: Address, platform: PlayedPlatform, tmp_path: Path, stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = threading.Event()
+    with open_store(tmp_path / "s.db") as store:
+        store.append(events(1, 300))
+    settings = Settings("d", tmp_path / "s.db", address=broker, catch_up=100)
+    agent = stack.enter_context(Agent(settings, on_failure=failed.set))
+    first = platform.batch()
+    damage_under_the_agent(tmp_path / "s.db")
+    platform.answer(first)
+    assert failed.wait(30)
+    with pytest.raises(StoreError, match=r"s\.db: is damaged: .*--set-aside-damaged"):
+        agent.wait(0)
+    assert not (tmp_path / "s.db.damaged-1").exists()
+    assert "Traceback" not in caplog.text
+
+
+def test_damage_found_while_the_agent_runs_is_set_aside_and_all_go_on_in_a_new_store(
+    start: Start, platform: PlayedPlatform, tmp_path: Path
+) -> None:
+    with open_store(tmp_path / "s.db") as store:
+        store.append(events(1, 300))
+    agent, recorder = start(set_aside=True)
+    first = platform.batch()
+    damage_under_the_agent(tmp_path / "s.db")
+    platform.answer(first)
+    wait_until((tmp_path / "s.db.damaged-1").exists)
+    recorder.record_all(events(301, 302))
+    batch = platform.batch(lambda batch: batch.epoch != first.epoch and len(batch.events) == 2)
+    platform.answer(batch)
+    agent.wait_acked()
+
+
+def test_a_store_that_was_replaced_by_a_damaged_one_is_checked(start: Start, platform: PlayedPlatform, tmp_path: Path) -> None:
+    agent, _ = start(set_aside=True)
+    first = platform.batch(lambda _: True)
+    with open_store(tmp_path / "new.db") as store:
+        store.append(events(1, 300))
+    whole = (tmp_path / "new.db").read_bytes()
+    (tmp_path / "new.db").write_bytes(whole[:-8192])
+    (tmp_path / "new.db").rename(tmp_path / "s.db")
+    wait_until((tmp_path / "s.db.damaged-1").exists)
+    assert platform.batch(lambda batch: batch.epoch != first.epoch).events == ()
+    agent.wait(0)
 
 
 @pytest.mark.mosquitto

@@ -26,7 +26,7 @@ from facewire_device.realtime import Realtime
 from facewire_device.ring import Ring
 from facewire_device.settings import POLL_EVERY, Settings
 from facewire_device.store import ReplacedError, Store, open_store
-from facewire_device.store_file import lock_for_agent
+from facewire_device.store_file import DamagedError, lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore, Outcome, Retry, Uploader
 from facewire_mqtt import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
 from facewire_mqtt.clock import now_ms
@@ -87,15 +87,15 @@ class Agent:
         self._was_connected = threading.Event()
         self._failure: BaseException | None = None
         self._last_error = ""
+        #: Whether the file may have changed since the store was checked.
+        self._must_check = False
         self._connected = False
         self._status_due = 0.0
         # Open the store here too: the caller then sees its errors, and a cloned store forks before
         # anybody records into it.
         self._lock = lock_for_agent(settings.store)
         try:
-            with open_store(
-                settings.store, capacity=settings.capacity, machine=settings.machine, replace=settings.set_aside, check=True
-            ) as store:
+            with self._open_store(check=True) as store:
                 store.assign_device(settings.device)
                 ring = store.ring()
         except BaseException:
@@ -106,7 +106,12 @@ class Agent:
 
     def open_store(self) -> Store:
         """Open this device's store on the calling thread, for example for a `Recorder`."""
-        return open_store(self.settings.store, capacity=self.settings.capacity, machine=self.settings.machine, check=False)
+        return self._open_store(check=False)
+
+    def _open_store(self, *, check: bool) -> Store:
+        settings = self.settings
+        replace = check and settings.set_aside
+        return open_store(settings.store, capacity=settings.capacity, machine=settings.machine, replace=replace, check=check)
 
     def start(self) -> None:
         """Connect and start to publish."""
@@ -146,6 +151,8 @@ class Agent:
     def wait(self, timeout: float | None = None) -> None:
         """Wait `timeout` seconds, or for ever. Raises `StoreError` if the agent failed."""
         self._thread.join(timeout)
+        if isinstance(self._failure, StoreError):
+            raise StoreError(str(self._failure)) from self._failure
         if self._failure is not None:
             raise StoreError(f"the agent has failed: {self._failure!r}") from self._failure
 
@@ -181,19 +188,35 @@ class Agent:
                 self._run_on_store()
                 self._on_turn()
         except BaseException as exc:
-            log.exception("agent failed")
+            if isinstance(exc, StoreError):
+                log.error("agent failed error=%s", exc)  # noqa: TRY400  # it says what to do
+            else:
+                log.exception("agent failed")
             self._failure = exc
             self._on_failure()
 
     def _run_on_store(self) -> None:
-        """Work until `stop`, or until the store must be opened again."""
+        """Work until `stop`, or until the store must be opened again.
+
+        After that it may be another file, or be damaged, so it is checked as at the start.
+
+        Raises:
+            DamagedError: it is damaged, and not to be set aside. Waiting does not mend it.
+        """
+        check, self._must_check = self._must_check, True
+        store: Store | None = None
         try:
-            with self.open_store() as store:
+            with self._open_store(check=check) as store:
                 store.assign_device(self.settings.device)
                 while not self._stopping.is_set():
                     self._turn_or_wait(store)
                     self._on_turn()
                 self.realtime.poll(store)
+        except DamagedError as exc:
+            # Found at work: look at the whole file, and set it aside if that is allowed.
+            if check and (store is None or self._last_error):
+                raise
+            self._log_failure(exc)
         except StoreError as exc:
             self._wait_after_failure(exc)
 
@@ -201,17 +224,21 @@ class Agent:
         try:
             self._turn(store)
             self._last_error = ""
-        except ReplacedError:
+        except (ReplacedError, DamagedError):
             raise
         except StoreError as exc:
             self._wait_after_failure(exc)
 
     def _wait_after_failure(self, exc: StoreError) -> None:
-        """The store failed, say on a full disk: wait before the next try. Logs an error once."""
+        """The store failed, say on a full disk: wait before the next try."""
+        self._log_failure(exc)
+        self._stopping.wait(STORE_RETRY)
+
+    def _log_failure(self, exc: StoreError) -> None:
+        """Log an error once."""
         if str(exc) != self._last_error:
             log.error("store failed error=%s", exc)
         self._last_error = str(exc)
-        self._stopping.wait(STORE_RETRY)
 
     def _turn(self, store: Store) -> None:
         happening = self._next_happening()

@@ -73,7 +73,7 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
     # An absolute path is always a file: SQLite takes the name ":memory:" for a database in memory.
     database = peewee.SqliteDatabase(str(path.absolute()), timeout=BUSY_TIMEOUT, autoconnect=False)
     try:
-        with store_errors(path), _damage_errors():
+        with store_errors(path), _damage_errors(real):
             database.connect()
             # A damaged row may mark a blob as text. `crc` must find that: an error while decoding
             # the text would block every later event too.
@@ -83,9 +83,9 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
             if database.pragma("page_count") == 0:
                 _create(database, path, create=create)
             _switch_to_wal(database)
-            _check_schema(database)
+            _check_schema(database, real)
             if check:
-                _check_integrity(database)
+                _check_integrity(database, real)
     except BaseException:
         database.close()
         raise
@@ -125,51 +125,53 @@ def _is_wal(database: peewee.SqliteDatabase) -> bool:
         return False
 
 
-def _check_schema(database: peewee.SqliteDatabase) -> None:
+def _check_schema(database: peewee.SqliteDatabase, path: Path) -> None:
     if database.pragma("application_id") != APPLICATION_ID:
         raise StoreError(f"{database.database}: {FOREIGN}")
     schema = database.pragma("user_version")
     if schema > _SCHEMA:
         raise StoreError(f"{database.database}: has schema {schema}, but this facewire only knows {_SCHEMA}: upgrade facewire")
     if database.execute_sql("SELECT epoch, head, oldest, cursor, dropped, capacity, device, machine FROM state").fetchone() is None:
-        raise DamagedError("is damaged: its state is missing")
+        raise DamagedError(f"{path}: is damaged: its state is missing")
 
 
-def _check_integrity(database: peewee.SqliteDatabase) -> None:
+def _check_integrity(database: peewee.SqliteDatabase, path: Path) -> None:
     verdict = database.pragma("quick_check")
     if verdict != "ok":
-        raise DamagedError(f"is damaged: {str(verdict).splitlines()[0]}")
+        raise DamagedError(f"{path}: is damaged: {str(verdict).splitlines()[0]}")
     states = database.execute_sql(_CHECK_STATE).fetchall()
     if len(states) != 1:
-        raise DamagedError(f"is damaged: it has {len(states)} states instead of 1")
+        raise DamagedError(f"{path}: is damaged: it has {len(states)} states instead of 1")
     epoch, found, beyond, head, oldest, cursor, dropped, capacity = states[0]
     numbers_fit = 0 <= cursor <= head and dropped >= 0 and 1 <= oldest <= head + 1 <= oldest + capacity
     if not (numbers_fit and re.fullmatch("[0-9a-f]{16}", epoch)):
-        raise DamagedError(f"is damaged: head {head}, oldest {oldest}, cursor {cursor} and the rest are inconsistent")
+        raise DamagedError(f"{path}: is damaged: head {head}, oldest {oldest}, cursor {cursor} and the rest are inconsistent")
     if beyond or found != head - oldest + 1:
-        raise DamagedError(f"is damaged: it holds {found} events instead of {head - oldest + 1}, and {beyond} past its head")
+        raise DamagedError(f"{path}: is damaged: it holds {found} events instead of {head - oldest + 1}, and {beyond} past its head")
 
 
 @contextlib.contextmanager
-def _damage_errors() -> Iterator[None]:
+def _damage_errors(path: Path) -> Iterator[None]:
     """Raise errors in the file's content as `DamagedError`; not a lock, a full disk, or rights."""
     try:
         yield
     except (peewee.DatabaseError, sqlite3.DatabaseError, TypeError, ValueError) as exc:
         if isinstance(exc, peewee.OperationalError | sqlite3.OperationalError) and not _DAMAGE_MESSAGES.search(str(exc)):
             raise
-        raise DamagedError(f"is damaged: {exc}") from exc
+        raise DamagedError(f"{path}: is damaged: {exc}") from exc
 
 
 @contextlib.contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """Raise errors of SQLite and peewee as `StoreError`."""
+    """Raise errors of SQLite and peewee as `StoreError`, of a damaged file as `DamagedError`."""
     try:
         yield
     except (peewee.PeeweeException, sqlite3.Error) as exc:  # peewee does not wrap errors of a cursor
         cause = _first_cause(exc)
         if _RIGHTS_MESSAGES.search(str(cause)):
             check_rights(real_path(path))
+        if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGE_CODES or _DAMAGE_MESSAGES.search(str(cause)):
+            raise DamagedError(f"{path}: is damaged: {cause}") from exc
         raise StoreError(f"{path}: {cause}") from exc
 
 
@@ -191,4 +193,6 @@ _CHECK_STATE: Final = """
 """
 #: SQLite names neither the file nor the reason.
 _RIGHTS_MESSAGES: Final = re.compile("unable to open|readonly")
+#: SQLITE_CORRUPT and SQLITE_NOTADB (https://www.sqlite.org/rescode.html).
+_DAMAGE_CODES: Final = frozenset((11, 26))
 _DAMAGE_MESSAGES: Final = re.compile("no such (table|column)|decode")

@@ -146,13 +146,13 @@ class Store:
 
     def events_above(self, seq: int, threshold: float) -> Iterator[tuple[int, bytes]]:
         """Events after `seq` with a score above the threshold: (seq, packed), rising."""
-        with store_errors(self.path):
+        with self._errors():
             yield from self._iterate(_SELECT_ABOVE, seq, threshold, _ALL)
 
     def rate(self) -> float | None:
         """Events recorded per second lately, by the device's clock; None with too few events."""
         ring = self._read_ring()
-        with store_errors(self.path):
+        with self._errors():
             ends = [seq_packed for seq in (max(ring.oldest, ring.head - 1000), ring.head) for seq_packed in self._iterate(_SELECT_ONE, seq)]
         if len(ends) < 2:
             return None
@@ -242,7 +242,7 @@ class Store:
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows that a statement finds; for this package's modules."""
-        with store_errors(self.path):
+        with self._errors():
             rows: list[tuple[Any, ...]] = self._db.execute_sql(sql, values).fetchall()
         return rows
 
@@ -257,9 +257,18 @@ class Store:
     @contextlib.contextmanager
     def transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
         """All that is done inside is one commit; what is done in a transaction inside belongs to it."""
-        with store_errors(self.path), self._db.transaction(lock):
+        with self._errors(), self._db.transaction(lock):
             yield
             self._check_file()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with store_errors(self.path):
+                yield
+        except DamagedError:
+            self._check_file()  # the damaged file may have been set aside
+            raise
 
 
 def _log_fork(before: Ring, after: Ring) -> None:
@@ -282,8 +291,9 @@ def open_store(
         check: whether to check the whole file for damage.
 
     Raises:
-        StoreError: the store is missing, foreign, damaged, or from a newer facewire. The message
-            says what to do.
+        StoreError: the store is missing, foreign, or from a newer facewire. The message says what to
+            do.
+        DamagedError: the store is damaged.
         ValueError: the capacity is out of its limits.
     """
     if capacity is not None and not 1 <= capacity <= MAX_CAPACITY:
@@ -292,7 +302,7 @@ def open_store(
         database = open_database(path, create=create, check=check)
     except DamagedError as exc:
         if not replace:
-            raise StoreError(f"{path}: {exc}. Use --set-aside-damaged to rename it and start a new store, with a new epoch") from exc
+            raise DamagedError(f"{exc}. Use --set-aside-damaged to rename it and start a new store, with a new epoch") from exc
         log.error("store damaged path=%s error=%s set_aside=%s", path, exc, set_aside(real_path(path)))  # noqa: TRY400  # handled here
         database = open_database(path, create=True, check=True)
     store = Store(database, real_path(path))

@@ -28,7 +28,7 @@ _JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 _FILES: Final = ("", *SIDE_FILES)
 
 
-class DamagedError(Exception):
+class DamagedError(StoreError):
     """The file is a store, but damaged."""
 
 
@@ -47,7 +47,7 @@ def has_store(path: Path) -> bool:
         raise StoreError(f"{path}: {exc.strerror}") from exc
     if not header or half_made:
         if wal_bytes:
-            raise DamagedError("is missing or empty, but the -wal file beside it holds events")
+            raise DamagedError(f"{path}: is missing or empty, but the -wal file beside it holds events")
         return False
     if not header.startswith(_MAGIC):
         raise StoreError(f"{path}: is not an SQLite database, so not a device store; it was left as it is")
