@@ -2,7 +2,8 @@ import time
 
 import pytest
 
-from facewire_web.access import COOKIE, Access, Refusal, is_own_name
+from facewire.hosts import is_own_name
+from facewire_web.access import COOKIE, Access, Refusal
 
 TOKEN = "correct-horse-battery"  # noqa: S105  # of a test
 

@@ -7,10 +7,11 @@ Host does not matter, because a browser gives the cookie to no other name.
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+
+from facewire.hosts import is_own_name
 
 COOKIE: Final = "facewire"
 #: Anyone may guess online without end, so a token must be long.
@@ -93,17 +94,6 @@ class Access:
             return True
         ours = self.cookie.encode()
         return any(hmac.compare_digest(value.encode(), ours) for value in _cookies(headers.get("cookie", "")))
-
-
-def is_own_name(host: str) -> bool:
-    """Whether a Host header names this machine: localhost, 127.0.0.1 or [::1], with any port."""
-    name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _cookies(header: str) -> Iterator[str]:

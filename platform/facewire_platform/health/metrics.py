@@ -8,13 +8,12 @@ facewire_worker_*   this worker since it started
 
 import functools
 import gzip
+import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily
@@ -23,15 +22,17 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from facewire.errors import StoreError
+from facewire_mqtt.address import is_loopback
 from facewire_platform.health.readings import Reading, Readings
+from facewire_platform.health.scrapes import Answer, Scrapes
 from facewire_platform.health.state import STATES
 from facewire_platform.history.queries import Row
 from facewire_platform.store.drivers import Location
 
 if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
     from facewire_platform.intake.worker import Counters  # the web server serves metrics too, and has no worker
+
+log = logging.getLogger(__name__)
 
 _UP: Final = ("facewire_database_up", "1 if the platform's database could be read.")
 _ESCAPED: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
@@ -121,49 +122,30 @@ class PlatformMetrics:
 
 
 def serve_metrics(host: str, port: int, location: Location, counters: "Counters | None" = None) -> int:
-    """Serve `/metrics` on separate threads until the process ends; returns the port.
+    """Serve `/metrics` on a separate thread until the process ends; returns the port.
 
     Raises:
         OSError: the address cannot be bound.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    metrics = PlatformMetrics(Readings(location), counters)
-
-    class Server(_Server):
-        address_family = family
-
-    server = make_server(str(address[0]), port, metrics_app(metrics), Server, _Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return int(server.server_port)
-
-
-def metrics_app(metrics: PlatformMetrics) -> "WSGIApplication":
-    """Answers a scrape in the format, and the compression, for which it asks."""
-
-    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
-        if environ["REQUEST_METHOD"] != "GET":
-            start_response("405 Method Not Allowed", [("Allow", "GET")])
-            return [b""]
-        encode, content_type = exposition.choose_encoder(environ.get("HTTP_ACCEPT", ""))
-        headers, body = [("Content-Type", content_type)], metrics.text(encode)
-        if exposition.gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
-            headers.append(("Content-Encoding", "gzip"))
-            body = gzip.compress(body, 1)
-        start_response("200 OK", headers)
-        return [body]
-
-    return answer
+    bound = socket.create_server(address[:2], family=family)
+    port = int(bound.getsockname()[1])
+    private = is_loopback(host)
+    if not private:
+        log.warning("everybody who can reach address=%s:%d may read the metrics: let only Prometheus in", host, port)
+    answer = functools.partial(metrics_answer, PlatformMetrics(Readings(location), counters))
+    Scrapes(answer, own_names_only=private).serve_in_thread(bound)
+    return port
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = 10.0
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
+def metrics_answer(metrics: PlatformMetrics, asked: Mapping[str, str]) -> Answer:
+    """Answers a scrape in the format, and the compression, for which its headers ask."""
+    encode, content_type = exposition.choose_encoder(asked.get("accept", ""))
+    headers, body = {"Content-Type": content_type}, metrics.text(encode)
+    if exposition.gzip_accepted(asked.get("accept-encoding", "")):
+        headers["Content-Encoding"] = "gzip"
+        body = gzip.compress(body, 1)
+    return headers, body
 
 
 def _text(reading: Reading) -> Iterator[str]:
