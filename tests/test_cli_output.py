@@ -9,6 +9,9 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from facewire.plain import plain
 from facewire_cli.output import TABLE_ROWS, Form, Row, cell, moment, to_json, visible, write_rows
@@ -108,6 +111,26 @@ def test_rows_are_written_as_they_arrive(form: Form) -> None:
 
     write_rows(rows(), form, ["a"], out=out, follow=True)
     assert [f"row{number}" in text for number, text in enumerate(seen)] == [True, True, True]
+
+
+CELLS = st.none() | st.integers() | st.floats(allow_nan=False) | st.text("ab  Zoë小明é\t\n\x1b[]🙂-_", max_size=12)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=6), st.integers(0, 1_000))
+def test_a_table_that_fits_is_laid_out_as_rich_would(rows: list[tuple[Any, ...]], number: int) -> None:
+    columns = ["name", "number", "any"]
+    made: list[Row] = [{"name": visible(str(name)), "number": number, "any": some} for name, _, some in rows]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    numeric = {type(row["any"]) for row in made} & {int, float} and all(isinstance(row["any"], int | float | None) for row in made)
+    for name in columns:
+        right = bool(made) and (name == "number" or (name == "any" and bool(numeric)))
+        table.add_column(Text(name), justify="right" if right else "left")
+    for row in made:
+        table.add_row(*(Text(visible(cell(row[name]))) for name in columns))
+    console = Console(file=io.StringIO(), width=1_000)
+    with console.capture() as capture:
+        console.print(table)
+    assert written(made, "pretty", columns) == "".join(line.rstrip() + "\n" for line in capture.get().split("\n")[:-1])
 
 
 def test_a_table_holds_only_one_group_of_rows() -> None:

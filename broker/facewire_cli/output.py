@@ -149,7 +149,6 @@ def _tables(
     try:
         from rich.cells import cell_len
         from rich.console import Console
-        from rich.text import Text
     except ModuleNotFoundError:
         yield from _unaligned(rows, columns, shown)
         return
@@ -164,23 +163,39 @@ def _tables(
             return
         lines = [[_shown(row.get(name), shown.get(name)) for name in columns] for row in held]
         widths = [max(width, *map(cell_len, cells), 0) for width, *cells in zip(widths, *lines, strict=True)]
-        table = _table(
-            console, columns, widths, numeric=[name not in shown and _is_numeric(row.get(name) for row in held) for name in columns]
-        )
-        table.show_header = not stretch
-        for line in lines:
-            table.add_row(*map(Text, line))
-        with console.capture() as capture:
-            console.print(table)
-        yield "".join(line.rstrip() + "\n" for line in capture.get().splitlines())
+        numeric = [name not in shown and _is_numeric(row.get(name) for row in held) for name in columns]
+        fits = sum(widths) + 2 * len(widths) <= console.width
+        folded = [] if fits else lines
+        if folded or not stretch:
+            table = _table(columns, widths, numeric, fits=fits, bold=not console.no_color)
+            table.show_header = not stretch
+            yield _by_rich(table, folded, console)
+        if fits:
+            # rich would lay these out alike, in thirty times the time.
+            yield "".join(_aligned(line, map(cell_len, line), widths, numeric) for line in lines)
 
 
-def _table(console: "Console", columns: Sequence[str], widths: list[int], numeric: list[bool]) -> "Table":
+def _by_rich(table: "Table", lines: Iterable[Sequence[str]], console: "Console") -> str:
+    from rich.text import Text
+
+    for line in lines:
+        table.add_row(*map(Text, line))
+    with console.capture() as capture:
+        console.print(table)
+    return "".join(line.rstrip() + "\n" for line in capture.get().splitlines())
+
+
+def _aligned(cells: Iterable[str], sizes: Iterable[int], widths: Iterable[int], numeric: Iterable[bool]) -> str:
+    padded = zip(cells, sizes, widths, numeric, strict=True)
+    texts = (" " * (width - size) + text if number else text + " " * (width - size) for text, size, width, number in padded)
+    return "  ".join(texts).rstrip() + "\n"
+
+
+def _table(columns: Sequence[str], widths: list[int], numeric: list[bool], *, fits: bool, bold: bool) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    fits = sum(widths) + 2 * len(widths) <= console.width
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="" if console.no_color else "bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if bold else "")
     for name, width, number in zip(columns, widths, numeric, strict=True):
         table.add_column(Text(name), min_width=width if fits else None, justify="right" if number else "left", overflow="fold")
     return table
