@@ -1,4 +1,4 @@
-"""A history as dense as that of a real site: `python tests/bench/dense_history.py FILE --days 7`.
+"""A history as dense as that of a real site: `python tests/support/dense_history.py FILE --days 7`.
 
 500 boxes record 3,000 events a day each, between 6 and 22 o'clock (UTC), and send them in batches of 100, so the rows lie in
 the order in which a platform receives them. Four events in ten are of strangers with ids of their own; the others are of 20,000
@@ -15,10 +15,10 @@ import click
 
 from facewire.events import Event
 from facewire.messages import Batch, Status
-from facewire_platform.store.database import open_database
-from facewire_platform.store.rows import InsertRows
+from facewire_platform.store.database import dialect_of
+from facewire_platform.store.drivers import Location
+from facewire_platform.store.rows import Rows
 from facewire_platform.store.schema import TABLES, StreamRow
-from facewire_platform.store.sqlite import SqliteStatements
 from facewire_platform.store.writer import Message, open_store
 
 DEVICES: Final = 500
@@ -54,31 +54,31 @@ def event(device: int, seq: int, chance: random.Random) -> Event:
     return Event(seq, at, score, str(person), name_of(person), kind, "default", ep, EXTRA)
 
 
-def batches(days: int) -> Iterator[tuple[int, InsertRows]]:
+def batches(days: int, rows: type[Rows]) -> Iterator[tuple[int, Rows]]:
     """A device and the rows of its next batch, in the order of arrival."""
     chance = random.Random(1)
     for after in range(0, days * PER_DAY, BATCH):
         for device in range(DEVICES):
-            yield device, InsertRows.of([event(device, seq, chance) for seq in range(after + 1, after + BATCH + 1)])
+            yield device, rows.of([event(device, seq, chance) for seq in range(after + 1, after + BATCH + 1)])
 
 
-def fill(path: Path, days: int) -> None:
+def fill(location: Location, days: int) -> None:
     """Make the database of a platform; its tables know of the devices what a worker would have written."""
-    last = days * PER_DAY
-    with open_store(path) as store:
-        store.store([Message(f"device-{d:03}", _status(d, last), BEGIN + days * DAY) for d in range(DEVICES)])
-        store.store([Message(f"device-{d:03}", Batch(f"{d:016x}", "b" * 16, 0, 0, 0, 1, ()), BEGIN + days * DAY) for d in range(DEVICES)])
-    with contextlib.closing(open_database(path, "write")) as db, db.bind_ctx(TABLES):
+    last, end, dialect = days * PER_DAY, BEGIN + days * DAY, dialect_of(location)
+    with open_store(location) as store:
+        store.store([Message(f"device-{d:03}", _status(d, last), end) for d in range(DEVICES)])
+        store.store([Message(f"device-{d:03}", Batch(f"{d:016x}", "b" * 16, 0, 0, 0, 1, ()), end) for d in range(DEVICES)])
+    with contextlib.closing(dialect.open("write")) as db, db.bind_ctx(TABLES):
         streams = {row.device: row.id for row in StreamRow.select()}
-        statements, group = SqliteStatements(db), list[object]()
-        for number, (device, rows) in enumerate(batches(days), 1):
+        statements, group = dialect.statements(db), list[object]()
+        for number, (device, rows) in enumerate(batches(days, dialect.rows), 1):
             rows.add_to(group, streams[f"device-{device:03}"])
             if number % 50 == 0:
-                with db.transaction():
+                with dialect.transaction(db):
                     statements.insert_events(group)
                 group = []
         StreamRow.update(dict.fromkeys((StreamRow.head, StreamRow.watermark, StreamRow.stored), last)).execute()
-        db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        dialect.finish_erasing(db)  # empties SQLite's log
 
 
 def _status(device: int, last: int) -> Status:
