@@ -284,3 +284,13 @@ def test_the_status_says_what_is_proved(broker: Address, settings: Path) -> None
         box.record()
         wait_until(lambda: source.describe()["unexplained"] == 1)
         assert source.member.agent.describe_source() == source.describe()
+
+
+def test_a_terminal_may_stand_behind_a_prefix_in_its_topics_too(broker: Address, settings: Path, stores: Stores) -> None:
+    with face_bridge(settings), Box(broker.port, "site@@@1099001", repeat=0.1, clock=now) as box:
+        box.record()
+        box.wait_acked()
+        assert box.online_acked.wait(5)
+    assert [event["ep_id"] for event in stores.events("gate-1")] == ["1099001"]
+    online = next(command for command in box.commands if command["operator"] == "Online-Ack")
+    assert online["info"]["facesluiceId"] == "site@@@1099001"

@@ -193,9 +193,9 @@ def test_presence_is_read_as_captured() -> None:
     def presence(name: str) -> Presence | None:
         return mqtt_face.read_presence(json.dumps(acks[name]).encode())
 
-    assert presence("topic_mqtt/face/basic_online") == Presence("Online", "1099001", "2025-11-25 14:43:25")
-    assert presence("topic_mqtt/face/basic_last_will") == Presence("Offline", "1099001", "")
-    assert presence("topic_mqtt/face/heartbeat") == Presence("HeartBeat", "1099001", "2025-11-25 14:44:25")
+    assert presence("topic_mqtt/face/basic_online") == Presence("Online", "1099001", "2025-11-25 14:43:25", "1099001")
+    assert presence("topic_mqtt/face/basic_last_will") == Presence("Offline", "1099001", "", "1099001")
+    assert presence("topic_mqtt/face/heartbeat") == Presence("HeartBeat", "1099001", "2025-11-25 14:44:25", "1099001")
     assert presence("platform_answers_online") is None
     assert mqtt_face.read_presence(b"noise") is None
 

@@ -1,5 +1,8 @@
 """A bridge's credential speaks for the devices that it is named for, and for no other."""
 
+import base64
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +14,13 @@ from broker_engines import PARAMETERS, with_users
 from mqtt_probe import Probe
 
 from facewire.roles import Role
+from facewire.topics import Topics
 from facewire_bridge.settings import read_settings
 from facewire_broker import credentials, embedded
 from facewire_broker.access import rights_of, rule_for
+from facewire_broker.authentication import UsersAuthenticator
 from facewire_broker.credentials import UsersFile
+from facewire_broker.limits import BrokerLimits
 from facewire_mqtt.address import Address
 
 #: Generated for each run.
@@ -53,6 +59,13 @@ def test_its_topics_are_those_of_its_devices() -> None:
 def test_without_devices_it_has_no_rights_and_cannot_be_made() -> None:
     rights = rights_of("bridge-1", rule_for(Role.BRIDGE), "facewire/v1")
     assert (rights.publish, rights.subscribe) == ((), ())
+    assert rights_of("t", rule_for(Role.TERMINAL), "facewire/v1").publish == (
+        "mqtt/face/t/Rec",
+        "mqtt/face/t/Snap",
+        "mqtt/face/t/Ack",
+        "mqtt/face/basic",
+        "mqtt/face/heartbeat",
+    )
     with pytest.raises(ValueError, match="a bridge needs the devices"):
         credentials.add({}, "bridge-1", Role.BRIDGE, BRIDGE)
 
@@ -99,3 +112,25 @@ def test_a_bridge_serves_its_devices_with_one_credential(site: Site, tmp_path: P
     assert {got.topic for got in heard} == {"facewire/v1/gate-1/status", "facewire/v1/gate-2/status"}
     stores = Stores(read_settings(settings))
     assert [len(stores.events(f"gate-{n}")) for n in (1, 2)] == [1, 1]
+
+
+@pytest.mark.network
+def test_terminals_on_our_own_broker_reach_their_bridge_and_nobody_else(tmp_path: Path) -> None:
+    file = UsersFile(tmp_path / "users")
+    with file.editing() as users:
+        credentials.add(users, "bridge-1", Role.BRIDGE, BRIDGE, devices=["gate-1"])
+        for name in ("1099001", "1099002"):
+            credentials.add(users, name, Role.TERMINAL, DEVICE)
+    limits = BrokerLimits(packet_bytes=6 << 20)
+    with embedded.running(authenticator=UsersAuthenticator(file, Topics()), limits=limits) as address:
+        credential = f'username = "bridge-1"\npassword = "{BRIDGE}"\n'
+        gate = '[mqtt-face.device.gate-1]\nid = "1099001"\nzone = "UTC"\n'
+        settings = write_settings(tmp_path, address, credential + gate)
+        picture = base64.b64encode(b"\xff\xd8\xff" + os.urandom(3_000_000)).decode()
+        with face_bridge(settings), Probe(address, "1099002", user="1099002", password=DEVICE) as other:
+            other.subscribe(("mqtt/face/#", 0))
+            with Box(address.port, "1099001", username="1099001", password=DEVICE, picture=picture) as box:
+                other.publish("mqtt/face/1099001/Rec", json.dumps({"info": box.record(push=False).info}).encode())
+                box.wait_acked()
+            assert other.has_no_message()
+    assert len(Stores(read_settings(settings)).events("gate-1")) == 1

@@ -66,14 +66,17 @@ EVERYTHING: Final = Rights(publish=("#",), subscribe=("#", "$SYS/#"))
 
 def rule_for(role: Role, *, status: bool = False, devices: Sequence[str] = ()) -> Rule:
     """The rule of a role, with statuses if they are granted, for all devices or only for some."""
-    rule = TABLE[role]
-    if PERMISSIONS[role].named and not devices:
+    rule, permission = TABLE[role], PERMISSIONS[role]
+    if permission.named and not devices:
         return Rule()
 
     def narrowed(patterns: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(pattern.replace("/+/", f"/{device}/") for device in devices for pattern in patterns) if devices else patterns
 
-    return Rule(narrowed(rule.publish), narrowed((*rule.subscribe, STATUS) if status else rule.subscribe))
+    return Rule(
+        (*narrowed(rule.publish), *permission.foreign_publish),
+        (*narrowed((*rule.subscribe, STATUS) if status else rule.subscribe), *permission.foreign_subscribe),
+    )
 
 
 def rights_of(user: str, rule: Rule, prefix: str) -> Rights:

@@ -50,6 +50,8 @@ class FaceBridge:
             for number, (device, member) in enumerate(members)
         }
         self._strangers: set[str] = set()
+        #: How a device stands in its topics.
+        self._topic_ids: dict[str, str] = {}
         self._stopping = threading.Event()
         self._ticker = threading.Thread(target=self._run, name="ticker", daemon=True)
         filters = [(name, 0) for name in mqtt_face.subscriptions(self._prefix)]
@@ -103,10 +105,13 @@ class FaceBridge:
             )
 
     def _on_one(self, device_id: str, work: Callable[[FaceSource, float, int], None], size_bytes: int, *, writes: bool = False) -> None:
-        if device_id not in self._sources:
+        # A device may stand in its topics as it does in its messages, behind a prefix and `@@@`.
+        number, source = self._sources.get(device_id) or self._sources.get(device_id.rpartition("@@@")[2]) or (0, None)
+        if source is None:
             self._say_stranger(device_id)
             return
-        number, source = self._sources[device_id]
+        if writes:
+            self._topic_ids[source.device.id] = device_id
         if self._lanes.run(number, lambda: self._guarded(source, work, writes=writes), size_bytes) is None:
             log.warning("too much waits, dropped device=%s bytes=%d: it repeats what is not acked", source.member.name, size_bytes)
 
@@ -128,9 +133,8 @@ class FaceBridge:
             log.warning("a terminal that is not in the settings sends; it is not acked id=%s", ascii(device_id)[:80])
 
     def _sender(self, device_id: str) -> Callable[[bytes], None]:
-        topic = f"{self._prefix}/{device_id}"
-
         def send(payload: bytes) -> None:
+            topic = f"{self._prefix}/{self._topic_ids.get(device_id, device_id)}"
             with self._publishing:
                 self._connection.publish(Publication(topic, payload, 0))
 

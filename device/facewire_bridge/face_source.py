@@ -57,6 +57,7 @@ class FaceSource:
         self._heard_at = float("-inf")
         self._sweep_at = float("-inf")
         self._message = 0
+        self._called = device.id
         self._reset_ms: int | None = None
         self.resets = 0
         member.agent.describe_source = self.describe
@@ -100,11 +101,12 @@ class FaceSource:
     def hear(self, presence: Presence, *, now: float, now_ms: int) -> None:
         """`Online`, `Offline` or a heartbeat."""
         self._heard_at = now
+        self._called = presence.called or self.device.id
         if presence.time:
             self._measure(presence.time, now_ms)
         if presence.operator == "Online":
             log.info("source online device=%s clock_offset_ms=%s", self.member.name, self.offset_ms)
-            self._send(mqtt_face.online_ack(self.device.id, self._next_message()))
+            self._send(mqtt_face.online_ack(self._called, self._next_message()))
             self._sweep_at = now
 
     def answered(self, payload: bytes, *, now: float) -> None:
@@ -127,7 +129,7 @@ class FaceSource:
             self._want_sweep(now_ms)
         if (pull := self._puller.poll(now, numbers)) and self._heard_at > float("-inf"):
             message_id = self._next_message()
-            self._send(mqtt_face.pull(pull.form, self.device.id, pull.first, pull.last, message_id))
+            self._send(mqtt_face.pull(pull.form, self._called, pull.first, pull.last, message_id))
             self._puller.sent(now, pull, message_id, self._heard_at)
             log.info("pulled device=%s form=%s first=%s last=%s", self.member.name, pull.form, pull.first, pull.last)
 

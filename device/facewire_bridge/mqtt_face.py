@@ -51,6 +51,8 @@ class Presence:
     device: str
     #: The source's clock as it wrote it; empty if it did not.
     time: str
+    #: What it calls itself, with what stands before `@@@`.
+    called: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def read_presence(payload: bytes) -> Presence | None:
     info, operator = message.get("info"), message.get("operator")
     if not isinstance(info, dict) or operator not in {"Online", "Offline", "HeartBeat"}:
         return None
-    return Presence(str(operator), device_of(info), _text(info, "time"))
+    return Presence(str(operator), device_of(info), _text(info, "time"), _text(info, "facesluiceId"))
 
 
 def read_answer(payload: bytes) -> PullAnswer | None:

@@ -62,6 +62,8 @@ class Box:
     seed: int = 1
     picture: str = JPEG_BASE64
     answers_pulls: bool = True
+    username: str | None = None
+    password: str | None = None
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -77,7 +79,7 @@ class Box:
         self.pulls: list[dict[str, Any]] = []
         self.commands: list[dict[str, Any]] = []
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"box-{self.id}", protocol=paho.MQTTv311)
-        self.client.max_queued_messages_set(0)
+        self.client.username_pw_set(self.username, self.password)
         self.client.reconnect_delay_set(1, 1)
         self.client.will_set(f"{self.prefix}/basic", json.dumps({"operator": "Offline", "info": {"facesluiceId": self.id}}), 0)
         self.client.on_connect = self._connected
