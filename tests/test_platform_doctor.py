@@ -13,13 +13,13 @@ import pytest
 from broker_engines import PARAMETERS, anonymous, free_port, with_users
 from click.testing import CliRunner, Result
 from mqtt_probe import Probe
-from platform_model import EPOCH, batch
+from platform_model import EPOCH, batch, event
 from platform_store import run as run_sql
 from platform_store import store_batches
 
 import facewire_platform.health.doctor_broker
 import facewire_platform.store.sqlite
-from facewire.messages import Status
+from facewire.messages import Batch, Status
 from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker import credentials, embedded
@@ -29,6 +29,7 @@ from facewire_broker.tls import server_context
 from facewire_cli.main import cli
 from facewire_mqtt.address import Address
 from facewire_platform.health.doctor import Finding, check_clock, check_database, check_disk
+from facewire_platform.health.doctor_bridges import check_bridges
 from facewire_platform.health.doctor_broker import PROBE_DEVICE, RoleName, check_broker
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Store, open_store
@@ -304,3 +305,36 @@ def test_another_roles_machine_needs_no_database(tmp_path: Path) -> None:
         done = run("doctor", "-p", str(address.port), "--role", "consumer", "-o", "json")
     assert done.exit_code == 0, done.output
     assert rows(done).keys() == {"settings", "broker", "credential", "clock"}
+
+
+def tell_of_box(store: Store, device: str, epoch: str = EPOCH, **about: Any) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    store.store([Message(device, Status("00000000000000b1", True, now_ms, epoch, period=20.0, **about), now_ms)])
+
+
+def test_bridged_devices_are_checked_if_there_are_any(tmp_path: Path) -> None:
+    location = tmp_path / "x.db"
+    with open_store(location) as store:
+        tell(store, "plain", 0.0)
+        assert list(check_bridges(location)) == []
+        tell_of_box(store, "gate-1", proof="proven", unexplained=0, source_offset=-1000)
+        assert verdicts(check_bridges(location)) == {"bridged boxes": "ok"}
+        tell_of_box(store, "gate-2", proof="proven", unexplained=3, source_offset=14_400_000)
+        tell_of_box(store, "hall-1", proof="reconciled")
+        found = {finding.check: finding for finding in check_bridges(location)}
+    assert "2 of 3 bridged devices" in found["bridged boxes"].message
+    assert "gate-2 (proven, 3 unexplained), hall-1 (not reconciled yet)" in found["bridged boxes"].message
+    assert "gate-2 (+14400 s)" in found["box clocks"].message
+    assert list(check_bridges(tmp_path / "none.db")) == []
+
+
+def test_records_of_a_box_that_are_here_twice_are_found(tmp_path: Path) -> None:
+    location, other = tmp_path / "x.db", "00000000000000e2"
+    with open_store(location) as store:
+        for epoch in (EPOCH, other):
+            made = [event(seq)._replace(extra={"source_id": f"rec:1/{seq}"}) for seq in (1, 2)]
+            store_batches(store, Batch(epoch, "00000000000000b1", 0, 2, 2, 1, made))
+        tell_of_box(store, "d", other, proof="proven")
+        found = {finding.check: finding for finding in check_bridges(location)}
+    assert found["doubles"].verdict == "warn"
+    assert "2 events of boxes are here twice: d (2)" in found["doubles"].message

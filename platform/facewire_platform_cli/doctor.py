@@ -13,6 +13,7 @@ from facewire_cli.options import SECONDS, connection_options, output_option
 from facewire_cli.output import Form, standard_output, visible, write_rows
 from facewire_mqtt.address import Address
 from facewire_platform.health.doctor import Finding, check_clock, check_database, check_disk
+from facewire_platform.health.doctor_bridges import check_bridges
 from facewire_platform.health.doctor_broker import RoleName, check_broker
 from facewire_platform.store.database import locate
 from facewire_platform.store.drivers import Location
@@ -72,6 +73,7 @@ def _findings(root: click.Context, address: Address, topics: Topics, role: RoleN
     yield from check_broker(address, topics, role, wait)
     if role == "platform":
         yield from check_database(location)
+        yield from check_bridges(location)
         yield from check_disk(location)
     yield check_clock()
 
