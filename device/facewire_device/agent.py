@@ -223,6 +223,8 @@ class Agent:
     def _turn_or_wait(self, store: Store) -> None:
         try:
             self._turn(store)
+            if self._last_error:
+                log.info("store works again store=%s", store.path)
             self._last_error = ""
         except (ReplacedError, DamagedError):
             raise

@@ -20,7 +20,7 @@ import peewee
 
 from facewire import codec
 from facewire.errors import StoreError
-from facewire.events import Event
+from facewire.events import MAX_INT, Event
 from facewire.messages import MAX_BATCH_EVENTS
 from facewire_device.identity import new_id
 from facewire_device.opening import close_database, open_database, store_errors
@@ -30,6 +30,7 @@ from facewire_device.rows import Row, is_intact, is_skipped, make_row, moved_row
 from facewire_device.schema import RingEvent, RingState
 from facewire_device.store_file import DamagedError, file_id, real_path, set_aside
 from facewire_device.uploader import Adopt, Fork, Outcome
+from facewire_device.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Store:
         self._file_id = file_id(database.database)
         self.path = path
         self.capacity = 0
+        self._watch = Watch(path)
 
     def close(self) -> None:
         """Close the database. May be called twice."""
@@ -94,7 +96,7 @@ class Store:
         """
         with self.transaction():
             before = self._read_ring()
-            ring = before.appended(len(events), self.capacity)
+            ring = self._appended(before, len(events))
             # If these are more than the ring holds, the first of them need not be written.
             unwritten = max(0, ring.oldest - before.head - 1)
             first = before.head + 1
@@ -113,12 +115,19 @@ class Store:
             raise ValueError(f"skip of {count} seqs is below the limit of 1")
         with self.transaction():
             before = self._read_ring()
-            ring = before.appended(count, self.capacity)
+            ring = self._appended(before, count)
             self._add(before, ring, [skipped_row(seq, reason) for seq in range(max(before.head + 1, ring.oldest), ring.head + 1)])
         log.warning("skipped seqs store=%s first=%d last=%d reason=%s", self.path, before.head + 1, ring.head, reason)
         return Appended(ring.epoch, before.head + 1, ring.head)
 
+    def _appended(self, before: Ring, count: int) -> Ring:
+        ring = before.appended(count, self.capacity)
+        if ring.head > MAX_INT:
+            raise StoreError(f"{self.path}: seq {ring.head} is past the limit of {MAX_INT}: rename the store, so that a new one is made")
+        return ring
+
     def _add(self, before: Ring, ring: Ring, rows: list[Row]) -> None:
+        self._watch.appended(before, ring, self.capacity)
         self._insert(rows)
         self._write_ring(ring)
         if before.oldest // TRIM_EVERY != ring.oldest // TRIM_EVERY:
@@ -202,9 +211,11 @@ class Store:
         with self.transaction():
             self.execute("UPDATE state SET capacity = ?", capacity)
             self.capacity = capacity
-            ring = self._read_ring().appended(0, capacity)
+            before = self._read_ring()
+            ring = before.appended(0, capacity)
             self._write_ring(ring)
             self._trim(ring)
+        self._watch.resized(before, ring, capacity)
 
     def _fork(self, ring: Ring, first: int) -> Ring:
         forked = ring.forked(new_id(), first)
@@ -257,7 +268,8 @@ class Store:
     @contextlib.contextmanager
     def transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
         """All that is done inside is one commit; what is done in a transaction inside belongs to it."""
-        with self._errors(), self._db.transaction(lock):
+        timed = contextlib.nullcontext() if self._db.in_transaction() else self._watch.timed()
+        with self._errors(), timed, self._db.transaction(lock):
             yield
             self._check_file()
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from facewire_cli.render import duration
 from facewire_cli.systemd import Service
 from facewire_device import Agent, Recorder, Settings
 from facewire_device.identity import machine_identity
+from facewire_device.recorder import Recorded
 from facewire_device.sources import BadLine, read_event, read_events
 from facewire_device.store import Store, open_store
 from facewire_mqtt.address import Address
@@ -156,7 +157,7 @@ def _record_source(source: str, recorder: Recorder, ending: Ending) -> None:
             photographs: list[Photograph] = []
             for events, bad in read_events(fd, ending.readable, photographs):
                 _report(bad)
-                if not _record_patiently(events, photographs, recorder, ending):
+                if _record_patiently(events, photographs, recorder, ending.wait) is None:
                     return
                 recorded, skipped = recorded + len(events), skipped + len(bad)
     except OSError as exc:
@@ -165,25 +166,29 @@ def _record_source(source: str, recorder: Recorder, ending: Ending) -> None:
         say("source ended: %d events recorded, %d lines skipped", recorded, skipped)
 
 
-def _record_patiently(events: list[Event], photographs: list[Photograph], recorder: Recorder, ending: Ending) -> bool:
+def _record_patiently(
+    events: list[Event], photographs: list[Photograph], recorder: Recorder, wait: Callable[[float], object]
+) -> list[Recorded] | None:
     """Try until the store takes the events, because nobody else has them; the source waits too.
 
-    Returns whether they are recorded; false if the end comes first.
+    `wait` waits so many seconds; if it returns true, the end comes first, and the result is None.
     """
     said = False
     while True:
         try:
             recorder.photos.keep(photographs)
-            recorder.record_all(events)
+            recorded = recorder.record_all(events)
         except StoreError as exc:
             if not said:
                 say("source waits: %s", exc, level=logging.WARNING)
             said = True
         else:
+            if said:
+                say("source goes on")
             photographs.clear()
-            return True
-        if ending.wait(RETRY_WAIT):
-            return False
+            return recorded
+        if wait(RETRY_WAIT):
+            return None
 
 
 def _report(bad: Iterable[BadLine]) -> None:
@@ -208,12 +213,24 @@ def record(store: Path, machine: str | None, events: tuple[str, ...], output: Fo
         for found, bad in read_events(_standard_input(), photographs=photographs) if not events else _arguments(events, photographs):
             _report(bad)
             failed = failed or bool(bad)
-            recorder.photos.keep(photographs)
-            photographs.clear()
-            rows = [recorded._asdict() for recorded in recorder.record_all(found)]
-            write_rows(rows, output, ("epoch", "seq"), follow=True)
+            recorded = _record_now(found, photographs, recorder) if events else _record_from_pipe(found, photographs, recorder)
+            write_rows([one._asdict() for one in recorded], output, ("epoch", "seq"), follow=True)
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _record_now(events: list[Event], photographs: list[Photograph], recorder: Recorder) -> list[Recorded]:
+    recorder.photos.keep(photographs)
+    photographs.clear()
+    return recorder.record_all(events)
+
+
+def _record_from_pipe(events: list[Event], photographs: list[Photograph], recorder: Recorder) -> list[Recorded]:
+    try:
+        return _record_patiently(events, photographs, recorder, time.sleep) or []
+    except KeyboardInterrupt:
+        say("%d events were read and are not recorded", len(events), level=logging.WARNING)
+        raise
 
 
 def _arguments(events: tuple[str, ...], photographs: list[Photograph]) -> Iterator[tuple[list[Any], list[BadLine]]]:
