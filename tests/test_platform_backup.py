@@ -75,7 +75,7 @@ def test_a_copy_is_one_file_and_leaves_nothing_beside_it(file: Path, store: Stor
 
 
 def test_an_interrupted_copy_leaves_no_file(file: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_: Path, to: Path) -> None:
+    def interrupted(_: Path, to: Path, check: str) -> None:
         to.write_bytes(b"half")
         raise KeyboardInterrupt
 

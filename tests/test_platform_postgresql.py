@@ -16,6 +16,7 @@ from facewire_platform.columns.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate, open_database
 from facewire_platform.store.drivers import is_outage
+from facewire_platform.store.schema import SCHEMA
 from facewire_platform.store.writer import Message, Store, open_store
 
 pytestmark = pytest.mark.postgresql
@@ -174,7 +175,7 @@ def test_a_database_of_another_program_is_refused(postgresql: str) -> None:
 def test_a_newer_schema_is_refused_with_both_numbers(postgresql: str) -> None:
     open_store(postgresql).close()
     run(postgresql, "INSERT INTO schema_migration (name, applied) VALUES ('0099_later', now())")
-    with pytest.raises(StoreError, match="schema 99, this facewire knows 3"):
+    with pytest.raises(StoreError, match=f"schema 99, this facewire knows {SCHEMA}"):
         open_store(postgresql)
 
 

@@ -14,6 +14,7 @@ from platform_store import counts, store_batches
 from facewire.errors import StoreError
 from facewire_platform.columns.filter import Filter
 from facewire_platform.history.queries import History
+from facewire_platform.store.schema import SCHEMA
 from facewire_platform.store.writer import Store, open_store
 
 
@@ -63,7 +64,7 @@ def test_a_newer_schema_is_refused_with_both_numbers(path: Path, opener: Any) ->
     open_store(path).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="schema 99, this facewire knows 3"):
+    with pytest.raises(StoreError, match=f"schema 99, this facewire knows {SCHEMA}"):
         opener(path)
 
 

@@ -16,6 +16,8 @@ from typing import Final
 
 from facewire.errors import StoreError
 from facewire_platform.store.drivers import store_errors
+from facewire_platform.store.objects import check_objects
+from facewire_platform.store.schema import check_schema
 from facewire_platform.store.sqlite import APPLICATION_ID, create_private, first_free, worker_lock
 
 #: Ctrl-C is noticed after so many pages.
@@ -39,7 +41,7 @@ def backup(database: Path, to: Path) -> int:
     """
     if to.exists():
         raise StoreError(f"{to}: already exists; a backup replaces nothing")
-    with _copied(database, to) as copy:
+    with _copied(database, to, "quick_check") as copy:
         copy.rename(to)
     return to.stat().st_size
 
@@ -55,9 +57,11 @@ def restore(database: Path, copy: Path) -> Path | None:
         The new path of the old database, with its -wal beside it; None if there was no database.
 
     Raises:
-        StoreError: a worker has the database, the copy is not ours, or it cannot be written.
+        StoreError: a worker has the database, the copy is not ours, has objects that are not ours
+            (`check_objects`) or is damaged, or it cannot be written.
     """
-    with worker_lock(database), _copied(copy, database) as fresh:
+    # Unlike the quick check, this one compares the indexes with their tables.
+    with worker_lock(database), _copied(copy, database, "integrity_check") as fresh:
         # SQLite would apply an old -wal to the new file, and ruin it.
         before = _set_aside(database)
         fresh.rename(database)
@@ -65,7 +69,7 @@ def restore(database: Path, copy: Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def _copied(database: Path, to: Path) -> Iterator[Path]:
+def _copied(database: Path, to: Path, check: str) -> Iterator[Path]:
     """A copy next to `to`, for the caller to rename. It is removed otherwise."""
     if not database.exists():
         raise StoreError(f"{database}: there is no database")
@@ -74,7 +78,7 @@ def _copied(database: Path, to: Path) -> Iterator[Path]:
     try:
         with store_errors(to):
             create_private(partial)
-            _copy_snapshot(database, partial)
+            _copy_snapshot(database, partial, check)
         yield partial
     except OSError as exc:
         raise StoreError(f"{to}: {exc.strerror}") from exc
@@ -82,7 +86,7 @@ def _copied(database: Path, to: Path) -> Iterator[Path]:
         _remove(partial)
 
 
-def _copy_snapshot(database: Path, to: Path) -> None:
+def _copy_snapshot(database: Path, to: Path, check: str) -> None:
     # Without a -wal, SQLite creates one even for reading, and only a connection that may write
     # removes it.
     mode = "ro" if database.with_name(database.name + "-wal").exists() else "rw"
@@ -90,15 +94,19 @@ def _copy_snapshot(database: Path, to: Path) -> None:
         contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)) as source,
         contextlib.closing(sqlite3.connect(to)) as target,
     ):
+        source.execute("PRAGMA trusted_schema = 0")
         if source.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise StoreError(f"{database}: is not the database of a facewire platform")
         # A transaction keeps the snapshot. Without one, each write of the worker restarts the copy.
         source.execute("BEGIN")
-        source.execute("SELECT identity FROM store").fetchone()
+        (schema,) = source.execute("PRAGMA user_version").fetchone()
+        check_schema(database, schema, migrating=True)
+        check_objects(database, source.execute, schema)
         source.backup(target, pages=_PAGES, progress=lambda *_: None)
         # Make it a single file, which any medium can hold.
         target.execute("PRAGMA journal_mode = delete")
-        (verdict,) = target.execute("PRAGMA quick_check(1)").fetchone()
+        target.execute("PRAGMA trusted_schema = 0")
+        (verdict,) = target.execute(f"PRAGMA {check}(1)").fetchone()
     if verdict != "ok":
         raise StoreError(f"{database}: is damaged: {verdict}")
 

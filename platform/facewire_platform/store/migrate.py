@@ -7,8 +7,7 @@ migrations that were applied.
 import contextlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from playhouse.migrations import Runner
 
@@ -16,12 +15,11 @@ from facewire.errors import StoreError
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.drivers import Location, shown, store_errors
+from facewire_platform.store.objects import MIGRATIONS
 from facewire_platform.store.schema import SCHEMA, TABLES, StoreRow
 
 log = logging.getLogger(__name__)
 logging.getLogger("peewee.migrations").setLevel(logging.WARNING)  # `migrate` logs the result
-
-_FOLDER: Final = Path(__file__).with_name("migrations")
 
 
 def create_tables(dialect: Dialect, database: Any, identity: str) -> None:
@@ -37,7 +35,7 @@ def create_tables(dialect: Dialect, database: Any, identity: str) -> None:
             return
         database.create_tables(TABLES)
         StoreRow.create(identity=identity)
-        Runner(database, str(_FOLDER)).fake()
+        Runner(database, str(MIGRATIONS)).fake()
         dialect.mark_schema(database)
 
 
@@ -61,7 +59,7 @@ def migrate(location: Location, tell: Callable[[str], None] = lambda _: None) ->
     if not dialect.exists:
         raise StoreError(f"{location}: there is no database")
     with dialect.worker_lock(), contextlib.closing(dialect.open("migrate")) as database, store_errors(location):
-        runner = Runner(database, str(_FOLDER))
+        runner = Runner(database, str(MIGRATIONS))
         if not any(migration.path and not migration.applied for migration in runner.status()):
             return []
         if copy := dialect.copy_aside():

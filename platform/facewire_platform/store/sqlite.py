@@ -17,6 +17,7 @@ from facewire.errors import StoreError
 from facewire_platform.store.dialect import Dialect, Statements
 from facewire_platform.store.drivers import Mode, store_errors
 from facewire_platform.store.file_rights import check_rights, denied, is_there, is_writable, leave_to_owner
+from facewire_platform.store.objects import check_objects
 from facewire_platform.store.rows import WIDTH, InsertRows
 from facewire_platform.store.schema import (
     DEVICE_COLUMNS,
@@ -180,13 +181,16 @@ def _sqlite_mode(path: Path, mode: Mode) -> str:
 
 
 def _prepare(database: peewee.SqliteDatabase, path: Path, mode: Mode) -> None:
+    database.pragma("trusted_schema", 0)
     application = database.pragma("application_id")
     if mode == "create" and not application and not database.get_tables():
         database.pragma("page_size", 16_384)  # before the first page is written
     elif application != APPLICATION_ID:
         raise StoreError(f"{path}: is not the database of a facewire platform")
     else:
-        check_schema(path, database.pragma("user_version"), migrating=mode == "migrate")
+        schema = database.pragma("user_version")
+        check_schema(path, schema, migrating=mode == "migrate")
+        check_objects(path, database.execute_sql, schema)
     settings = (("query_only", 1),) if mode == "read" else _SETTINGS
     for name, value in settings:
         database.pragma(name, value)
