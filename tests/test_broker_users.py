@@ -24,10 +24,11 @@ from facewire.errors import BrokerError
 from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker import credentials
-from facewire_broker.authentication import MAX_CHECKS, UsersAuthenticator
+from facewire_broker.authentication import UsersAuthenticator
 from facewire_broker.credentials import PASSWORD_ROUNDS, User, UsersFile
 from facewire_broker.embedded import Embedded
 from facewire_broker.limits import BrokerLimits
+from facewire_broker.passwords import MAX_CHECKS
 from facewire_broker_cli.broker import broker
 
 V = "facewire/v1"

@@ -4,25 +4,21 @@ An unauthenticated client cannot change anything: nothing here touches a session
 learns of a client only after this module has verified the secret or the certificate.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol
+from typing import Protocol
 
 from facewire.roles import Role
 from facewire.topics import Topics
 from facewire_broker.access import rights_of, rule_for
-from facewire_broker.credentials import QUICK_ROUNDS, User, Users, UsersFile, with_devices_of_bridges
+from facewire_broker.credentials import QUICK_ROUNDS, TOKEN_ROUNDS, User, Users, UsersFile, with_devices_of_bridges
 from facewire_broker.following import Follower
 from facewire_broker.hub import BAD_CLIENT_ID, NOT_AUTHORIZED, UNAVAILABLE, Identity
 from facewire_broker.limits import BrokerLimits
 from facewire_broker.packets import Connect
+from facewire_broker.passwords import Passwords, check
 
 log = logging.getLogger(__name__)
-
-#: Passwords that may wait to be checked. Each check takes 0.1 s of one thread.
-MAX_CHECKS: Final = 50
 
 
 class Authenticator(Protocol):
@@ -60,26 +56,34 @@ class UsersAuthenticator:
     def __init__(self, file: UsersFile, topics: Topics, limits: BrokerLimits | None = None) -> None:
         self._prefix = topics.prefix
         self._follower = Follower(file.version, file.load, (limits or BrokerLimits()).users_timeout)
-        self._users: Users = with_devices_of_bridges(self._follower.first)
-        self._pool = ThreadPoolExecutor(1, "password")
-        self._checks = 0
+        self._passwords = Passwords()
+        self._use(with_devices_of_bridges(self._follower.first))
+
+    def _use(self, users: Users) -> None:
+        self._users = users
+        #: Rounds that a wrong secret costs, whatever the name: as many as any user's hash has.
+        self._cost = max((user.rounds for user in users.values()), default=TOKEN_ROUNDS)
 
     def authenticate(self, connect: Connect, certificate_name: str | None) -> Identity | int | Awaitable[Identity | int]:
         """Return who the client is, or CONNACK's return code.
 
-        The result is awaitable if the password is hashed with many rounds.
+        The result is awaitable if a password may be hashed with many rounds. Nothing tells a wrong
+        secret from a name that does not exist.
         """
         if self._follower.is_blind:
             return UNAVAILABLE
         name = connect.username if certificate_name is None else certificate_name
         user = self._users.get(name or "")
-        if user is None or connect.username not in {None, name}:
+        if not name or connect.username not in {None, name}:
             return NOT_AUTHORIZED
         if certificate_name is not None:
-            return self._identify(user, connect)
-        if user.rounds > QUICK_ROUNDS:
-            return self._check_slowly(user, connect) if self._checks < MAX_CHECKS else UNAVAILABLE
-        return self._identify(user, connect) if user.verify(connect.password or "") else NOT_AUTHORIZED
+            return NOT_AUTHORIZED if user is None else self._identify(user, connect)
+        if user is None or user.rounds <= QUICK_ROUNDS:
+            if check(user, connect.password or "", min(self._cost, QUICK_ROUNDS)) and user is not None:
+                return self._identify(user, connect)
+            if self._cost <= QUICK_ROUNDS:
+                return NOT_AUTHORIZED
+        return self._check_slowly(user, name, connect)
 
     def changed_users(self, now: float) -> list[str]:
         """Read the files again if they changed; return the users that changed or are gone."""
@@ -91,22 +95,15 @@ class UsersAuthenticator:
         users = with_devices_of_bridges(users)
         changed = [name for name, user in self._users.items() if users.get(name) != user]
         log.info("users reloaded count=%d changed=%d", len(users), len(changed))
-        self._users = users
+        self._use(users)
         return changed
 
-    def _check_slowly(self, user: User, connect: Connect) -> Awaitable[Identity | int]:
-        checking = asyncio.get_running_loop().run_in_executor(self._pool, user.verify, connect.password or "")
-        self._checks += 1
-        checking.add_done_callback(self._checked)
-
-        async def answer() -> Identity | int:
-            # The user may have been removed or changed during the check.
-            return self._identify(user, connect) if await checking and self._users.get(user.name) == user else NOT_AUTHORIZED
-
-        return answer()
-
-    def _checked(self, _checking: "asyncio.Future[bool]") -> None:
-        self._checks -= 1
+    async def _check_slowly(self, user: User | None, name: str, connect: Connect) -> Identity | int:
+        right = await self._passwords.verify(user, name, connect.password or "", self._cost, connect.address)
+        if right is None:
+            return UNAVAILABLE
+        # The user may have been removed or changed during the check.
+        return self._identify(user, connect) if right and user is not None and self._users.get(name) == user else NOT_AUTHORIZED
 
     def _identify(self, user: User, connect: Connect) -> Identity | int:
         """Check the client id against the user.

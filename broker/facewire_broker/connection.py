@@ -86,6 +86,7 @@ class ClientConnection(Stream):
         if size > self._limits.client_id_chars or (not size and not connect.clean):
             self._refuse(BAD_CLIENT_ID, "client_id", f"{size} characters")
             return
+        connect = dataclasses.replace(connect, address=self._address)
         verdict = self._authenticator.authenticate(connect, self._certificate_name())
         if isinstance(verdict, Identity | int):
             self._answer(connect, verdict)

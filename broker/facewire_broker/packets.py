@@ -51,6 +51,8 @@ class Connect:
     password: str | None = field(default=None, repr=False)
     will: Message | None = None
     will_retain: bool = False
+    #: Where it came from. Not in the packet: the connection adds it.
+    address: str = ""
 
 
 def read_connect(body: bytes) -> Connect:
