@@ -72,7 +72,7 @@ BY_COLUMNS = {
 #: They write, read all, or ask about one entry of the quarantine or the column files.
 NOT_A_QUESTION = {
     *("simulate", "export", "quarantine drop", "quarantine retry", "quarantine show"),
-    *(f"platform {name}" for name in ("run", "migrate", "backup", "restore", "purge", "web")),
+    *(f"platform {name}" for name in ("run", "migrate", "backup", "restore", "purge", "forget", "web")),
     *(f"platform columns {name}" for name in ("build", "list", "drop")),
 }
 

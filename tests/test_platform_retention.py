@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from platform_model import bad_event, batch, event
 from platform_store import rows, store_batches, store_match
+from platform_store import run as change
 
 import facewire_platform.history.retention
 from facewire import codec
@@ -18,6 +20,7 @@ from facewire.errors import StoreError
 from facewire.events import Event
 from facewire.messages import Batch
 from facewire_cli.main import cli
+from facewire_platform.history.queries import History
 from facewire_platform.history.retention import Purged, Retention
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Store, Unreadable, open_store
@@ -217,3 +220,17 @@ def test_the_command_says_how_many(tmp_path: Path) -> None:
 def test_a_purge_that_would_delete_by_accident_is_refused(tmp_path: Path, arguments: list[str]) -> None:
     open_store(tmp_path / "x.db").close()
     assert run(tmp_path / "x.db", *arguments).exit_code == 2
+
+
+def test_a_person_s_match_far_above_the_watermark_is_deleted_once_its_device_is_silent(store: Store, location: Location) -> None:
+    store_batches(store, batch(0, 1, 1))
+    store_match(store, 2**62, now_ms=time.time_ns() // 1_000_000)
+    assert purge_person(location, "p", dry_run=True) == purge_person(location, "p") == Purged(1, 1, 0, event(1).timestamp)
+    change(location, "UPDATE stream SET last_seen = 1")
+    assert purge_person(location, "p", dry_run=True) == purge_person(location, "p") == Purged(1, 0, 0, event(1).timestamp)
+    assert seqs(location) == []
+    with History(location) as history:
+        assert [row["unaccounted"] for row in history.conservation()] == [0]
+    store_batches(store, batch(1, 2, 2))
+    with History(location) as history:
+        assert [(row["stored"], row["unaccounted"]) for row in history.conservation()] == [(2, 0)]

@@ -18,6 +18,7 @@ from facewire_platform.store.database import locate
 from facewire_platform.store.drivers import Location
 from facewire_platform_cli.backup import backup, restore
 from facewire_platform_cli.columns import columns
+from facewire_platform_cli.forget import forget
 from facewire_platform_cli.options import database_option
 from facewire_platform_cli.purge import purge
 from facewire_platform_cli.web import web as web_command
@@ -97,6 +98,7 @@ platform.add_command(backup)
 platform.add_command(restore)
 platform.add_command(columns)
 platform.add_command(purge)
+platform.add_command(forget)
 platform.add_command(web_command)
 
 

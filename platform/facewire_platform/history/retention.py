@@ -2,8 +2,8 @@
 
 Each transaction is small, and a rest as long as the transaction follows it, so that a waiting
 worker gets the lock. If a purge is killed, simply start it again. It deletes nothing above a
-stream's watermark: the history copy has still to arrive, and would be counted a second time.
-Watermarks, gaps and counts stay as they are.
+stream's watermark, because the history copy has still to arrive, unless a person is purged and the
+stream has long been silent. Watermarks, gaps and counts of what is below stay as they are.
 
 If a device resends a deleted event, for example after a restore, the platform stores it again. It
 must: the restored device may have given the same seq to a new event. So purge again after a
@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import peewee
 
 from facewire import codec
+from facewire.events import MAX_INT
 from facewire_platform.columns.builder import columns_follow
 from facewire_platform.history.queries import KEY, Key
 from facewire_platform.store.database import dialect_of
@@ -33,6 +34,9 @@ from facewire_platform.store.schema import ChangedRow, EventRow, PartFolderRow, 
 CHUNK: Final = 1_000
 #: Quarantine entries in one transaction, of up to 64 KiB each.
 QUARANTINE_CHUNK: Final = 100
+#: From a stream that was silent for so long no history is expected soon, s: a person's purge deletes
+#: their matches above its watermark too.
+GONE: Final = 3_600
 #: How long to wait for SQLite's write lock, s: a busy worker leaves it free only for moments.
 PATIENCE: Final = 60.0
 
@@ -82,7 +86,7 @@ class Retention:
         self._following.close()
         self._db.close()
 
-    def __enter__(self) -> "Retention":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
@@ -128,7 +132,7 @@ class Retention:
         names = {name for found in self._matching(by_key, theirs) for *_, name in found}
         texts = {identity_id, *map(self._dialect.from_stored, names)} - {""}
         so_far = yield from self._delete_quarantine(so_far, functools.partial(holds, needles(texts)))
-        yield from self._delete_events(so_far, by_key, theirs)
+        yield from self._delete_events(so_far, by_key, theirs, silent_since=int((time.time() - GONE) * 1000))
         if not self._dry_run:
             with store_errors(self._location):
                 self._dialect.finish_erasing(self._db)
@@ -146,12 +150,14 @@ class Retention:
                 return
             after = found[-1][:3]
 
-    def _delete_events(self, so_far: Purged, *wanted: Any) -> Steps:
+    def _delete_events(self, so_far: Purged, *wanted: Any, silent_since: int = -1) -> Steps:
+        """Delete the events that match; those above the watermark only if their stream is silent since a moment."""
         for found in self._matching(*wanted):
             # If a watermark rises meanwhile, we keep a few events more than necessary.
-            streams = StreamRow.select(StreamRow.id, StreamRow.watermark).where(StreamRow.id.in_({stream for _, stream, *_ in found}))
-            watermarks = dict(self._rows(streams.tuples()))
-            places = [(stream, seq, at) for at, stream, seq, _ in found if seq <= watermarks[stream]]
+            streams = StreamRow.select(StreamRow.id, StreamRow.watermark, StreamRow.last_seen)
+            of_found = self._rows(streams.where(StreamRow.id.in_({stream for _, stream, *_ in found})).tuples())
+            ends = {stream: MAX_INT if last_seen <= silent_since else watermark for stream, watermark, last_seen in of_found}
+            places = [(stream, seq, at) for at, stream, seq, _ in found if seq <= ends[stream]]
             deleted = self._delete(places)
             reached = found[-1][0] if found else so_far.reached
             so_far = replace(so_far, events=so_far.events + deleted, kept=so_far.kept + len(found) - len(places), reached=reached)
@@ -159,23 +165,43 @@ class Retention:
         return so_far
 
     def _delete(self, places: Sequence[tuple[int, int, int]]) -> int:
-        """Delete events by stream and seq; returns how many there were.
-
-        Those of which column files have a copy are noted, in the same transaction, as changed.
-        """
+        """Delete events by stream, seq and timestamp; returns how many there were."""
         if self._dry_run or not places:
             return len(places)
-        # A single statement would read the whole table: SQLite uses no index for `IN` of pairs.
-        one = EventRow.delete().where((EventRow.stream == 0) & (EventRow.seq == 0))
         with self._transaction():
-            cursor = self._db.cursor()
-            cursor.executemany(one.bind(self._db).sql()[0], [(stream, seq) for stream, seq, _ in places])
-            deleted: int = cursor.rowcount
-            changed = [place for place in places if place[2] >= floor] if (floor := self._floor()) is not None else []
-            if changed:
-                fields = (ChangedRow.stream, ChangedRow.seq, ChangedRow.timestamp)
-                ChangedRow.insert_many(changed, fields).bind(self._db).execute()
+            return self._delete_rows(places)
+
+    def _delete_rows(self, places: Sequence[tuple[int, int, int]]) -> int:
+        """The same, within a transaction.
+
+        An event above the watermark counts from then on as never stored. Those of which column
+        files have a copy are noted as changed.
+        """
+        # A single statement would read the whole table: SQLite uses no index for `IN` of pairs.
+        one = EventRow.delete().where((EventRow.stream == 0) & (EventRow.seq == 0)).bind(self._db).sql()[0]
+        cursor = self._db.cursor()
+        above = self._above(places)
+        cursor.executemany(one, [place[:2] for place in places if place not in above])
+        deleted: int = max(0, cursor.rowcount)
+        for stream, seq, _ in above:
+            cursor.execute(one, (stream, seq))
+            deleted += cursor.rowcount
+            self._run(StreamRow.update(stored=StreamRow.stored - cursor.rowcount).where(StreamRow.id == stream))
+        changed = [place for place in places if place[2] >= floor] if (floor := self._floor()) is not None else []
+        if changed:
+            self._run(ChangedRow.insert_many(changed, (ChangedRow.stream, ChangedRow.seq, ChangedRow.timestamp)))
         return deleted
+
+    def _above(self, places: Sequence[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
+        """Those above their watermarks, which then cannot rise until the commit."""
+        within = StreamRow.id.in_({stream for stream, *_ in places})
+        query = StreamRow.select(StreamRow.id, StreamRow.watermark).where(within)
+        for _ in range(2):
+            watermarks = dict(self._rows(query.tuples()))
+            above = {place for place in places if place[1] > watermarks.get(place[0], MAX_INT)}
+            if above:
+                self._run(StreamRow.update(stored=StreamRow.stored).where(within))  # locks the rows
+        return above
 
     @contextlib.contextmanager
     def _columns(self) -> Iterator[None]:
@@ -218,6 +244,9 @@ class Retention:
         with store_errors(self._location), transaction:
             yield
         self._rest(time.monotonic() - began)
+
+    def _run(self, query: Any) -> Any:
+        return query.bind(self._db).execute()
 
     def _rows(self, query: Any) -> list[Any]:
         with store_errors(self._location):
