@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from facewire.events import Event
+from facewire_device.schema import LEDGER_TABLES
 from facewire_device.store import Store
 
 #: How many times the ring's capacity the ledger holds.
@@ -65,7 +66,7 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self.store = store
         with store.transaction():
-            for statement in _TABLES:
+            for statement in LEDGER_TABLES:
                 store.execute(statement)
             #: No record that is forgotten was made after this. Only whoever holds the ledger moves it.
             self._horizon_ms = int(self.note(_HORIZON) or -(2**63))
@@ -155,12 +156,4 @@ class Ledger:
 
 
 _HORIZON: Final = "ledger.horizon"
-_TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS ledger (place INTEGER PRIMARY KEY, form TEXT NOT NULL, key TEXT NOT NULL, mark TEXT NOT NULL,"
-    " epoch TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL, UNIQUE (form, key))",
-    "CREATE TABLE IF NOT EXISTS shared (shared TEXT NOT NULL, form TEXT NOT NULL, place INTEGER NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS shared_shared ON shared (shared)",
-    "CREATE INDEX IF NOT EXISTS shared_place ON shared (place)",
-    "CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-)
 _INSERT: Final = "INSERT INTO ledger (form, key, mark, epoch, seq, at) VALUES (?, ?, ?, ?, ?, ?)"

@@ -1,6 +1,7 @@
 """Opening a store's database: checked to be ours and whole, in WAL mode with synchronous=FULL."""
 
 import contextlib
+import functools
 import logging
 import re
 import sqlite3
@@ -14,8 +15,9 @@ from typing import Final
 import peewee
 
 from facewire.errors import StoreError
+from facewire.objects import Object, foreign_object, read_objects
 from facewire_device.identity import new_id
-from facewire_device.schema import RingEvent, RingState
+from facewire_device.schema import LEDGER_TABLES, RingEvent, RingState
 from facewire_device.store_file import APPLICATION_ID, FOREIGN, DamagedError, check_file, file_id, has_store, real_path
 from facewire_device.store_rights import check_rights, create_file
 
@@ -28,6 +30,8 @@ DEFAULT_CAPACITY: Final = 10_000
 BUSY_TIMEOUT: Final = 30.0
 
 _SCHEMA: Final = 1
+#: Only a bridge's store has a ledger.
+_OPTIONAL: Final = frozenset(("ledger", "shared", "note"))
 
 #: Files that this process has open, by device and inode. Only SQLite may open them: if we opened
 #: and closed one ourselves, that would drop SQLite's locks on it
@@ -78,6 +82,7 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
             # A damaged row may mark a blob as text. `crc` must find that: an error while decoding
             # the text would block every later event too.
             database.connection().text_factory = _lenient_text
+            database.pragma("trusted_schema", 0)
             database.pragma("synchronous", "full")
             # Reading it rolls back what a death left half made.
             if database.pragma("page_count") == 0:
@@ -131,8 +136,23 @@ def _check_schema(database: peewee.SqliteDatabase, path: Path) -> None:
     schema = database.pragma("user_version")
     if schema > _SCHEMA:
         raise StoreError(f"{database.database}: has schema {schema}, but this facewire only knows {_SCHEMA}: upgrade facewire")
+    # Before the first statement about a table: a view in its place would run.
+    if reason := foreign_object(read_objects(database.execute_sql), _our_objects(), _OPTIONAL):
+        raise DamagedError(f"{path}: is damaged: it {reason}")
     if database.execute_sql("SELECT epoch, head, oldest, cursor, dropped, capacity, device, machine FROM state").fetchone() is None:
         raise DamagedError(f"{path}: is damaged: its state is missing")
+
+
+@functools.cache
+def _our_objects() -> tuple[Object, ...]:
+    """The objects of a store that has a ledger."""
+    database = peewee.SqliteDatabase(":memory:")
+    database.connect()
+    with contextlib.closing(database), database.bind_ctx([RingEvent, RingState]):
+        database.create_tables([RingEvent, RingState])
+        for statement in LEDGER_TABLES:
+            database.execute_sql(statement)
+        return tuple(read_objects(database.execute_sql))
 
 
 def _check_integrity(database: peewee.SqliteDatabase, path: Path) -> None:

@@ -2,7 +2,11 @@
 
 event   seq | score | packed | crc     `packed` is the event in wire form (msgpack, with its seq)
 state   one row: epoch, head, oldest, cursor, dropped, capacity, device, machine
+
+A store whose events come from elsewhere has the tables of its ledger too (`ledger`).
 """
+
+from typing import Final
 
 import peewee
 
@@ -34,3 +38,13 @@ class RingState(peewee.Model):
 
     class Meta:  # noqa: D106  # peewee's
         table_name = "state"
+
+
+LEDGER_TABLES: Final = (
+    "CREATE TABLE IF NOT EXISTS ledger (place INTEGER PRIMARY KEY, form TEXT NOT NULL, key TEXT NOT NULL, mark TEXT NOT NULL,"
+    " epoch TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL, UNIQUE (form, key))",
+    "CREATE TABLE IF NOT EXISTS shared (shared TEXT NOT NULL, form TEXT NOT NULL, place INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS shared_shared ON shared (shared)",
+    "CREATE INDEX IF NOT EXISTS shared_place ON shared (place)",
+    "CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+)
