@@ -25,6 +25,7 @@ from facewire_cli.main import EXIT_TIMED_OUT
 from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
 from facewire_cli.output import Form, standard_output, visible, write_rows
 from facewire_mqtt.clock import now_ms
+from facewire_mqtt.reasons import Reasons
 
 if TYPE_CHECKING:
     from facewire_gate.matches import FreshMatches
@@ -183,8 +184,9 @@ class _Notices:
 
     def __init__(self, broker: str) -> None:
         self._broker = broker
-        #: None before the first answer. An outage gets one notice.
+        #: None before the first answer.
         self._up: bool | None = None
+        self._reasons = Reasons()
 
     def tell(self, happening: "Happening") -> None:
         """Write a notice. Raises `CredentialsRefused` or `BrokerError` if the broker refuses us."""
@@ -197,8 +199,9 @@ class _Notices:
                 raise BrokerError(f"{self._broker}: {reason}")
             case Connected():
                 self._up = True
+                self._reasons.connected()
                 _say(f"connected to {self._broker}")
-            case Disconnected(reason) if self._up is not False:
+            case Disconnected(reason) if self._reasons.is_news(reason, time.monotonic()):
                 lost, self._up = self._up, False
                 _say(f"lost {self._broker}: {reason}; trying again" if lost else f"waiting for {self._broker}: {reason}")
 
@@ -292,7 +295,7 @@ def _all(address: "Address", topics: Topics, devices: Sequence[str], kinds: Sequ
 
     inbox = DropNewestInbox()
     # 22 characters: a broker may refuse more than 23 (MQTT 3.1.1 section 3.1.3.1).
-    connection = Connection(address, f"facewire-tail-{secrets.token_hex(4)}", filters(topics, devices, kinds), inbox.put)
+    connection = Connection(address, f"facewire-tail-{secrets.token_hex(4)}", filters(topics, devices, kinds), inbox.put, quiet=True)
     connection.start()
     try:
         yield _Follower(inbox, topics, str(address), until).rows()

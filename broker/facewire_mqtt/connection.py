@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from facewire_mqtt.address import Address
 from facewire_mqtt.backoff import Backoff
 from facewire_mqtt.happenings import Disconnected, Happening, Publication
+from facewire_mqtt.reasons import Reasons
 from facewire_mqtt.session import Session
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Connection:
             ends the session.
         will: makes the last will of a new session; called at its start.
         keepalive: seconds of silence after which either side pings.
+        quiet: do not log why there is no connection, because the handler does.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Connection:
         *,
         will: Callable[[], Publication] | None = None,
         keepalive: int = 30,
+        quiet: bool = False,
     ) -> None:
         self._address = address
         self._client_id = client_id
@@ -62,6 +65,8 @@ class Connection:
         #: The session that we ended ourselves.
         self._given_up: Session | None = None
         self._backoff = Backoff()
+        self._quiet = quiet
+        self._reasons = Reasons()
         self._thread = threading.Thread(target=self._run, name=f"mqtt {client_id}", daemon=True)
 
     def start(self) -> None:
@@ -99,6 +104,7 @@ class Connection:
             self._session = self._latest = None
             self._tell_safely(Disconnected(reason))
             self._note_end(session)
+            self._note_reason(session, reason)
             self._given_up = None
             del session  # paho closes its sockets when nobody refers to it
             # Jitter, lest a fleet comes back in step (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
@@ -114,6 +120,13 @@ class Connection:
                 self._backoff.in_a_row,
                 self._backoff.takeovers(now),
             )
+
+    def _note_reason(self, session: Session, reason: str) -> None:
+        """Say why there was no session, once for each change of reason."""
+        if session.up_at is not None:
+            self._reasons.connected()
+        elif not self._quiet and not self._stopping.is_set() and self._reasons.is_news(reason, time.monotonic()):
+            log.warning("no connection broker=%s client_id=%s reason=%s", self._address, self._client_id, reason)
 
     def _live(self, session: Session) -> str:
         try:

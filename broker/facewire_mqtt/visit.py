@@ -37,7 +37,7 @@ class Visit:
         self._address = address
         self._happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
         # 23 characters at most: a broker may refuse more (MQTT 3.1.1 section 3.1.3.1).
-        self._connection = Connection(address, f"{name}-{secrets.token_hex(4)}", subscriptions, self._happenings.put)
+        self._connection = Connection(address, f"{name}-{secrets.token_hex(4)}", subscriptions, self._happenings.put, quiet=True)
         self._connection.start()
         try:
             self._wait_until_up()

@@ -137,7 +137,7 @@ def _serve(pipe: Pipe) -> None:
     subscriber, level = pipe.recv()
     inbox = Inbox(lambda message: _pack(message, subscriber.rows))
     logging.basicConfig(level=level, handlers=[_ForWorker(inbox)])
-    connection = Connection(subscriber.address, subscriber.client_id, subscriber.subscriptions, inbox.put)
+    connection = Connection(subscriber.address, subscriber.client_id, subscriber.subscriptions, inbox.put, quiet=True)
     connection.start()
     try:
         most: int | None = 0

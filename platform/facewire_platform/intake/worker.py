@@ -22,6 +22,7 @@ from facewire.messages import Ack, BatchOf, Match, Status, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt import Address, Connected, Disconnected, Publication, Refused
 from facewire_mqtt.clock import now_ms
+from facewire_mqtt.reasons import Reasons
 from facewire_platform.intake.inbox import Delivery, News, Queued
 from facewire_platform.intake.rates import Postponed, Rates
 from facewire_platform.intake.reader import read
@@ -129,6 +130,7 @@ class Worker:
         self.counters = Counters()
         self._refused: Refused | None = None
         self._connected = self._was_connected = False
+        self._reasons = Reasons()
         self._store = open_store(database)
 
     def run(self) -> None:
@@ -205,8 +207,11 @@ class Worker:
                 self._connected = self._was_connected = True
                 log.info("connected broker=%s store=%s", self._receiver.address, self._store.identity)
             case Disconnected(reason):
+                if self._connected:
+                    self._reasons.connected()
                 self._connected = False
-                log.warning("no connection broker=%s reason=%s", self._receiver.address, reason)
+                if self._reasons.is_news(reason, time.monotonic()):
+                    log.warning("no connection broker=%s reason=%s", self._receiver.address, reason)
             case Refused(reason):
                 log.error("broker refuses reason=%s", reason)
                 if not self._was_connected:
