@@ -21,6 +21,10 @@ from broker_process import Listening, broker_process
 from mqtt_probe import DISCONNECT, PINGREQ, Probe, connect, packet, publish, subscribe, text
 from waiting import wait_until
 
+from facewire.roles import Role
+from facewire_broker import credentials
+from facewire_broker.credentials import UsersFile
+
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
 log = logging.getLogger(__name__)
@@ -133,6 +137,40 @@ def test_stuck_subscribers_cost_bounded_memory_and_delay_nobody_else(broker: tup
     # The limit is twice the quiet time, with some room for a shared machine. If the broker stalled,
     # it would be far more.
     assert during < max(2 * quiet, 0.010), f"p99 {during * 1000:.2f} ms, quiet {quiet * 1000:.2f} ms"
+
+
+def test_kept_sessions_of_one_gate_hold_a_bounded_part_of_what_all_may(tmp_path: Path) -> None:
+    """60 took 992 MB: each of a bounded size, and nobody added them up."""
+    file, secrets = UsersFile(tmp_path / "users"), {"gate": "g" * 20, "dev1": "d" * 20, "worker": "w" * 20}
+    with file.editing() as users:
+        for name, role in (("gate", Role.CONSUMER), ("dev1", Role.DEVICE), ("worker", Role.PLATFORM)):
+            credentials.add(users, name, role, secrets[name], status=role is Role.CONSUMER)
+    topic = "facewire/v1/dev1/status"
+    with broker_process("--listen", "127.0.0.1:0", "--users", str(file.path)) as (running, where):
+        threading.Thread(target=lambda: list(running.stderr or ()), daemon=True).start()
+        before = resident_mb(running.pid)
+        with (
+            Probe(where, "dev1", timeout=20, user="dev1", password=secrets["dev1"]) as dev1,
+            Probe(where, "w", clean=False, timeout=20, user="worker", password=secrets["worker"]) as worker,
+        ):
+            worker.subscribe(("facewire/v1/+/status", 1))
+            for number in range(60):
+                with Probe(where, f"kept{number}", clean=False, user="gate", password=secrets["gate"]) as kept:
+                    assert kept.subscribe(("facewire/v1/+/status", 1)) == [1]
+                    kept.disconnect()
+                # Different messages for each, so that the sessions share few.
+                dev1.send(b"".join(publish(topic, bytes(64_000), 0) for _ in range(4)))
+                dev1.send(b"".join(publish(topic, bytes([n]) + bytes(64_000), 1, packet_id=n + 1) for n in range(8)))
+                worker.messages(12)
+            grown = resident_mb(running.pid) - before
+            log.info("kept sessions=60 grown_mb=%.0f", grown)
+            assert grown < 128, f"{grown:.0f} MB"
+            # The gate has used up its own share; another user's session is kept as before.
+            worker.disconnect()
+            dev1.publish(topic, b"for the worker")
+        with Probe(where, "w", clean=False, timeout=20, user="worker", password=secrets["worker"]) as worker:
+            assert worker.session_present
+            assert worker.message().payload == b"for the worker"
 
 
 def noise(random_: random.Random) -> bytes:

@@ -131,6 +131,24 @@ def test_messages_beyond_the_queue_are_dropped_and_counted(limits: dict[str, int
             assert [int(got.payload[:2]) for got in one.messages(waiting)] == list(range(waiting))
 
 
+def test_all_sessions_together_hold_no_more_than_their_limit_and_give_it_back(log: pytest.LogCaptureFixture) -> None:
+    with limited(all_queued_bytes=20_000) as it, Probe(it.address, "b") as two:
+        for round_ in range(2):
+            for name in "acd":
+                with Probe(it.address, name, clean=False) as one:
+                    one.subscribe(("t", 1))
+            for _ in range(10):
+                two.publish("t", bytes(1_700))
+            held = it.call(lambda broker: sum(len(session.undelivered) for session in broker.hub.sessions.values()))
+            assert held == 10, "each counts 2,000"
+            assert counted(it, "messages/dropped") == 20 * (round_ + 1)
+            for name in "acd":
+                with Probe(it.address, name, clean=True) as one:
+                    one.ping()
+            wait_until(lambda: it.call(lambda broker: len(broker.hub.sessions)) == 1)
+        assert "dropping messages" in log.text
+
+
 def test_a_client_that_reads_nothing_is_closed_and_its_queue_is_bounded(log: pytest.LogCaptureFixture) -> None:
     limits = {"write_timeout": 0.3, "queued_bytes": 2_000_000, "unsent_bytes": 100_000}
     with limited(**limits) as it, Probe(it.address, "stuck") as stuck, Probe(it.address, "b") as two:

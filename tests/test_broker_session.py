@@ -4,6 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from facewire_broker.budget import OVERHEAD, Budget
 from facewire_broker.limits import BrokerLimits
 from facewire_broker.packets import split_publish
 from facewire_broker.publish import Message
@@ -50,7 +51,9 @@ class Client(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.context = SessionContext()
-        self.session = Session("c", None, "", self.context)
+        self.whole = Budget(10_000)
+        self.budget = Budget(1_500, self.whole)
+        self.session = Session("c", None, "", self.context, self.budget)
         self.session.clean = False
         self.wire: Wire | None = None
         self.read: list[int] = []  # QoS 1, in the order of first delivery
@@ -136,6 +139,7 @@ class Client(RuleBasedStateMachine):
         assert len(undelivered) <= LIMITS.queued + LIMITS.inflight
         assert self.session.undelivered_bytes == sum(len(delivery.message.payload) for delivery in undelivered)
         assert self.session.undelivered_bytes <= LIMITS.queued_bytes
+        assert self.budget.used == self.whole.used == self.session.undelivered_bytes + len(undelivered) * OVERHEAD <= 1_500
 
     def teardown(self) -> None:
         if self.wire is None:
@@ -148,6 +152,7 @@ class Client(RuleBasedStateMachine):
             self.read_all()
         assert self.read == [number for number in self.offered if number not in self.dropped]
         assert (self.session.undelivered, self.session.undelivered_bytes) == ([], 0)
+        assert (self.budget.used, self.whole.used) == (0, 0)
 
 
 TestClient = Client.TestCase

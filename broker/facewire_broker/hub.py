@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from facewire_broker.access import EVERYTHING, Rights
+from facewire_broker.budget import Budget
 from facewire_broker.limits import BrokerLimits
 from facewire_broker.packets import REFUSED, Connect
 from facewire_broker.publish import Message
@@ -65,6 +66,8 @@ class Hub:
         self.counters: Counter[str] = Counter()
         self.sessions: dict[tuple[str | None, str], Session] = {}
         self._session_counts: Counter[str | None] = Counter()
+        self._budget = Budget(limits.all_queued_bytes)
+        self._budgets: dict[str | None, Budget] = {}
         self.index: Index[Session] = Index()
         self.retained = RetainedMessages(limits.retained, limits.retained_bytes)
         self._warned: set[Session] = set()
@@ -95,7 +98,7 @@ class Hub:
             session = None
         present = session is not None
         if session is None:
-            session = self.sessions[key] = Session(connect.client_id, identity.user, identity.scope, self)
+            session = self.sessions[key] = Session(connect.client_id, identity.user, identity.scope, self, self._budget_of(identity.user))
             self._session_counts[identity.user] += 1
         session.clean = connect.clean
         client.session = session
@@ -212,6 +215,12 @@ class Hub:
             return True
         return False
 
+    def _budget_of(self, user: str | None) -> Budget:
+        """What the sessions of a user may hold together. Anonymous clients share only the whole."""
+        if user is None:
+            return self._budget
+        return self._budgets.setdefault(user, Budget(self.limits.user_queued_bytes, self._budget))
+
     def _subscribe(self, client: Client, text: str, qos: int) -> int:
         session = client.session
         group, topic_filter = split_share(text)
@@ -257,6 +266,10 @@ class Hub:
     def _forget(self, session: Session) -> None:
         if self.sessions.pop((session.owner, session.client_id), None) is not None:
             self._session_counts[session.owner] -= 1
+            if not self._session_counts[session.owner]:
+                del self._session_counts[session.owner]
+                self._budgets.pop(session.owner, None)
+            session.release()
         for text in session.subscriptions:
             self._unindex(session, text)
         session.subscriptions.clear()

@@ -47,6 +47,10 @@ class BrokerLimits:
     #: Messages, and their bytes, that may wait for one client. The broker drops and counts more.
     queued: int = 10_000
     queued_bytes: int = 16 * 1024 * 1024
+    #: Bytes that all sessions of one user, and all sessions together, may hold, sent and not PUBACKed
+    #: ones among them; 300 more for each message.
+    user_queued_bytes: int = 64 * 1024 * 1024
+    all_queued_bytes: int = 256 * 1024 * 1024
     #: Bytes handed to a client's socket at a time. The rest waits in the queue.
     unsent_bytes: int = 256 * 1024
     #: Retained messages of all topics, and their bytes.

@@ -8,9 +8,11 @@
 We do not use amqtt's Session: its state machine costs 270 µs and 27 KB for each session.
 """
 
+import sys
 from collections import deque
 from typing import Final, Protocol, TypeAlias
 
+from facewire_broker.budget import Budget
 from facewire_broker.limits import BrokerLimits
 from facewire_broker.publish import Message
 from facewire_broker.routing import Group, contains, is_wild
@@ -128,7 +130,7 @@ class Session:
         undelivered_bytes: payloads of its undelivered messages.
     """
 
-    def __init__(self, client_id: str, owner: str | None, scope: str, context: SessionContext) -> None:
+    def __init__(self, client_id: str, owner: str | None, scope: str, context: SessionContext, budget: Budget | None = None) -> None:
         self.client_id = client_id
         self.owner = owner
         self.scope = scope
@@ -142,6 +144,7 @@ class Session:
         self._queue: deque[Delivery] = deque()
         self._inflight: dict[int, Delivery] = {}
         self.undelivered_bytes = 0
+        self._budget = budget or Budget(sys.maxsize)
         self._last_id = 0
 
     @property
@@ -163,7 +166,7 @@ class Session:
         elif self._queue or not link.is_writable or (qos and not self._has_room(len(message.payload))):
             self._enqueue(Delivery(message, qos, share=share))
         elif qos:
-            self.undelivered_bytes += len(message.payload)
+            self._count(1, len(message.payload))
             self._send(link, Delivery(message, qos, share=share))
         else:
             link.send(message.packet(0, 0))
@@ -172,7 +175,7 @@ class Session:
         """The client received a message: it sent a PUBACK."""
         delivery = self._inflight.pop(packet_id, None)
         if delivery is not None:
-            self.undelivered_bytes -= len(delivery.message.payload)
+            self._count(-1, -len(delivery.message.payload))
             if not self.is_idle:
                 self.pump()
 
@@ -199,7 +202,7 @@ class Session:
         while queue and link.is_writable and (not queue[0].qos or len(self._inflight) < self._limits.inflight):
             delivery = queue.popleft()
             if not delivery.qos:
-                self.undelivered_bytes -= len(delivery.message.payload)
+                self._count(-1, -len(delivery.message.payload))
             self._send(link, delivery)
         if not self._greeting.is_done:
             self._greet(link)
@@ -207,7 +210,7 @@ class Session:
     def _greet(self, link: Link) -> None:
         """Send retained messages as long as the connection, the window and the turn allow."""
         steps = GREETING_STEPS
-        while not self._greeting.is_done and not self._queue and link.is_writable and self._has_room(0):
+        while not self._greeting.is_done and not self._queue and link.is_writable and self._window_has_room(0):
             if steps <= 0:
                 link.pump_later()
                 return
@@ -216,7 +219,8 @@ class Session:
             if message is not None:
                 steps -= 10
                 qos = min(qos, message.qos)
-                self.undelivered_bytes += len(message.payload) if qos else 0
+                if qos:
+                    self._count(1, len(message.payload))
                 self._send(link, Delivery(message, qos, retain=True))
 
     def remove_shared(self) -> list[Delivery]:
@@ -225,7 +229,7 @@ class Session:
         if shared:
             self._inflight = {packet_id: d for packet_id, d in self._inflight.items() if not d.share}
             self._queue = deque(d for d in self._queue if not d.share)
-            self.undelivered_bytes -= sum(len(d.message.payload) for d in shared)
+            self._count(-len(shared), -sum(len(d.message.payload) for d in shared))
         return shared
 
     def detach(self, now: float) -> None:
@@ -233,18 +237,32 @@ class Session:
         self.link = None
         self.disconnected_at = now
         self._greeting = _Greeting()
-        self.undelivered_bytes -= sum(len(d.message.payload) for d in self._queue if not d.qos)
+        late = [d for d in self._queue if not d.qos]
+        self._count(-len(late), -sum(len(d.message.payload) for d in late))
         self._queue = deque(d for d in self._queue if d.qos)
 
+    def release(self) -> None:
+        """The session is forgotten: its user may hold as much in another."""
+        self._budget.add(-len(self._inflight) - len(self._queue), -self.undelivered_bytes)
+        self._budget = Budget(sys.maxsize)
+
+    def _count(self, messages: int, size: int) -> None:
+        self.undelivered_bytes += size
+        self._budget.add(messages, size)
+
     def _has_room(self, size: int) -> bool:
+        return self._window_has_room(size) and self._budget.has_room(size)
+
+    def _window_has_room(self, size: int) -> bool:
         return len(self._inflight) < self._limits.inflight and self.undelivered_bytes + size <= self._limits.queued_bytes
 
     def _enqueue(self, delivery: Delivery) -> None:
         size = len(delivery.message.payload)
-        if len(self._queue) >= self._limits.queued or self.undelivered_bytes + size > self._limits.queued_bytes:
+        limits = self._limits
+        if len(self._queue) >= limits.queued or self.undelivered_bytes + size > limits.queued_bytes or not self._budget.has_room(size):
             self._context.dropped(self)
         else:
-            self.undelivered_bytes += size
+            self._count(1, size)
             self._queue.append(delivery)
 
     def _send(self, link: Link, delivery: Delivery) -> None:
