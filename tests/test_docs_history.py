@@ -1,5 +1,6 @@
 """What docs/history.md shows works."""
 
+import json
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,11 @@ def test_the_commands_of_the_page_work_one_after_the_other(tmp_path: Path) -> No
         store_batches(store, batch(0, 3, *seen), device="lobby-1")
     done = typed("\n".join(blocks(PAGE)), tmp_path)
     assert "Traceback" not in done.stderr
-    assert done.stdout.count('"first_seen": ') == 2
+    assert done.stdout.count('"record": "attendance"') == 2
+    assert len((tmp_path / "attendance.csv").read_text().splitlines()) == 3
+    assert json.loads((tmp_path / "666666.json").read_text())["count"] == 1
+    assert {"666666.zip", "november.parquet"} <= {path.name for path in tmp_path.iterdir()}
+    assert "column files are up to date: 3 events" in done.stderr
     assert len((tmp_path / "events.csv").read_text().splitlines()) == 4
     assert len((tmp_path / "lobby-1.jsonl").read_text().splitlines()) == 3
     assert done.stdout.count('"dry_run": true') == 1
