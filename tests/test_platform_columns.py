@@ -1,9 +1,13 @@
 """Column files: what builds them, what they hold, and that they forget whom the platform forgets."""
 
 import json
+import os
+import random
 import sqlite3
 import subprocess
+import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,13 +15,14 @@ from typing import Any
 import duckdb
 import pytest
 from click.testing import CliRunner, Result
-from platform_model import batch, event
+from platform_model import BOOT, EPOCH, batch, event
 from platform_store import rows, store_batches
 
 import facewire_platform.columns.builder
 import facewire_platform.columns.copier
 from facewire.errors import StoreError
 from facewire.events import Event
+from facewire.messages import Match
 from facewire_cli.main import cli
 from facewire_platform.columns import engine
 from facewire_platform.columns.arrow import ArrowTable
@@ -26,7 +31,7 @@ from facewire_platform.columns.copier import Copier
 from facewire_platform.columns.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
-from facewire_platform.store.writer import open_store
+from facewire_platform.store.writer import Message, open_store
 
 DAY = 86_400_000
 MONDAY = 1_764_028_800_000  # 2025-11-25 UTC
@@ -290,3 +295,88 @@ def test_an_export_to_parquet_of_nothing_is_a_file_without_rows(tmp_path: Path) 
     assert run("export", "--database", url(tmp_path / "x.db"), "-o", "parquet", "--to", str(file)).exit_code == 0
     assert read(f"SELECT device, extra FROM read_parquet('{file}')") == []
     assert run("export", "--database", url(tmp_path / "x.db"), "-o", "parquet").exit_code == 2
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_damaged_file_spoils_no_answer_and_is_built_anew(location: Location, size: int) -> None:
+    fill(location)
+    damaged = build(location)[1]
+    os.truncate(damaged, size)
+    assert seqs(location, Filter(person="person-1")) == [1, 4, 7]
+    with History(location) as history:
+        assert list(history.counts(Filter(), [(0, 2**62)])) == [{"events": 9, "strangers": 0, "people": 3}]
+    run("platform", "purge", "--database", url(location), "--person", "person-2")
+    fill(location, 4, after=9)
+    assert damaged not in build(location)
+    assert rows(location, "SELECT sum(events) FROM part") == [(10,)]
+    assert seqs(location, Filter(person="person-1")) == [1, 4, 7, 10, 13]
+
+
+@pytest.mark.timeout(120)
+def test_answers_are_exact_while_workers_and_a_builder_go_on(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are only added here, so each count must lie between those of the table before and after it."""
+    monkeypatch.setattr(facewire_platform.columns.builder, "CHUNK", 300)
+    ended, failures = threading.Event(), list[BaseException]()
+    with open_store(location):
+        pass
+
+    def guarded(work: Callable[[], None]) -> threading.Thread:
+        def call() -> None:
+            try:
+                work()
+            except BaseException as exc:
+                failures.append(exc)
+                raise
+
+        return threading.Thread(target=call)
+
+    def store_events(number: int) -> None:
+        """A device that leaves every tenth event out, and sends it later, when it is far below the watermark."""
+        chance, unsent = random.Random(number), list[int]()
+        with open_store(location, alone=False) as store:
+            after = 0
+            while not ended.is_set():
+                seqs = [seq for seq in range(after + 1, after + 41) if seq % 10]
+                unsent += [seq for seq in range(after + 1, after + 41) if not seq % 10]
+                store.store(
+                    [Message(f"d{number}", batch(after, after + 40, *(made(seq, MONDAY + seq * 60_000, f"p{seq % 9}") for seq in seqs)), 1)]
+                )
+                after += 40
+                while unsent and chance.random() < 0.7:
+                    late = unsent.pop(chance.randrange(len(unsent)))
+                    store.store([Message(f"d{number}", Match(EPOCH, BOOT, 1, made(late, MONDAY + late * 60_000, "late")), 1)])
+
+    def build_files() -> None:
+        with Builder(location) as builder:
+            while not ended.is_set():
+                for _ in builder.build():
+                    if ended.is_set():
+                        return
+
+    threads = [guarded(lambda number=number: store_events(number)) for number in range(3)]  # type: ignore[misc]
+    threads.append(guarded(build_files))
+    for thread in threads:
+        thread.start()
+    try:
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            for wanted, condition in ((Filter(), "1 = 1"), (Filter(person="late"), "identity_id = 'late'"), (Filter(device="d1"), D1)):
+                before = table_count(location, condition)
+                with History(location) as history:
+                    [counts] = history.counts(wanted, [(0, 2**62)])
+                assert before <= counts["events"] <= table_count(location, condition)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    with History(location) as history:
+        assert next(history.counts(Filter(), [(0, 2**62)]))["events"] == table_count(location, "1 = 1") > 0
+
+
+D1 = "stream IN (SELECT id FROM stream WHERE device = 'd1')"
+
+
+def table_count(location: Location, condition: str) -> int:
+    found: int = rows(location, f"SELECT count(*) FROM event WHERE {condition}")[0][0]
+    return found

@@ -32,7 +32,7 @@ _KEY: Final = "e.timestamp, e.stream, e.seq"
 
 
 class FilesMissing(Exception):
-    """A file that the database named is there no more. Raised before the first row of an answer."""
+    """A file that the database named is missing or damaged. Raised before the first row of an answer."""
 
 
 class Columns:
@@ -113,7 +113,7 @@ class Columns:
         return either, [*values, person, *values, person, person]
 
     def _run(self, sql: str, values: Sequence[Any]) -> Iterator[Any]:
-        with missing_files():
+        with _readable():
             found = self._duck.execute(sql, list(values))
             while rows := found.fetchmany(_AT_ONCE):
                 yield from rows
@@ -153,7 +153,7 @@ def _load(stack: contextlib.ExitStack, tables: Tables, wanted: Filter) -> Column
     if lacking > MOST_LACKING:
         return None
     engine.put_keys(duck, "gone", gone)
-    with missing_files():
+    with _readable():
         files = f"SELECT {engine.NAMES} FROM {engine.files(folder, [part.name for part in parts])}"
         files += " ANTI JOIN gone USING (stream, seq)" if gone else ""
         files += f" WHERE timestamp >= {floor}" if floor > FIRST_MS else ""
@@ -173,12 +173,12 @@ def _not_too_many(chunks: Iterator[list[tuple[Any, ...]]]) -> Iterator[list[tupl
 
 
 @contextlib.contextmanager
-def missing_files() -> Iterator[None]:
-    """A file that is there no more raises `FilesMissing`."""
+def _readable() -> Iterator[None]:
+    """A file that is missing or damaged raises `FilesMissing`."""
     try:
         yield
     except Exception as exc:
-        if engine.is_missing(exc):
+        if engine.is_unreadable(exc):
             raise FilesMissing(str(exc)) from exc
         raise
 

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -119,9 +119,8 @@ class Builder:
         if not engine.is_installed():
             self._drop()
             return
-        with engine.opened() as duck:
-            while self._mend(folder, duck) or self._clear(folder, duck):
-                pass
+        while self._any(folder, self._mend, self._clear):
+            pass
 
     def drop(self) -> None:
         """Remove all column files; answers come from the event table until they are built again."""
@@ -140,9 +139,18 @@ class Builder:
 
     def _step(self) -> bool:
         """One step; whether there was anything to do."""
-        folder = self._folder()
-        with engine.opened() as duck:
-            return any(step(folder, duck) for step in (self._extend, self._mend, self._clear, self._merge))
+        return self._any(self._folder(), self._extend, self._mend, self._clear, self._merge)
+
+    def _any(self, folder: Path, *steps: Callable[[Path, Any], bool]) -> bool:
+        try:
+            with engine.opened() as duck:
+                return any(step(folder, duck) for step in steps)
+        except Exception as exc:
+            if not engine.is_unreadable(exc):
+                raise
+            self._forget(folder, str(exc))
+            self._check(folder)
+            return True
 
     def _folder(self) -> Path:
         with self._dialect.transaction(self._db):
@@ -152,15 +160,18 @@ class Builder:
 
     def _check(self, folder: Path) -> None:
         """Forget all files if one is missing, and remove those that the database does not name."""
-        if any(not (folder / part.name).exists() for part in self._tables.parts()):
-            log.warning("column files are missing, they are built anew folder=%s", folder)
-            with self._dialect.transaction(self._db):
-                for table in (PartRow, CopiedRow, ChangedRow):
-                    table.delete().bind(self._db).execute()
+        if missing := [part.name for part in self._tables.parts() if not (folder / part.name).exists()]:
+            self._forget(folder, f"{missing[0]} is missing")
         named = {part.name for part in self._tables.parts()}
         for path in [*folder.glob(f"{EVENTS}/*/*"), *folder.glob(f"{NEW}/*")]:
             if str(path.relative_to(folder)) not in named:
                 path.unlink(missing_ok=True)
+
+    def _forget(self, folder: Path, reason: str) -> None:
+        log.warning("column files are built anew folder=%s reason=%s", folder, reason)
+        with self._dialect.transaction(self._db):
+            for table in (PartRow, CopiedRow, ChangedRow):
+                table.delete().bind(self._db).execute()
 
     def _extend(self, folder: Path, duck: Any) -> bool:
         with self._dialect.snapshot(self._db):

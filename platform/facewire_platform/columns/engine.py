@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,10 @@ from facewire_platform.columns.arrow import ArrowTable
 from facewire_platform.columns.parts import TYPES
 from facewire_platform.store.stopping import stoppable
 
-#: More rows than fit go to a file that has no name.
+#: More rows than fit go to a temporary file.
 MEMORY: Final = "160MB"
+#: Questions of one process that are answered at the same time: others wait, so that memory is bounded.
+_TURNS: Final = threading.BoundedSemaphore(2)
 THREADS: Final = 2
 COMPRESSION: Final = "zstd"
 #: Rows are found by the least and the greatest value of so many. They lie by person, so that few groups have one person's.
@@ -31,10 +34,10 @@ WRITTEN: Final = (
 
 @contextlib.contextmanager
 def opened() -> Iterator[Any]:
-    """A database of DuckDB's that is in memory, for one thread."""
+    """A database of DuckDB's that is in memory, for one thread. Never open one within another."""
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="facewire-") as folder:
+    with _TURNS, tempfile.TemporaryDirectory(prefix="facewire-") as folder:
         settings: dict[str, Any] = {
             "threads": min(THREADS, os.cpu_count() or 1),
             "memory_limit": MEMORY,
@@ -52,11 +55,11 @@ def is_installed() -> bool:
     return importlib.util.find_spec("duckdb") is not None
 
 
-def is_missing(exc: Exception) -> bool:
-    """Whether DuckDB raised it because a file is not there, or not one of ours."""
+def is_unreadable(exc: Exception) -> bool:
+    """Whether DuckDB raised it because a file is missing or damaged."""
     import duckdb
 
-    return isinstance(exc, duckdb.IOException)
+    return isinstance(exc, duckdb.IOException | duckdb.InvalidInputException)
 
 
 def put(connection: Any, table: str, rows: Iterable[Sequence[tuple[Any, ...]]], types: Mapping[str, str] = TYPES) -> int:
