@@ -1,39 +1,39 @@
 """A translator for a family of boxes, to copy: here a box that posts each record as JSON, numbered.
 
-    POST …  {"no": 120, "at": "2025-11-25 15:00:07", "who": "417", "name": "Ana Cruz", "score": 0.91,
-             "pass": true, "late": false, "jpeg": "/9j/4AAQ…"}           answer: {"result": 0}
+    POST /my-boxes/ID/record   {"no": 120, "at": "2025-11-25 15:00:07", "who": "417", "name": "Ana Cruz",
+                                "score": 0.91, "pass": true, "late": false, "jpeg": "/9j/4AAQ…"}
+    200                        {"result": 0}
 
 Pure: bytes in, records and answers out. The bridge keeps photographs, records the event with its key in
 one commit, and only then sends the answer.
 """
 
-import datetime as dt
 import json
 from typing import Any, Final
 
+from facewire.proof import Proof
 from facewire_bridge.clock import read_local
+from facewire_bridge.family import Box, Family, Post, Read
 from facewire_bridge.record import Poison, Record
 
 #: What tells the box that all of a post is durable.
 STORED: Final = b'{"result": 0}'
 
 
-def read_post(body: bytes, zone: dt.tzinfo, *, after_ms: int | None = None) -> Record | Poison:
-    """Read one post.
+def read_post(post: Post, box: Box) -> Read:
+    """Read one post. Of a box that posts arrays, return a record for each item, with the item."""
+    return [(_record(post.body, box), post.body)]
 
-    Args:
-        body: as received.
-        zone: of the box's clock, because it sends local time without one.
-        after_ms: when its record before this one was made: it tells the hour that happens twice.
-    """
+
+def _record(body: bytes, box: Box) -> Record | Poison:
     try:
         said = json.loads(body)
         number = _number(said)
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        # Without a key it can be neither acked by name nor recognized: it is known by its bytes.
+        # Without a key it is known by its bytes.
         return Poison("post", "", f"cannot be read: {exc!r}"[:200])
     try:
-        event = _event(said, zone, after_ms)
+        event = _event(said, box)
     except (ValueError, TypeError, KeyError) as exc:
         return Poison("post", str(number), f"is no event: {exc!r}"[:200], number, mark=str(said.get("at")))
     # Late or refused: history only. A gate must never see it.
@@ -50,10 +50,10 @@ def _number(said: dict[str, Any]) -> int:
     return number
 
 
-def _event(said: dict[str, Any], zone: dt.tzinfo, after_ms: int | None) -> dict[str, Any]:
+def _event(said: dict[str, Any], box: Box) -> dict[str, Any]:
     """What `facewire device record` takes. Photographs may stay in: the bridge takes them out."""
     return {
-        "timestamp": read_local(said["at"], zone, after_ms=after_ms),
+        "timestamp": read_local(said["at"], box.zone, after_ms=box.after_ms),
         "source_time": said["at"],
         "score": said["score"],
         "identity_id": said["who"],
@@ -61,3 +61,7 @@ def _event(said: dict[str, Any], zone: dt.tzinfo, after_ms: int | None) -> dict[
         "person_type": 1 if said["who"] else 4,
         "spot_pic": said.get("jpeg") or "",
     }
+
+
+#: Its records are numbered, so a missing number shows.
+FAMILY: Final = Family("my-boxes", frozenset({"record"}), read_post, STORED, Proof.PROVEN)

@@ -117,9 +117,9 @@ def test_numbers_that_the_terminal_does_not_have_become_a_gap(broker: Address, s
         box.memory.remove(lost[1])
         box.memory.remove(lost[2])
         box.record()
-        wait_until(lambda: stores.head("gate-1") == 5, what=lambda: f"{bridge.sources[0].missing} missing")
+        wait_until(lambda: stores.head("gate-1") == 5, what=lambda: f"{bridge.sources[0].describe()['unexplained']} missing")
         assert len(box.pulls) >= 3
-        assert bridge.sources[0].missing == 0
+        assert bridge.sources[0].describe()["unexplained"] == 0
     assert keys(stores.events("gate-1")) == ["rec:1/1", "rec:1/5", "rec:1/2"]
 
 
@@ -132,7 +132,7 @@ def test_a_terminal_that_is_away_has_refused_nothing(broker: Address, settings: 
             box.online_acked.wait(5)
             wait_until(lambda: len(stores.events("gate-1")) == 2)
         wait_until(lambda: bridge.sources[0]._message > 8)
-        assert bridge.sources[0].missing == 1
+        assert bridge.sources[0].describe()["unexplained"] == 1
     assert stores.head("gate-1") == 2
 
 
@@ -142,7 +142,7 @@ def test_records_out_of_order_leave_no_hole(broker: Address, settings: Path, sto
         for number in (0, 2, 1, 5, 4, 3, 3, 0):
             box.push_again(made[number])
         box.wait_acked()
-        assert bridge.sources[0].missing == 0
+        assert bridge.sources[0].describe()["unexplained"] == 0
         assert box.pulls == []
     assert len(stores.events("gate-1")) == 6
 
@@ -161,7 +161,7 @@ def test_a_reset_begins_a_new_generation_and_names_what_it_cost(
             clock[0] += dt.timedelta(seconds=2)
             box.record()
         wait_until(lambda: len(stores.events("gate-1")) == 5)
-        assert bridge.sources[0].resets == 1
+        assert bridge.sources[0]._placing.resets == 1
     assert keys(stores.events("gate-1")) == ["rec:1/1", "rec:1/3", "rec:2/1", "rec:2/2", "rec:2/3"]
     assert stores.head("gate-1") == 6
     assert "source was reset device=gate-1 form=rec" in caplog.text

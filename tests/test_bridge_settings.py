@@ -7,7 +7,8 @@ import pytest
 from facewire_process import FACEWIRE
 from shown_commands import blocks
 
-from facewire_bridge.settings import BridgeSettings, SettingsError, read_settings
+from facewire_bridge.settings import BridgeSettings, read_settings
+from facewire_bridge.tables import SettingsError
 
 GATE = '[mqtt-face.device.gate-1]\nid = "7"\nzone = "Asia/Shanghai"\n'
 

@@ -66,7 +66,7 @@ def post(port: int, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
 @pytest.mark.parametrize(("form", "batch"), [("json", 1), ("json", 7), ("form-data", 1)])
 def test_an_se3s_events_are_recorded_once_whichever_lane_brings_them(make: Make, form: str, batch: int) -> None:
     path, stores = make(SE3)
-    with sophon_bridge(path) as bridge, Se3(url(bridge.port), period=0.05, form=form, batch=batch, lose_answer=0.3) as box:
+    with sophon_bridge(path) as (port, _sources), Se3(url(port), period=0.05, form=form, batch=batch, lose_answer=0.3) as box:
         for number in range(20):
             box.compare(0.73 if number % 2 else 0.16, 1 if number % 2 else 4)
         box.wait_uploaded()
@@ -81,7 +81,7 @@ def test_an_se3s_events_are_recorded_once_whichever_lane_brings_them(make: Make,
 
 def test_a_history_copy_that_comes_first_is_history_only(make: Make) -> None:
     path, stores = make(SE3)
-    with sophon_bridge(path) as bridge, Se3(url(bridge.port), period=60) as box:
+    with sophon_bridge(path) as (port, _sources), Se3(url(port), period=60) as box:
         one = box.compare(0.9, realtime=False)
         assert box.post("history", box.body(one, history=True)) == 200
         assert box.post("realtime", box.body(one)) == 200
@@ -93,18 +93,18 @@ def test_a_history_copy_that_comes_first_is_history_only(make: Make) -> None:
 def test_every_shape_that_is_posted_is_taken(make: Make, shape: str) -> None:
     path, stores = make(SE3)
     kind = "realtime" if "realtime" in shape else "history"
-    with sophon_bridge(path) as bridge:
+    with sophon_bridge(path) as (port, _sources):
         body = (BOXES / f"{shape}.json").read_bytes()
         for _ in range(2):
-            assert post(bridge.port, f"/sophon/box-1/{kind}", body)[0] == 200
-        assert post(bridge.port, "/sophon/box-1/history", gzip.compress(body), Content_Encoding="gzip")[0] == 200
+            assert post(port, f"/sophon/box-1/{kind}", body)[0] == 200
+        assert post(port, "/sophon/box-1/history", gzip.compress(body), Content_Encoding="gzip")[0] == 200
     assert len(stores.events("hall-1")) == 1
 
 
 def test_three_photographs_of_any_size_are_named_by_their_hashes(make: Make) -> None:
     path, stores = make(SE3)
     data = b"\xff\xd8\xff" + os.urandom(300_000)
-    with sophon_bridge(path) as bridge, Se3(url(bridge.port), period=0.05, picture=base64.b64encode(data).decode()) as box:
+    with sophon_bridge(path) as (port, _sources), Se3(url(port), period=0.05, picture=base64.b64encode(data).decode()) as box:
         box.compare(0.9)
         box.wait_uploaded()
     (event,) = stores.events("hall-1")
@@ -115,18 +115,18 @@ def test_three_photographs_of_any_size_are_named_by_their_hashes(make: Make) -> 
 
 def test_a_status_is_kept_and_answered(make: Make) -> None:
     path, _ = make(SE3)
-    with sophon_bridge(path) as bridge:
+    with sophon_bridge(path) as (port, sources):
         body = (BOXES / "se3_device_status_post.json").read_bytes()
-        assert post(bridge.port, "/sophon/box-1/status", body)[0] == 200
-        assert bridge.sources[0].status["gateway_status"] == "online"
+        assert post(port, "/sophon/box-1/status", body)[0] == 200
+        assert sources[0].status["gateway_status"] == "online"
 
 
 def test_poison_is_kept_raw_and_answered_with_success(make: Make) -> None:
     path, stores = make(SE3)
-    with sophon_bridge(path) as bridge:
+    with sophon_bridge(path) as (port, sources):
         for body in (b"noise", b'{"timestamp": "never"}', b"noise"):
-            assert post(bridge.port, "/sophon/box-1/history", body)[0] == 200
-        assert bridge.sources[0].member.counts | {} == {"recorded": 0, "repeated": 1, "too_old": 0, "poison": 2, "refused": 0}
+            assert post(port, "/sophon/box-1/history", body)[0] == 200
+        assert sources[0].member.counts | {} == {"recorded": 0, "repeated": 1, "too_old": 0, "poison": 2, "refused": 0}
     assert stores.head("hall-1") == 2
     assert b"noise" in [file.read_bytes() for file in (stores.folder / "hall-1.db.poison").glob("??/*")]
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_taken_now_is_answered_with_503(make: Make, monkeypatch: 
         return take(self, *args, **more)
 
     monkeypatch.setattr(Member, "take", fail)
-    with sophon_bridge(path) as bridge, Se3(url(bridge.port), period=0.05) as box:
+    with sophon_bridge(path) as (port, _sources), Se3(url(port), period=0.05) as box:
         box.compare(0.9)
         wait_until(lambda: len(box.answers) > 3)
         assert {status for _, status, _ in box.answers} == {503}
@@ -154,26 +154,26 @@ def test_the_path_says_which_box_and_holds_its_secret(make: Make, caplog: pytest
     caplog.set_level(logging.DEBUG)
     path, stores = make(SE3 + 'secret = "s3cret-of-the-hall"\n')
     body = (BOXES / "se3_v2_history_post.json").read_bytes()
-    with sophon_bridge(path) as bridge:
+    with sophon_bridge(path) as (port, _sources):
         for wrong in ("box-1", "box-1/other", "box-2/s3cret-of-the-hall"):
-            assert post(bridge.port, f"/sophon/{wrong}/history", body)[0] == 503
-        assert post(bridge.port, "/sophon/box-1/s3cret-of-the-hall/other", body)[0] == 404
-        assert post(bridge.port, "/sophon/box-1/s3cret-of-the-hall/history", body)[0] == 200
+            assert post(port, f"/sophon/{wrong}/history", body)[0] == 503
+        assert post(port, "/sophon/box-1/s3cret-of-the-hall/other", body)[0] == 404
+        assert post(port, "/sophon/box-1/s3cret-of-the-hall/history", body)[0] == 200
     assert len(stores.events("hall-1")) == 1
     assert "s3cret" not in caplog.text
 
 
 def test_a_body_over_the_limit_is_refused(make: Make) -> None:
     path, _ = make(SE3)
-    with sophon_bridge(path) as bridge:
+    with sophon_bridge(path) as (port, _sources):
         packed = gzip.compress(bytes(25 << 20))
-        assert post(bridge.port, "/sophon/box-1/history", packed, Content_Encoding="gzip")[0] == 413
+        assert post(port, "/sophon/box-1/history", packed, Content_Encoding="gzip")[0] == 413
 
 
 def test_a_login_is_answered_if_the_settings_say_so(make: Make) -> None:
     path, _ = make(SE3 + 'login = "http://10.0.0.5:8088"\nrabbitmq = { host = "10.0.0.6" }\n')
-    with sophon_bridge(path) as bridge:
-        connection = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=10)
+    with sophon_bridge(path) as (port, _sources):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/sophon/box-1/login?dev_sno=DEMOSN&hex_mac=0x00")
         answer = json.loads(connection.getresponse().read())
         connection.close()
@@ -186,8 +186,8 @@ def test_realtime_comes_by_the_websocket_and_history_by_the_event_api(make: Make
     with Server(version) as box:
         path, stores = make(_table(version, box))
         before = [box.compare(90.0 + n) for n in range(3)]
-        with sophon_bridge(path) as bridge:
-            realtime = bridge.sources[0].member.agent.realtime
+        with sophon_bridge(path) as (_port, sources):
+            realtime = sources[0].member.agent.realtime
             wait_until(lambda: bool(box.clients) and realtime.threshold == 82.0)
             wait_until(lambda: len(stores.events("hall-1")) == 3)
             live = [box.compare(score, 4 if score < 82 else 1) for score in (95.0, 12.0, 82.0)]
@@ -276,8 +276,8 @@ def test_a_box_that_is_away_is_waited_for(make: Make, monkeypatch: pytest.Monkey
 def test_the_status_says_what_is_proved(make: Make) -> None:
     with Server(5) as box:
         path, _ = make(_table(5, box) + '[sophon.device.hall-2]\nid = "box-2"\n')
-        with sophon_bridge(path) as bridge:
-            asked, posting = bridge.sources
+        with sophon_bridge(path) as (_port, sources):
+            asked, posting = sources
             wait_until(lambda: asked.describe()["proof_at"] is not None)
             assert asked.describe()["proof"] == "reconciled"
             assert (posting.describe()["proof"], posting.describe().get("proof_at")) == ("best effort", None)

@@ -20,8 +20,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from facewire_bridge import sophon
+from facewire_bridge.family import Post
 from facewire_bridge.lanes import Lanes, Troubles
 from facewire_bridge.sophon_source import SophonSource
+from facewire_mqtt.clock import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -113,16 +115,16 @@ class Fetcher:
         await self._read_threshold()
         if self._unit is None and not await self._find_unit():
             return
-        now_ms, deep = time.time_ns() // 1_000_000, time.monotonic() >= self._deep_at
+        at_ms, deep = now_ms(), time.monotonic() >= self._deep_at
         cursor = await self._on_lane(self._source.cursor, writes=False)
         first = 0 if cursor is None else cursor - (_DEEP if deep else _OVERLAP)
-        walk = await self._walk(max(0, first), now_ms + _AHEAD)
+        walk = await self._walk(max(0, first), at_ms + _AHEAD)
         if deep:
             self._deep_at = time.monotonic() + _DEEP_EVERY
         if walk.agrees:
             self._disagreements = 0
             newest = walk.newest_ms if walk.newest_ms is not None else cursor or 0
-            await self._on_lane(lambda: self._source.agreed(newest, now_ms))
+            await self._on_lane(lambda: self._source.agreed(newest, at_ms))
             return
         self._disagreements += 1
         if self._disagreements == _PATIENCE:
@@ -146,7 +148,7 @@ class Fetcher:
 
     async def _page(self, first_ms: int, last_ms: int, page: int) -> tuple[set[str], int, int | None]:
         answer = await self._ask_events(first_ms, last_ms, page, self._unit or 1.0)
-        return await self._on_lane(lambda: self._source.queried(answer, now_ms=time.time_ns() // 1_000_000))
+        return await self._on_lane(lambda: self._source.queried(answer, now_ms=now_ms()))
 
     async def _ask_events(self, first_ms: int, last_ms: int, page: int, unit: float) -> Any:
         # In seconds a range's ends have a fraction.
@@ -159,7 +161,7 @@ class Fetcher:
 
     async def _find_unit(self) -> bool:
         """Whether a V6 box's ranges are in s or ms: its manual says one, and shows the other."""
-        until = time.time_ns() // 1_000_000 + _AHEAD
+        until = now_ms() + _AHEAD
         counts = {unit: sophon.read_events(await self._ask_events(0, until, 0, unit))[1] for unit in (0.001, 1.0)}
         if not counts[1.0]:
             return False
@@ -194,7 +196,7 @@ class Fetcher:
 
     async def _hear(self, raw: bytes) -> None:
         def work() -> None:
-            self._source.post("realtime", lambda: sophon.read_body("application/json", raw), raw, now_ms=time.time_ns() // 1_000_000)
+            self._source.take(Post("realtime", "application/json", raw), now_ms=now_ms())
 
         await self._on_lane(work, len(raw))
 

@@ -15,23 +15,21 @@ id = "1099001"                           # the device's own
 zone = "Asia/Shanghai"
 """
 
-import difflib
-import os
+import importlib
 import tomllib
 import zoneinfo
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from facewire.errors import FacewireError
 from facewire.topics import DEFAULT_ROOT, Topics, check_device
+from facewire_bridge.family import Family
 from facewire_bridge.mqtt_face import DEFAULT_PREFIX, PRIVATE
+from facewire_bridge.tables import SettingsError, Table
 from facewire_device.store import MAX_CAPACITY
 from facewire_mqtt.address import Address, tls_context
-
-T = TypeVar("T")
 
 #: A bridge stands for devices that forget once they are acked, so it holds more than a device does.
 DEFAULT_CAPACITY: Final = 100_000
@@ -40,10 +38,6 @@ _MOST_PHOTO_BYTES: Final = 1 << 44
 _PORT, _TLS_PORT = 1883, 8883
 _ADDRESS_KEYS: Final = frozenset({"host", "port", "username", "password", "password_file", "cafile", "cert", "key"})
 _VERSIONS: Final = (2, 5, 6)
-
-
-class SettingsError(FacewireError):
-    """A settings file cannot be used; names the file, the table, the key and the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +98,21 @@ class SophonDevice(Device):
 
 
 @dataclass(frozen=True, slots=True)
+class PushDevice(Device):
+    """A box of a family that posts over HTTP.
+
+    Attributes:
+        family: what its posts mean.
+        zone: of its clock.
+        secret: stands in the paths that it posts to, after its id; empty for none.
+    """
+
+    family: Family = field(kw_only=True)
+    zone: zoneinfo.ZoneInfo = zoneinfo.ZoneInfo("UTC")  # noqa: RUF009  # frozen
+    secret: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class BridgeSettings:
     """A whole file.
 
@@ -117,6 +126,8 @@ class BridgeSettings:
         face: the terminals.
         listen: where SophonAI boxes post to, host and port.
         sophon: the boxes.
+        http_listen: where boxes of other families post to.
+        http: the boxes.
     """
 
     stores: Path
@@ -128,6 +139,13 @@ class BridgeSettings:
     face: tuple[FaceDevice, ...]
     listen: tuple[str, int]
     sophon: tuple[SophonDevice, ...]
+    http_listen: tuple[str, int]
+    http: tuple[PushDevice, ...]
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Those of all families."""
+        return (*self.face, *self.sophon, *self.http)
 
 
 def read_settings(path: Path) -> BridgeSettings:
@@ -137,10 +155,10 @@ def read_settings(path: Path) -> BridgeSettings:
         SettingsError: it cannot be read, or something in it is wrong or unknown.
     """
     try:
-        top = _Table(tomllib.loads(path.read_text()), str(path), path.parent)
+        top = Table(tomllib.loads(path.read_text()), str(path), path.parent)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise SettingsError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
-    with top, top.table("broker") as broker, top.table("mqtt-face") as face, top.table("sophon") as sophon:
+    with top, top.table("broker") as broker, top.table("mqtt-face") as face, top.table("sophon") as sophon, top.table("http") as http:
         facewire_broker = _address(broker)
         settings = BridgeSettings(
             stores=path.parent / top.take("stores", str, "stores"),
@@ -152,82 +170,14 @@ def read_settings(path: Path) -> BridgeSettings:
             face=tuple(_face_device(name, table) for name, table in face.tables("device")),
             listen=sophon.parse("listen", _endpoint, "127.0.0.1:8088"),
             sophon=tuple(_sophon_device(name, table) for name, table in sophon.tables("device")),
+            http_listen=http.parse("listen", _endpoint, "127.0.0.1:8089"),
+            http=tuple(_push_device(name, table) for name, table in http.tables("device")),
         )
     _check_unique(settings, str(path))
     return settings
 
 
-class _Table:
-    """A table of the file: what was not taken out of it when the `with` ends is unknown."""
-
-    def __init__(self, values: dict[str, Any], where: str, folder: Path) -> None:
-        self._values, self._where, self._folder = dict(values), where, folder
-        self._known: set[str] = set()
-
-    def __enter__(self) -> "_Table":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._values:
-            key = sorted(self._values)[0]
-            near = difflib.get_close_matches(key, self._known, n=1)
-            raise SettingsError(f"{self._where}: unknown setting {key!r}" + (f". Did you mean {near[0]!r}?" if near else ""))
-
-    def error(self, key: str, reason: str) -> SettingsError:
-        return SettingsError(f"{self._where}: {key} {reason}")
-
-    def has(self, keys: Iterable[str]) -> bool:
-        return not self._values.keys().isdisjoint(keys)
-
-    def take(self, key: str, kind: type[T], default: T) -> T:
-        self._known.add(key)
-        value = self._values.pop(key, default)
-        if kind is float and type(value) is int:
-            value = float(value)
-        if value is not default and type(value) is not kind:
-            raise self.error(key, f"{value!r} is not {_NAMES[kind]}")
-        return value
-
-    def take_optional(self, key: str, kind: type[T]) -> T | None:
-        if key in self._values:
-            return self.take(key, kind, kind())
-        self._known.add(key)
-        return None
-
-    def parse(self, key: str, read: Callable[[str], T], default: str) -> T:
-        text = self.take(key, str, default)
-        try:
-            return read(text)
-        except ValueError as exc:
-            raise self.error(key, f"{text!r}: {exc}") from exc
-
-    def secret(self, key: str) -> str | None:
-        """A secret, or the first line of the file that `KEY_file` names; never shown."""
-        secret, path = self.take_optional(key, str), self.take_optional(f"{key}_file", str)
-        if secret is not None and path is not None:
-            raise self.error(key, f"and {key}_file are both given")
-        if path is None:
-            return secret
-        try:
-            return (self._folder / os.path.expandvars(path)).read_text().splitlines()[0]
-        except (OSError, UnicodeDecodeError, IndexError) as exc:
-            raise self.error(f"{key}_file", f"{path!r} cannot be read: {getattr(exc, 'strerror', None) or 'it is empty'}") from exc
-
-    def table(self, key: str) -> "_Table":
-        return _Table(self.take(key, dict, {}), f"{self._where}: [{key}]", self._folder)
-
-    def tables(self, key: str) -> list[tuple[str, "_Table"]]:
-        found = self.take(key, dict, {})
-        for name, value in found.items():
-            if not isinstance(value, dict):
-                raise self.error(f"{key}.{name}", f"{value!r} is not a table")
-        return [(name, _Table(value, f"{self._where}: {key} {name!r}", self._folder)) for name, value in found.items()]
-
-
-_NAMES: Final[dict[type, str]] = {str: "text", int: "an integer", float: "a number", bool: "true or false", list: "a list", dict: "a table"}
-
-
-def _address(table: _Table) -> Address:
+def _address(table: Table) -> Address:
     username, password = table.take_optional("username", str), table.secret("password")
     if password is not None and username is None:
         raise table.error("password", "needs a username (MQTT 3.1.1 section 3.1.2.9)")
@@ -243,7 +193,7 @@ def _address(table: _Table) -> Address:
     return address
 
 
-def _common(name: str, table: _Table, *, threshold: float | None) -> dict[str, Any]:
+def _common(name: str, table: Table, *, threshold: float | None) -> dict[str, Any]:
     """What every device has."""
     try:
         check_device(name)
@@ -260,14 +210,14 @@ def _common(name: str, table: _Table, *, threshold: float | None) -> dict[str, A
     }
 
 
-def _positive(table: _Table, key: str, default: int, most: int) -> int:
+def _positive(table: Table, key: str, default: int, most: int) -> int:
     value = table.take(key, int, default)
     if not 1 <= value <= most:
         raise table.error(key, f"{value} is not from 1 to {most}")
     return value
 
 
-def _face_device(name: str, table: _Table) -> FaceDevice:
+def _face_device(name: str, table: Table) -> FaceDevice:
     with table:
         keep = frozenset(map(str, table.take("keep", list, [])))
         if strange := sorted(keep - PRIVATE):
@@ -282,7 +232,7 @@ def _face_device(name: str, table: _Table) -> FaceDevice:
         )
 
 
-def _sophon_device(name: str, table: _Table) -> SophonDevice:
+def _sophon_device(name: str, table: Table) -> SophonDevice:
     with table:
         version = table.take("version", int, 2)
         if version not in _VERSIONS:
@@ -302,6 +252,27 @@ def _sophon_device(name: str, table: _Table) -> SophonDevice:
         if device.websocket and not device.api:
             raise table.error("websocket", "needs api: the box sends nothing until it is told its cameras")
         return device
+
+
+def _push_device(name: str, table: Table) -> PushDevice:
+    with table:
+        return PushDevice(
+            **_common(name, table, threshold=0.0),
+            family=table.parse("family", _family, ""),
+            zone=table.parse("zone", _zone, "UTC"),
+            secret=table.secret("secret") or "",
+        )
+
+
+def _family(text: str) -> Family:
+    """The family of a module, which may be anybody's."""
+    try:
+        family = importlib.import_module(text).FAMILY if text else None
+    except (ImportError, AttributeError) as exc:
+        raise ValueError(f"cannot be used: {exc}") from exc
+    if not isinstance(family, Family):
+        raise ValueError("is not the name of a module with a FAMILY, such as my_boxes")  # noqa: TRY004  # of a setting
+    return family
 
 
 def _zone(text: str) -> zoneinfo.ZoneInfo:
@@ -328,7 +299,7 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 
 def _check_unique(settings: BridgeSettings, where: str) -> None:
-    devices: tuple[Device, ...] = (*settings.face, *settings.sophon)
+    devices = settings.devices
     names = [device.name for device in devices]
     ids = [f"id {device.id!r} of {type(device).__name__}" for device in devices]
     for what in (names, ids):

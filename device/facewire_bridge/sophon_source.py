@@ -4,20 +4,22 @@ A box answers no question about what it forgot, so its class of proof rests on t
 says until when the box's count of events and ours agreed.
 """
 
-import json
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from facewire.proof import Proof
 from facewire_bridge import sophon
+from facewire_bridge.family import Post
 from facewire_bridge.member import Member, Placed
+from facewire_bridge.push_source import raw_of
 from facewire_bridge.record import Poison, Record
 from facewire_bridge.settings import SophonDevice
 
 log = logging.getLogger(__name__)
 
+_KINDS: Final = frozenset({"realtime", "history", "status"})
 _CURSOR: Final = "sophon.cursor"
 _RECONCILED: Final = "sophon.reconciled"
 _UNRECONCILED: Final = "sophon.unreconciled"
@@ -52,17 +54,46 @@ class SophonSource:
             return about | {"proof": Proof.BEST_EFFORT}
         return about | {"proof": Proof.RECONCILED, "proof_at": self._reconciled_ms}
 
-    def post(self, form: str, parse: Callable[[], object], raw: bytes, *, now_ms: int) -> None:
+    @property
+    def path(self) -> tuple[str, str]:
+        return "sophon", self.device.id
+
+    @property
+    def secret(self) -> str:
+        return self.device.secret
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return _KINDS
+
+    @property
+    def answer(self) -> tuple[bytes, str]:
+        return sophon.STORED, "application/json"
+
+    def take(self, post: Post, *, now_ms: int) -> None:
         """What the box posted or sent. On return all of it is durable. Raises `StoreError`."""
         try:
-            body = parse()
+            body = sophon.read_body(post.content_type, post.body) if post.form is None else sophon.read_form(post.form)
         except ValueError as exc:
-            self.member.take([Placed(Poison(form, "", str(exc)), "", raw)], now_ms=now_ms)
+            if post.kind != "status":
+                self.member.take([Placed(Poison(post.kind, "", str(exc)), "", post.body)], now_ms=now_ms)
             return
-        records = sophon.read_push(form, body)
+        if post.kind == "status":
+            self.status = body if isinstance(body, dict) else {}
+            return
+        records = sophon.read_push(post.kind, body)
         self._take(list(zip(records, body if isinstance(body, list) else [body], strict=True)), now_ms)
-        if form == "realtime":
+        if post.kind == "realtime":
             self._delays.extend(now_ms - record.event["timestamp"] for record in records if isinstance(record, Record))
+
+    def ask(self, kind: str, query: Mapping[str, str]) -> dict[str, Any] | None:
+        """The answer to a login, if the settings say where to post to."""
+        device = self.device
+        if kind != "login" or not device.login:
+            return None
+        log.info("box logs in device=%s dev_sno=%s", self.member.name, ascii(query.get("dev_sno", ""))[:80])
+        base = f"{device.login}/sophon/{device.id}" + (f"/{device.secret}" if device.secret else "")
+        return sophon.login_answer(device.version, f"{base}/history", f"{base}/status", device.rabbitmq)
 
     def queried(self, answer: object, *, now_ms: int) -> tuple[set[str], int, int | None]:
         """An answer of the event API, which is durable on return: the keys of its events, the range's count, the newest time.
@@ -94,19 +125,10 @@ class SophonSource:
         self.member.with_ledger(lambda ledger: ledger.write_notes({_UNRECONCILED: f"the box counts {counted}, we hold {held}"}))
 
     def _take(self, found: Sequence[tuple[Record | Poison, object]], now_ms: int) -> None:
-        placed = [Placed(record, record.key, _raw(item)) for record, item in found]
+        placed = [Placed(record, record.key, raw_of(item)) for record, item in found]
         if placed:
             self.member.take(placed, now_ms=now_ms)
 
 
 def _key(record: Record | Poison, row: object) -> str:
-    return record.key or _raw(row).decode()
-
-
-def _raw(item: object) -> bytes:
-    return json.dumps(item, ensure_ascii=False, sort_keys=True, default=_show).encode(errors="surrogateescape")
-
-
-def _show(value: object) -> str:
-    # A part of a form may be bytes.
-    return value.decode(errors="replace") if isinstance(value, bytes) else repr(value)
+    return record.key or raw_of(row).decode()

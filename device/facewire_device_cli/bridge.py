@@ -7,8 +7,11 @@ from typing import Final, Protocol, TypeVar
 import click
 
 from facewire_bridge.face_bridge import FaceBridge
+from facewire_bridge.member import Member
 from facewire_bridge.process import Fleet
+from facewire_bridge.push_source import Posting, PushSource
 from facewire_bridge.settings import BridgeSettings, Device, read_settings
+from facewire_bridge.sophon_source import SophonSource
 from facewire_cli.ending import Ending
 from facewire_cli.logs import say
 from facewire_cli.systemd import Service
@@ -36,9 +39,11 @@ def check(file: Path) -> None:
     for box in settings.sophon:
         ways = [name for name, there in (("posts", True), ("websocket", box.websocket), ("query", box.api)) if there]
         click.echo(f"sophon {box.name}: id {box.id}, version {box.version}, {', '.join(ways)}")
-    if not settings.face and not settings.sophon:
+    for other in settings.http:
+        click.echo(f"http {other.name}: id {other.id}, family {other.family.name}, zone {other.zone}")
+    if not settings.devices:
         raise click.UsageError(f"{file}: has no device; add a table such as [mqtt-face.device.gate-1]")
-    say("%s is fine: %d devices", file, len(settings.face) + len(settings.sophon))
+    say("%s is fine: %d devices", file, len(settings.devices))
 
 
 @bridge.command(name="mqtt-face")
@@ -63,16 +68,33 @@ def sophon(file: Path) -> None:
     SE3 boxes post here. The events of the others are fetched. Each is answered
     once it is durable here. FILE has a table for each box: docs/bridges.md.
     """
-    # It needs the extra, which a bridge of terminals does without.
-    try:
-        from facewire_bridge.sophon_bridge import SophonBridge
-    except ModuleNotFoundError as exc:
-        raise click.ClickException(f"'bridge sophon' needs {exc.name}: pip install 'facewire[bridge]'") from exc
-
     settings = read_settings(file)
     if not settings.sophon:
         raise click.UsageError(f"{file}: has no box; add a table such as [sophon.device.hall-1]")
-    _serve(settings, settings.sophon, lambda fleet, failed: SophonBridge(settings, fleet.members, fleet.lanes, on_failure=failed))
+    _serve(settings, settings.sophon, lambda fleet, failed: _http(settings.listen, SophonSource, fleet, failed))
+
+
+@bridge.command()
+@_FILE
+def http(file: Path) -> None:
+    """Bridge boxes of any other family that posts over HTTP.
+
+    A family is a Python module that reads what a box posts; FILE names it for
+    each box: docs/bridges.md.
+    """
+    settings = read_settings(file)
+    if not settings.http:
+        raise click.UsageError(f"{file}: has no box; add a table such as [http.device.hall-1]")
+    _serve(settings, settings.http, lambda fleet, failed: _http(settings.http_listen, PushSource, fleet, failed))
+
+
+def _http(listen: tuple[str, int], source: Callable[[D, Member], Posting], fleet: Fleet[D], failed: Callable[[], None]) -> "_Server":
+    # It needs the extra, which a bridge of terminals does without.
+    try:
+        from facewire_bridge.http_bridge import HttpBridge
+    except ModuleNotFoundError as exc:
+        raise click.ClickException(f"this needs {exc.name}: pip install 'facewire[bridge]'") from exc
+    return HttpBridge(listen, [source(device, member) for device, member in fleet.members], fleet.lanes, on_failure=failed)
 
 
 class _Server(Protocol):

@@ -8,9 +8,11 @@ from typing import Any
 
 from facewire import codec
 from facewire_bridge.face_bridge import FaceBridge
+from facewire_bridge.http_bridge import HttpBridge
 from facewire_bridge.process import Fleet
+from facewire_bridge.push_source import PushSource
 from facewire_bridge.settings import BridgeSettings, read_settings
-from facewire_bridge.sophon_bridge import SophonBridge
+from facewire_bridge.sophon_source import SophonSource
 from facewire_device.store import open_store
 from facewire_mqtt.address import Address
 
@@ -78,11 +80,14 @@ def face_bridge(path: Path) -> Iterator[FaceBridge]:
 
 
 @contextlib.contextmanager
-def sophon_bridge(path: Path, period: float = 0.1) -> Iterator[SophonBridge]:
+def http_bridge(path: Path, period: float = 0.1) -> Iterator[HttpBridge]:
+    """`bridge sophon`, or `bridge http` if there is no SophonAI box."""
     settings = read_settings(path)
-    fleet = Fleet(settings, settings.sophon, on_failure=lambda: None)
+    fleet: Fleet[Any] = Fleet(settings, settings.sophon or settings.http, on_failure=lambda: None)
     try:
-        bridge = SophonBridge(settings, fleet.members, fleet.lanes, period=period)
+        source = SophonSource if settings.sophon else PushSource
+        sources = [source(device, member) for device, member in fleet.members]
+        bridge = HttpBridge(settings.listen if settings.sophon else settings.http_listen, sources, fleet.lanes, period=period)
         fleet.start()
         bridge.start()
         try:
@@ -92,3 +97,10 @@ def sophon_bridge(path: Path, period: float = 0.1) -> Iterator[SophonBridge]:
     finally:
         fleet.stop()
     fleet.check()
+
+
+@contextlib.contextmanager
+def sophon_bridge(path: Path, period: float = 0.1) -> Iterator[tuple[int, list[SophonSource]]]:
+    """Its port, and its boxes."""
+    with http_bridge(path, period) as bridge:
+        yield bridge.port, [source for source in bridge.sources if isinstance(source, SophonSource)]

@@ -1,4 +1,4 @@
-"""`facewire bridge sophon`: one event loop, on a thread of its own, for the inbox and for all that is fetched."""
+"""`facewire bridge sophon` and `http`: one event loop, on a thread of its own, for the inbox and for all that is fetched."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,7 @@ from facewire.errors import FacewireError
 from facewire_bridge.fetcher import PERIOD, Fetcher
 from facewire_bridge.inbox import Inbox
 from facewire_bridge.lanes import Lanes, Troubles
-from facewire_bridge.member import Member
-from facewire_bridge.settings import BridgeSettings, SophonDevice
+from facewire_bridge.push_source import Posting
 from facewire_bridge.sophon_source import SophonSource
 
 log = logging.getLogger(__name__)
@@ -26,15 +25,15 @@ _MOST_CONNECTIONS: Final = 2_000
 _KEEP_ALIVE: Final = 60
 
 
-class SophonBridge:
-    """Serves every SophonAI box of a settings file.
+class HttpBridge:
+    """Serves boxes that post, and fetches from those that are asked.
 
     Args:
-        settings: the file.
-        members: for each of its boxes.
+        listen: host and port.
+        sources: the boxes; each on the lane of its place.
         lanes: where they are worked on.
         on_failure: called if the event loop fails.
-        period: from one question of the event API to the next, s.
+        period: from one question of an event API to the next, s.
 
     Raises:
         FacewireError: the address cannot be listened on.
@@ -42,25 +41,25 @@ class SophonBridge:
 
     def __init__(
         self,
-        settings: BridgeSettings,
-        members: Sequence[tuple[SophonDevice, Member]],
+        listen: tuple[str, int],
+        sources: Sequence[Posting],
         lanes: Lanes,
         *,
         on_failure: Callable[[], None] = lambda: None,
         period: float = PERIOD,
     ) -> None:
-        self.sources = [SophonSource(device, member) for device, member in members]
+        self.sources = sources
         self._lanes, self._troubles, self._period = lanes, Troubles(), period
         self._on_failure = on_failure
         self._failure: BaseException | None = None
         try:
-            family = socket.AF_INET6 if ":" in settings.listen[0] else socket.AF_INET
-            self._socket = socket.create_server(settings.listen, family=family)
+            family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
+            self._socket = socket.create_server(listen, family=family)
         except OSError as exc:
-            raise FacewireError(f"cannot listen on {settings.listen[0]}:{settings.listen[1]}: {exc.strerror}") from exc
+            raise FacewireError(f"cannot listen on {listen[0]}:{listen[1]}: {exc.strerror}") from exc
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            Inbox(self.sources, lanes, self._troubles),
+            Inbox(sources, lanes, self._troubles),
             access_log=False,  # paths hold secrets
             log_config=None,
             lifespan="off",
@@ -69,7 +68,7 @@ class SophonBridge:
             ws="none",
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._run, name="sophon", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -95,7 +94,7 @@ class SophonBridge:
             fetchers = [
                 asyncio.create_task(Fetcher(number, source, client, self._lanes, self._troubles, self._period).run())
                 for number, source in enumerate(self.sources)
-                if source.device.api or source.device.websocket
+                if isinstance(source, SophonSource) and source.device.api
             ]
             try:
                 await self._server.serve(sockets=[self._socket])

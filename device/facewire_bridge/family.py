@@ -1,0 +1,62 @@
+"""What a family of boxes that post over HTTP is: a pure module with a `FAMILY`. Pure.
+
+POST /NAME/{id}/{kind} ──▶ Post ──▶ read ──▶ [(Record | Poison, as posted)] ──▶ one commit ──▶ stored
+"""
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from facewire.proof import Proof
+from facewire_bridge.record import Poison, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A POST, as received."""
+
+    #: Last level of its path.
+    kind: str
+    content_type: str
+    body: bytes
+    #: Fields of a multipart body: texts, and files as bytes. None of any other.
+    form: Mapping[str, str | bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What is known of the box that posts.
+
+    Attributes:
+        zone: of its clock.
+        after_ms: when its highest numbered record was made; None if it has none.
+    """
+
+    zone: dt.tzinfo
+    after_ms: int | None = None
+
+
+#: Records, each with what was posted of it, which is kept if it is poison.
+Read: TypeAlias = list[tuple[Record | Poison, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of boxes.
+
+    Attributes:
+        name: first level of its paths.
+        kinds: last levels of the paths that carry records.
+        read: reads a post; a `ValueError` makes all of it poison.
+        stored: the answer, with status 200, that means "stored" to the box.
+        proof: what its records prove.
+        media_type: of the answer.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    read: Callable[[Post, Box], Read]
+    stored: bytes
+    proof: Proof = Proof.BEST_EFFORT
+    media_type: str = "application/json"

@@ -1,0 +1,105 @@
+"""One box that posts over HTTP: what it posts becomes records of its member. On its member's lane."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from facewire_bridge.family import Box, Family, Post
+from facewire_bridge.member import Member, Placed
+from facewire_bridge.placing import Placing
+from facewire_bridge.record import Poison
+from facewire_bridge.settings import PushDevice
+
+
+class Posting(Protocol):
+    """What the inbox needs of a box."""
+
+    @property
+    def path(self) -> tuple[str, str]:
+        """First levels of its paths: family and id."""
+
+    @property
+    def secret(self) -> str:
+        """Third level of its paths; empty for none."""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Last levels of its paths."""
+
+    @property
+    def answer(self) -> tuple[bytes, str]:
+        """What it is answered, and the media type, once all of a post is durable."""
+
+    @property
+    def member(self) -> Member: ...
+
+    def take(self, post: Post, *, now_ms: int) -> None:
+        """On return all of the post is durable. Raises `StoreError`."""
+
+    def ask(self, kind: str, query: Mapping[str, str]) -> dict[str, Any] | None:
+        """The answer to a question that needs no store; None if it is none."""
+
+
+class PushSource:
+    """One box of a family that is a pure module.
+
+    Args:
+        device: its settings.
+        member: what it becomes.
+    """
+
+    def __init__(self, device: PushDevice, member: Member) -> None:
+        self.device, self.member = device, member
+        self._family: Family = device.family
+        self._placing = Placing(member, ("post",))
+        member.agent.describe_source = self.describe
+
+    @property
+    def path(self) -> tuple[str, str]:
+        return self._family.name, self.device.id
+
+    @property
+    def secret(self) -> str:
+        return self.device.secret
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return self._family.kinds
+
+    @property
+    def answer(self) -> tuple[bytes, str]:
+        return self._family.stored, self._family.media_type
+
+    def describe(self) -> dict[str, Any]:
+        """What its status says of its proof; from any thread."""
+        return {"proof": self._family.proof, "proof_at": self._placing.reset_ms, "unexplained": self._placing.missing}
+
+    def take(self, post: Post, *, now_ms: int) -> None:
+        numbers = self._placing.numbers()
+        after_ms = max((state.at_ms for state in numbers.values()), default=0) or None
+        try:
+            found = self._family.read(post, Box(self.device.zone, after_ms))
+        except ValueError as exc:
+            found = [(Poison("post", "", str(exc)), post.body)]
+        unnumbered = [Placed(record, record.key, raw_of(item)) for record, item in found if record.number is None]
+        if unnumbered:
+            self.member.take(unnumbered, now_ms=now_ms)
+        for record, item in found:
+            if record.number is not None:
+                late = isinstance(record, Poison) or not record.realtime
+                self._placing.take(record, raw_of(item), late=late, now_ms=now_ms)
+
+    def ask(self, kind: str, query: Mapping[str, str]) -> dict[str, Any] | None:
+        return None
+
+
+def raw_of(item: object) -> bytes:
+    """The bytes under which poison is kept."""
+    if isinstance(item, bytes):
+        return item
+    return json.dumps(item, ensure_ascii=False, sort_keys=True, default=_show).encode(errors="surrogateescape")
+
+
+def _show(value: object) -> str:
+    # A part of a form may be bytes.
+    return value.decode(errors="replace") if isinstance(value, bytes) else repr(value)
