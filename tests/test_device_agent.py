@@ -142,6 +142,8 @@ def test_matches_without_a_session_are_counted_and_never_sent_late(tmp_path: Pat
     recorder.record_all(events(1, 3, score=0.9))
     wait_until(lambda: agent.realtime.missed == 3)
     with embedded.running(port=port) as address, platform_on(address) as platform:
+        status, _ = platform.wait(Status, lambda status: status.online)
+        assert status.missed == 3
         batch = platform.batch()
         assert len(batch.events) == 3
         recorder.record_all([event(4, 0.9)])

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,14 @@ def test_a_check_that_finds_all_well_exits_0(site: Path) -> None:
 @pytest.mark.parametrize("arguments", [["--check"], ["--max-lag", "5"], ["--check", "--max-lag", "-1"]])
 def test_a_check_of_nothing_and_a_limit_without_a_check_are_refused(site: Path, arguments: list[str]) -> None:
     assert run(site, *arguments).exit_code == 2
+
+
+def test_missed_matches_are_shown_if_there_are_any(site: Path) -> None:
+    with open_store(site) as store:
+        now = time.time_ns() // 1_000_000
+        store.store([Message("lobby", Status(BOOT, online=True, at=now, epoch=EPOCH, head=1, missed=7), now)])
+    head, *_, lobby = run(site, "-o", "pretty", "-d", "lobby").stdout.splitlines()
+    assert (head.split()[-1], lobby.split()[-1]) == ("missed", "7")
 
 
 def test_the_table_shows_readable_ages_and_durations(site: Path) -> None:

@@ -40,13 +40,16 @@ def scrape(location: Location, counters: Counters | None = None, now: float = 10
 def test_a_scrape_has_each_device_and_each_stream(location: Location) -> None:
     with open_store(location) as store:
         store.store([Message("d", batch(0, 5, 1, 2, bad=(bad_event(5),), head=9), 95_000)])
-        store.store([Message("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2), 95_000)])
+        store.store(
+            [Message("d", Status(BOOT, True, 96_000, EPOCH, head=9, oldest=1, cursor=0, capacity=100, dropped=2, missed=4), 95_000)]
+        )
     found = scrape(location)
     assert found["facewire_database_up", ""] == 1
     assert found["facewire_device_online", "d"] == 1
     assert [found["facewire_devices", state] for state in ("online", "silent", "offline")] == [1, 0, 0]
     assert found["facewire_device_lag_events", "d"] == 4
     assert found["facewire_device_dropped_events", "d"] == 2
+    assert found["facewire_device_missed_matches", "d"] == 4
     assert found["facewire_device_last_seen_timestamp_seconds", "d"] == 95.0
     assert found["facewire_stream_watermark", f"d,{EPOCH}"] == 5
     assert found["facewire_stream_gap_events", f"d,{EPOCH}"] == 2

@@ -112,6 +112,8 @@ class Status:
     #: Events overwritten before they were acked, this epoch.
     dropped: int | None = None
     version: str | None = None
+    #: Matches of this boot that missed the realtime lane: without a session, or found too late to go out at once.
+    missed: int | None = None
     #: Of a bridged device, how far it is proved that its source lost nothing: proven, reconciled or best effort.
     proof: str | None = None
     #: Until when it is reconciled, or since when it is proven, if the source's numbers began anew; ms since 1970 UTC.
@@ -285,6 +287,7 @@ def decode_status(payload: bytes) -> Status:
         capacity=m.optional_integer("capacity", least=1),
         dropped=m.optional_integer("dropped"),
         version=m.optional("version", str, "text"),
+        missed=m.optional_integer("missed"),
         proof=m.optional("proof", str, "text"),
         proof_at=m.optional_integer("proof_at", least=-MAX_INT),
         unexplained=m.optional_integer("unexplained"),

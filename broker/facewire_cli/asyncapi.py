@@ -71,7 +71,19 @@ _EXAMPLES: Final[dict[Kind, dict[str, Message]]] = {
     },
     "status": {
         "online": Status(
-            _BOOT, True, _AT, _EPOCH, head=57, oldest=12, cursor=41, threshold=0.8, period=20.0, capacity=10_000, dropped=0, version="0.1.0"
+            _BOOT,
+            True,
+            _AT,
+            _EPOCH,
+            head=57,
+            oldest=12,
+            cursor=41,
+            threshold=0.8,
+            period=20.0,
+            capacity=10_000,
+            dropped=0,
+            version="0.1.0",
+            missed=0,
         ),
         "the last will": Status(_BOOT, False, _AT),
     },

@@ -167,6 +167,8 @@ def _status(row: Row) -> Iterator[str]:
     for name in ("dropped", "threshold", "version"):
         if name in row:
             yield f"{name} {row[name]}"
+    if row.get("missed"):
+        yield f"missed {row['missed']}"
     if proof := describe_proof(row):
         yield proof
     yield f"boot {row['boot']}"

@@ -338,7 +338,9 @@ class Agent:
         online = online_status(
             store.ring(), self.boot, at=now_ms(), threshold=threshold, period=period, capacity=store.capacity, version=_VERSION
         )
-        self._connection.publish(self._status_publication(dataclasses.replace(online, **self.describe_source())))
+        self._connection.publish(
+            self._status_publication(dataclasses.replace(online, missed=self.realtime.missed, **self.describe_source()))
+        )
 
     def _offline(self) -> Publication:
         """The status of a device that is gone: its last will, and its goodbye."""

@@ -37,6 +37,8 @@ def status(
     said no goodbye. The clock offset is its clock minus the platform's. The
     outage budget is how long it can still be cut off before its ring
     overwrites events that are not acked, at the rate of its last 1,000 events.
+    Missed, which is shown if there are any, are matches of this run of the
+    device that missed the realtime lane; their events come as history.
     The proof of a bridged device says how far it is proved that its box lost
     nothing: docs/bridges.md.
     """
@@ -52,8 +54,8 @@ def status(
         "outage_budget": _seconds,
     }
     epochs = ("epoch",) if all_epochs else ()
-    proof = ("proof",) if any(row["proof"] for row in rows) else ()
-    write_rows(rows, output, (*COLUMNS[:1], *epochs, *COLUMNS[1:], *proof), shown=shown)
+    more = tuple(name for name in ("missed", "proof") if any(row[name] for row in rows))
+    write_rows(rows, output, (*COLUMNS[:1], *epochs, *COLUMNS[1:], *more), shown=shown)
     wrong = [*_unknown(rows, devices), *_unhealthy(rows, limits, now)] if check else []
     for line in wrong:
         click.echo(line, err=True)

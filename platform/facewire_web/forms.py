@@ -172,6 +172,7 @@ class DeviceRow(BaseModel):
     gaps: int
     quarantined: int
     dropped: int | None
+    missed: int | None = Field(description="Matches of this run of the device that missed the realtime lane.")
     proof: str | None = Field(description="Of a bridged device, how far it is proved that its box lost nothing.")
 
 

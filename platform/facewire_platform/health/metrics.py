@@ -57,6 +57,7 @@ _DEVICE: Final = (
     _Column("online", "1 if the device is connected, and was heard from in its last three periods.", lambda row: row["state"] == "online"),
     _column("lag_events", "Events recorded on the device but not acked.", "lag"),
     _column("dropped_events", "Events of this epoch that the device overwrote before they were acked.", "dropped"),
+    _column("missed_matches", "Matches of this run of the device that missed the realtime lane.", "missed"),
     _column("clock_offset_seconds", "The device's clock minus the platform's, at its last status.", "clock_offset"),
     _column(
         "outage_budget_seconds", "How long the device can still be cut off before it overwrites events that are not acked.", "outage_budget"

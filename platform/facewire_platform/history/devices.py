@@ -61,6 +61,7 @@ def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, rat
         "gaps": stored["gaps"],
         "quarantined": stored["quarantined"],
         "dropped": status.get("dropped"),
+        "missed": status.get("missed"),
         "online": bool(current and row and row["online"]),
         "last_seen": max(stored["last_seen"], row["last_seen"] if current and row else 0),
         "current": current,
