@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import logging
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,7 +68,16 @@ def _ours() -> tuple[Object, ...]:
         return tuple(read_objects(database.execute_sql))
 
 
-def _in_memory() -> contextlib.closing[Any]:
+@contextlib.contextmanager
+def _in_memory() -> Iterator[Any]:
+    """A database to compare with. The log does not say that it was migrated."""
+    log = logging.getLogger("peewee.migrations")
+    level = log.level
+    log.setLevel(logging.WARNING)
     database = peewee.SqliteDatabase(":memory:")
-    database.connect()
-    return contextlib.closing(database)
+    try:
+        database.connect()
+        yield database
+    finally:
+        database.close()
+        log.setLevel(level)
