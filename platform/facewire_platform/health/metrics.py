@@ -9,6 +9,7 @@ facewire_worker_*   this worker since it started
 import functools
 import gzip
 import logging
+import operator
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,7 +51,7 @@ class _Column:
 
 
 def _column(name: str, text: str, key: str) -> _Column:
-    return _Column(name, text, lambda row: row[key])
+    return _Column(name, text, operator.itemgetter(key))
 
 
 _DEVICE: Final = (

@@ -70,7 +70,8 @@ class Readings:
 
 def _read(database: Location, now: int) -> Reading:
     with History(database) as history:
-        devices, streams = [assess(row, now) for row in history.devices()], _bounded(history.conservation())
+        found, conservation = history.devices_and_conservation()
+        devices, streams = [assess(row, now) for row in found], _bounded(conservation)
     return Reading(now, devices, streams, _summary(devices))
 
 

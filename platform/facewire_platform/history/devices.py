@@ -2,6 +2,8 @@
 
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import peewee
+
 from facewire import codec
 from facewire.proof import describe_proof
 from facewire_platform.store.schema import EventRow, StreamRow
@@ -24,8 +26,8 @@ class Rate(NamedTuple):
         return (self.last - self.first + 1) * 1000 / (at_ms - self.first_at) if at_ms > self.first_at else None
 
 
-def rates() -> Any:
-    """Device, epoch and `Rate` of each stream, with nulls if it has no events; reads two of each."""
+def rate_columns() -> tuple[Any, ...]:
+    """For a query of streams, the fields of `Rate`, null without events; reads two events of each."""
 
     def one(column: Any, order: Any, *within: Any) -> Any:
         # Each column in a query of its own: a join could be planned as a walk through all events.
@@ -33,23 +35,49 @@ def rates() -> Any:
 
     recent = EventRow.seq > StreamRow.head - RATE_EVENTS
     first, first_at = (one(column, EventRow.seq, recent) for column in (EventRow.seq, EventRow.timestamp))
-    return StreamRow.select(StreamRow.device, StreamRow.epoch, first, first_at, one(EventRow.seq, EventRow.seq.desc()))
+    last = one(EventRow.seq, EventRow.seq.desc())
+    return first.alias("rate_first"), first_at.alias("rate_first_at"), last.alias("rate_last")
 
 
-def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, rate: Rate | None, *, current: bool) -> Row:
+def above_column() -> Any:
+    """For a query of streams, the number of stored events above the watermark."""
+    count = EventRow.select(peewee.fn.COUNT(EventRow.seq))
+    return count.where((EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.watermark)).alias("above")
+
+
+def conserved(stream: Row) -> Row:
+    """Whether the counts of a stream add up; `stream` has `above_column`."""
+    stored = stream["stored"] - stream["above"]
+    return {
+        "device": stream["device"],
+        "epoch": stream["epoch"],
+        "watermark": stream["watermark"],
+        "gaps": stream["gaps"],
+        "quarantined": stream["quarantined"],
+        "stored": stored,
+        "unaccounted": stream["watermark"] - stored - stream["gaps"] - stream["quarantined"],
+    }
+
+
+def _rate(stream: Row) -> Rate | None:
+    first, first_at, last = stream["rate_first"], stream["rate_first_at"], stream["rate_last"]
+    return None if first is None else Rate(first, first_at, last)
+
+
+def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, *, current: bool) -> Row:
     """One epoch of a device.
 
     Args:
         device: its name.
         epoch: the epoch.
         row: its row of `DeviceRow`, if any.
-        stream: the row of `StreamRow` of this epoch, if any.
-        rate: of that stream.
+        stream: the row of `StreamRow` of this epoch, if any, with `rate_columns`.
         current: whether this is the newest epoch, the one that the status describes.
     """
     status = codec.unpack(row["status"]) if row and row["status"] else {}
     if not current or status.get("epoch") != epoch:
         status = {}
+    rate = _rate(stream) if stream and status else None
     stored = stream or {"watermark": 0, "head": 0, "oldest": 1, "gaps": 0, "quarantined": 0, "last_seen": 0}
     head = max(stored["head"], status.get("head") or 0)
     return {
@@ -73,5 +101,5 @@ def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, rat
         "unexplained": status.get("unexplained"),
         "source_offset": status["source_offset"] / 1000 if status.get("source_offset") is not None else None,
         "clock_offset": (status["at"] - status["received_at"]) / 1000 if "received_at" in status else None,
-        "rate": rate.until(status["at"]) if rate and status else None,
+        "rate": rate.until(status["at"]) if rate else None,
     }

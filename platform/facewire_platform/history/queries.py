@@ -15,7 +15,7 @@ from facewire import codec
 from facewire.events import PersonType
 from facewire_platform.columns.answers import Columns, FilesMissing, columns
 from facewire_platform.columns.filter import Filter
-from facewire_platform.history.devices import Rate, device_row, rates
+from facewire_platform.history.devices import above_column, conserved, device_row, rate_columns
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.rows import key as key_of
@@ -122,15 +122,7 @@ class History:
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
         """How far each device is stored, and its last status; of the newest epoch, or of all."""
-        statuses: dict[str, Row] = {row["device"]: row for row in self._plain_dicts(DeviceRow.select())}
-        event_rates = {row[:2]: Rate(*row[2:]) for row in self._plain_rows(rates()) if None not in row}
-        stored = self._plain_dicts(StreamRow.select().order_by(StreamRow.id))
-        streams = {(row["device"], row["epoch"]): row for row in stored}
-        newest = dict(streams.keys()) | {device: row["epoch"] for device, row in statuses.items() if row["epoch"]}
-        keys = set(newest.items()) | (streams.keys() if all_epochs else set())
-        for device, epoch in sorted(keys):
-            key, current = (device, epoch), newest[device] == epoch
-            yield device_row(device, epoch, statuses.get(device), streams.get(key), event_rates.get(key), current=current)
+        return self._devices(self._streams(*rate_columns()), all_epochs=all_epochs)
 
     def conservation(self) -> Iterator[Row]:
         """For each epoch of each device, whether watermark = stored + gaps + quarantined.
@@ -139,14 +131,24 @@ class History:
         `unaccounted` is the difference of both sides: anything but 0 is a bug. A single statement
         reads it all, so the numbers belong to one moment.
         """
-        above = EventRow.select(peewee.fn.COUNT(EventRow.seq)).where(
-            (EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.watermark)
-        )
-        for row in self._plain_dicts(StreamRow.select(StreamRow, above.alias("above")).order_by(StreamRow.id)):
-            stored = row["stored"] - row["above"]
-            unaccounted = row["watermark"] - stored - row["gaps"] - row["quarantined"]
-            counts = {"gaps": row["gaps"], "quarantined": row["quarantined"], "stored": stored, "unaccounted": unaccounted}
-            yield {"device": row["device"], "epoch": row["epoch"], "watermark": row["watermark"], **counts}
+        return map(conserved, self._streams(above_column()))
+
+    def devices_and_conservation(self) -> tuple[Iterator[Row], Iterator[Row]]:
+        """`devices` and `conservation`, which read the streams once for both."""
+        streams = self._streams(*rate_columns(), above_column())
+        return self._devices(streams, all_epochs=False), map(conserved, streams)
+
+    def _devices(self, streams: list[Row], *, all_epochs: bool) -> Iterator[Row]:
+        statuses = {row["device"]: row for row in self._plain_dicts(DeviceRow.select())}
+        stored = {(row["device"], row["epoch"]): row for row in streams}
+        newest = dict(stored.keys()) | {device: row["epoch"] for device, row in statuses.items() if row["epoch"]}
+        keys = set(newest.items()) | (stored.keys() if all_epochs else set())
+        for device, epoch in sorted(keys):
+            yield device_row(device, epoch, statuses.get(device), stored.get((device, epoch)), current=newest[device] == epoch)
+
+    def _streams(self, *more_columns: Any) -> list[Row]:
+        """The epochs of all devices, oldest first."""
+        return list(self._plain_dicts(StreamRow.select(StreamRow, *more_columns).order_by(StreamRow.id)))
 
     def gaps(self, device: str | None = None) -> Iterator[Row]:
         """The lost ranges, by device, epoch (oldest first) and seq."""
