@@ -528,6 +528,17 @@ def node_gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "gate.mjs"
 
 
+def test_a_gate_that_restarts_acts_on_no_match_twice_if_it_has_a_file(tmp_path: Path) -> None:
+    """A repeated match is fresh for seconds: without the file, a restart opens the door once more."""
+    repeated = match(7)
+    for memory, again in ((None, [7, 8]), (tmp_path / "acted", [8])):
+        for expected in ([7], again):
+            with Hostile() as broker, gate_at(broker.address, memory=memory) as gate:
+                gate.ready()
+                broker.send(publish(TOPIC, repeated), publish(TOPIC, match(8)) if expected != [7] else b"")
+                assert gate.seqs(expected[-1]) == expected
+
+
 @pytest.mark.parametrize("engine", PARAMETERS)
 def test_a_gate_of_a_narrowed_credential_opens_at_its_own_doors_only(engine: str, tmp_path: Path) -> None:
     """A gate of 150 devices, over three times what one SUBSCRIBE may hold: 300 filters."""

@@ -113,6 +113,11 @@ class Freshness:
         if not retained and status.boot == known.boot:
             known.clock.sample(arrived.ms, status.at, self.limits.steady * 1000)
 
+    def remember(self, device: str, epoch: str, seq: int, now: float) -> None:
+        """Learn that a match was acted on before this consumer began."""
+        if (known := self._device(device)) is not None:
+            known.act(epoch, seq, now)
+
     def match(self, device: str, match: Match, *, retained: bool, arrived: Moment, now: Moment) -> Verdict:
         """Judge a match.
 

@@ -20,6 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
@@ -28,6 +29,7 @@ from facewire.messages import Match, Status, decode
 from facewire.topics import QOS, Kind, Topics
 from facewire_gate.freshness import Freshness, Limits, Moment
 from facewire_gate.freshness import Reason as Unfit
+from facewire_gate.memory import Acted, Memory
 from facewire_mqtt import Address, Connected, Connection, Disconnected, Happening, Received, Refused
 from facewire_mqtt.clock import now_ms
 
@@ -124,6 +126,10 @@ class _Matches:
         not_fresh: called on the iterating thread with each refused match, its device and the
             reason.
         told: the former name of `on_notice`.
+        memory: a file in which to remember, across restarts, the matches that were yielded.
+
+    Raises:
+        BrokerError: the file cannot be opened, or another gate has it.
     """
 
     def __init__(
@@ -137,11 +143,15 @@ class _Matches:
         on_notice: Callable[[Connected | Disconnected], None] | None = None,
         not_fresh: Callable[[str, Match, Unfit], None] | None = None,
         told: Callable[[Connected | Disconnected], None] | None = None,
+        memory: Path | str | None = None,
     ) -> None:
         self._address = address
         self._topics = topics or Topics()
         self._devices = tuple(dict.fromkeys(devices))
         self._freshness = Freshness(limits)
+        self._memory = None if memory is None else Memory(Path(memory))
+        for acted in self._memory.before if self._memory else ():
+            self._freshness.remember(*acted, _now().monotonic)
         self._on_notice = on_notice or told
         self._not_fresh = not_fresh
         self._unreadable = 0
@@ -168,6 +178,11 @@ class _Matches:
         """End the iteration, from any thread or a signal handler."""
         self._stopping = True
         self._wake()
+
+    def _close(self) -> None:
+        self._connection.close(timeout=1.0)
+        if self._memory is not None:
+            self._memory.close()
 
     def _wake(self) -> None:
         if self._wakes.empty():
@@ -214,6 +229,8 @@ class _Matches:
             if self._not_fresh is not None:
                 self._not_fresh(device, message, reason or "unproven")
             return None
+        if self._memory is not None:
+            self._memory.add(Acted(device, message.epoch, message.event.seq))
         return FreshMatch(device, message, age, received, arrived.wall_ms)
 
     def _handle(self, happening: Happening) -> None:
@@ -244,7 +261,7 @@ class FreshMatches(_Matches):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
-        self._connection.close(timeout=1.0)
+        self._close()
 
     def __iter__(self) -> Self:
         return self
@@ -282,7 +299,7 @@ class AsyncFreshMatches(_Matches):
         import asyncio
 
         self.stop()
-        await asyncio.to_thread(self._connection.close, timeout=1.0)
+        await asyncio.to_thread(self._close)
 
     def __aiter__(self) -> Self:
         return self
