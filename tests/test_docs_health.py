@@ -13,7 +13,7 @@ from facewire.codec import pack
 from facewire.messages import BadEvent, Status
 from facewire_platform.health.metrics import PlatformMetrics
 from facewire_platform.health.readings import Readings
-from facewire_platform.intake.worker import Counters
+from facewire_platform.intake.counters import Counters
 from facewire_platform.store.writer import Message, open_store
 
 PAGE: Final = (Path(__file__).parent.parent / "docs" / "health.md").read_text(encoding="utf-8")

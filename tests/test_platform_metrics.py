@@ -20,7 +20,7 @@ from facewire_platform.health import metrics
 from facewire_platform.health.metrics import PlatformMetrics
 from facewire_platform.health.readings import EPOCHS, Reading, Readings
 from facewire_platform.history.queries import History
-from facewire_platform.intake.worker import Counters
+from facewire_platform.intake.counters import Counters
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, open_store
 

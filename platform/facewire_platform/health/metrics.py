@@ -31,7 +31,7 @@ from facewire_platform.history.queries import Row
 from facewire_platform.store.drivers import Location
 
 if TYPE_CHECKING:
-    from facewire_platform.intake.worker import Counters  # the web server serves metrics too, and has no worker
+    from facewire_platform.intake.counters import Counters  # the web server serves metrics too, and has no worker
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ _STREAM: Final = (
         "unaccounted_events", "watermark - stored - gap - quarantined events; unless it is 0, events were lost silently.", "unaccounted"
     ),
 )
-#: Attributes of `worker.Counters`.
+#: Attributes of `counters.Counters`.
 _WORKER: Final = (
     ("batches", "Batches received."),
     ("events", "Events in the batches received, even if stored before."),

@@ -13,23 +13,24 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Final, Protocol, TypeAlias
 
 from facewire.codec import format_of
-from facewire.errors import BatchRefused, BrokerError, CredentialsRefused, StoreError
-from facewire.messages import Ack, BatchOf, Match, Status, encode
+from facewire.errors import BrokerError, CredentialsRefused, StoreError
+from facewire.messages import Ack, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt import Address, Connected, Disconnected, Publication, Refused
 from facewire_mqtt.clock import now_ms
 from facewire_mqtt.reasons import Reasons
+from facewire_platform.intake.counters import Counters
 from facewire_platform.intake.inbox import Delivery, News, Queued
 from facewire_platform.intake.rates import Postponed, Rates
 from facewire_platform.intake.reader import read
 from facewire_platform.intake.receiver import Receiver, Subscriber
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location
-from facewire_platform.store.writer import Message, Outcome, Unreadable, open_store
+from facewire_platform.store.writer import Message, Unreadable, open_store
 
 log = logging.getLogger(__name__)
 
@@ -47,29 +48,6 @@ SHARED: Final = frozenset(("match", "history"))
 
 
 _Pair: TypeAlias = tuple[Queued, Message]
-
-
-@dataclass(slots=True)
-class Counters:
-    """The work since a worker started."""
-
-    batches: int = 0
-    matches: int = 0
-    statuses: int = 0
-    #: Whole messages, and single events of batches.
-    quarantined: int = 0
-    refused: int = 0
-    conflicts: int = 0
-    stale_statuses: int = 0
-    #: Events in the batches received, even if stored before.
-    events: int = 0
-    commits: int = 0
-    #: Time spent in transactions, s.
-    commit_seconds: float = 0.0
-    #: Messages that did not fit into the inbox.
-    dropped: int = 0
-    #: Messages over the rate of their device.
-    over_rate: int = 0
 
 
 class Receiving(Protocol):
@@ -266,7 +244,7 @@ class Worker:
         self.counters.commits += 1
         self.counters.commit_seconds += time.perf_counter() - started
         for (queued, message), outcome in zip(pairs, outcomes, strict=True):
-            self._count(message, outcome)
+            self.counters.stored(message, outcome)
             if isinstance(outcome, Ack):
                 self._answer(queued, message, outcome)
 
@@ -277,35 +255,6 @@ class Worker:
             ack = dataclasses.replace(ack, retry_after=round(self._fill * MAX_RETRY_AFTER_MS))
         payload = encode(ack, format_of(queued.payload))
         self.acks.append(Publication(self._topics.of(message.device, "ack"), payload, QOS["ack"]))
-
-    def _count(self, message: Message, outcome: Outcome) -> None:
-        counters = self.counters
-        match message.body:
-            case BatchOf() as batch:
-                counters.batches += 1
-                counters.events += len(batch.events)
-                self._log_ack(message.device, batch.epoch, outcome)
-            case Match():
-                counters.matches += 1
-            case Status():
-                counters.statuses += 1
-                counters.stale_statuses += not outcome
-            case Postponed():
-                pass  # counted when it arrived
-            case BatchRefused():
-                counters.refused += 1
-            case Unreadable(topic, reason):
-                counters.quarantined += 1
-                log.warning("quarantined topic=%r error=%s", topic, reason)
-
-    def _log_ack(self, device: str, epoch: str, ack: Outcome) -> None:
-        assert isinstance(ack, Ack)  # noqa: S101  # the outcome of a batch
-        for rejected in ack.rejected:
-            self.counters.quarantined += 1
-            log.warning("quarantined device=%s epoch=%s seq=%s reason=%s", device, epoch, rejected.seq, rejected.reason)
-        if ack.conflict is not None:
-            self.counters.conflicts += 1
-            log.warning("conflict device=%s epoch=%s seq=%d", device, epoch, ack.conflict)
 
     def _log_outage(self, reason: str) -> None:
         if reason and reason != self._outage:
