@@ -21,8 +21,9 @@ from facewire_web.answers import json_answer
 from facewire_web.questions import Questions, client_of, is_question
 from facewire_web.turns import MAX_BEGUN_EACH, MAX_RUNNING, MAX_WAITING_EACH, Turns
 
-#: A question that is stopped ends within this time, s; unstopped it would take hours.
-STOPPED_WITHIN = 2.0
+#: A question that is stopped ends within this time even on a busy machine, s; unstopped it would
+#: take hours.
+STOPPED_WITHIN = 10.0
 FOR_HOURS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000000) SELECT count(*) FROM n"
 
 
@@ -166,7 +167,7 @@ def test_questions_past_the_queue_are_refused_and_other_clients_are_answered() -
         await until(lambda: sum(client.task.done() for client in flood) == 400 - MAX_BEGUN_EACH - MAX_WAITING_EACH)
         assert {client.status for client in flood if client.task.done()} == {429}
         honest = [Client(app_in_turn, f"10.0.0.{number}") for number in range(50)]
-        await until(lambda: all(client.task.done() for client in honest), 2.0)
+        await until(lambda: all(client.task.done() for client in honest))
         assert {client.status for client in honest} == {200}
         held.set()
         await until(lambda: all(client.task.done() for client in flood))
