@@ -294,3 +294,15 @@ def test_a_terminal_may_stand_behind_a_prefix_in_its_topics_too(broker: Address,
     assert [event["ep_id"] for event in stores.events("gate-1")] == ["1099001"]
     online = next(command for command in box.commands if command["operator"] == "Online-Ack")
     assert online["info"]["facesluiceId"] == "site@@@1099001"
+
+
+def test_a_record_that_is_pulled_belongs_between_its_neighbours_in_the_autumn_hour(broker: Address, tmp_path: Path) -> None:
+    settings = write_settings(tmp_path, broker, '[mqtt-face.device.gate-1]\nid = "7"\nzone = "Europe/Berlin"\n')
+    stores = Stores(read_settings(settings))
+    with face_bridge(settings), Box(broker.port, "7", resume=False) as box:
+        for time, pushed in (("02:05:00", True), ("02:50:00", False), ("02:10:00", True), ("02:30:00", True)):
+            box.record(time=f"2025-10-26 {time}", push=pushed)
+        wait_until(lambda: len(stores.events("gate-1")) == 4)
+    at = {event["RecordID"]: event["timestamp"] // 60_000 for event in stores.events("gate-1")}
+    # Without the record that is missing, nothing tells that the hour happened again; then it is told by the time now.
+    assert at["2"] - at["1"] == 45

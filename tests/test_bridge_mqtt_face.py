@@ -173,7 +173,7 @@ def test_the_same_record_pushed_again_or_pulled_has_the_same_mark() -> None:
 
 def test_the_hour_that_happens_twice_is_told_by_the_record_before_it() -> None:
     def at(text: str, after_ms: int | None = None, now_ms: int | None = None, **changes: Any) -> int:
-        found = read_record("Rec", rec(time=text, **changes), BERLIN, after_ms=after_ms, now_ms=now_ms)
+        found = read_record("Rec", rec(time=text, **changes), BERLIN, made_before=lambda _: after_ms, now_ms=now_ms)
         assert isinstance(found, Record)
         return int(found.event["timestamp"])
 
@@ -181,6 +181,8 @@ def test_the_hour_that_happens_twice_is_told_by_the_record_before_it() -> None:
     second = at("2025-10-26 02:10:00", after_ms=first)
     assert second - first == 20 * 60 * 1000
     assert at("2025-10-26 02:11:00", after_ms=second) - second == 60_000
+    # The order of records counts for more than the time now.
+    assert at("2025-10-26 02:10:00", after_ms=first, now_ms=first - 40 * 60_000) == second
     # Nothing before it: a fresh record is of the pass that is now.
     assert at("2025-10-26 02:50:00", now_ms=first + 3_600_000 + 500) == first + 3_600_000
     assert at("2025-10-26 02:50:00", now_ms=first + 3_600_000, Sendintime=0) == first

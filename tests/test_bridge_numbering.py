@@ -32,7 +32,7 @@ def test_a_hole_is_what_lies_between_and_is_filled_piece_by_piece() -> None:
     source = Source()
     source.see(3, 30)
     source.see(7, 70)
-    assert source.numbers.holes == (Hole(4, 6, "30", "70"),)
+    assert source.numbers.holes == (Hole(4, 6, "30", "70", after_ms=30),)
     assert source.numbers.missing == 3
     assert source.see(5, 50) == Seen(1)
     assert source.holes() == [(4, 4), (6, 6)]
@@ -105,3 +105,11 @@ def test_holes_are_bounded() -> None:
         source.see(number, number)
     assert len(source.numbers.holes) == MOST_HOLES
     assert source.numbers.holes[-1].last == source.numbers.highest - 1
+
+
+def test_what_was_made_before_a_number_is_known_behind_the_highest_and_in_a_hole() -> None:
+    source = Source()
+    assert source.numbers.made_before(1) is None
+    source.see(3, 30)
+    source.see(7, 70)
+    assert [source.numbers.made_before(number) for number in (2, 4, 6, 7, 8, 100)] == [None, 30, 30, None, 70, 70]

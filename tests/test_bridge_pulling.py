@@ -3,9 +3,9 @@
 from facewire_bridge.numbering import Hole, Numbers
 from facewire_bridge.pulling import MOST_PULLS, QUIET, WAITS, Pull, Puller
 
-HOLE = Hole(4, 5, "10:00", "10:05")
-NUMBERS = {"rec": Numbers(1, 6, 0, "10:05", (HOLE,))}
-PULL = Pull("rec", "10:00", "10:05", HOLE)
+HOLE = Hole(4, 5, "2025-11-25 10:00:00", "2025-11-25 10:05:00")
+NUMBERS = {"rec": Numbers(1, 6, 0, "2025-11-25 10:05:00", (HOLE,))}
+PULL = Pull("rec", "2025-11-25 09:59:59", "2025-11-25 10:05:01", HOLE)
 
 
 def pulled() -> Puller:
@@ -23,11 +23,11 @@ def test_a_number_may_be_late_before_it_is_asked_for() -> None:
 
 
 def test_a_hole_between_times_that_fall_is_asked_for_from_the_earlier() -> None:
-    puller, numbers = Puller(), {"rec": Numbers(holes=(Hole(1, 1, "10:05", "09:00"),))}
+    puller, numbers = Puller(), {"rec": Numbers(holes=(Hole(1, 1, "2025-11-25 10:05:00", "2025-11-25 09:00:00"),))}
     puller.poll(0.0, numbers)
     found = puller.poll(WAITS[0], numbers)
     assert found is not None
-    assert (found.first, found.last) == ("09:00", "10:05")
+    assert (found.first, found.last) == ("2025-11-25 08:59:59", "2025-11-25 10:05:01")
 
 
 def test_a_pull_ends_when_all_that_was_counted_came() -> None:
@@ -85,3 +85,23 @@ def test_what_is_wanted_goes_first_and_once() -> None:
     puller.answered(0.1, "m", 0)
     assert puller.ended(0.1, 0.1) == (sweep, True)
     assert puller.poll(0.2, NUMBERS) is None
+
+
+def test_the_range_grows_with_each_pull() -> None:
+    ranges = []
+    for pulls in range(MOST_PULLS):
+        puller = Puller()
+        numbers = {"rec": Numbers(holes=(Hole(4, 5, "2025-10-26 02:05:00", "2025-10-26 02:10:00", pulls),))}
+        puller.poll(0.0, numbers)
+        pull = puller.poll(1000.0, numbers)
+        assert pull is not None
+        ranges.append((pull.first[11:], pull.last[11:]))
+    assert ranges == [("02:04:59", "02:10:01"), ("01:55:00", "02:20:00"), ("00:55:00", "03:20:00")]
+
+
+def test_a_time_that_cannot_be_moved_stays() -> None:
+    puller, numbers = Puller(), {"rec": Numbers(holes=(Hole(1, 1, "", "9999-12-31 23:59:59"),))}
+    puller.poll(0.0, numbers)
+    pull = puller.poll(1000.0, numbers)
+    assert pull is not None
+    assert (pull.first, pull.last) == ("", "9999-12-31 23:59:59")

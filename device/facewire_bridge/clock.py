@@ -1,7 +1,7 @@
 """The clock of a source: local time without a zone, read in the device's zone. Pure.
 
-When summer time ends, an hour happens twice. Which of the two a text means is told by the record before it, as
-a source makes its records in order, and of a fresh record by the time now.
+When summer time ends, an hour happens twice. Which of the two a text means is told by the record before it,
+because a source makes its records in order. If that leaves both, a fresh record is of the pass that is now.
 """
 
 import datetime as dt
@@ -9,8 +9,8 @@ import re
 from typing import Final
 
 _LOCAL = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})[ T](\d{1,2}):(\d{2}):(\d{2})")
-#: A fresh record in the hour that happens twice is taken to be of the pass that is nearer than this to now, ms.
-_NEAR_MS: Final = 45 * 60 * 1000
+#: A fresh record in the hour that happens twice is of the second pass if that is nearer than this to now, ms.
+_NEAR_MS: Final = 20 * 60 * 1000
 
 
 def read_local(text: object, zone: dt.tzinfo, *, after_ms: int | None = None, now_ms: int | None = None) -> int:
@@ -32,11 +32,9 @@ def read_local(text: object, zone: dt.tzinfo, *, after_ms: int | None = None, no
     first, second = _ms(local.replace(fold=0)), _ms(local.replace(fold=1))
     if second <= first:  # the time happens once, or never
         return first
-    if now_ms is not None:
-        for passed in (first, second):
-            if abs(now_ms - passed) < _NEAR_MS / 2:
-                return passed
-    return second if after_ms is not None and first < after_ms else first
+    if after_ms is not None and first < after_ms:
+        return second
+    return second if now_ms is not None and abs(now_ms - second) < _NEAR_MS else first
 
 
 def write_local(at_ms: int, zone: dt.tzinfo) -> str:

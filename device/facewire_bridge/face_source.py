@@ -71,8 +71,8 @@ class FaceSource:
         self._heard_at = now
         form = "rec" if kind == "Rec" else "snap"
         source_ms = now_ms + (self.offset_ms or 0)
-        after_ms = self._placing.numbers()[form].at_ms or None
-        record = mqtt_face.read_record(kind, payload, self._source, after_ms=after_ms, now_ms=source_ms)
+        made_before = self._placing.numbers()[form].made_before
+        record = mqtt_face.read_record(kind, payload, self._source, made_before=made_before, now_ms=source_ms)
         late = isinstance(record, Poison) or mqtt_face.was_asked_for(record.event)
         if late:
             self._puller.received(now, form)

@@ -12,7 +12,7 @@ Numbers come as text, blank fields as `" "`, the name as `personName` or `persio
 import datetime as dt
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -93,14 +93,16 @@ def read_payload(payload: bytes) -> dict[str, Any]:
     return message
 
 
-def read_record(kind: str, payload: bytes, source: Source, *, after_ms: int | None = None, now_ms: int | None = None) -> Record | Poison:
+def read_record(
+    kind: str, payload: bytes, source: Source, *, made_before: Callable[[int], int | None] = lambda _: None, now_ms: int | None = None
+) -> Record | Poison:
     """Read a message of a record topic (`kind` is `Rec` or `Snap`).
 
     Args:
         kind: the topic's last level.
         payload: as received.
         source: what is known of the device.
-        after_ms: when its record before this one was made.
+        made_before: when the record before a number was made, ms since 1970 UTC, if that is known.
         now_ms: the time now on the device's clock, if known.
     """
     form, _, number_field = _RECORDS[kind]
@@ -111,7 +113,7 @@ def read_record(kind: str, payload: bytes, source: Source, *, after_ms: int | No
             raise ValueError(f"info is {type(info).__name__}, not an object")  # noqa: TRY004, TRY301
         number = _integer(info, number_field)
         fresh = not was_asked_for(info)
-        timestamp = read_local(info.get("time"), source.zone, after_ms=after_ms, now_ms=now_ms if fresh else None)
+        timestamp = read_local(info.get("time"), source.zone, after_ms=made_before(number), now_ms=now_ms if fresh else None)
         event = _person(info) if form == "rec" else _stranger(number)
     except ValueError as exc:
         mark = f"poison|{_text(info, 'time')}" if isinstance(info, dict) else ""

@@ -25,6 +25,8 @@ class Hole:
     before: str
     #: Pulls that were finished and did not fill it.
     pulls: int = 0
+    #: When the record before it was made, ms since 1970 UTC.
+    after_ms: int = 0
 
     @property
     def count(self) -> int:
@@ -65,6 +67,12 @@ class Numbers:
     def missing(self) -> int:
         """How many numbers are unexplained."""
         return sum(hole.count for hole in self.holes)
+
+    def made_before(self, number: int) -> int | None:
+        """When the record before this number was made, ms since 1970 UTC, as far as it is known."""
+        if self.highest and number > self.highest:
+            return self.at_ms
+        return next((hole.after_ms for hole in self.holes if hole.first <= number <= hole.last), None)
 
     def see(
         self, number: int, at_ms: int, at: str, mark: str, *, late: bool, mark_of: Callable[[int, int], str | None]
@@ -112,7 +120,7 @@ class Numbers:
     def _advanced(self, number: int, at_ms: int, at: str) -> "Numbers":
         holes = self.holes
         if self.highest and number > self.highest + 1:
-            hole = Hole(self.highest + 1, number - 1, self.at, at)
+            hole = Hole(self.highest + 1, number - 1, self.at, at, after_ms=self.at_ms)
             if len(holes) >= MOST_HOLES:
                 # The numbers between the two were seen: they are in the ledger, and come out as repeated when pulled.
                 hole, holes = replace(holes[-1], last=hole.last, before=at), holes[:-1]

@@ -7,6 +7,7 @@ against a hole only if all that the source counted came, or if it does not answe
 that is away has refused nothing, and one that counts more than came has more.
 """
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -17,6 +18,9 @@ from facewire_bridge.numbering import Hole, Numbers
 MOST_PULLS: Final = 3
 #: How long a number may be late before it is asked for, and the waits before it is asked for again, s.
 WAITS: Final = (3.0, 30.0, 120.0)
+#: By how much a pull's range is wider than the times of the hole's neighbours, s. Where a clock was set back, or an hour
+#: happened twice, what is missing may have a time outside of them.
+MARGINS: Final = (1, 600, 4_200)
 #: A pull ends when nothing more of it has come for so long, s.
 QUIET: Final = 10.0
 
@@ -78,7 +82,8 @@ class Puller:
             return None
         key = min(due)[1]
         hole = holes[key]
-        return Pull(key[0], min(hole.after, hole.before), max(hole.after, hole.before), hole)
+        margin = MARGINS[hole.pulls]
+        return Pull(key[0], _moved(min(hole.after, hole.before), -margin), _moved(max(hole.after, hole.before), margin), hole)
 
     def sent(self, now: float, pull: Pull, message_id: str, heard_at: float) -> None:
         """The request for it was published. `heard_at`: when the source was last heard."""
@@ -108,3 +113,11 @@ class Puller:
 
     def _due(self, key: tuple[str, int], hole: Hole) -> float:
         return self._since[key] + WAITS[hole.pulls] * self._pace
+
+
+def _moved(local: str, seconds: int) -> str:
+    """A local time, moved. What is no such time, or the first or last there is, stays."""
+    try:
+        return str(dt.datetime.fromisoformat(local).replace(tzinfo=None) + dt.timedelta(seconds=seconds))
+    except (ValueError, OverflowError):
+        return local
