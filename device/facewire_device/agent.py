@@ -7,29 +7,25 @@ One thread owns the store's connection and the uploader. It polls the store ever
 seconds, because other processes may record too.
 """
 
-import dataclasses
 import logging
-import queue
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from typing import Any, Final
 
 from facewire.errors import DecodeError, StoreError
-from facewire.messages import Ack, Status, decode_ack, encode
-from facewire.topics import QOS
+from facewire.messages import Ack, decode_ack
+from facewire_device.agent_inbox import AgentInbox
 from facewire_device.identity import new_id
-from facewire_device.outgoing import online_status
+from facewire_device.publisher import Publisher
 from facewire_device.realtime import Realtime
 from facewire_device.ring import Ring
 from facewire_device.settings import POLL_EVERY, Settings
 from facewire_device.store import ReplacedError, Store, open_store
 from facewire_device.store_file import DamagedError, lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore, Outcome, Retry, Uploader
-from facewire_mqtt import Connected, Connection, Disconnected, Happening, Publication, Received, Refused
-from facewire_mqtt.clock import now_ms
+from facewire_mqtt import Connected, Disconnected, Happening, Received, Refused
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +33,6 @@ log = logging.getLogger(__name__)
 RESENDS_PER_SESSION: Final = 3
 #: How long to wait after the store failed, s.
 STORE_RETRY: Final = 1.0
-#: When so much is waiting, further messages from the broker are dropped; larger ones always are.
-#: An ack that names 100 bad events has 25 KB.
-INBOX_LIMIT: Final = 100
-MAX_ACK_BYTES: Final = 256 * 1024
-
-
-_VERSION: Final = version("facewire")
 
 
 class Agent:
@@ -74,13 +63,8 @@ class Agent:
         self.describe_source: Callable[[], Mapping[str, Any]] = dict
         self.boot = new_id()
         self._uploader = Uploader(self.boot, now=time.monotonic(), period=settings.period, catch_up=settings.catch_up, jitter=random.random)
-        self._topic = {kind: settings.topics.of(settings.device, kind) for kind in QOS}
-        self._connection = Connection(
-            settings.address, settings.device, [(self._topic["ack"], QOS["ack"])], self._on_happening, will=self._offline
-        )
-        self._inbox: queue.SimpleQueue[Happening | None] = queue.SimpleQueue()
-        #: A wake is in the inbox already; one is enough.
-        self._wake_queued = False
+        self._inbox = AgentInbox()
+        self._publisher = Publisher(settings, self.boot, self._inbox.put)
         self._stopping = threading.Event()
         #: Set once an ack in this run has left nothing to send.
         self._confirmed = threading.Event()
@@ -89,7 +73,6 @@ class Agent:
         self._last_error = ""
         #: Whether the file may have changed since the store was checked.
         self._must_check = False
-        self._connected = False
         self._status_due = 0.0
         # Open the store here too: the caller then sees its errors, and a cloned store forks before
         # anybody records into it.
@@ -101,7 +84,7 @@ class Agent:
         except BaseException:
             self._lock.close()
             raise
-        self.realtime = Realtime(self.boot, settings.threshold, ring, self._publish_match)
+        self.realtime = Realtime(self.boot, settings.threshold, ring, self._publisher.match)
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
     def open_store(self) -> Store:
@@ -115,14 +98,12 @@ class Agent:
 
     def start(self) -> None:
         """Connect and start to publish."""
-        self._connection.start()
+        self._publisher.connection.start()
         self._thread.start()
 
     def wake(self) -> None:
         """Poll the store now, after an event was recorded. For `Recorder(on_commit=…)`."""
-        if not self._wake_queued:
-            self._wake_queued = True
-            self._inbox.put(None)
+        self._inbox.wake()
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the first session; returns whether there was one."""
@@ -159,10 +140,10 @@ class Agent:
     def stop(self) -> None:
         """Say goodbye to the broker and end. The next run sends what is not acked."""
         self._stopping.set()
-        self._inbox.put(None)
+        self._inbox.wake()
         if self._thread.is_alive():
             self._thread.join()
-        self._connection.close(self._offline())
+        self._publisher.close()
         self._lock.close()
         log.info("device stopped matches_published=%d matches_missed=%d", self.realtime.published, self.realtime.missed)
 
@@ -172,15 +153,6 @@ class Agent:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _on_happening(self, happening: Happening) -> None:
-        """Called on paho's thread. Only messages can be many; a resend replaces a dropped ack."""
-        if isinstance(happening, Received) and len(happening.payload) > MAX_ACK_BYTES:
-            log.warning("ignored message: over the limit of %d bytes topic=%r", MAX_ACK_BYTES, happening.topic)
-        elif isinstance(happening, Received) and self._inbox.qsize() >= INBOX_LIMIT:
-            log.warning("inbox full, dropped topic=%r", happening.topic)
-        else:
-            self._inbox.put(happening)
 
     def _run(self) -> None:
         try:
@@ -254,26 +226,20 @@ class Agent:
         wakes_at = self._uploader.wakes_at
         poll_every = self.settings.poll_every
         wait = poll_every if wakes_at is None else min(poll_every, wakes_at - time.monotonic())
-        try:
-            happening = self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()
-        except queue.Empty:
-            return None
-        if happening is None:
-            self._wake_queued = False
-        return happening
+        return self._inbox.next(wait)
 
     def _handle(self, happening: Happening, store: Store) -> None:
         match happening:
             case Connected():
                 log.info("connected broker=%s device=%s boot=%s", self.settings.address, self.settings.device, self.boot)
-                self._connected = True
+                self._publisher.connected = True
                 self._was_connected.set()
                 self._uploader.connected(time.monotonic())
                 self._publish_status(store)
             case Disconnected(reason):
-                if self._connected:
+                if self._publisher.connected:
                     log.warning("disconnected reason=%s matches_missed=%d", reason, self.realtime.missed)
-                self._connected = False
+                self._publisher.connected = False
                 self._uploader.disconnected()
             case Refused(reason):
                 log.error("broker refuses device=%s reason=%s", self.settings.device, reason)
@@ -281,7 +247,7 @@ class Agent:
                 self._handle_ack(topic, payload, store)
 
     def _handle_ack(self, topic: str, payload: bytes, store: Store) -> None:
-        if topic != self._topic["ack"]:
+        if topic != self._publisher.acks:
             log.warning("ignored message topic=%r", topic)
             return
         try:
@@ -316,35 +282,20 @@ class Agent:
         # Since the batch was sent, another process may have forked the store, or replaced it.
         return self._uploader.acked(now, ack, ring) if ack.epoch == ring.epoch else Ignore()
 
-    def _publish_match(self, payload: bytes) -> bool:
-        return self._connected and self._connection.publish(Publication(self._topic["match"], payload, QOS["match"]))
-
     def _publish_batch(self, store: Store) -> None:
         batch = store.next_batch(self.boot, self.settings.batch)
-        if not self._connection.publish(Publication(self._topic["history"], batch.payload, QOS["history"])):
+        if not self._publisher.batch(batch):
             self._uploader.disconnected()
-            self._connection.reconnect("publishing failed")
+            self._publisher.connection.reconnect("publishing failed")
             return
         resends = self._uploader.sent(time.monotonic(), batch.epoch, batch.key)
         log.debug("sent batch key=%d resends=%d", batch.key, resends)
         if resends:
             log.warning("no ack in time, batch resent key=%d resends=%d", batch.key, resends)
         if resends and resends % RESENDS_PER_SESSION == 0:
-            self._connection.reconnect(f"no ack after {resends} resends")
+            self._publisher.connection.reconnect(f"no ack after {resends} resends")
 
     def _publish_status(self, store: Store) -> None:
         self._status_due = time.monotonic() + self.settings.period
-        threshold, period = self.realtime.threshold, self.settings.period
-        online = online_status(
-            store.ring(), self.boot, at=now_ms(), threshold=threshold, period=period, capacity=store.capacity, version=_VERSION
-        )
-        self._connection.publish(
-            self._status_publication(dataclasses.replace(online, missed=self.realtime.missed, **self.describe_source()))
-        )
-
-    def _offline(self) -> Publication:
-        """The status of a device that is gone: its last will, and its goodbye."""
-        return self._status_publication(Status(self.boot, online=False, at=now_ms()))
-
-    def _status_publication(self, status: Status) -> Publication:
-        return Publication(self._topic["status"], encode(status), QOS["status"], retain=True)
+        more = {"missed": self.realtime.missed, **self.describe_source()}
+        self._publisher.status(store.ring(), threshold=self.realtime.threshold, capacity=store.capacity, more=more)
