@@ -19,7 +19,7 @@ _USER: Final = re.compile(r"(?<=://)([^:/@]*):(.*)@", re.DOTALL)
 
 
 def without_password(text: str) -> str:
-    """The text, with `***` in the place of a URL's password and of its parameters that are secret."""
+    """The text, with `***` in the place of a URL's password and of its secret parameters."""
     return _USER.sub(r"\1:***@", _PARAMETER.sub(r"\1=***", text))
 
 

@@ -1,7 +1,7 @@
 """What a SQLite database may contain: it is input, like a message. Pure.
 
-A trigger, a view, an index or a column's clause can change or drop what is stored, and run functions
-(https://www.sqlite.org/security.html). So a database must have our objects and no others.
+A trigger, a view, an index or a column's clause can change or drop what is stored, and run
+functions (https://www.sqlite.org/security.html). So a database must have our objects and no others.
 """
 
 import re
@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 #: Runs a statement; its rows.
 Ask: TypeAlias = Callable[[str], Iterable[tuple[Any, ...]]]
 
+#: Asks for the definitions of all objects: type, name, table, SQL.
+DEFINITIONS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
 #: SQLite's own tables, which ANALYZE makes; they hold statistics.
 _STATISTICS: Final = frozenset(("sqlite_stat1", "sqlite_stat4"))
 #: Clauses that we never use. ON CONFLICT IGNORE would drop rows without an error.
@@ -44,10 +46,9 @@ def read_objects(ask: Ask) -> list[Object]:
         "pragma_index_xinfo(i.name) AS c WHERE m.type = 'table'"
     ):
         indexes.setdefault(index, []).append((place, name, collation, unique, partial))
-    rows = ask("SELECT type, name, tbl_name, sql FROM sqlite_schema")
     return [
         Object(kind, name, table, sql or "", tuple(sorted(columns.get(name) or indexes.get(name) or (), key=repr)))
-        for kind, name, table, sql in rows
+        for kind, name, table, sql in ask(DEFINITIONS)
     ]
 
 

@@ -167,7 +167,7 @@ class Wall:
         self._arrived, self._broker_changed, self._flushed_at = 0, False, now
 
     def open(self, now_ms: int, client: str = "") -> Reader | None:
-        """A new reader; None if there are too many, or too many of its client, or the wall is closed."""
+        """A new reader; None if the wall has too many, or of this client, or is closed."""
         of_client = sum(reader.client == client for reader in self._readers)
         if self._closed or len(self._readers) >= MAX_READERS or of_client >= MAX_READERS_EACH:
             self.counters.refused += 1

@@ -12,8 +12,12 @@ import peewee
 from playhouse.migrations import Runner
 
 from facewire.errors import StoreError
-from facewire.objects import Ask, Object, foreign_object, read_objects
+from facewire.objects import DEFINITIONS, Ask, Object, foreign_object, read_objects
 from facewire_platform.store.schema import SCHEMA, TABLES
+
+#: Most definitions that are remembered as good: one for each database and schema of a process.
+MOST_GOOD: Final = 64
+_good: Final = set[tuple[int, tuple[Any, ...]]]()
 
 MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
@@ -30,14 +34,18 @@ def check_objects(path: Path, ask: Ask, schema: int) -> None:
         StoreError: it names the object.
     """
     try:
-        reason = _reason(tuple(read_objects(ask)), schema)
+        # All follows from the definitions. Those that were found good are not looked at again: the
+        # web server opens the database for each question.
+        definitions = schema, tuple(map(tuple, ask(DEFINITIONS)))
+        reason = None if definitions in _good else _reason(tuple(read_objects(ask)), schema)
     except (peewee.PeeweeException, sqlite3.Error) as exc:
         raise StoreError(f"{path}: its schema cannot be read: {exc}") from exc
     if reason is not None:
         raise StoreError(f"{path}: {reason}; take a database that facewire made, such as a backup")
+    if len(_good) < MOST_GOOD:
+        _good.add(definitions)
 
 
-@functools.lru_cache(16)
 def _reason(found: tuple[Object, ...], schema: int) -> str | None:
     """Why these objects are not those of a schema; compared after they were migrated, empty."""
     odd = next((one for one in found if one.type not in {"table", "index"} or one.sql.upper().startswith("CREATE VIRTUAL")), None)
