@@ -72,7 +72,7 @@ def check_batch(message: Message, name: str) -> None:
     """A batch keeps the contract, field by field."""
     batch = message.map
     assert (message.topic, message.qos, message.retain) == (f"facewire/v1/{name}/history", 1, False)
-    assert batch.keys() == {"epoch", "boot", "after", "cursor", "head", "oldest", "events"}
+    assert batch.keys() - {"origins"} == {"epoch", "boot", "after", "cursor", "head", "oldest", "events"}
     for identity in (batch["epoch"], batch["boot"]):
         assert len(identity) == 16
         assert set(identity) <= HEX
@@ -158,6 +158,7 @@ def conflict(scene: Scene) -> None:
     assert (second.map["after"], second.map["boot"]) == (0, first["boot"])
     recorded_again = [{**event, "seq": event["seq"] + 3} for event in second.map["events"][:7]]
     assert recorded_again == first["events"][3:]
+    assert second.map["origins"] == [{"epoch": first["epoch"], "first": 4, "last": second.map["head"] + 3, "diverged": True}]
     scene.ack(second.map)
     scene.wait_cursor(second.map["cursor"])
 

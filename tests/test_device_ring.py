@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facewire.messages import MAX_ORIGINS, Origin
 from facewire_device.ring import Ring
 
 
@@ -36,16 +37,34 @@ def test_a_smaller_capacity_overwrites_at_once_and_a_larger_one_restores_nothing
 
 
 def test_a_fork_begins_with_seq_1_and_a_cursor_of_0() -> None:
-    assert Ring("e", head=10, cursor=7, dropped=5).forked("f", 8) == Ring("f", head=3)
+    forked = Ring("e", head=10, cursor=7, dropped=5).forked("f", 8, diverged=True)
+    assert forked == Ring("f", head=3, origins=(Origin("e", 8, 10, diverged=True),))
 
 
 def test_a_fork_past_the_head_is_empty() -> None:
-    assert Ring("e", head=10, oldest=4, cursor=10).forked("f", 11) == Ring("f")
-    assert Ring("e", head=10, oldest=4, cursor=10).forked("f", 500) == Ring("f")
+    before = Ring("e", head=10, oldest=4, cursor=10)
+    assert before.forked("f", 11, diverged=False) == Ring("f", origins=(Origin("e", 11, 10),))
+    assert before.forked("f", 500, diverged=False) == Ring("f", origins=(Origin("e", 11, 10),))
 
 
 def test_events_overwritten_since_the_fork_point_stay_a_gap_in_the_new_epoch() -> None:
-    assert Ring("e", head=20, oldest=11, cursor=2).forked("f", 3) == Ring("f", head=18, oldest=9, dropped=8)
+    forked = Ring("e", head=20, oldest=11, cursor=2).forked("f", 3, diverged=False)
+    assert forked == Ring("f", head=18, oldest=9, dropped=8, origins=(Origin("e", 3, 20),))
+
+
+def test_a_second_fork_tells_where_the_events_of_the_first_epoch_are_now() -> None:
+    second = Ring("e", head=20, cursor=10).forked("f", 11, diverged=False).appended(5, 100)
+    third = second.adopted(4).forked("g", 5, diverged=True)
+    assert third.origins == (Origin("f", 5, 15, diverged=True), Origin("e", 15, 20))
+    fourth = third.adopted(8).forked("h", 9, diverged=False)
+    assert fourth.origins == (Origin("g", 9, 11), Origin("f", 13, 15, diverged=True), Origin("e", 21, 20))
+
+
+def test_origins_are_bounded() -> None:
+    ring = Ring("0", head=1)
+    for epoch in range(1, 40):
+        ring = ring.forked(str(epoch), 1, diverged=False)
+    assert [origin.epoch for origin in ring.origins] == [str(epoch) for epoch in range(38, 38 - MAX_ORIGINS, -1)]
 
 
 counts = st.integers(0, 30)
@@ -58,7 +77,7 @@ def test_the_ring_never_overflows_and_every_event_is_acked_held_or_dropped(steps
         ring = ring.appended(appended, capacity)
         ring = ring.adopted(min(ring.head, max(ring.cursor, acked)))
         if fork % 5 == 0:
-            ring = ring.forked(str(epoch), min(ring.head + 1, max(1, fork)))
+            ring = ring.forked(str(epoch), min(ring.head + 1, max(1, fork)), diverged=False)
         assert 1 <= ring.oldest <= ring.head + 1
         assert 0 <= ring.head - ring.oldest + 1 <= capacity
         assert 0 <= ring.cursor <= ring.head

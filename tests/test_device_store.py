@@ -6,7 +6,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from facewire.errors import StoreError
 from facewire.events import MAX_EVENT_BYTES, Event
-from facewire.messages import Batch, decode_batch
+from facewire.messages import Batch, Origin, decode_batch
 from facewire_device import outgoing
 from facewire_device import store as module
 from facewire_device.identity import new_id
@@ -205,7 +205,11 @@ def test_a_fork_records_the_events_from_a_seq_on_again_from_seq_1(path: Path, co
         before = adopt(store, min(40, count))
         after = fork(store, first)
         kept = list(range(first, count + 1))
-        assert after == store.ring() == Ring(after.epoch, head=len(kept))
+        assert (
+            after
+            == store.ring()
+            == Ring(after.epoch, head=len(kept), origins=(Origin(before.epoch, min(first, count + 1), count, diverged=True),))
+        )
         assert after.epoch != before.epoch
         found = drain(store)
         assert (numbers(found), [item.seq for item in found]) == (kept, list(range(1, len(kept) + 1)))
@@ -525,13 +529,27 @@ def test_a_name_that_means_memory_to_sqlite_is_a_file(tmp_path: Path, monkeypatc
         assert store.ring().head == 1
 
 
+def test_a_store_of_an_older_facewire_is_brought_up_to_date(path: Path) -> None:
+    with open_store(path) as store:
+        store.append(events(1, 3))
+        before = store.ring()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE state DROP COLUMN origins")
+        database.execute("PRAGMA user_version = 1")
+    with open_store(path) as store, open_store(path) as other:
+        assert store.ring() == other.ring() == before
+        forked = fork(store, 2)
+        assert other.ring() == forked
+        assert forked.origins == (Origin(before.epoch, 2, 3, diverged=True),)
+
+
 def test_a_store_of_a_newer_facewire_is_refused_and_not_taken_for_damaged(path: Path) -> None:
     closed_store(path)
     database = sqlite3.connect(path)
-    database.execute("PRAGMA user_version = 2")
+    database.execute("PRAGMA user_version = 3")
     database.close()
     for replace in (False, True):
-        with pytest.raises(StoreError, match="has schema 2, but this facewire only knows 1: upgrade facewire"):
+        with pytest.raises(StoreError, match="has schema 3, but this facewire only knows 2: upgrade facewire"):
             open_store(path, replace=replace)
 
 
@@ -576,7 +594,7 @@ def change_state(path: Path, change: str) -> None:
         "UPDATE state SET epoch = 'x'",
         "UPDATE state SET head = 'many'",
         "DELETE FROM state",
-        "INSERT INTO state SELECT 2, epoch, head, oldest, cursor, dropped, capacity, device, machine FROM state",
+        "INSERT INTO state SELECT 2, epoch, head, oldest, cursor, dropped, origins, capacity, device, machine FROM state",
         "DELETE FROM event WHERE seq = 7",
         "DROP TABLE state",
         "DROP TABLE event",

@@ -23,234 +23,15 @@ lead to such states by deliveries and losses, which are explored too.)
 
 import inspect
 import types
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final
 
 import pytest
+from pipeline import Device, Faults, Platform, State, Stream, World, contents
 
 import facewire_device.uploader as real_uploader
-from facewire.events import Event
-from facewire.messages import Ack, Batch
 from facewire_device.ring import Ring
-from facewire_platform.ingest import Content, answer, decide
-
-#: A moment by which every wait is over, s.
-LATER: Final = 1e6
-CAPACITY: Final = 2
-BATCH: Final = 2
-
-
-class NoFields(dict[str, Any]):
-    """An event's `extra` that can be hashed."""
-
-    def __hash__(self) -> int:  # type: ignore[override]  # dict has none
-        return 0
-
-
-def event(seq: int, content: int) -> Event:
-    return Event(seq, content, 0.5, "p", "", 1, None, None, _NO_FIELDS)
-
-
-_NO_FIELDS: Final = NoFields()
-
-
-class RealtimeCopy(NamedTuple):
-    epoch: str
-    event: Event
-
-
-class Stream(NamedTuple):
-    watermark: int = 0
-    stored: tuple[tuple[int, int], ...] = ()
-    gaps: frozenset[int] = frozenset()
-
-
-class Device(NamedTuple):
-    ring: Ring
-    #: Contents of the seqs from oldest to head.
-    held: tuple[int, ...] = ()
-
-
-Platform: TypeAlias = tuple[tuple[str, Stream], ...]
-Message: TypeAlias = Batch | RealtimeCopy | Ack
-
-
-class Faults(NamedTuple):
-    """How often each fault may still happen."""
-
-    records: int
-    reboots: int
-    snapshots: int
-    platform_restores: int
-    images: int
-    device_restores: int
-    resets: int
-
-
-class State(NamedTuple):
-    device: Device
-    boot: int
-    in_flight: tuple[str, int] | None
-    platform: Platform
-    pipe: frozenset[Message]
-    snapshot: Platform
-    image: Device
-    epochs: int
-    recorded: int
-    #: Contents that may be missing on the platform.
-    excused: frozenset[int]
-    faults: Faults
-
-
-class World:
-    """The actions, with one uploader module (the real one or a mutant)."""
-
-    def __init__(self, uploader: types.ModuleType = real_uploader, *, probes: bool = True, pipe_size: int = 2) -> None:
-        self.uploader = uploader
-        self.probes = probes
-        self.pipe_size = pipe_size
-
-    def start(self, faults: Faults) -> State:
-        fresh = Device(Ring("e1"))
-        return State(fresh, 1, None, (), frozenset(), (), fresh, 1, 0, frozenset(), faults)
-
-    def successors(self, s: State) -> Iterator[State]:
-        yield from self.send(s)
-        for message in s.pipe:
-            yield s._replace(pipe=s.pipe - {message})
-            yield self.deliver(s, message)
-        f = s.faults
-        if f.records:
-            yield from self.record(s)
-        if f.reboots:
-            yield self._boot(s._replace(faults=f._replace(reboots=f.reboots - 1)))
-        if f.snapshots and s.platform != s.snapshot:
-            yield s._replace(snapshot=s.platform, faults=f._replace(snapshots=f.snapshots - 1))
-        if f.platform_restores and s.platform != s.snapshot:
-            yield s._replace(platform=s.snapshot, faults=f._replace(platform_restores=f.platform_restores - 1))
-        if f.images and s.device != s.image:
-            yield s._replace(image=s.device, faults=f._replace(images=f.images - 1))
-        if f.device_restores and s.device != s.image:
-            yield self._replace_device(s._replace(faults=f._replace(device_restores=f.device_restores - 1)), s.image)
-        if f.resets:
-            epochs = s.epochs + 1
-            yield self._replace_device(s._replace(epochs=epochs, faults=f._replace(resets=f.resets - 1)), Device(Ring(f"e{epochs}")))
-
-    def record(self, s: State) -> Iterator[State]:
-        content = s.recorded + 1
-        before = s.device
-        ring = before.ring.appended(1, CAPACITY)
-        overwritten = ring.oldest - before.ring.oldest
-        held = (*before.held, content)[overwritten:]
-        s = s._replace(
-            device=Device(ring, held),
-            recorded=content,
-            excused=s.excused.union(before.held[:overwritten]),
-            faults=s.faults._replace(records=s.faults.records - 1),
-        )
-        yield s
-        yield from self._put(s, RealtimeCopy(ring.epoch, event(ring.head, content)))
-
-    def send(self, s: State) -> Iterator[State]:
-        uploader = self._uploader(s)
-        if not self._due(uploader, s):
-            return
-        batch = self._batch(s)
-        uploader.sent(LATER, batch.epoch, batch.cursor)
-        s = s._replace(in_flight=uploader.in_flight)
-        yield from self._put(s, batch)
-
-    def deliver(self, s: State, message: Message) -> State:
-        """The message stays in the pipe, so that it may arrive again."""
-        match message:
-            case RealtimeCopy():
-                return s._replace(platform=self._store_copy(s.platform, message))
-            case Batch():
-                platform, ack = self._ingest(s.platform, message)
-                return next(self._put(s._replace(platform=platform), ack), s._replace(platform=platform))
-            case Ack():
-                return self._acked(s, message)
-
-    def healthy(self, s: State) -> State:
-        """One round without faults: a batch, and its ack."""
-        uploader = self._uploader(s)
-        if not self._due(uploader, s):
-            return s
-        batch = self._batch(s)
-        uploader.sent(LATER, batch.epoch, batch.cursor)
-        platform, ack = self._ingest(s.platform, batch)
-        return self._acked(s._replace(in_flight=uploader.in_flight, platform=platform), ack)
-
-    def _due(self, uploader: real_uploader.Uploader, s: State) -> bool:
-        return uploader.poll(LATER) and (self.probes or s.device.ring.lag > 0)
-
-    def _uploader(self, s: State) -> real_uploader.Uploader:
-        uploader: real_uploader.Uploader = self.uploader.Uploader(f"b{s.boot}", now=0.0, jitter=float)
-        uploader.in_flight = s.in_flight
-        uploader.connected(0.0)
-        return uploader
-
-    def _batch(self, s: State) -> Batch:
-        ring, held = s.device
-        first = max(ring.cursor + 1, ring.oldest)
-        events = tuple(event(seq, held[seq - ring.oldest]) for seq in range(first, min(first + BATCH, ring.head + 1)))
-        cursor = events[-1].seq if events else ring.cursor
-        return Batch(ring.epoch, f"b{s.boot}", ring.cursor, cursor, ring.head, ring.oldest, events)
-
-    def _acked(self, s: State, ack: Ack) -> State:
-        uploader = self._uploader(s)
-        ring, held = s.device
-        outcome_name = type(outcome := uploader.acked(LATER, ack, ring)).__name__
-        s = s._replace(in_flight=uploader.in_flight)
-        if outcome_name == "Adopt":
-            return s._replace(device=Device(ring.adopted(outcome.cursor), held))  # type: ignore[union-attr]  # a mutant's class
-        if outcome_name == "Fork":
-            epochs = s.epochs + 1
-            forked = ring.forked(f"e{epochs}", outcome.first)  # type: ignore[union-attr]  # a mutant's class
-            kept = held[len(held) - (forked.head - forked.oldest + 1) :]
-            # Only the platform has the events that the fork leaves behind: excuse those that it has
-            # at this moment.
-            behind = set(held) - set(kept)
-            excused = s.excused | (behind & contents(s.platform))
-            return s._replace(device=Device(forked, kept), epochs=epochs, excused=excused)
-        return s
-
-    def _put(self, s: State, message: Message) -> Iterator[State]:
-        if message in s.pipe or len(s.pipe) < self.pipe_size:
-            yield s._replace(pipe=s.pipe | {message})
-
-    def _boot(self, s: State) -> State:
-        return s._replace(boot=s.boot + 1, in_flight=None)
-
-    def _replace_device(self, s: State, device: Device) -> State:
-        return self._boot(s._replace(device=device, excused=s.excused.union(s.device.held)))
-
-    def _ingest(self, platform: Platform, batch: Batch) -> tuple[Platform, Ack]:
-        streams = dict(platform)
-        stream = streams.get(batch.epoch, Stream())
-        stored = {seq: Content.of(event(seq, content)) for seq, content in stream.stored if batch.after < seq <= batch.cursor}
-        decision = decide(batch, stream.watermark, stored)
-        declared = {seq for span in decision.declared for seq in range(span.first, span.last + 1)}
-        streams[batch.epoch] = Stream(
-            decision.watermark,
-            tuple(sorted(stream.stored + tuple((e.seq, e.timestamp) for e in decision.store))),
-            (stream.gaps | declared) - set(decision.late),
-        )
-        return tuple(sorted(streams.items())), answer(batch, decision, "store")
-
-    def _store_copy(self, platform: Platform, copy: RealtimeCopy) -> Platform:
-        streams = dict(platform)
-        stream = streams.get(copy.epoch, Stream())
-        if copy.event.seq not in dict(stream.stored):
-            stored = tuple(sorted((*stream.stored, (copy.event.seq, copy.event.timestamp))))
-            streams[copy.epoch] = stream._replace(stored=stored, gaps=stream.gaps - {copy.event.seq})
-        return tuple(sorted(streams.items()))
-
-
-def contents(platform: Platform) -> set[int]:
-    return {content for _, stream in platform for _, content in stream.stored}
-
 
 #: The real machines never need so many; without the rules a device may fork without end.
 MAX_EPOCHS: Final = 5
@@ -258,23 +39,35 @@ MAX_EPOCHS: Final = 5
 
 def check_streams(s: State) -> None:
     assert s.epochs <= MAX_EPOCHS, f"does not settle: forks without end, {s.epochs} epochs"
-    for epoch, stream in s.platform:
+    everywhere = Counter(content for _, stream in s.platform.streams for _, content in stream.stored)
+    twice = [content for content, count in everywhere.items() if count > 1]
+    assert not twice, f"stored twice: {twice}"
+    for epoch, stream in s.platform.streams:
         stored = dict(stream.stored)
-        assert len(stored) == len(stream.stored), f"stored twice in {epoch}: {stream}"
         for seq in range(1, stream.watermark + 1):
-            assert (seq in stored) != (seq in stream.gaps), f"seq {seq} of {epoch} is not either stored or a gap: {stream}"
+            places = (seq in stored) + (seq in stream.gaps) + (seq in stream.continued)
+            assert places == 1, f"seq {seq} of e{epoch} is not one of stored, a gap and continued: {stream}"
         assert all(seq <= stream.watermark for seq in stream.gaps), f"gap past the watermark in {epoch}: {stream}"
 
 
 def check_settled(s: State) -> None:
     ring, held = s.device
-    stream = dict(s.platform).get(ring.epoch, Stream())
+    streams = dict(s.platform.streams)
+    stream = streams.get(int(ring.epoch[1:]), Stream())
     assert ring.cursor == stream.watermark == ring.head, f"not settled: {ring} {stream}"
     stored = dict(stream.stored)
     for seq, content in enumerate(held, ring.oldest):
-        assert stored.get(seq) == content, f"held event {content} is not on the platform as seq {seq}: {stream}"
-    lost = set(range(1, s.recorded + 1)) - s.excused - contents(s.platform)
+        moved = seq in stream.continued and content in contents(s.platform)
+        assert moved or stored.get(seq) == content, f"held event {content} is not on the platform as seq {seq}: {stream}"
+    for number, dead in streams.items() - {(int(ring.epoch[1:]), stream)}:
+        assert dead.heads.head <= dead.watermark, f"lost in silence: e{number} ended and is not accounted for: {dead}"
+    named = {content for content, epoch, seq in s.behind if epoch in streams and seq in streams[epoch].gaps}
+    lost = set(range(1, s.recorded + 1)) - s.excused - named - contents(s.platform)
     assert not lost, f"lost in silence: {lost}"
+    for content, epoch, seq in s.heard:
+        # If another event has the seq, the platform cannot know that there was one more.
+        known = content in contents(s.platform) or seq in streams[epoch].gaps or seq in dict(streams[epoch].stored)
+        assert known, f"lost in silence: {content}, seq {seq} of e{epoch}"
 
 
 @dataclass(frozen=True)
@@ -318,7 +111,7 @@ _NO_FAULTS: Final = Faults(0, 0, 0, 0, 0, 0, 0)
 
 def _check_settles(world: World, state: State, settled: set[State]) -> None:
     # Faults and images make no difference to a run without faults: fewer states to settle.
-    state = state._replace(faults=_NO_FAULTS, snapshot=(), image=Device(Ring("")))
+    state = state._replace(faults=_NO_FAULTS, snapshot=Platform(), image=Device(Ring("")))
     path = []
     for _ in range(MAX_ROUNDS):
         if state in settled:
@@ -349,6 +142,9 @@ BOUNDS: Final = {
     "two events, every fault but a reset": Bound(EVERY_FAULT),
     "three events overflow a ring of two": Bound(Faults(3, 1, 0, 1, 0, 1, 0)),
     "a factory reset": Bound(Faults(2, 1, 0, 1, 0, 1, 1)),
+    "moved twice": Bound(Faults(2, 0, 0, 0, 0, 0, 0, moves=2)),
+    "moved, the platform restored": Bound(Faults(2, 0, 0, 1, 0, 0, 0, moves=1)),
+    "restored, and moved": Bound(Faults(2, 0, 0, 0, 1, 1, 0, moves=1)),
     "three messages in the pipe": Bound(Faults(3, 1, 0, 1, 0, 0, 0), pipe_size=3),
 }
 
@@ -389,6 +185,19 @@ def test_without_the_rule_an_event_is_lost(rule: str) -> None:
     world = World(mutant(*MUTANTS[rule]))
     with pytest.raises(AssertionError, match=r"lost in silence|not settle|not on the platform"):
         explore(world, EVERY_FAULT)
+
+
+@pytest.mark.parametrize("faults", [Faults(1, 0, 0, 0, 0, 0, 0, moves=1), Faults(1, 0, 0, 0, 0, 0, 1)], ids=["moved", "reset"])
+def test_without_r6_an_event_is_stored_twice_or_lost_in_silence(faults: Faults) -> None:
+    with pytest.raises(AssertionError, match=r"stored twice|lost in silence"):
+        explore(World(successions=False), faults)
+
+
+def test_without_r7_the_lost_tail_of_a_restored_store_is_not_named() -> None:
+    faults = Faults(2, 0, 0, 0, 1, 1, 0)
+    explore(World(), faults)
+    with pytest.raises(AssertionError, match="lost in silence"):
+        explore(World(tails=False), faults)
 
 
 def test_without_probes_r1_the_platforms_lost_data_goes_unnoticed() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from facewire.errors import BrokerError
 from facewire.events import event_from_map
-from facewire.messages import MAX_BATCH_EVENTS, Ack, decode_batch, decode_match
+from facewire.messages import MAX_BATCH_EVENTS, Ack, Origin, decode_batch, decode_match
 from facewire_device.uploader import Adopt, Fork
 from facewire_fleet import net
 from facewire_fleet.fleet import OFFICE_DAY, REGULARS, Comparison, Device, MemoryStore, Plan, Rhythm, compare, crowd, percentile
@@ -162,6 +162,7 @@ def test_a_conflict_forks_into_a_new_epoch_with_the_rest_recorded_again() -> Non
     after = decode_batch(one.batch().payload)
     assert after.epoch != before.epoch
     assert [event.seq for event in after.events] == [1, 2, 3]
+    assert after.origins == (Origin(before.epoch, 4, 6, diverged=True),)
     assert [event.timestamp for event in after.events] == [event.timestamp for event in before.events[3:]]
 
 

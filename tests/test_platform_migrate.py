@@ -20,6 +20,9 @@ from facewire_platform.store.writer import Message, Unreadable, open_store
 SCHEMA_1 = Path(__file__).parent / "data" / "schema-1.sql"
 
 
+MIGRATIONS = ["0002_counts_and_keys", "0003_wide_ids", "0004_columns", "0005_successions"]
+
+
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     path = tmp_path / "old.db"
@@ -39,15 +42,15 @@ def schema(path: Path) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("opener", [open_store, History])
 def test_a_database_of_an_older_facewire_is_refused_with_a_remedy(old: Path, opener: Any) -> None:
-    with pytest.raises(StoreError, match="has schema 1, this facewire needs 4: run `facewire platform migrate`"):
+    with pytest.raises(StoreError, match="has schema 1, this facewire needs 5: run `facewire platform migrate`"):
         opener(old)
 
 
 def test_a_migration_of_the_first_schema_keeps_everything_and_copies_first(old: Path) -> None:
     before = rows(old, "SELECT * FROM event")
     told: list[str] = []
-    assert migrate(old, told.append) == ["0002_counts_and_keys", "0003_wide_ids", "0004_columns"]
-    copy = old.with_name("old.db.before-4-1")
+    assert migrate(old, told.append) == MIGRATIONS
+    copy = old.with_name("old.db.before-5-1")
     assert told == [f"copied to {copy}"]
     assert rows(copy, "PRAGMA user_version") == [(1,)]
     assert [row[:10] for row in rows(old, "SELECT * FROM event")] == rows(copy, "SELECT * FROM event") == before
@@ -69,7 +72,7 @@ def test_a_migrated_database_equals_a_new_one(old: Path, tmp_path: Path) -> None
 def test_migrating_twice_does_nothing(old: Path) -> None:
     migrate(old)
     assert migrate(old) == []
-    assert not old.with_name("old.db.before-4-2").exists()
+    assert not old.with_name("old.db.before-5-2").exists()
 
 
 def test_a_migration_that_fails_changes_nothing(old: Path) -> None:
@@ -86,7 +89,7 @@ def test_a_migration_that_fails_changes_nothing(old: Path) -> None:
 def test_a_database_of_a_newer_facewire_is_not_called_up_to_date(old: Path) -> None:
     migrate(old)
     run(old, "PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="schema 99, this facewire knows 4"):
+    with pytest.raises(StoreError, match="schema 99, this facewire knows 5"):
         migrate(old)
 
 
@@ -121,15 +124,18 @@ def test_postgresql_is_migrated_from_its_first_schema(postgresql: str) -> None:
         for table in ("stream", "quarantine"):
             db.execute(f"ALTER SEQUENCE {table}_id_seq AS integer".encode())
         db.execute("UPDATE schema_migration SET name = '0001_first' WHERE name LIKE '0002%'")
+        db.execute("ALTER TABLE stream DROP COLUMN continued, DROP COLUMN head_boot, DROP COLUMN other_head")
+        db.execute("ALTER TABLE stream DROP COLUMN leads, DROP COLUMN linked")
+        db.execute("DROP TABLE continued, link")
         db.execute("DELETE FROM schema_migration WHERE name > '0003'")
         db.execute(
             "INSERT INTO stream (device, epoch, watermark, head, oldest, gaps, quarantined, boot, last_seen)"
             " VALUES ('d', %s, 2, 2, 1, 1, 0, '', 0)",
             ("0" * 16,),
         )
-    with pytest.raises(StoreError, match="has schema 1, this facewire needs 4"):
+    with pytest.raises(StoreError, match="has schema 1, this facewire needs 5"):
         open_store(postgresql)
-    assert migrate(postgresql) == ["0002_counts_and_keys", "0003_wide_ids", "0004_columns"]
+    assert migrate(postgresql) == MIGRATIONS
     assert rows(postgresql, "SELECT watermark, stored, gaps FROM stream") == [(2, 1, 1)]
     with open_store(postgresql) as store:
         assert store_batches(store, batch(0, 1, 1)).cursor == 1

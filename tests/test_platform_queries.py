@@ -207,7 +207,7 @@ def test_devices_show_their_newest_epoch_and_all_of_them_on_demand(tmp_path: Pat
     ]
     assert (rows[1]["head"], rows[1]["lag"], rows[1]["dropped"], rows[1]["last_seen"]) == (7, 7, 3, 70)
     old = next(row for row in every if row["device"] == "a" and not row["current"])
-    assert (old["head"], old["watermark"], old["lag"], old["gaps"], old["quarantined"]) == (15, 10, 5, 7, 1)
+    assert (old["head"], old["watermark"], old["lag"], old["gaps"], old["quarantined"]) == (15, 15, 0, 12, 1)
 
 
 def test_gaps_and_quarantine_are_read_page_by_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +340,10 @@ def test_a_device_with_a_hundred_thousand_epochs_can_be_asked_for(location: Loca
         store_events(store, "a", event_at(1, 10), event_at(2, 20))
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) "
     columns = "device, epoch, watermark, head, oldest, stored, gaps, quarantined, boot, last_seen"
-    change(location, f"INSERT INTO stream ({columns}) {numbers} SELECT 'a', 'e' || i, 0, 0, 1, 0, 0, 0, '', 0 FROM n")
+    columns += ", continued, head_boot, other_head, leads, linked"
+    change(
+        location, f"INSERT INTO stream ({columns}) {numbers} SELECT 'a', 'e' || i, 0, 0, 1, 0, 0, 0, '', 0, 0, '', 0, false, false FROM n"
+    )
     for most in (MAX_SORTED, 1):
         with History(location) as history, pytest.MonkeyPatch.context() as patch:
             patch.setattr(facewire_platform.history.queries, "MAX_SORTED", most)

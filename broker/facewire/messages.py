@@ -18,6 +18,8 @@ from facewire.events import MAX_INT, Event, event_from_map, read_seq
 from facewire.topics import Kind
 
 MAX_BATCH_EVENTS: Final = 100
+#: A store that forks more often forgets the oldest of its epochs.
+MAX_ORIGINS: Final = 16
 
 #: The form in which a batch holds its events.
 E_co = TypeVar("E_co", covariant=True)
@@ -45,6 +47,24 @@ class BadEvent(NamedTuple):
     raw: bytes
 
 
+class Origin(NamedTuple):
+    """An older epoch of the same store, whose seqs `first` to `last` are recorded again from 1 on.
+
+    older epoch   1 ─────────── first ──────────── last
+    this epoch                    1 ──────── last - first + 1 ───────▶
+    """
+
+    #: The older one.
+    epoch: str
+    #: The lowest of its seqs that is recorded again; the platform had acked all before.
+    first: int
+    #: The highest one, `first` - 1 if no event is recorded again.
+    last: int
+    #: The platform knows other events under these seqs (docs/contract.md, Device, R4). Otherwise
+    #: the store only moved to another machine, and a seq means the same event on both sides.
+    diverged: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class BatchOf(Generic[E_co]):
     """A batch of history whose events have a form that suits its reader (see `decode_batch_of`)."""
@@ -59,6 +79,8 @@ class BatchOf(Generic[E_co]):
     oldest: int
     events: Sequence[E_co]
     bad: tuple[BadEvent, ...] = ()
+    #: The epochs that this one continues, the nearest first.
+    origins: tuple[Origin, ...] = ()
     format: Format = field(default=Format.MSGPACK, compare=False)
 
 
@@ -152,6 +174,7 @@ def to_map(message: Message) -> dict[str, Any]:
             wire["event"] = message.event.to_map()
         case Batch():
             wire["events"] = [event.to_map() for event in message.events]
+            wire |= _origins_to_map(message.origins)
         case Ack() if message.rejected:
             wire["rejected"] = [rejected._asdict() for rejected in message.rejected]
     return wire
@@ -162,10 +185,25 @@ def splice_match(epoch: str, boot: str, sent_at: int, event: bytes) -> bytes:
     return codec.splice({"epoch": epoch, "boot": boot, "sent_at": sent_at}, "event", event)
 
 
-def splice_batch(epoch: str, boot: str, *, after: int, cursor: int, head: int, oldest: int, events: Sequence[bytes]) -> bytes:
+def splice_batch(
+    epoch: str,
+    boot: str,
+    *,
+    after: int,
+    cursor: int,
+    head: int,
+    oldest: int,
+    events: Sequence[bytes],
+    origins: Sequence[Origin] = (),
+) -> bytes:
     """A Batch around packed events."""
     keys = {"epoch": epoch, "boot": boot, "after": after, "cursor": cursor, "head": head, "oldest": oldest}
-    return codec.splice(keys, "events", events)
+    return codec.splice(keys | _origins_to_map(origins), "events", events)
+
+
+def _origins_to_map(origins: Sequence[Origin]) -> dict[str, Any]:
+    maps = [{key: value for key, value in origin._asdict().items() if value is not False} for origin in origins]
+    return {"origins": maps} if maps else {}
 
 
 def decode_match(payload: bytes) -> Match:
@@ -178,8 +216,8 @@ def decode_match(payload: bytes) -> Match:
 
 def decode_batch(payload: bytes) -> Batch:
     """Read a Batch, its bad events set apart. Raises `BatchRefused`, `DecodeError` (`decode`)."""
-    keys, items, decoded = _read_batch(payload)
-    return Batch(*keys, *_sort_out(items, decoded), decoded.format)
+    keys, origins, items, decoded = _read_batch(payload)
+    return Batch(*keys, *_sort_out(items, decoded), origins, decoded.format)
 
 
 def decode_batch_of(payload: bytes, read_events: Callable[[Sequence[Any]], Sequence[E_co]]) -> BatchOf[E_co | Event]:
@@ -193,13 +231,13 @@ def decode_batch_of(payload: bytes, read_events: Callable[[Sequence[Any]], Seque
     Raises:
         BatchRefused, DecodeError: see `decode`; and what `read_events` raises.
     """
-    keys, items, decoded = _read_batch(payload)
+    keys, origins, items, decoded = _read_batch(payload)
     if decoded.clean:
-        return BatchOf(*keys, read_events(items), format=decoded.format)
-    return Batch(*keys, *_sort_out(items, decoded), decoded.format)
+        return BatchOf(*keys, read_events(items), origins=origins, format=decoded.format)
+    return Batch(*keys, *_sort_out(items, decoded), origins, decoded.format)
 
 
-def _read_batch(payload: bytes) -> tuple[tuple[str, str, int, int, int, int], list[Any], Decoded]:
+def _read_batch(payload: bytes) -> tuple[tuple[str, str, int, int, int, int], tuple[Origin, ...], list[Any], Decoded]:
     decoded = codec.decode(payload)
     m = _Fields(decoded.map)
     epoch, boot, cursor = m.identity("epoch"), m.identity("boot"), m.integer("cursor")
@@ -207,9 +245,28 @@ def _read_batch(payload: bytes) -> tuple[tuple[str, str, int, int, int, int], li
         after, head, oldest = m.integer("after"), m.integer("head"), m.integer("oldest", least=1)
         items = m.get("events", list, "a list")
         _check_shape(after, cursor, head, items)
+        origins = _read_origins(m)
     except DecodeError as exc:
         raise BatchRefused(str(exc), epoch=epoch, boot=boot, key=cursor) from exc
-    return (epoch, boot, after, cursor, head, oldest), items, decoded
+    return (epoch, boot, after, cursor, head, oldest), origins, items, decoded
+
+
+def _read_origins(m: "_Fields") -> tuple[Origin, ...]:
+    items = m.optional("origins", list, "a list") or ()
+    if len(items) > MAX_ORIGINS:
+        raise DecodeError(f"{len(items)} origins are over the limit of {MAX_ORIGINS}")
+    return tuple(map(_read_origin, items))
+
+
+def _read_origin(item: object) -> Origin:
+    if not isinstance(item, dict):
+        raise DecodeError("origins has an item that is not a map")
+    m = _Fields(item)
+    diverged = m.optional("diverged", bool, "true or false") or False
+    origin = Origin(m.identity("epoch"), m.integer("first", least=1), m.integer("last"), diverged)
+    if origin.last < origin.first - 1:
+        raise DecodeError(f"origin's last {origin.last} is before {origin.first - 1}, its first - 1")
+    return origin
 
 
 def _check_shape(after: int, cursor: int, head: int, items: list[Any]) -> None:

@@ -16,7 +16,7 @@ import click
 
 from facewire import WIRE_VERSION
 from facewire.events import MAX_INT, PERSON_TYPES, Event
-from facewire.messages import MAX_BATCH_EVENTS, Ack, Batch, Match, Message, Rejected, Status, to_map
+from facewire.messages import MAX_BATCH_EVENTS, MAX_ORIGINS, Ack, Batch, Match, Message, Origin, Rejected, Status, to_map
 from facewire.topics import DEFAULT_ROOT, KINDS, QOS, Kind, Topics
 from facewire_cli.options import topics_of
 
@@ -118,7 +118,7 @@ def document(topics: Topics) -> Schema:
         "operations": {f"{'receive' if kind == 'ack' else 'send'}{kind.title()}": _operation(kind) for kind in KINDS},
         "components": {
             "messages": {kind: _message(kind) for kind in KINDS},
-            "schemas": {cls.__name__: _object(cls) for cls in (*_CLASSES.values(), Event, Rejected)},
+            "schemas": {cls.__name__: _object(cls) for cls in (*_CLASSES.values(), Event, Rejected, Origin)},
         },
     }
 
@@ -189,13 +189,14 @@ def _value(name: str, hint: Any) -> Schema:
     if get_origin(hint) in {Union, types.UnionType}:
         hint = next(kind for kind in get_args(hint) if kind is not type(None))
     if get_origin(hint) in {tuple, Sequence}:
-        most = {"maxItems": MAX_BATCH_EVENTS} if name == "events" else {}
+        limit = {"events": MAX_BATCH_EVENTS, "origins": MAX_ORIGINS}.get(name)
+        most = {} if limit is None else {"maxItems": limit}
         return {"type": "array", "items": _value("", get_args(hint)[0]), **most}
     if hint is int:
         return {"type": "integer", "minimum": _LEAST.get(name, 0), "maximum": MAX_INT}
     if isinstance(hint, TypeVar):  # of a batch, the form of its events
         hint = Event
-    if hint in {Event, Rejected}:
+    if hint in {Event, Rejected, Origin}:
         return {"$ref": f"#/components/schemas/{hint.__name__}"}
     return {"type": {str: "string", float: "number", bool: "boolean"}[hint]}
 

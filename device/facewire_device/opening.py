@@ -29,7 +29,7 @@ DEFAULT_CAPACITY: Final = 10_000
 #: How long to wait for another process's transaction, s.
 BUSY_TIMEOUT: Final = 30.0
 
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
 #: Only a bridge's store has a ledger.
 _OPTIONAL: Final = frozenset(("ledger", "shared", "note"))
 
@@ -89,6 +89,7 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
                 _create(database, path, create=create)
             _switch_to_wal(database)
             _check_schema(database, real)
+            _upgrade(database)
             if check:
                 _check_integrity(database, real)
     except BaseException:
@@ -137,14 +138,14 @@ def _check_schema(database: peewee.SqliteDatabase, path: Path) -> None:
     if schema > _SCHEMA:
         raise StoreError(f"{database.database}: has schema {schema}, but this facewire only knows {_SCHEMA}: upgrade facewire")
     # Before the first statement about a table: a view in its place would run.
-    if reason := foreign_object(read_objects(database.execute_sql), _our_objects(), _OPTIONAL):
+    if reason := foreign_object(read_objects(database.execute_sql), _our_objects(schema), _OPTIONAL):
         raise DamagedError(f"{path}: is damaged: it {reason}")
     if database.execute_sql("SELECT epoch, head, oldest, cursor, dropped, capacity, device, machine FROM state").fetchone() is None:
         raise DamagedError(f"{path}: is damaged: its state is missing")
 
 
 @functools.cache
-def _our_objects() -> tuple[Object, ...]:
+def _our_objects(schema: int) -> tuple[Object, ...]:
     """The objects of a store that has a ledger."""
     database = peewee.SqliteDatabase(":memory:")
     database.connect()
@@ -152,7 +153,21 @@ def _our_objects() -> tuple[Object, ...]:
         database.create_tables([RingEvent, RingState])
         for statement in LEDGER_TABLES:
             database.execute_sql(statement)
+        if schema == 1:
+            database.execute_sql("ALTER TABLE state DROP COLUMN origins")
         return tuple(read_objects(database.execute_sql))
+
+
+def _upgrade(database: peewee.SqliteDatabase) -> None:
+    """Bring a store of an earlier facewire up to date. Another process may do so at the same time."""
+    if database.pragma("user_version") == _SCHEMA:
+        return
+    with database.transaction("IMMEDIATE"):
+        if database.pragma("user_version") == _SCHEMA:
+            return
+        database.execute_sql("ALTER TABLE state ADD COLUMN origins TEXT NOT NULL DEFAULT ''")
+        database.pragma("user_version", _SCHEMA)
+    log.info("store upgraded path=%s schema=%d", database.database, _SCHEMA)
 
 
 def _check_integrity(database: peewee.SqliteDatabase, path: Path) -> None:

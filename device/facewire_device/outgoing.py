@@ -42,7 +42,16 @@ def build_batch(ring: Ring, boot: str, events: Iterable[tuple[int, bytes]], limi
             break
         packed.append(event)
         key = seq
-    payload = splice_batch(ring.epoch, boot, after=ring.cursor, cursor=key, head=ring.head, oldest=ring.oldest, events=packed)
+    payload = splice_batch(
+        ring.epoch,
+        boot,
+        after=ring.cursor,
+        cursor=key,
+        head=ring.head,
+        oldest=ring.oldest,
+        events=packed,
+        origins=ring.origins,
+    )
     return OutgoingBatch(ring.epoch, key, payload)
 
 

@@ -11,6 +11,8 @@ goes back if the platform lost data.
 
 from dataclasses import dataclass, replace
 
+from facewire.messages import MAX_ORIGINS, Origin
+
 
 @dataclass(frozen=True, slots=True)
 class Ring:
@@ -25,6 +27,8 @@ class Ring:
     cursor: int = 0
     #: Events overwritten before they were acked.
     dropped: int = 0
+    #: The epochs that this one continues, the nearest first.
+    origins: tuple[Origin, ...] = ()
 
     @property
     def lag(self) -> int:
@@ -47,12 +51,22 @@ class Ring:
         """The ring with another cursor, ahead or back."""
         return replace(self, cursor=cursor)
 
-    def forked(self, epoch: str, first: int) -> "Ring":
+    def forked(self, epoch: str, first: int, *, diverged: bool) -> "Ring":
         """The ring in a new epoch, where the events from `first` on are recorded again from seq 1.
 
         Events from `first` on that were overwritten keep their seqs, so that they show as a gap
         instead of vanishing unnamed.
+
+        Args:
+            epoch: the new one.
+            first: the lowest seq that is recorded again; `head` + 1 for none.
+            diverged: see `facewire.messages.Origin`.
         """
+        first = min(first, self.head + 1)
         shift = first - 1
         oldest = max(1, self.oldest - shift)
-        return Ring(epoch, head=max(0, self.head - shift), oldest=oldest, dropped=oldest - 1)
+        mine = Origin(self.epoch, first, self.head, diverged)
+        # An older epoch's seqs moved to this one first, and from here to the new one.
+        older = (origin._replace(first=min(origin.first + shift, origin.last + 1)) for origin in self.origins)
+        origins = (mine, *older)[:MAX_ORIGINS]
+        return Ring(epoch, head=self.head - shift, oldest=oldest, dropped=oldest - 1, origins=origins)

@@ -1,7 +1,7 @@
 """The tables of a device's store.
 
 event   seq | score | packed | crc     `packed` is the event in wire form (msgpack, with its seq)
-state   one row: epoch, head, oldest, cursor, dropped, capacity, device, machine
+state   one row: epoch, head, oldest, cursor, dropped, origins, capacity, device, machine
 
 A store whose events come from elsewhere has the tables of its ledger too (`ledger`).
 """
@@ -31,6 +31,8 @@ class RingState(peewee.Model):
     oldest = peewee.BigIntegerField()
     cursor = peewee.BigIntegerField()
     dropped = peewee.BigIntegerField()
+    #: The epochs that this one continues, as JSON; empty for none. Since schema 2.
+    origins = peewee.TextField(default="", constraints=[peewee.SQL("DEFAULT ''")])
     capacity = peewee.BigIntegerField()
     #: The owner; empty while there is none.
     device = peewee.TextField()

@@ -10,9 +10,10 @@ its batch, which declares it lost.
 """
 
 import contextlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ import peewee
 from facewire import codec
 from facewire.errors import StoreError
 from facewire.events import MAX_INT, Event
-from facewire.messages import MAX_BATCH_EVENTS
+from facewire.messages import MAX_BATCH_EVENTS, Origin
 from facewire_device.identity import new_id
 from facewire_device.opening import close_database, open_database, store_errors
 from facewire_device.outgoing import OutgoingBatch, build_batch
@@ -149,7 +150,7 @@ class Store:
                     ring = ring.adopted(cursor)
                     self._write_ring(ring)
                 case Fork(first):
-                    ring = self._fork(ring, first)
+                    ring = self._fork(ring, first, diverged=True)
         _log_fork(before, ring)
         return outcome, ring
 
@@ -201,7 +202,7 @@ class Store:
                 return False
             ring = before = self._read_ring()
             if owner:
-                ring = self._fork(ring, ring.cursor + 1)
+                ring = self._fork(ring, ring.cursor + 1, diverged=False)
             self.execute("UPDATE state SET machine = ?", machine)
         _log_fork(before, ring)
         return bool(owner)
@@ -217,8 +218,8 @@ class Store:
             self._trim(ring)
         self._watch.resized(before, ring, capacity)
 
-    def _fork(self, ring: Ring, first: int) -> Ring:
-        forked = ring.forked(new_id(), first)
+    def _fork(self, ring: Ring, first: int, *, diverged: bool) -> Ring:
+        forked = ring.forked(new_id(), first, diverged=diverged)
         shift = first - 1
         self.execute("DELETE FROM event WHERE seq < ?", max(first, ring.oldest))
         # Move the events down to seqs that are free by then; a few at a time: they may be large.
@@ -245,11 +246,12 @@ class Store:
                 log.error("event damaged store=%s seq=%d: left out", self.path, row[0])
 
     def _read_ring(self) -> Ring:
-        epoch, head, oldest, cursor, dropped, self.capacity = self.query(_SELECT_STATE)[0]
-        return Ring(epoch, head, oldest, cursor, dropped)
+        epoch, head, oldest, cursor, dropped, origins, self.capacity = self.query(_SELECT_STATE)[0]
+        return Ring(epoch, head, oldest, cursor, dropped, tuple(Origin(*origin) for origin in json.loads(origins)) if origins else ())
 
     def _write_ring(self, ring: Ring) -> None:
-        self.execute(_UPDATE_STATE, *astuple(ring))
+        origins = json.dumps(ring.origins) if ring.origins else ""
+        self.execute(_UPDATE_STATE, ring.epoch, ring.head, ring.oldest, ring.cursor, ring.dropped, origins)
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows that a statement finds; for this package's modules."""
@@ -343,6 +345,6 @@ _SELECT_ONE: Final = _sql(RingEvent.select(*_ROW).where(RingEvent.seq == 0))
 _SELECT_ABOVE: Final = _sql(RingEvent.select(*_ROW).where((RingEvent.seq > 0) & (RingEvent.score > 0.0)).order_by(RingEvent.seq).limit(1))
 #: No limit, for SQLite's LIMIT.
 _ALL: Final = -1
-_RING: Final = (RingState.epoch, RingState.head, RingState.oldest, RingState.cursor, RingState.dropped)
+_RING: Final = (RingState.epoch, RingState.head, RingState.oldest, RingState.cursor, RingState.dropped, RingState.origins)
 _SELECT_STATE: Final = _sql(RingState.select(*_RING, RingState.capacity))
 _UPDATE_STATE: Final = _sql(RingState.update(dict.fromkeys(_RING, 0)))

@@ -143,7 +143,7 @@ class MemoryStore:
         return outcome
 
     def _fork(self, first: int) -> None:
-        before, after = self.ring, self.ring.forked(self._new_id(), first)
+        before, after = self.ring, self.ring.forked(self._new_id(), first, diverged=True)
         remaining = itertools.islice(self._events, max(0, first - before.oldest), None)
         again = [codec.unpack(packed) | {"seq": seq} for seq, packed in enumerate(remaining, after.oldest)]
         self._events = deque(map(codec.pack, again), self._capacity)

@@ -11,7 +11,7 @@ quarantine:
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -75,9 +75,19 @@ class Decision(Generic[E_co]):
     quarantined: tuple[int, ...] = ()
     #: The first seq whose content differs from the stored one.
     conflict: int | None = None
+    #: Seqs that the watermark passes now, and whose events are stored under another epoch.
+    continued: tuple[int, ...] = ()
 
 
-def decide(batch: BatchOf[E_co], watermark: int, stored: Mapping[int, Content], runs: Iterable[Range] = ()) -> Decision[E_co]:
+def decide(
+    batch: BatchOf[E_co],
+    watermark: int,
+    stored: Mapping[int, Content],
+    runs: Iterable[Range] = (),
+    *,
+    elsewhere: Set[int] = frozenset(),
+    earlier_head: int = 0,
+) -> Decision[E_co]:
     """Judge a batch.
 
     Args:
@@ -85,20 +95,25 @@ def decide(batch: BatchOf[E_co], watermark: int, stored: Mapping[int, Content], 
         watermark: of the batch's stream, 0 if never seen.
         stored: the stored contents for the batch's own seqs, those of bad events too.
         runs: all other stored seqs in (max(after, watermark), cursor]. They may overlap `stored`.
+        elsewhere: seqs of the batch whose events are stored under another epoch (see `succession`).
+        earlier_head: the highest seq of this epoch that an earlier boot of the device reported. A
+            store whose head is lower has lost its tail: it would give the same seqs to other
+            events (R7).
     """
     if batch.after > watermark:
-        return Decision(watermark, store=_not_in(stored, batch.events), rejected=batch.bad)
+        return Decision(watermark, store=_not_in(stored, elsewhere, batch.events), rejected=batch.bad)
     # The usual batch, recognized by its count: seqs rise in (after, cursor], so none is missing.
-    if batch.after == watermark and not stored and not batch.bad and len(batch.events) == batch.cursor - batch.after:
+    plain = not stored and not batch.bad and not elsewhere and batch.head >= earlier_head
+    if plain and batch.after == watermark and len(batch.events) == batch.cursor - batch.after:
         return Decision(batch.cursor, store=batch.events)
-    conflict = next((event.seq for event in batch.events if event.seq in stored and stored[event.seq] != Content.of(event)), None)
+    conflict = _conflict(batch, stored, elsewhere, earlier_head)
     end = batch.cursor if conflict is None else conflict - 1
     events = batch.events if conflict is None else tuple(event for event in batch.events if event.seq <= end)
     bad = tuple(bad for bad in batch.bad if bad.seq is None or bad.seq <= end)
-    new = _not_in(stored, events)
+    new = _not_in(stored, elsewhere, events)
     start = max(batch.after, watermark)
     quarantined = {bad.seq for bad in bad if bad.seq is not None and bad.seq > start and bad.seq not in stored}
-    present = {event.seq for event in events} | quarantined | stored.keys()
+    present = {event.seq for event in events} | quarantined | stored.keys() | elsewhere
     declared = missing(Range(start + 1, end), itertools.chain(((seq, seq) for seq in present), runs))
     return Decision(
         watermark=max(watermark, end),
@@ -108,7 +123,15 @@ def decide(batch: BatchOf[E_co], watermark: int, stored: Mapping[int, Content], 
         rejected=bad,
         quarantined=tuple(sorted(quarantined)),
         conflict=conflict,
+        continued=tuple(sorted(seq for seq in elsewhere if start < seq <= end and seq not in stored)),
     )
+
+
+def _conflict(batch: BatchOf[Decisive], stored: Mapping[int, Content], elsewhere: Set[int], earlier_head: int) -> int | None:
+    for event in batch.events:
+        if event.seq in stored and event.seq not in elsewhere and stored[event.seq] != Content.of(event):
+            return event.seq
+    return batch.cursor + 1 if batch.head < earlier_head else None
 
 
 def answer(batch: BatchOf[Decisive], decision: Decision[Decisive], store: str) -> Ack:
@@ -136,5 +159,7 @@ def missing(span: Range, present: Iterable[tuple[int, int]]) -> Iterator[Range]:
         yield Range(wanted, span.last)
 
 
-def _not_in(stored: Mapping[int, Content], events: Sequence[E_co]) -> Sequence[E_co]:
-    return tuple(event for event in events if event.seq not in stored) if stored else events
+def _not_in(stored: Mapping[int, Content], elsewhere: Set[int], events: Sequence[E_co]) -> Sequence[E_co]:
+    if not stored and not elsewhere:
+        return events
+    return tuple(event for event in events if event.seq not in stored and event.seq not in elsewhere)

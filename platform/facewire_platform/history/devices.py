@@ -54,8 +54,9 @@ def conserved(stream: Row) -> Row:
         "watermark": stream["watermark"],
         "gaps": stream["gaps"],
         "quarantined": stream["quarantined"],
+        "continued": stream["continued"],
         "stored": stored,
-        "unaccounted": stream["watermark"] - stored - stream["gaps"] - stream["quarantined"],
+        "unaccounted": stream["watermark"] - stored - stream["gaps"] - stream["quarantined"] - stream["continued"],
     }
 
 

@@ -5,7 +5,8 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
@@ -121,7 +122,11 @@ class History:
         return (ends[0][0][0], ends[1][0][0]) if all(ends) else None
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
-        """How far each device is stored, and its last status; of the newest epoch, or of all."""
+        """How far each device is stored, and its last status; of the newest epoch, or of all.
+
+        Without `all_epochs` the gaps and the quarantine are those of all its epochs: whatever a
+        device lost stays lost when it goes on in a new epoch.
+        """
         return self._devices(self._streams(*rate_columns()), all_epochs=all_epochs)
 
     def conservation(self) -> Iterator[Row]:
@@ -142,6 +147,8 @@ class History:
         statuses = {row["device"]: row for row in self._plain_dicts(DeviceRow.select())}
         stored = {(row["device"], row["epoch"]): row for row in streams}
         newest = dict(stored.keys()) | {device: row["epoch"] for device, row in statuses.items() if row["epoch"]}
+        if not all_epochs:
+            stored = _with_totals(stored, newest)
         keys = set(newest.items()) | (stored.keys() if all_epochs else set())
         for device, epoch in sorted(keys):
             yield device_row(device, epoch, statuses.get(device), stored.get((device, epoch)), current=newest[device] == epoch)
@@ -402,3 +409,13 @@ def _event(stream: tuple[str, str], row: tuple[Any, ...]) -> Row:
     fields |= {name: value for name, value in (("group_name", group_name), ("ep_id", ep_id)) if value is not None}
     vendors = codec.unpack(extra) if extra else {}
     return fields | {f"event.{name}" if name in fields else name: value for name, value in vendors.items()}
+
+
+def _with_totals(streams: Mapping[tuple[str, str], Row], newest: Mapping[str, str]) -> dict[tuple[str, str], Row]:
+    """The newest stream of each device, with the gaps and the quarantine of all its streams."""
+    gaps, quarantined = Counter[str](), Counter[str]()
+    for (device, _), row in streams.items():
+        gaps[device] += row["gaps"]
+        quarantined[device] += row["quarantined"]
+    keys = (key for key in newest.items() if key in streams)
+    return {key: streams[key] | {"gaps": gaps[key[0]], "quarantined": quarantined[key[0]]} for key in keys}

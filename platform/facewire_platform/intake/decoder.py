@@ -6,7 +6,7 @@ receiver's process: payload ── pack ──▶ bytes ══▶ worker's: unpa
 import marshal
 from typing import Final
 
-from facewire.messages import BatchOf, decode_batch_of
+from facewire.messages import BatchOf, Origin, decode_batch_of
 from facewire_platform.store.rows import Row, Rows
 
 #: Later versions of marshal look for values that occur twice, which takes most of their time.
@@ -22,11 +22,12 @@ def pack(payload: bytes, rows: type[Rows]) -> bytes | None:
     if not isinstance(batch.events, Rows):  # the codec does not vouch for it
         return None
     keys = (batch.epoch, batch.boot, batch.after, batch.cursor, batch.head, batch.oldest)
-    return marshal.dumps((*keys, batch.events.packed), MARSHAL_VERSION)
+    origins = [tuple(origin) for origin in batch.origins]
+    return marshal.dumps((*keys, batch.events.packed, origins), MARSHAL_VERSION)
 
 
 def unpack(packed: bytes, rows: type[Rows]) -> BatchOf[Row]:
     """The batch, with its events as rows."""
     # These bytes come from this program, through a socket that no other has.
-    epoch, boot, after, cursor, head, oldest, events = marshal.loads(packed)  # noqa: S302
-    return BatchOf(epoch, boot, after, cursor, head, oldest, rows(events))
+    epoch, boot, after, cursor, head, oldest, events, origins = marshal.loads(packed)  # noqa: S302
+    return BatchOf(epoch, boot, after, cursor, head, oldest, rows(events), origins=tuple(Origin(*origin) for origin in origins))

@@ -7,7 +7,8 @@ from typing import Any, Final
 import peewee
 
 from facewire_platform.ingest import Decision, Decisive, Range
-from facewire_platform.store.schema import ChangedRow, GapRow, QuarantineRow, RejectedRow
+from facewire_platform.store.group import Stream
+from facewire_platform.store.schema import ChangedRow, ContinuedRow, GapRow, QuarantineRow, RejectedRow
 
 #: Quarantine keeps at most so many entries, and so many bytes of each.
 MOST_QUARANTINED: Final = 10_000
@@ -23,32 +24,56 @@ class Losses:
         self._db = database
 
     def change(self, stream: int, events: Sequence[tuple[int, int]]) -> None:
-        """Note that events (seq, timestamp) at or below the watermark are new: the column files lack them."""
+        """Note that events (seq, timestamp) at or below the watermark are new or gone: column files differ."""
         for start in range(0, len(events), ROWS_AT_ONCE):
             some = [{"stream": stream, "seq": seq, "timestamp": at} for seq, at in events[start:][:ROWS_AT_ONCE]]
             self._run(ChangedRow.insert_many(some))
 
-    def fill(self, stream: int, seqs: tuple[int, ...]) -> tuple[int, int]:
-        """Take seqs out of gaps and quarantine, because their events arrived after all.
+    def add(self, stream: Stream, count: int, late: tuple[int, ...]) -> None:
+        """Count events that are stored now.
 
-        Returns:
-            How many were in each. A seq that was in neither had been deleted by retention.
+        Args:
+            stream: theirs.
+            count: how many.
+            late: the seqs of those at or below the watermark. They leave the gaps and the
+                quarantine. A seq that was in neither had been deleted by retention.
         """
-        gaps = quarantined = 0
-        for seq in seqs:
-            before = GapRow.select().where((GapRow.stream == stream) & (GapRow.first <= seq)).order_by(GapRow.first.desc()).limit(1)
-            gap = next(iter(self._run(before)), None)
-            if gap is not None and seq <= gap.last:
-                gaps += 1
-                self._split_gap(stream, seq, gap)
-            quarantined += self._run(RejectedRow.delete().where((RejectedRow.stream == stream) & (RejectedRow.seq == seq)))
-            self._run(QuarantineRow.delete().where((QuarantineRow.stream == stream) & (QuarantineRow.seq == seq)))
-        return gaps, quarantined
+        stream.stored += count - len(late)
+        if stream.gaps or stream.quarantined or stream.continued:
+            for seq in late:
+                gaps, quarantined, continued = self.cut(stream.id, Range(seq, seq))
+                self._run(QuarantineRow.delete().where((QuarantineRow.stream == stream.id) & (QuarantineRow.seq == seq)))
+                stream.stored += gaps + quarantined + continued
+                stream.gaps -= gaps
+                stream.quarantined -= quarantined
+                stream.continued -= continued
 
-    def _split_gap(self, stream: int, seq: int, gap: GapRow) -> None:
-        self._run(GapRow.delete().where((GapRow.stream == stream) & (GapRow.first == gap.first)))
-        parts = (Range(gap.first, seq - 1), Range(seq + 1, gap.last))
-        self.declare(stream, [part for part in parts if part.size], gap.declared_at)
+    def cut(self, stream: int, span: Range) -> tuple[int, int, int]:
+        """Take a span out of the ranges of a stream; returns how many seqs were gaps, rejected and continued."""
+        gaps = self._cut_ranges(GapRow, stream, span)
+        in_span = (RejectedRow.stream == stream) & RejectedRow.seq.between(*span)
+        return gaps, self._run(RejectedRow.delete().where(in_span)), self._cut_ranges(ContinuedRow, stream, span)
+
+    def _cut_ranges(self, table: Any, stream: int, span: Range) -> int:
+        before = table.select(peewee.fn.MAX(table.first)).where((table.stream == stream) & (table.first <= span.first))
+        start = peewee.fn.COALESCE(before, span.first)
+        overlapping = (table.stream == stream) & (table.first >= start) & (table.first <= span.last) & (table.last >= span.first)
+        count = 0
+        for row in list(self._run(table.select().where(overlapping).dicts())):
+            self._run(table.delete().where((table.stream == stream) & (table.first == row["first"])))
+            parts = (Range(row["first"], span.first - 1), Range(span.last + 1, row["last"]))
+            rest = [row | part._asdict() for part in parts if part.size > 0]
+            if rest:
+                self._run(table.insert_many(rest))
+            count += min(row["last"], span.last) - max(row["first"], span.first) + 1
+        return count
+
+    def continue_elsewhere(self, stream: int, spans: Sequence[Range]) -> None:
+        """Note that seqs of a stream belong to another stream now."""
+        for span in spans:
+            joined = (ContinuedRow.stream == stream) & (ContinuedRow.last == span.first - 1)
+            if not self._run(ContinuedRow.update(last=span.last).where(joined)):
+                self._run(ContinuedRow.insert(stream=stream, first=span.first, last=span.last))
 
     def declare(self, stream: int, gaps: Sequence[Range], declared_at: int) -> None:
         """Record gaps. `declared_at`: platform clock, ms since 1970 UTC."""

@@ -2,6 +2,8 @@
 
     device ──< stream ──< event          a stream is one epoch of a device, named by an integer
                      ├──< gap            ranges of lost events
+                     ├──< continued      ranges of seqs that belong to another stream now
+                     ├──< link           to the stream that continues it
                      ├──< rejected       seqs of events that broke the contract
                      ├──< quarantine     these events, as long as there is room
                      ├─── copied         up to which seq its events are in column files
@@ -26,7 +28,7 @@ import peewee
 
 from facewire.errors import StoreError
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 
 
 class StoreRow(peewee.Model):
@@ -59,8 +61,8 @@ class DeviceRow(peewee.Model):
 class StreamRow(peewee.Model):
     """One epoch of a device.
 
-    At any time watermark = (stored - events above the watermark) + gaps + quarantined. Retention
-    changes none of these: it deletes only at and below the watermark, and a deleted event that
+    At any time watermark = (stored - events above the watermark) + gaps + quarantined + continued.
+    Retention changes none of these: it deletes only at and below the watermark, and a deleted event that
     arrives again is not counted again.
     """
 
@@ -79,6 +81,15 @@ class StreamRow(peewee.Model):
     boot = peewee.TextField(default="")
     #: Platform clock, ms since 1970 UTC.
     last_seen = peewee.BigIntegerField(default=0)
+    #: Seqs at or below the watermark that belong to another stream now.
+    continued = peewee.BigIntegerField(default=0)
+    #: The boot that reported `head`, and the highest seq that any other boot reported.
+    head_boot = peewee.TextField(default="")
+    other_head = peewee.BigIntegerField(default=0)
+    #: The device is in this epoch, as its batches say.
+    leads = peewee.BooleanField(default=False)
+    #: There are links from or to it.
+    linked = peewee.BooleanField(default=False)
 
     class Meta:  # noqa: D106  # peewee's
         table_name = "stream"
@@ -121,6 +132,32 @@ class GapRow(peewee.Model):
     class Meta:  # noqa: D106  # peewee's
         table_name = "gap"
         primary_key = peewee.CompositeKey("stream", "first")
+
+
+class ContinuedRow(peewee.Model):
+    """Seqs `first` to `last` of a stream, which belong to another stream now (see LinkRow)."""
+
+    stream = peewee.BigIntegerField()
+    first = peewee.BigIntegerField()
+    last = peewee.BigIntegerField()
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "continued"
+        primary_key = peewee.CompositeKey("stream", "first")
+
+
+class LinkRow(peewee.Model):
+    """A `facewire_platform.succession.Link`, in the order of its fields."""
+
+    older = peewee.BigIntegerField()
+    newer = peewee.BigIntegerField()
+    first = peewee.BigIntegerField()
+    last = peewee.BigIntegerField()
+    diverged = peewee.BooleanField()
+
+    class Meta:  # noqa: D106  # peewee's
+        table_name = "link"
+        primary_key = peewee.CompositeKey("older", "newer")
 
 
 class RejectedRow(peewee.Model):
@@ -222,6 +259,8 @@ TABLES: Final = (
     StreamRow,
     EventRow,
     GapRow,
+    ContinuedRow,
+    LinkRow,
     RejectedRow,
     QuarantineRow,
     PartFolderRow,
@@ -239,7 +278,7 @@ ROW_COLUMNS: Final = (*EVENT_COLUMNS[1:], EVENT_COLUMNS[0])
 #: Without the keys, in the order of `facewire.events.Event`.
 EVENT_FIELDS: Final = tuple(column for column in EVENT_COLUMNS if column.name not in {"id_key", "name_key"})
 #: A new stream: `STREAM_COLUMNS` after id, device and epoch.
-NEW_STREAM: Final = (0, 0, 1, 0, 0, 0, "", 0)
+NEW_STREAM: Final = (0, 0, 1, 0, 0, 0, "", 0, 0, "", 0, False, False)
 
 
 def columns_of(columns: Sequence[Any], table: str) -> str:

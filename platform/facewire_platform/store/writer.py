@@ -8,13 +8,9 @@ time. One thread uses it.
 """
 
 import contextlib
-import operator
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
-
-import peewee
 
 from facewire import codec
 from facewire.errors import BatchRefused, StoreError
@@ -25,10 +21,12 @@ from facewire_platform.ingest import Content, Range, answer, decide
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.drivers import DATABASE_ERRORS, Location, failure, is_outage, store_errors
+from facewire_platform.store.group import DEVICE_VALUES, STREAM_VALUES, Device, Group, Stream
 from facewire_platform.store.losses import Losses
 from facewire_platform.store.migrate import create_tables
 from facewire_platform.store.rows import Row, Rows
-from facewire_platform.store.schema import DEVICE_COLUMNS, STREAM_COLUMNS, EventRow, StreamRow
+from facewire_platform.store.schema import StreamRow
+from facewire_platform.store.successions import Located, Successions
 
 #: If a batch spans more seqs than this, its events are far apart: look them up one by one.
 DENSE: Final = 1_000
@@ -57,56 +55,6 @@ class Message(NamedTuple):
 Outcome: TypeAlias = Ack | bool
 
 
-@dataclass(slots=True)
-class _Stream:
-    """A row of the stream table, changed as messages are applied."""
-
-    id: int
-    device: str
-    epoch: str
-    watermark: int
-    head: int
-    oldest: int
-    stored: int
-    gaps: int
-    quarantined: int
-    boot: str
-    last_seen: int
-    #: So many messages of the group are about it.
-    messages: int = 0
-
-
-@dataclass(slots=True)
-class _Device:
-    """A row of the device table, changed as messages are applied."""
-
-    device: str
-    boots: str = ""
-    epoch: str | None = None
-    online: bool = False
-    last_seen: int = 0
-    status: bytes | None = None
-
-
-_STREAM_ROW: Final = operator.attrgetter(*(column.name for column in STREAM_COLUMNS))
-_DEVICE_ROW: Final = operator.attrgetter(*(column.name for column in DEVICE_COLUMNS))
-
-
-@dataclass(slots=True)
-class _Group:
-    """The rows of one transaction: read, and to be written."""
-
-    streams: dict[tuple[str, str], _Stream] = field(default_factory=dict)
-    devices: dict[str, _Device] = field(default_factory=dict)
-    #: By stream and seq: the stored contents for the seqs of the messages.
-    contents: dict[int, dict[int, Content]] = field(default_factory=dict)
-    #: New events, for `insert_events`.
-    events: list[Any] = field(default_factory=list)
-    #: The streams and devices to be written, by id and name.
-    changed_streams: dict[int, _Stream] = field(default_factory=dict)
-    changed_devices: dict[str, _Device] = field(default_factory=dict)
-
-
 class Store:
     """An open store for writing. Use `open_store`."""
 
@@ -119,6 +67,7 @@ class Store:
         #: The form in which events are stored fastest.
         self.rows: type[Rows] = dialect.rows
         self._losses = Losses(database)
+        self._successions = Successions(database, self._sql, self._losses, self._insert)
         #: Each ack carries it.
         self.identity: str = database.execute_sql("SELECT identity FROM store").fetchone()[0]
 
@@ -160,11 +109,11 @@ class Store:
             raise StoreError(f"{self._dialect.location}: was removed or replaced while in use")
         return outcomes
 
-    def _read(self, messages: Sequence[Message]) -> _Group:
-        group = _Group()
+    def _read(self, messages: Sequence[Message]) -> Group:
+        group = Group()
         about = [(message.device, message.body) for message in messages if isinstance(message.body, BatchOf | Match)]
         keys = dict.fromkeys((device, body.epoch) for device, body in about)
-        group.streams = {(row[1], row[2]): _Stream(*row) for row in self._sql.streams(list(keys))}
+        group.streams = {(row[1], row[2]): Stream(*row) for row in self._sql.streams(list(keys))}
         group.contents = {stream.id: {} for stream in group.streams.values()}
         for device, body in about:
             group.streams[device, body.epoch].messages += 1
@@ -173,22 +122,27 @@ class Store:
             group.contents[stream][seq] = Content(timestamp, identity_id, score)
         names = {device for device, body in about if body.boot != group.streams[device, body.epoch].boot}
         names |= {message.device for message in messages if isinstance(message.body, Status)}
-        group.devices = {row[0]: _Device(*row) for row in self._sql.devices(sorted(names))}
+        group.devices = {row[0]: Device(*row) for row in self._sql.devices(sorted(names))}
+        self._successions.read_links(group)
         return group
 
-    def _write(self, group: _Group) -> None:
+    def _write(self, group: Group) -> None:
         self._insert_events(group)
         if group.changed_streams:
-            self._sql.update_streams(list(map(_STREAM_ROW, group.changed_streams.values())))
+            self._sql.update_streams(list(map(STREAM_VALUES, group.changed_streams.values())))
         if group.changed_devices:
-            self._sql.write_devices(list(map(_DEVICE_ROW, group.changed_devices.values())))
+            self._sql.write_devices(list(map(DEVICE_VALUES, group.changed_devices.values())))
 
-    def _insert_events(self, group: _Group) -> None:
+    def _insert(self, group: Group, stream: Stream, events: Sequence[Event | Row]) -> None:
+        self._add(stream, events, group)
+        self._insert_events(group)
+
+    def _insert_events(self, group: Group) -> None:
         if group.events:
             self._sql.insert_events(group.events)
             group.events = []
 
-    def _apply(self, message: Message, group: _Group) -> Outcome:
+    def _apply(self, message: Message, group: Group) -> Outcome:
         match message.body:
             case BatchOf() as batch:
                 return self._apply_batch(message.device, batch, message.at_ms, group)
@@ -196,6 +150,7 @@ class Store:
                 self._apply_match(message.device, match, message.at_ms, group)
                 return True
             case Status() as status:
+                self._remember_head(message.device, status, message.at_ms, group)
                 return self._apply_status(message.device, status, None if message.retained else message.at_ms, group)
             case BatchRefused() as refused:
                 return self._answer_refused(message.device, refused)
@@ -203,18 +158,34 @@ class Store:
                 self._losses.quarantine(topic, reason, raw, message.at_ms)
                 return True
 
-    def _apply_batch(self, device: str, batch: BatchOf[Event | Row], now_ms: int, group: _Group) -> Ack:
+    def _apply_batch(self, device: str, batch: BatchOf[Event | Row], now_ms: int, group: Group) -> Ack:
         stream = group.streams[device, batch.epoch]
-        decision = decide(batch, stream.watermark, *self._stored(stream, batch, group))
+        self._hear(stream, batch.boot, batch.head, now_ms, group)
+        located = Located()
+        if batch.origins or stream.linked or not stream.leads:
+            self._successions.follow(stream, batch, now_ms, group)
+            located = self._successions.locate(stream, batch.events, now_ms, group)
+        stored, runs = self._stored(stream, batch, group)
+        decision = decide(
+            batch,
+            stream.watermark,
+            stored | located.moved if located.moved else stored,
+            runs,
+            elsewhere=located.elsewhere,
+            earlier_head=stream.heads.before(batch.boot),
+        )
+        self._successions.take_over(decision.store, located, group)
         self._add(stream, decision.store, group)
-        gaps, quarantined = self._losses.fill(stream.id, decision.late) if stream.gaps or stream.quarantined else (0, 0)
-        stream.stored += len(decision.store) - len(decision.late) + gaps + quarantined
+        self._losses.add(stream, len(decision.store), decision.late)
         self._losses.declare(stream.id, decision.declared, now_ms)
         self._losses.reject(device, stream.id, decision, now_ms)
-        stream.gaps += sum(span.size for span in decision.declared) - gaps
-        stream.quarantined += len(decision.quarantined) - quarantined
-        stream.watermark, stream.head, stream.oldest = decision.watermark, batch.head, batch.oldest
-        self._see(stream, batch.boot, now_ms, group)
+        self._losses.continue_elsewhere(stream.id, [Range(seq, seq) for seq in decision.continued])
+        stream.gaps += sum(span.size for span in decision.declared)
+        stream.quarantined += len(decision.quarantined)
+        stream.continued += len(decision.continued)
+        stream.watermark, stream.oldest = decision.watermark, batch.oldest
+        if not stream.leads:
+            self._successions.settle(stream, now_ms, group)
         return answer(batch, decision, self.identity)
 
     def _answer_refused(self, device: str, refused: BatchRefused) -> Ack:
@@ -223,27 +194,34 @@ class Store:
         watermark = next((row[0] for row in self._run(query.tuples())), 0)
         return Ack(refused.epoch, refused.boot, refused.key, watermark, self.identity, error=str(refused))
 
-    def _apply_match(self, device: str, match: Match, now_ms: int, group: _Group) -> None:
+    def _apply_match(self, device: str, match: Match, now_ms: int, group: Group) -> None:
         """Store the realtime copy of an event, unless its history copy is stored already."""
         stream, seq = group.streams[device, match.epoch], match.event.seq
+        if stream.linked and self._successions.locate(stream, (match.event,), now_ms, group).handled:
+            return
         if seq in group.contents[stream.id]:
             return
+        self._hear(stream, match.boot, seq, now_ms, group)
         self._add(stream, (match.event,), group)
-        late = (seq,) if seq <= stream.watermark else ()
-        gaps, quarantined = self._losses.fill(stream.id, late) if stream.gaps or stream.quarantined else (0, 0)
-        stream.stored += 1 - len(late) + gaps + quarantined
-        stream.gaps -= gaps
-        stream.quarantined -= quarantined
-        stream.head = max(stream.head, seq)
-        self._see(stream, match.boot, now_ms, group)
+        self._losses.add(stream, 1, (seq,) if seq <= stream.watermark else ())
+        if not stream.leads:
+            self._successions.settle(stream, now_ms, group)
 
-    def _apply_status(self, device: str, status: Status, now_ms: int | None, group: _Group) -> bool:
+    def _remember_head(self, device: str, status: Status, now_ms: int, group: Group) -> None:
+        """A status of another epoch replaces the last one of the epoch before, which said how far that reached."""
+        known = group.devices.get(device)
+        before = codec.unpack(known.status) if known and known.status else {}
+        epoch, head = before.get("epoch"), before.get("head")
+        if status.online and epoch and head and epoch != status.epoch:
+            self._successions.report_head(device, epoch, before["boot"], head, now_ms, group)
+
+    def _apply_status(self, device: str, status: Status, now_ms: int | None, group: Group) -> bool:
         """Store the status of a device. Ignore a will or status of an earlier boot: False.
 
         For a retained message `now_ms` is None. It is no sign of life: the device may have died
         together with the broker.
         """
-        known = group.devices.setdefault(device, _Device(device))
+        known = group.devices.setdefault(device, Device(device))
         boots = tuple(known.boots.split())
         if not presence.counts(boots, status.boot, online=status.online):
             return False
@@ -259,7 +237,7 @@ class Store:
         group.changed_devices[device] = known
         return True
 
-    def _stored(self, stream: _Stream, batch: BatchOf[Event | Row], group: _Group) -> tuple[dict[int, Content], list[Range]]:
+    def _stored(self, stream: Stream, batch: BatchOf[Event | Row], group: Group) -> tuple[dict[int, Content], list[Range]]:
         """For `decide`: contents of the batch's own seqs, and ranges of other events."""
         known = group.contents[stream.id]
         stored = {seq: content for seq, content in known.items() if batch.after < seq <= batch.cursor} if known else known
@@ -267,9 +245,9 @@ class Store:
         if batch.cursor - batch.after <= DENSE or batch.after > stream.watermark or start >= batch.cursor:
             return stored, []
         self._insert_events(group)
-        return stored, [Range(*row) for row in self._runs(stream.id, start + 1, batch.cursor)]
+        return stored, [Range(*row) for row in self._successions.runs(stream.id, Range(start + 1, batch.cursor))]
 
-    def _add(self, stream: _Stream, events: Sequence[Event | Row], group: _Group) -> None:
+    def _add(self, stream: Stream, events: Sequence[Event | Row], group: Group) -> None:
         self.rows.of(events).add_to(group.events, stream.id)
         if events and events[0].seq <= stream.watermark:
             late = [(event.seq, event.timestamp) for event in events if event.seq <= stream.watermark]
@@ -277,23 +255,18 @@ class Store:
         if stream.messages > 1:
             group.contents[stream.id].update((event.seq, Content.of(event)) for event in events)
 
-    def _see(self, stream: _Stream, boot: str, now_ms: int, group: _Group) -> None:
+    def _hear(self, stream: Stream, boot: str, head: int, now_ms: int, group: Group) -> None:
+        """A message of `boot` reaches up to seq `head`."""
         if boot != stream.boot:
-            known = group.devices.setdefault(stream.device, _Device(stream.device))
+            known = group.devices.setdefault(stream.device, Device(stream.device))
             boots = presence.seen(tuple(known.boots.split()), boot)
             if boots[-1] == boot:
                 known.boots, known.epoch, known.last_seen = " ".join(boots), stream.epoch, now_ms
                 group.changed_devices[stream.device] = known
-        stream.boot, stream.last_seen = boot, now_ms
-        group.changed_streams[stream.id] = stream
-
-    def _runs(self, stream: int, first: int, last: int) -> Any:
-        """First and last seq of each unbroken run of stored events; one row for each run."""
-        place = peewee.fn.ROW_NUMBER().over(order_by=[EventRow.seq])
-        numbered = EventRow.select(EventRow.seq, (EventRow.seq - place).alias("run"))
-        numbered = numbered.where((EventRow.stream == stream) & EventRow.seq.between(first, last))
-        runs = peewee.Select([numbered], [peewee.fn.MIN(numbered.c.seq), peewee.fn.MAX(numbered.c.seq)])
-        return self._run(runs.group_by(numbered.c.run).tuples())
+                stream.boot = boot
+        stream.report(boot, head)
+        stream.last_seen = now_ms
+        group.change(stream)
 
     def _run(self, query: Any) -> Any:
         return query.bind(self._db).execute()
