@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 _REASONS: Final = {BAD_CLIENT_ID: "client_id", NOT_AUTHORIZED: "credentials", UNAVAILABLE: "busy"}
 
 
+def _ignore(_first: int, _body: bytes) -> None:
+    """Handles the packets of a connection that is gone."""
+
+
 class ClientConnection(Stream):
     """One client's connection.
 
@@ -73,6 +77,7 @@ class ClientConnection(Stream):
         if self._checking is not None:
             self._checking.cancel()
         self._hub.lost(self, self._loop.time())
+        self._handle = _ignore  # it referred to us
 
     # -- connecting -------------------------------------------------------------------------------
 

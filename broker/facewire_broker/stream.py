@@ -165,6 +165,9 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         self._streams.newcomers.remove(self, self._address)
         self._closing = True
         self.lost()
+        # It may be part of a cycle, and a garbage collection may be far away: 1,000 clients that sent
+        # 250 KB each would fill the memory meanwhile.
+        self._framer, self._out = Framer(0), []
 
     def pause_writing(self) -> None:
         self._paused = True
