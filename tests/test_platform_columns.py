@@ -30,6 +30,7 @@ from facewire_platform.columns.builder import Builder
 from facewire_platform.columns.copier import Copier
 from facewire_platform.columns.filter import Filter
 from facewire_platform.history.queries import History
+from facewire_platform.history.retention import Retention
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, open_store
 
@@ -380,3 +381,25 @@ D1 = "stream IN (SELECT id FROM stream WHERE device = 'd1')"
 def table_count(location: Location, condition: str) -> int:
     found: int = rows(location, f"SELECT count(*) FROM event WHERE {condition}")[0][0]
     return found
+
+
+@pytest.mark.parametrize("which", ["old", "person"])
+def test_answers_are_exact_in_the_middle_of_a_purge(location: Location, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facewire_platform.history.retention.CHUNK", 2)
+    fill(location, 20)
+    build(location)
+    with Retention(location, rest=lambda _: None) as retention:
+        for _ in retention.older_than(MONDAY + 3 * DAY) if which == "old" else retention.person("person-1"):
+            assert seqs(location, Filter(person_type=1)) == [seq for (seq,) in rows(location, "SELECT seq FROM event ORDER BY seq")]
+    assert len(seqs(location, Filter(person_type=1))) == (20 - 12 if which == "old" else 20 - 7)
+
+
+def test_a_late_event_that_no_file_could_have_is_counted_once(location: Location) -> None:
+    fill(location)
+    build(location)
+    with open_store(location) as store:
+        store_batches(store, batch(9, 12, made(10, MONDAY, "p"), made(12, MONDAY, "p")))
+        store.store([Message("d", Match(EPOCH, BOOT, 1, made(11, MONDAY, "late")), 1)])
+    for _ in range(2):
+        assert sorted(seqs(location, Filter(person_type=1))) == list(range(1, 13))
+        build(location)
