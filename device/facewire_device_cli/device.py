@@ -20,7 +20,7 @@ from facewire_cli.ending import Ending
 from facewire_cli.logs import say
 from facewire_cli.main import EXIT_INTERRUPTED
 from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
-from facewire_cli.output import Form, write_rows
+from facewire_cli.output import Form, visible, write_rows
 from facewire_cli.render import duration
 from facewire_cli.systemd import Service
 from facewire_device import Agent, Recorder, Settings
@@ -250,7 +250,7 @@ def status(store: Path, output: Form) -> None:
         row = store_status(opened)
     if output == "pretty":
         for name, value in row.items():
-            click.echo(f"{name:<10} {'-' if value is None else value}")
+            click.echo(visible(f"{name:<10} {'-' if value is None else value}"))
         click.echo(_budget(row))
     else:
         write_rows([row], output, tuple(row))

@@ -15,7 +15,7 @@ from facewire.topics import Topics, check_device
 from facewire_cli.ask import rows_of
 from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import SECONDS, connection_options, output_option
-from facewire_cli.output import Form, write_rows
+from facewire_cli.output import Form, visible, write_rows
 from facewire_device.uploader import DEFAULT_PERIOD, MIN_PERIOD
 from facewire_fleet.fleet import Comparison, Plan, Rhythm, compare, crowd, percentile
 from facewire_fleet.net import Fleet, State, allow_files
@@ -135,7 +135,7 @@ class _Progress:
         self._reported = len(tally.latencies)
         line = f"{state.elapsed:5.0f} s  connected {state.connected}/{state.devices}  recorded {state.recorded}  acked {state.acked}"
         line += f"  matches {tally.matches}  ack p99 {'-' if lately is None else f'{lately * 1000:.0f} ms'}"
-        click.echo(line + (f"  ({tally.last_error})" if tally.last_error else ""), err=True)
+        click.echo(visible(line + (f"  ({tally.last_error})" if tally.last_error else "")), err=True)
 
 
 def _verdict(state: State) -> dict[str, Any]:
