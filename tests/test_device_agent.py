@@ -26,6 +26,7 @@ from facewire_device import realtime as realtime_module
 from facewire_device.ring import Ring
 from facewire_device.store import Store, open_store
 from facewire_mqtt import Address, backoff
+from facewire_mqtt.clock import now_ms
 
 pytestmark = pytest.mark.network
 
@@ -98,6 +99,21 @@ def test_a_match_is_published_at_once_but_a_score_equal_to_the_threshold_is_no_m
     assert (match.boot, received.qos, received.retain) == (agent.boot, 0, False)
     assert abs(match.sent_at - time.time() * 1000) < 5_000
     wait_until(lambda: agent.realtime.published == 1)
+
+
+def test_matches_say_the_error_of_the_clock_once_an_ack_has_shown_it(start: Start, platform: PlayedPlatform) -> None:
+    """The platform's clock is ten seconds behind ours."""
+    agent, recorder = start()
+    assert agent.wait_connected(10)
+    batch = platform.batch(lambda _: True)
+    platform_at = now_ms() - 10_000
+    platform.answer(batch, received_at=platform_at, sent_at=platform_at)
+    agent.wait_acked()
+    recorder.record_all([event(1, 0.9)])
+    match, _ = platform.wait(Match)
+    assert match.clock_error_ms is not None
+    assert match.clock_uncertainty_ms is not None
+    assert abs(match.clock_error_ms - 10_000) <= match.clock_uncertainty_ms < 5_000
 
 
 def test_without_a_threshold_there_are_no_matches(start: Start, platform: PlayedPlatform) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -36,6 +37,7 @@ relaxed = settings(deadline=None)
 EPOCH, BOOT = "0123456789abcdef", "fedcba9876543210"
 EVENT = Event(7, 1602612036150, 82.5, "01220615", "小明", 1, "staff", None, {"photo": b"\xff\xd8"})
 MATCH = Match(EPOCH, BOOT, 1602612036200, EVENT)
+MEASURED = Match(EPOCH, BOOT, 1602612036200, EVENT, -4_000, 20)
 BATCH = Batch(EPOCH, BOOT, 6, 7, 300, 2, (EVENT,))
 PROBE = Batch(EPOCH, BOOT, 7, 7, 300, 2, ())
 ACK = Ack(EPOCH, BOOT, 7, 6, "s1", conflict=7, rejected=(Rejected(5, "bad"),), retry_after=500)
@@ -43,6 +45,8 @@ REFUSAL = Ack(EPOCH, BOOT, 7, 0, "s1", error="101 events")
 STATUS = Status(
     BOOT, True, 1602612036200, EPOCH, head=7, oldest=1, cursor=6, threshold=80.0, period=20.0, capacity=10_000, dropped=0, version="0.1.0"
 )
+MEASURED_STATUS = Status(BOOT, True, 1602612036200, clock_error_ms=-4_000, clock_uncertainty_ms=20)
+TIMED = Ack(EPOCH, BOOT, 7, 7, "s1", received_at=1602612036201, sent_at=1602612036203)
 WILL = Status(BOOT, False, 1602612036200)
 
 IDS_BYTES = b"\xa5epoch\xb00123456789abcdef\xa4boot\xb0fedcba9876543210"
@@ -54,6 +58,24 @@ EVENT_BYTES = (
 BATCH_KEYS_BYTES = b"\xa5after\x06\xa6cursor\x07\xa4head\xcd\x01\x2c\xa6oldest\x02\xa6events"
 GOLDEN: list[tuple[Kind, Message, bytes]] = [
     ("match", MATCH, b"\x84" + IDS_BYTES + b"\xa7sent_at\xcf\x00\x00\x01\x75\x23\x1f\x02\x68\xa5event" + EVENT_BYTES),
+    (
+        "match",
+        MEASURED,
+        b"\x86" + IDS_BYTES + b"\xa7sent_at\xcf\x00\x00\x01\x75\x23\x1f\x02\x68"
+        b"\xaeclock_error_ms\xd1\xf0\x60\xb4clock_uncertainty_ms\x14\xa5event" + EVENT_BYTES,
+    ),
+    (
+        "ack",
+        TIMED,
+        b"\x87" + IDS_BYTES + b"\xa3key\x07\xa6cursor\x07\xa5store\xa2s1"
+        b"\xabreceived_at\xcf\x00\x00\x01\x75\x23\x1f\x02\x69\xa7sent_at\xcf\x00\x00\x01\x75\x23\x1f\x02\x6b",
+    ),
+    (
+        "status",
+        MEASURED_STATUS,
+        b"\x85\xa4boot\xb0fedcba9876543210\xa6online\xc3\xa2at\xcf\x00\x00\x01\x75\x23\x1f\x02\x68"
+        b"\xaeclock_error_ms\xd1\xf0\x60\xb4clock_uncertainty_ms\x14",
+    ),
     ("history", BATCH, b"\x87" + IDS_BYTES + BATCH_KEYS_BYTES + b"\x91" + EVENT_BYTES),
     ("history", PROBE, b"\x87" + IDS_BYTES + BATCH_KEYS_BYTES.replace(b"after\x06", b"after\x07") + b"\x90"),
     (
@@ -88,7 +110,7 @@ IDS = st.text("0123456789abcdef", min_size=16, max_size=16)
 EVENTS = st.builds(
     Event, SEQS, INTS, FLOATS, TEXT, TEXT, INTS, st.none() | TEXT, st.none() | TEXT, st.just({}) | st.just({"a": [{"b": None}]})
 )
-MATCHES = st.builds(Match, IDS, IDS, INTS, EVENTS)
+MATCHES = st.builds(Match, IDS, IDS, INTS, EVENTS, st.none() | INTS, st.none() | COUNTS)
 ACKS = st.builds(
     Ack,
     IDS,
@@ -100,6 +122,8 @@ ACKS = st.builds(
     st.lists(st.builds(Rejected, st.none() | SEQS, TEXT), max_size=3).map(tuple),
     st.none() | COUNTS,
     st.none() | TEXT,
+    st.none() | INTS,
+    st.none() | INTS,
 )
 STATUSES = st.builds(
     Status,
@@ -115,6 +139,8 @@ STATUSES = st.builds(
     st.none() | SEQS,
     st.none() | COUNTS,
     st.none() | TEXT,
+    clock_error_ms=st.none() | INTS,
+    clock_uncertainty_ms=st.none() | COUNTS,
 )
 
 
@@ -156,7 +182,13 @@ def test_spliced_messages_are_those_that_encode_writes(m: Match, b: Batch) -> No
     spliced = splice_batch(b.epoch, b.boot, after=b.after, cursor=b.cursor, head=b.head, oldest=b.oldest, events=packed)
     assert spliced == encode(b)
     assert decode_batch(spliced) == b
-    assert splice_match(m.epoch, m.boot, m.sent_at, codec.pack(m.event.to_map())) == encode(m)
+    assert splice_match(m.epoch, m.boot, m.sent_at, codec.pack(m.event.to_map())) == encode(
+        replace(m, clock_error_ms=None, clock_uncertainty_ms=None)
+    )
+
+
+def test_a_spliced_match_says_the_error_of_its_clock() -> None:
+    assert splice_match(EPOCH, BOOT, MEASURED.sent_at, codec.pack(EVENT.to_map()), clock=(-4_000, 20)) == encode(MEASURED)
 
 
 def test_a_batch_knows_the_format_in_which_to_answer() -> None:
@@ -187,7 +219,14 @@ BAD_INTS = [True, 1.0, "1", [1], {}, 2**63, 2**64 - 1]
 BAD_TEXTS = [1, True, b"x", ["x"], {}]
 BAD_NUMBERS = [True, "1", [1.0], float("nan"), float("inf"), float("-inf"), 1e300, 2**64 - 1]
 BAD_FIELDS: dict[Kind, dict[str, list[Any]]] = {
-    "match": {"epoch": BAD_IDS, "boot": BAD_IDS, "sent_at": [*BAD_INTS, -(2**63)], "event": [1, "x", [], [1], b"x", {}]},
+    "match": {
+        "epoch": BAD_IDS,
+        "boot": BAD_IDS,
+        "sent_at": [*BAD_INTS, -(2**63)],
+        "event": [1, "x", [], [1], b"x", {}],
+        "clock_error_ms": [*BAD_INTS, -(2**63)],
+        "clock_uncertainty_ms": [*BAD_INTS, -1],
+    },
     "history": {
         "epoch": BAD_IDS,
         "boot": BAD_IDS,
@@ -207,6 +246,8 @@ BAD_FIELDS: dict[Kind, dict[str, list[Any]]] = {
         "rejected": [1, "x", {}, [1], ["x"], [{"seq": 1, "reason": 1}], [{"seq": 1, "reason": ["x"]}]],
         "retry_after": [*BAD_INTS, -1],
         "error": BAD_TEXTS,
+        "received_at": [*BAD_INTS, -(2**63)],
+        "sent_at": [*BAD_INTS, -(2**63)],
     },
     "status": {
         "boot": BAD_IDS,
@@ -221,6 +262,8 @@ BAD_FIELDS: dict[Kind, dict[str, list[Any]]] = {
         "capacity": [*BAD_INTS, -1, 0],
         "dropped": [*BAD_INTS, -1],
         "version": BAD_TEXTS,
+        "clock_error_ms": [*BAD_INTS, -(2**63)],
+        "clock_uncertainty_ms": [*BAD_INTS, -1],
     },
 }
 

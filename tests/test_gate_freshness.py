@@ -11,10 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from facewire.events import Event
 from facewire.messages import Match, Status
 from facewire_gate import freshness
-from facewire_gate.freshness import BOOTS, DRIFT, EPOCH_KEPT, EPOCHS, PROMPT, WINDOW, Freshness, Limits, Moment, Reason
+from facewire_gate.freshness import BOOTS, CONTESTERS, DRIFT, EPOCH_KEPT, EPOCHS, PROMPT, WINDOW, Freshness, Limits, Moment, Reason
 
 EPOCH, BOOTED = "0123456789abcdef", 1_764_000_000_000
 HOUR = 3_600_000
+#: A wrong clock is believed after two steady periods.
+STEADY = Limits(proof="steady")
 
 
 def boot(number: int) -> str:
@@ -26,9 +28,11 @@ def at(ms: int) -> Moment:
     return Moment(ms / 1000, BOOTED + ms)
 
 
-def match_of(seq: int, sent_ms: int, *, held: int = 0, boots: int = 1, epoch: str = EPOCH) -> Match:
+def match_of(
+    seq: int, sent_ms: int, *, held: int = 0, boots: int = 1, epoch: str = EPOCH, said: tuple[int | None, int | None] = (None, None)
+) -> Match:
     event = Event(seq, sent_ms - held, 0.9, "7", "Ada", 1, None, None, {})
-    return Match(epoch, boot(boots), sent_ms, event)
+    return Match(epoch, boot(boots), sent_ms, event, *said)
 
 
 class Gate:
@@ -184,7 +188,7 @@ def test_a_match_of_the_night_delivered_after_a_reconnect_is_refused() -> None:
 
 @pytest.mark.parametrize("late", [3_100, 40_000, 600_000, 1_199_000])
 def test_a_stream_late_from_its_first_message_is_never_fresh(late: int) -> None:
-    assert None not in steadily(Gate(), 0, late=late, seconds=3_600)
+    assert None not in steadily(Gate(STEADY), 0, late=late, seconds=3_600)
 
 
 def test_a_backlog_that_drains_is_refused_until_it_is_gone() -> None:
@@ -195,7 +199,7 @@ def test_a_backlog_that_drains_is_refused_until_it_is_gone() -> None:
 
 @pytest.mark.parametrize("ahead", [-20 * 365 * 24 * HOUR, -8 * HOUR, -HOUR // 2, 2_500, 60_000, HOUR, 50 * 365 * 24 * HOUR])
 def test_a_clock_that_is_plainly_wrong_is_believed_after_two_steady_periods(ahead: int) -> None:
-    gate = Gate(ahead=ahead)
+    gate = Gate(STEADY, ahead=ahead)
     verdicts = steadily(gate, 0, every=10_000, seconds=300)
     assert verdicts[:12] == ["unproven"] * 12
     assert verdicts[13:] == [None] * 17
@@ -203,37 +207,38 @@ def test_a_clock_that_is_plainly_wrong_is_believed_after_two_steady_periods(ahea
     assert gate.match(305_200) is None
 
 
-def test_a_plainly_wrong_clock_is_never_believed_if_only_ours_counts() -> None:
-    gate = Gate(Limits(steady=math.inf), ahead=HOUR)
+@pytest.mark.parametrize("limits", [Limits(), Limits(proof="round_trip"), Limits(steady=math.inf, proof="steady")])
+def test_a_plainly_wrong_clock_is_never_believed_if_only_ours_counts(limits: Limits) -> None:
+    gate = Gate(limits, ahead=HOUR)
     assert set(steadily(gate, 0, seconds=3_600)) == {"unproven"}
 
 
 @pytest.mark.parametrize("ahead", [-10_000, -600_000])
 def test_a_clock_whose_error_may_be_a_delay_is_not_believed(ahead: int) -> None:
-    assert set(steadily(Gate(ahead=ahead), 0, seconds=3_600)) == {"unproven"}
+    assert set(steadily(Gate(STEADY, ahead=ahead), 0, seconds=3_600)) == {"unproven"}
 
 
 def test_statuses_prove_a_clock_for_a_match_that_is_rare() -> None:
-    gate = Gate(ahead=HOUR)
+    gate = Gate(STEADY, ahead=HOUR)
     for sent in range(0, 140_000, 20_000):
         gate.status(sent)
     assert gate.match(140_000) is None
 
 
 def test_a_period_needs_its_messages() -> None:
-    gate = Gate(ahead=HOUR)
+    gate = Gate(STEADY, ahead=HOUR)
     for sent in range(0, 180_000, 61_000):
         gate.status(sent)
     assert gate.match(123_000) == "unproven"
 
 
 def test_an_unsteady_floor_proves_nothing() -> None:
-    gate = Gate(ahead=HOUR)
+    gate = Gate(STEADY, ahead=HOUR)
     assert {gate.match(sent, sent + 40_000 + sent // 50) for sent in range(0, 600_000, 10_000)} <= {"unproven", "late"}
 
 
 def test_wills_and_retained_statuses_prove_no_clock() -> None:
-    gate = Gate(ahead=HOUR)
+    gate = Gate(STEADY, ahead=HOUR)
     for sent in range(0, 300_000, 20_000):
         gate.status(sent, online=False)
         gate.status(sent, retained=True)
@@ -242,7 +247,7 @@ def test_wills_and_retained_statuses_prove_no_clock() -> None:
 
 @pytest.mark.parametrize(("hours", "reason"), [(0, None), (5, None), (8, "unproven"), (800, "unproven")])
 def test_a_proof_expires_because_clocks_drift_apart(hours: int, reason: Reason | None) -> None:
-    gate = Gate(ahead=HOUR)
+    gate = Gate(STEADY, ahead=HOUR)
     steadily(gate, 0)
     assert (5_000 - PROMPT) / DRIFT < 8 * HOUR
     assert gate.match(180_000 + hours * HOUR) == reason
@@ -255,7 +260,7 @@ def test_a_right_clock_that_drifts_stays_right() -> None:
 
 @pytest.mark.parametrize("jump", [-HOUR, -30_000, 30_000, HOUR])
 def test_after_a_jump_of_the_clock_matches_are_refused_until_it_is_proved_or_right_again(jump: int) -> None:
-    gate = Gate()
+    gate = Gate(STEADY)
     steadily(gate, 0)
     gate.ahead = jump
     assert gate.match(200_000) in {"late", "unproven"}
@@ -269,7 +274,7 @@ def test_after_a_jump_of_the_clock_matches_are_refused_until_it_is_proved_or_rig
 
 
 def test_a_wrong_clock_that_jumps_forward_is_proved_anew() -> None:
-    gate = Gate(ahead=HOUR)
+    gate = Gate(STEADY, ahead=HOUR)
     steadily(gate, 0)
     gate.ahead += 30_000
     assert gate.match(200_000) == "unproven"
@@ -277,7 +282,7 @@ def test_a_wrong_clock_that_jumps_forward_is_proved_anew() -> None:
 
 
 def test_a_match_as_late_as_its_clock_was_ahead_is_refused() -> None:
-    gate = Gate(ahead=HOUR)
+    gate = Gate(STEADY, ahead=HOUR)
     gate.match(0)
     assert gate.match(1_000, 1_000 + HOUR) == "late"
 
@@ -335,11 +340,101 @@ def test_boots_are_remembered_up_to_a_bound() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"age": 1.0}, {"clock_error": -1.0}, {"age": math.nan}, {"steady": 0.0}, {"longest_delay": 4.0}, {"age": 0.0, "clock_error": 0.0}],
+    [
+        {"age": 1.0},
+        {"clock_error": -1.0},
+        {"age": math.nan},
+        {"steady": 0.0},
+        {"longest_delay": 4.0},
+        {"age": 0.0, "clock_error": 0.0},
+        {"proof": "none"},
+    ],
 )
-def test_limits_that_make_all_or_no_matches_fresh_are_refused(wrong: dict[str, float]) -> None:
+def test_limits_that_make_all_or_no_matches_fresh_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="is not"):
         Limits(**wrong)
+
+
+@pytest.mark.parametrize("ahead", [4_000, -10_000, HOUR, -20 * 365 * 24 * HOUR])
+def test_a_wrong_clock_opens_doors_if_the_device_says_how_wrong_it_is(ahead: int) -> None:
+    gate = Gate(ahead=ahead)
+    assert gate.match(0, 20, said=(ahead, 50)) is None
+    assert gate.match(1_000, 3_900, said=(ahead, 50)) is None
+    assert gate.match(2_000, 4_960, said=(ahead, 50)) == "unproven"
+    assert gate.match(2_000, 7_100, said=(ahead, 50)) == "late"
+
+
+def test_the_uncertainty_of_a_clock_counts_as_age() -> None:
+    gate = Gate()
+    assert gate.match(0, 20, said=(0, 2_980)) is None
+    assert gate.match(1_000, 1_020, said=(0, 2_981)) == "unproven"
+
+
+def test_half_of_what_a_device_says_of_its_clock_is_nothing() -> None:
+    gate = Gate(ahead=4_000)
+    assert gate.match(0, 20, said=(4_000, None)) == "unproven"
+    assert gate.match(0, 20, said=(None, 20)) == "unproven"
+
+
+def test_a_gate_may_require_a_round_trip() -> None:
+    gate = Gate(Limits(proof="round_trip"))
+    assert gate.match(0, 20) == "unproven"
+    assert gate.match(0, 20, said=(0, 20)) is None
+
+
+def test_a_clock_that_was_said_to_be_ahead_is_not_believed_without_a_round_trip() -> None:
+    gate = Gate(ahead=4_000)
+    assert gate.match(0, 6_000, said=(4_000, 20)) == "late"
+    assert gate.match(1_000, 7_000) == "unproven"
+    gate.match(8_000, 14_000, said=(1_000, 20))
+    gate.ahead = 1_000
+    assert gate.match(14_000, 14_020) is None
+
+
+def test_a_platform_that_is_ahead_of_our_clock_proves_nothing_for_twenty_minutes() -> None:
+    """It says that the device is slow, and then what is held back looks fresh."""
+    gate = Gate()
+    assert gate.match(0, 20, said=(-10_000, 20)) == "unproven"
+    assert gate.match(1_000, 11_000, said=(-10_000, 20)) == "unproven"
+    assert gate.match(1_190_000, said=(0, 20)) == "unproven"
+    assert gate.match(1_210_000, said=(0, 20)) == "unproven"
+    assert gate.match(2_411_000, said=(0, 20)) is None
+
+
+@pytest.mark.parametrize("retained", [False, True])
+def test_wills_and_retained_messages_show_a_clock_that_is_ahead(retained: bool) -> None:
+    gate = Gate()
+    gate.status(0)
+    gate.ahead = 8_000
+    gate.status(1_000, online=retained, retained=retained)
+    assert gate.match(2_000, 9_000) == "unproven"
+    other = Gate(ahead=8_000)
+    assert other.match(0, retained=True, boots=1) == "retained"
+    assert other.match(1_000, 9_000, boots=1) == "unproven"
+
+
+@pytest.mark.parametrize("how", ["match", "status", "will", "retained"])
+def test_what_a_boot_showed_before_it_was_adopted_counts(how: str) -> None:
+    gate = Gate()
+    gate.status(0, boots=1)
+    gate.ahead = 6_000
+    for sent in (30_000, 40_000):
+        if how == "match":
+            assert gate.match(sent, boots=2) == "previous_boot"
+        else:
+            gate.status(sent, boots=2, online=how != "will", retained=how == "retained")
+    # The broker pauses at the moment of the adoption: eight seconds.
+    assert gate.match(55_000, 63_000, boots=2) in {"late", "unproven"}
+
+
+def test_contesting_boots_are_watched_up_to_a_bound() -> None:
+    gate = Gate()
+    gate.status(0, boots=1)
+    gate.ahead = 6_000
+    for number in range(2, CONTESTERS + 20):
+        gate.status(30_000, boots=number)
+    assert len(gate.freshness._devices["d"]._contesters) == CONTESTERS
+    assert gate.match(55_000, 63_000, boots=CONTESTERS + 19) == "late"
 
 
 class Pipe(RuleBasedStateMachine):
@@ -349,7 +444,7 @@ class Pipe(RuleBasedStateMachine):
     under a wrong clock each period begins with a prompt status, as does the time after a set clock. All else is free.
     """
 
-    limits = Limits(steady=20.0, longest_delay=1_200.0)
+    limits = Limits(steady=20.0, longest_delay=1_200.0, proof="steady")
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,10 +55,13 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def match(seq: int, *, age: int = 0, held: int = 0, boot: str = NEW, score: float = 0.9, who: str = "") -> bytes:
+def match(
+    seq: int, *, age: int = 0, held: int = 0, boot: str = NEW, score: float = 0.9, who: str = "", said: tuple[int, int] | None = None
+) -> bytes:
     """A match that was sent so many ms ago."""
     sent = now_ms() - age
-    return messages.encode(Match(EPOCH, boot, sent, Event(seq, sent - held, score, who or str(seq), "Ada", 1, None, None, {})))
+    event = Event(seq, sent - held, score, who or str(seq), "Ada", 1, None, None, {})
+    return messages.encode(Match(EPOCH, boot, sent, event, *(said or ())))
 
 
 def status(boot: str = NEW, *, online: bool = True, age: int = 0) -> bytes:
@@ -280,7 +283,7 @@ class TestHostileBroker:
             assert gate.matches.refused["previous_boot"] == 1
 
     def test_a_stream_late_by_a_constant_delay_is_never_learned(self) -> None:
-        limits = Limits(steady=0.001)
+        limits = Limits(steady=0.001, proof="steady")
         with Hostile() as broker, gate_at(broker.address, limits=limits) as gate:
             gate.ready()
             broker.send(*(publish(TOPIC, match(seq, age=40_000)) for seq in range(1, 101)), publish(TOPIC, match(101)))
@@ -288,7 +291,7 @@ class TestHostileBroker:
             assert gate.matches.refused == {"unproven": 100}
 
     def test_a_clock_that_is_plainly_wrong_is_learned(self) -> None:
-        with Hostile() as broker, gate_at(broker.address, limits=Limits(steady=0.001)) as gate:
+        with Hostile() as broker, gate_at(broker.address, limits=Limits(steady=0.001, proof="steady")) as gate:
             gate.ready()
             for seq in range(1, 31):
                 broker.send(publish(TOPIC, match(seq, age=-3_600_000)))
@@ -593,13 +596,17 @@ class TestDocumentation:
             gate.wait_for("connected")
             first = match(1, boot=OLD)
             as_json = messages.encode(messages.decode_match(match(5)), codec.Format.JSON)
-            refused = [match(2, age=3_001), match(3, age=-2_500), match(4, held=6_000), match(6, boot=OLD), b"\xc1", b"{}"]
+            refused = [match(2, age=3_001), match(4, held=6_000), match(6, boot=OLD), b"\xc1", b"{}"]
             broker.send(publish(TOPIC, first), publish(TOPIC, first), publish(STATUS, status(NEW)))
             broker.send(publish(TOPIC, match(9), retain=True), *(publish(TOPIC, item) for item in refused))
             broker.send(publish(STATUS, status("2" * 16, online=False)), publish(TOPIC, as_json))
-            assert [gate.row()["seq"], gate.row()["seq"]] == [1, 5]
+            # A clock that was seen ahead is in doubt, unless the device says how wrong it is.
+            ahead = [match(1, age=-2_500), match(2), match(3, said=(0, 20)), match(4, age=1_000, said=(4_000, 20))]
+            ahead.append(match(5, age=-3_600_000, said=(3_600_000, 20)))
+            broker.send(*(publish(Topics().of("side", "match"), item) for item in ahead))
+            assert [gate.row()["seq"] for _ in range(4)] == [1, 5, 3, 5]
             gate.process.terminate()
-            reasons = {"repeated": 1, "retained": 1, "late": 2, "unproven": 1, "previous_boot": 1, "unreadable": 2}
+            reasons = {"repeated": 1, "retained": 1, "late": 3, "unproven": 2, "previous_boot": 1, "unreadable": 2}
             assert gate.row() == {"refused": reasons}
 
     def test_the_gate_in_javascript_keeps_little_of_what_nobody_reads(self, node_gate: Path) -> None:

@@ -15,6 +15,7 @@ from facewire import codec
 from facewire.errors import StoreError
 from facewire.messages import Ack, Status, decode_ack, encode
 from facewire_mqtt import Received
+from facewire_mqtt.clock import now_ms
 from facewire_platform.history.queries import History
 from facewire_platform.intake.inbox import Inbox
 from facewire_platform.intake.rates import Rates
@@ -39,6 +40,14 @@ def test_a_group_is_stored_in_one_commit_and_acked_after_it(desk: Desk) -> None:
     assert [ack.cursor for ack in acks] == [2] * 20
     assert desk.worker.counters.commits == 1
     assert len(desk.stored()) == 40
+
+
+def test_an_ack_tells_when_its_batch_arrived_and_when_it_was_sent(desk: Desk) -> None:
+    before = now_ms()
+    (ack,) = desk.turn(history("d", 0, 1))
+    assert ack.received_at is not None
+    assert ack.sent_at is not None
+    assert before <= ack.received_at <= ack.sent_at <= now_ms()
 
 
 def test_bad_messages_stop_none_of_the_others(desk: Desk) -> None:

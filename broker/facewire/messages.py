@@ -36,6 +36,10 @@ class Match:
     #: Device clock at publishing, ms since 1970 UTC.
     sent_at: int
     event: Event
+    #: The device clock minus the platform's at any time of the last minute, by a round trip, ms.
+    clock_error_ms: int | None = None
+    #: How far that may be from the truth, ms.
+    clock_uncertainty_ms: int | None = None
 
 
 class BadEvent(NamedTuple):
@@ -113,6 +117,10 @@ class Ack:
     retry_after: int | None = None
     #: The batch was refused whole, and why.
     error: str | None = None
+    #: Platform clock when the batch had arrived, ms since 1970 UTC.
+    received_at: int | None = None
+    #: Platform clock before the ack is published, ms since 1970 UTC.
+    sent_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,10 @@ class Status:
     unexplained: int | None = None
     #: The source's clock minus the bridge's, ms.
     source_offset: int | None = None
+    #: The device clock minus the platform's at any time of the last minute, by a round trip, ms.
+    clock_error_ms: int | None = None
+    #: How far that may be from the truth, ms.
+    clock_uncertainty_ms: int | None = None
 
 
 Message: TypeAlias = Match | Batch | Ack | Status
@@ -171,6 +183,7 @@ def to_map(message: Message) -> dict[str, Any]:
     wire = {name: value for name, value in values.items() if value is not None and value != ()}
     match message:
         case Match():
+            del wire["event"]  # it goes last, as in `splice_match`
             wire["event"] = message.event.to_map()
         case Batch():
             wire["events"] = [event.to_map() for event in message.events]
@@ -180,9 +193,12 @@ def to_map(message: Message) -> dict[str, Any]:
     return wire
 
 
-def splice_match(epoch: str, boot: str, sent_at: int, event: bytes) -> bytes:
-    """A Match around a packed event."""
-    return codec.splice({"epoch": epoch, "boot": boot, "sent_at": sent_at}, "event", event)
+def splice_match(epoch: str, boot: str, sent_at: int, event: bytes, *, clock: tuple[int, int] | None = None) -> bytes:
+    """A Match around a packed event; `clock` is the error of the device's clock and its uncertainty, ms."""
+    keys = {"epoch": epoch, "boot": boot, "sent_at": sent_at}
+    if clock is not None:
+        keys |= dict(zip(("clock_error_ms", "clock_uncertainty_ms"), clock, strict=True))
+    return codec.splice(keys, "event", event)
 
 
 def splice_batch(
@@ -211,7 +227,13 @@ def decode_match(payload: bytes) -> Match:
     decoded = codec.decode(payload)
     m = _Fields(decoded.map)
     event = m.get("event", dict, "a map")
-    return Match(m.identity("epoch"), m.identity("boot"), m.integer("sent_at", least=-MAX_INT), event_from_map(event, clean=decoded.clean))
+    return Match(
+        m.identity("epoch"),
+        m.identity("boot"),
+        m.integer("sent_at", least=-MAX_INT),
+        event_from_map(event, clean=decoded.clean),
+        **_read_clock(m),
+    )
 
 
 def decode_batch(payload: bytes) -> Batch:
@@ -325,6 +347,8 @@ def decode_ack(payload: bytes) -> Ack:
         rejected=tuple(rejected),
         retry_after=m.optional_integer("retry_after"),
         error=m.optional("error", str, "text"),
+        received_at=m.optional_integer("received_at", least=-MAX_INT),
+        sent_at=m.optional_integer("sent_at", least=-MAX_INT),
     )
 
 
@@ -349,7 +373,15 @@ def decode_status(payload: bytes) -> Status:
         proof_at=m.optional_integer("proof_at", least=-MAX_INT),
         unexplained=m.optional_integer("unexplained"),
         source_offset=m.optional_integer("source_offset", least=-MAX_INT),
+        **_read_clock(m),
     )
+
+
+def _read_clock(m: "_Fields") -> dict[str, int | None]:
+    return {
+        "clock_error_ms": m.optional_integer("clock_error_ms", least=-MAX_INT),
+        "clock_uncertainty_ms": m.optional_integer("clock_uncertainty_ms"),
+    }
 
 
 _READERS: Final[dict[Kind, Callable[[bytes], Message]]] = {

@@ -45,7 +45,7 @@ _WORDS: Final = {
 }
 #: Integers are 0 or more, but for these.
 _LEAST: Final = {"seq": 1, "oldest": 1, "conflict": 1, "capacity": 1} | dict.fromkeys(
-    ("timestamp", "at", "sent_at", "person_type", "proof_at", "source_offset"), -MAX_INT
+    ("timestamp", "at", "sent_at", "received_at", "clock_error_ms", "person_type", "proof_at", "source_offset"), -MAX_INT
 )
 _NOT_ON_THE_WIRE: Final = {"bad", "format", "extra"}
 _TOPICS: Final[dict[Kind, str]] = {

@@ -7,10 +7,11 @@ nothing shows to be fresh is refused, with its reason.
     received - sent_at = offset + delay          one number known, two unknown, delay >= 0
     age = received - timestamp - offset
 
-The least `received - sent_at` seen is the *floor*: the offset at most. It proves a match late,
-never fresh. Two witnesses prove it fresh: our own clock, and a steady floor that no delay
-explains. docs/consumers.md ("How freshness is judged") tells the theory, what it assumes, and how
-each detail is decided. The names there are those of `Limits` and of the constants below.
+Only a round trip tells the two apart: the device measures its clock's error against the platform
+and says it. If it says nothing, its clock is taken to be right, unless a message of this boot has
+shown it to be ahead: each counts as evidence, acted on or not. docs/consumers.md ("How freshness is
+judged") tells the theory, what it assumes, and how each detail is decided. The names there are
+those of `Limits` and of the constants below.
 """
 
 import math
@@ -23,6 +24,9 @@ from facewire.messages import Match, Status
 #: docs/consumers.md ("Reasons") explains each.
 Reason: TypeAlias = Literal["retained", "previous_boot", "repeated", "late", "unproven", "crowded"]
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
+
+#: What shows that a match is fresh; each also accepts the proofs before it.
+Proof: TypeAlias = Literal["round_trip", "clock", "steady"]
 
 #: The delay of a prompt message, at most, ms.
 PROMPT: Final = 500
@@ -41,6 +45,8 @@ EPOCHS: Final = 16
 #: An epoch is forgotten for a new one only after this long without a match, s.
 EPOCH_KEPT: Final = 3_600.0
 BOOTS: Final = 256
+#: Unknown boots of a device whose clocks are watched until one becomes the newest.
+CONTESTERS: Final = 16
 DEVICES: Final = 100_000
 
 
@@ -50,11 +56,15 @@ class Limits:
 
     Attributes:
         age: from the comparison to the judgement, at most.
-        clock_error: how far the clock of a device may be ahead of ours. Every match counts as
-            older by this much.
-        steady: length of the periods that prove the offset of a wrong clock; with `math.inf` only
-            our own clock counts.
+        clock_error: how far the clock that dates a match may be ahead of ours: the platform's if
+            the device says its error, otherwise the device's. Every match counts as older by this
+            much.
+        steady: length of the periods that prove the offset of a wrong clock; with `math.inf` none
+            does.
         longest_delay: no network holds a stream back for longer at a constant delay.
+        proof: `round_trip` refuses each match whose device does not say its clock's error. `clock`
+            takes the clock of such a device to be right. `steady` also believes a wrong clock
+            after two steady periods; a delay as steady then opens doors late.
 
     Raises:
         ValueError: no match could ever be fresh.
@@ -64,8 +74,11 @@ class Limits:
     clock_error: float = 2.0
     steady: float = 60.0
     longest_delay: float = 1_200.0
+    proof: Proof = "clock"
 
     def __post_init__(self) -> None:
+        if self.proof not in get_args(Proof):
+            raise ValueError(f"proof {self.proof!a} is not one of {', '.join(get_args(Proof))}")
         if not 0 <= self.clock_error < self.age:
             raise ValueError(f"clock_error of {self.clock_error:g} s is not from 0 to below the age of {self.age:g} s")
         if not (self.steady > 0 and self.longest_delay >= self.age):
@@ -83,6 +96,24 @@ class Moment(NamedTuple):
     @property
     def ms(self) -> int:
         return round(self.monotonic * 1000)
+
+
+class _Heard(NamedTuple):
+    """What a message tells of the clock of its device."""
+
+    arrived: Moment
+    #: Device clock when it was sent, or before.
+    sent_at: int
+    #: Neither retained nor a last will: it was sent shortly before it arrived.
+    live: bool
+    #: The error that the device says its clock has: from and to, ms; None if it says nothing.
+    said: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, message: Match | Status, arrived: Moment, *, live: bool) -> "_Heard":
+        error, uncertainty = message.clock_error_ms, message.clock_uncertainty_ms
+        said = None if error is None or uncertainty is None else (error - uncertainty, error + uncertainty)
+        return cls(arrived, message.sent_at if isinstance(message, Match) else message.at, live, said)
 
 
 class Verdict(NamedTuple):
@@ -106,12 +137,10 @@ class Freshness:
         self._devices: dict[str, _Device] = {}
 
     def status(self, device: str, status: Status, *, retained: bool, arrived: Moment) -> None:
-        """Learn the newest boot from a status, the clock from a live one, neither from a will."""
-        if not status.online or (known := self._device(device)) is None:
-            return
-        known.saw(status.boot, arrived, None if retained else status.at, self.limits)
-        if not retained and status.boot == known.boot:
-            known.clock.sample(arrived.ms, status.at, self.limits.steady * 1000)
+        """Learn the newest boot and the clock from a status. A last will tells no newest boot."""
+        if (known := self._device(device)) is not None:
+            heard = _Heard.of(status, arrived, live=status.online and not retained)
+            known.hear(status.boot, heard, self.limits, is_news=status.online)
 
     def remember(self, device: str, epoch: str, seq: int, now: float) -> None:
         """Learn that a match was acted on before this consumer began."""
@@ -136,32 +165,33 @@ class Freshness:
         return verdict
 
     def _judge(self, device: str, match: Match, *, retained: bool, arrived: Moment, now: Moment) -> Verdict:
+        known, heard = self._device(device), _Heard.of(match, arrived, live=not retained)
+        if known is not None:
+            known.hear(match.boot, heard, self.limits, is_news=not retained)
         if retained:
             return Verdict("retained")
-        if (known := self._device(device)) is None:
+        if known is None:
             return Verdict("crowded")
-        known.saw(match.boot, arrived, match.sent_at, self.limits)
         if match.boot != known.boot:
             return Verdict("previous_boot")
-        known.clock.sample(arrived.ms, match.sent_at, self.limits.steady * 1000)
         if known.acted(match.epoch, match.event.seq):
             return Verdict("repeated")
-        verdict = self._judge_age(known.clock, match, now)
+        verdict = self._judge_age(known.clock, heard.said, match, now)
         if verdict.age is not None and now.ms - verdict.age * 1000 <= known.contested:
             return Verdict("previous_boot", verdict.age)
         if verdict.reason is None and not known.act(match.epoch, match.event.seq, now.monotonic):
             return Verdict("crowded", verdict.age)
         return verdict
 
-    def _judge_age(self, clock: "_Clock", match: Match, now: Moment) -> Verdict:
+    def _judge_age(self, clock: "_Clock", said: tuple[int, int] | None, match: Match, now: Moment) -> Verdict:
         limit = self.limits.age * 1000
         compared = match.event.timestamp
-        # The older of the two: a clock that was set back in between makes the comparison look
-        # younger than the publishing.
+        # The older of the two: a clock that was set back in between makes the comparison look younger
+        # than the publishing.
         elapsed = now.ms - min(compared, match.sent_at)
-        if elapsed - clock.floor > limit:
+        if elapsed - clock.most_offset(now, said) > limit:
             return Verdict("late")
-        least = clock.least_offset(now, self.limits)
+        least = clock.least_offset(now, self.limits, said)
         if least is None or compared > match.sent_at + SLEWED or elapsed - least > limit:
             return Verdict("unproven")
         return Verdict(None, (elapsed - least) / 1000)
@@ -176,7 +206,7 @@ class Freshness:
 class _Device:
     """What a consumer knows about a device."""
 
-    __slots__ = ("_boots", "_contester", "_epochs", "_since", "boot", "clock", "contested")
+    __slots__ = ("_boots", "_contester", "_contesters", "_epochs", "_since", "boot", "clock", "contested")
 
     def __init__(self) -> None:
         #: In the order of their first messages.
@@ -190,37 +220,46 @@ class _Device:
         #: The contesting boot; empty if there are several.
         self._contester: str | None = None
         self.clock = _Clock()
+        #: The clocks of unknown boots, whose messages are not acted on yet.
+        self._contesters: dict[str, _Clock] = {}
 
-    def saw(self, boot: str, arrived: Moment, sent_at: int | None, limits: Limits) -> None:
-        """Note a boot. `sent_at` is that of a live message: a retained one may be of any time."""
+    def hear(self, boot: str, heard: _Heard, limits: Limits, *, is_news: bool) -> None:
+        """Learn from a message, acted on or not; if `is_news`, it may show its boot to be the newest."""
+        if boot == self.boot:
+            self.clock.hear(heard, limits)
         if boot in self._boots:
             return
-        if self.boot is not None and not self._is_newer(arrived, sent_at, limits):
-            self._contester = boot if self._contester in {None, boot} else ""
-            self.contested = arrived.ms
+        clock = self._contesters.setdefault(boot, _Clock())
+        clock.hear(heard, limits)
+        if len(self._contesters) > CONTESTERS:
+            del self._contesters[next(iter(self._contesters))]
+        if not is_news:
             return
+        if self.boot is not None and not self._is_newer(clock, heard, limits):
+            self._contester = boot if self._contester in {None, boot} else ""
+            self.contested = heard.arrived.ms
+            return
+        self._adopt(boot, heard.arrived)
+
+    def _adopt(self, boot: str, arrived: Moment) -> None:
         self._boots[boot] = None
         if len(self._boots) > BOOTS:
             del self._boots[next(iter(self._boots))]
         # A restart may have lost the clock, or found it.
-        self.boot, self.clock, self._since = boot, _Clock(), arrived.ms
+        self.boot, self.clock, self._since = boot, self._contesters.pop(boot), arrived.ms
         if self._contester == boot:
             self._contester, self.contested = None, -math.inf
 
-    def _is_newer(self, arrived: Moment, sent_at: int | None, limits: Limits) -> bool:
+    def _is_newer(self, clock: "_Clock", heard: _Heard, limits: Limits) -> bool:
         """Whether an unknown boot is newer than the newest, and no straggler.
 
-        It is if its message is shown to be sent after the newest boot's first, or arrives long
-        enough after that.
+        It is if its message is shown to be sent after the newest boot's first, or arrives long enough
+        after that.
         """
-        if arrived.ms - self._since > max(STRAGGLING, limits.age) * 1000:
+        if heard.arrived.ms - self._since > max(STRAGGLING, limits.age) * 1000:
             return True
-        clock = _Clock()
-        if sent_at is None:
-            return False
-        clock.sample(arrived.ms, sent_at, limits.steady * 1000)
-        least = clock.least_offset(arrived, limits)
-        return least is not None and sent_at + least > self._since
+        least = clock.least_offset(heard.arrived, limits, heard.said) if heard.live else None
+        return least is not None and heard.sent_at + least > self._since
 
     def acted(self, epoch: str, seq: int) -> bool:
         return epoch in self._epochs and self._epochs[epoch].has(seq)
@@ -268,7 +307,7 @@ class _Period:
 
 @dataclass(slots=True)
 class _Clock:
-    """The floor of one boot of a device, ms: least received (monotonic) - sent_at lately.
+    """What messages of one boot have shown of its clock, ms: received (monotonic) - sent_at.
 
     last two closed periods      open
     ├────────────┼────────────┼───────▶ time
@@ -277,11 +316,28 @@ class _Clock:
 
     _closed: list[_Period] = field(default_factory=list)
     _open: _Period | None = None
+    #: The least of all messages: how far ahead the clock has been seen.
+    _least: float = math.inf
+    #: How far ahead the clock is at most, as the device said last.
+    _said_ahead: float = -math.inf
+    #: The same as `_least` for the clock of the platform, to which devices correct their own: the
+    #: least since `_platform_since`, and of the time before.
+    _platform: tuple[float, float] = (math.inf, math.inf)
+    _platform_since: float = -math.inf
 
-    def sample(self, arrived: int, sent_at: int, steady: float) -> None:
-        """Take in a live message."""
-        level = arrived - sent_at
-        if self._open is None or level < self.floor - PROMPT:
+    def hear(self, heard: _Heard, limits: Limits) -> None:
+        """Take in a message, acted on or not. Delay only adds, so even a retained one shows a clock that is ahead."""
+        level = heard.arrived.ms - heard.sent_at
+        self._least = min(self._least, level)
+        if not heard.live:
+            return
+        self._sample(heard.arrived.ms, level, limits.steady * 1000)
+        if heard.said is not None:
+            self._said_ahead = heard.said[1]
+            self._sample_platform(heard.arrived.ms, level + heard.said[1], limits.longest_delay * 1000)
+
+    def _sample(self, arrived: int, level: int, steady: float) -> None:
+        if self._open is None or level < self._floor() - PROMPT:
             # Every earlier message was late, or the clock has jumped.
             self._closed, self._open = [], _Period(arrived, level)
         period = self._open
@@ -291,18 +347,31 @@ class _Clock:
             self._closed = [*self._closed[-1:], period]
             self._open = _Period(arrived, level)
 
-    @property
-    def floor(self) -> int:
-        """The offset at most. A clock has one from its first sample on."""
+    def _sample_platform(self, arrived: int, level: float, longest_delay: float) -> None:
+        if arrived - self._platform_since > longest_delay:
+            self._platform, self._platform_since = (math.inf, self._platform[0]), arrived
+        self._platform = (min(self._platform[0], level), self._platform[1])
+
+    def _floor(self) -> int:
+        """The least of the last periods. A clock has one from its first live message on."""
         assert self._open is not None  # noqa: S101  # for mypy
         return min(period.floor for period in (*self._closed, self._open))
 
-    def least_offset(self, now: Moment, limits: Limits) -> float | None:
-        """The offset at least, by the better of the two witnesses; None if neither counts."""
+    def most_offset(self, now: Moment, said: tuple[int, int] | None) -> float:
+        """The offset at most, by a live message."""
+        return self._floor() if said is None else -said[0] - (now.wall_ms - now.ms)
+
+    def least_offset(self, now: Moment, limits: Limits, said: tuple[int, int] | None) -> float | None:
+        """The offset at least, by the best witness that counts; None if there is none."""
         ahead = now.wall_ms - now.ms
         ours = -limits.clock_error * 1000 - ahead
-        witnesses = [ours] if self.floor >= ours else []
-        proved = self._proved()
+        if said is not None:
+            return ours - said[1] if min(self._platform) >= ours else None
+        if limits.proof == "round_trip":
+            return None
+        seen = self._floor() if limits.proof == "steady" else self._least
+        witnesses = [ours] if seen >= ours and self._said_ahead <= limits.clock_error * 1000 else []
+        proved = self._proved() if limits.proof == "steady" else None
         if proved is not None and not ours <= proved.floor <= limits.longest_delay * 1000 - ahead:
             witnesses.append(proved.floor - PROMPT - DRIFT * max(0, now.ms - proved.began))
         return max(witnesses, default=None)

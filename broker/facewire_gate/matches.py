@@ -31,7 +31,7 @@ from facewire_gate.freshness import Freshness, Limits, Moment
 from facewire_gate.freshness import Reason as Unfit
 from facewire_gate.memory import Acted, Memory
 from facewire_mqtt import Address, Connected, Connection, Disconnected, Happening, Received, Refused
-from facewire_mqtt.clock import now_ms
+from facewire_mqtt.clock import elapsed_ms, now_ms
 
 if TYPE_CHECKING:
     import asyncio
@@ -326,9 +326,6 @@ fresh_matches: Final = FreshMatches
 #: The same for asyncio: `async with …`, and `async for fresh in matches: ...`
 fresh_matches_async: Final = AsyncFreshMatches
 
-#: CLOCK_MONOTONIC stands still while the machine sleeps: messages in the socket would look fresh.
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
 
 def _now() -> Moment:
-    return Moment(time.clock_gettime(_CLOCK), now_ms())
+    return Moment(elapsed_ms() / 1000, now_ms())

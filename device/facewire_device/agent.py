@@ -17,6 +17,7 @@ from typing import Any, Final
 from facewire.errors import DecodeError, StoreError
 from facewire.messages import Ack, decode_ack
 from facewire_device.agent_inbox import AgentInbox
+from facewire_device.clock_error import ClockError
 from facewire_device.identity import new_id
 from facewire_device.publisher import Publisher
 from facewire_device.realtime import Realtime
@@ -26,6 +27,7 @@ from facewire_device.store import ReplacedError, Store, open_store
 from facewire_device.store_file import DamagedError, lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore, Outcome, Retry, Uploader
 from facewire_mqtt import Connected, Disconnected, Happening, Received, Refused
+from facewire_mqtt.clock import elapsed_ms, now_ms
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +86,8 @@ class Agent:
         except BaseException:
             self._lock.close()
             raise
-        self.realtime = Realtime(self.boot, settings.threshold, ring, self._publisher.match)
+        self._clock = ClockError()
+        self.realtime = Realtime(self.boot, settings.threshold, ring, self._clock, self._publisher.match)
         self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
 
     def open_store(self) -> Store:
@@ -218,6 +221,7 @@ class Agent:
         happening = self._next_happening()
         if happening is not None:
             self._handle(happening, store)
+        self._clock.watch(elapsed_ms(), now_ms())
         self.realtime.poll(store)
         if self._uploader.poll(time.monotonic()):
             self._publish_batch(store)
@@ -255,7 +259,7 @@ class Agent:
         except DecodeError as exc:
             log.warning("ignored ack error=%s", exc)
             return
-        now = time.monotonic()
+        now, elapsed = time.monotonic(), elapsed_ms()
         outcome, ring = store.apply_ack(lambda ring: self._decide(now, ack, ring))
         match outcome:
             case Ignore():
@@ -269,6 +273,7 @@ class Agent:
             case Fork(first):
                 self.realtime.forked(ring, first)
                 self._status_due = now
+        self._clock.acked(elapsed, ack)
         if ack.retry_after:
             log.info("platform asks for patience seconds=%.0f", ack.retry_after / 1000)
         for rejected in ack.rejected:
@@ -283,12 +288,14 @@ class Agent:
         return self._uploader.acked(now, ack, ring) if ack.epoch == ring.epoch else Ignore()
 
     def _publish_batch(self, store: Store) -> None:
-        batch = store.next_batch(self.boot, self.settings.batch)
+        batch, began = store.next_batch(self.boot, self.settings.batch), elapsed_ms()
         if not self._publisher.batch(batch):
             self._uploader.disconnected()
             self._publisher.connection.reconnect("publishing failed")
             return
         resends = self._uploader.sent(time.monotonic(), batch.epoch, batch.key)
+        if not resends:
+            self._clock.batch_sent(began)
         log.debug("sent batch key=%d resends=%d", batch.key, resends)
         if resends:
             log.warning("no ack in time, batch resent key=%d resends=%d", batch.key, resends)
@@ -298,4 +305,4 @@ class Agent:
     def _publish_status(self, store: Store) -> None:
         self._status_due = time.monotonic() + self.settings.period
         more = {"missed": self.realtime.missed, **self.describe_source()}
-        self._publisher.status(store.ring(), threshold=self.realtime.threshold, capacity=store.capacity, more=more)
+        self._publisher.status(store.ring(), threshold=self.realtime.threshold, capacity=store.capacity, clock=self._clock, more=more)

@@ -7,11 +7,12 @@ from typing import Any, Final
 
 from facewire.messages import Status, encode
 from facewire.topics import QOS, Kind
+from facewire_device.clock_error import ClockError
 from facewire_device.outgoing import OutgoingBatch, online_status
 from facewire_device.ring import Ring
 from facewire_device.settings import Settings
 from facewire_mqtt import Connection, Happening, Publication
-from facewire_mqtt.clock import now_ms
+from facewire_mqtt.clock import elapsed_ms, now_ms
 
 _VERSION: Final = version("facewire")
 
@@ -45,10 +46,12 @@ class Publisher:
         """Publish a batch; false if there is no session that takes it."""
         return self._publish("history", batch.payload)
 
-    def status(self, ring: Ring, *, threshold: float | None, capacity: int, more: Mapping[str, Any]) -> None:
+    def status(self, ring: Ring, *, threshold: float | None, capacity: int, clock: ClockError, more: Mapping[str, Any]) -> None:
         """Publish the status of a connected device, with more of its keys."""
-        period = self._settings.period
-        online = online_status(ring, self._boot, at=now_ms(), threshold=threshold, period=period, capacity=capacity, version=_VERSION)
+        now, period = now_ms(), self._settings.period
+        online = online_status(ring, self._boot, at=now, threshold=threshold, period=period, capacity=capacity, version=_VERSION)
+        if (reading := clock.read(elapsed_ms(), now)) is not None:
+            online = dataclasses.replace(online, clock_error_ms=reading.error, clock_uncertainty_ms=reading.uncertainty)
         self.connection.publish(self._status(dataclasses.replace(online, **more)))
 
     def close(self) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Final
 
 from facewire.messages import splice_match
+from facewire_device.clock_error import ClockError
 from facewire_device.ring import Ring
 from facewire_device.store import Store
-from facewire_mqtt.clock import now_ms
+from facewire_mqtt.clock import elapsed_ms, now_ms
 
 #: If the last poll is longer ago than this, s, new matches count as missed, because a late match
 #: must open no door.
@@ -21,6 +22,7 @@ class Realtime:
         boot: this run of the agent.
         threshold: a score above it (strictly) is a match; None publishes none.
         ring: state of the store now; events that it holds already are history only.
+        clock: knows the error of our clock, which each match says.
         publish: hands a match to the session; returns False if it cannot go out at once.
 
     Attributes:
@@ -29,8 +31,8 @@ class Realtime:
         missed: matches recorded while there was no session, or found too late.
     """
 
-    def __init__(self, boot: str, threshold: float | None, ring: Ring, publish: Callable[[bytes], bool]) -> None:
-        self._boot, self._publish = boot, publish
+    def __init__(self, boot: str, threshold: float | None, ring: Ring, clock: ClockError, publish: Callable[[bytes], bool]) -> None:
+        self._boot, self._clock, self._publish = boot, clock, publish
         self.threshold = threshold
         self.published = 0
         self.missed = 0
@@ -64,7 +66,8 @@ class Realtime:
         self._seen = (epoch, max(ring.head, self._seen[1]))
 
     def _publish_one(self, epoch: str, packed: bytes, *, stale: bool) -> None:
-        payload = splice_match(epoch, self._boot, now_ms(), packed)
+        now = now_ms()
+        payload = splice_match(epoch, self._boot, now, packed, clock=self._clock.read(elapsed_ms(), now))
         if not stale and self._publish(payload):
             self.published += 1
         else:

@@ -253,6 +253,8 @@ class Worker:
             ack = dataclasses.replace(ack, error=None, retry_after=message.body.retry_after)
         elif self._fill > BUSY_FILL:
             ack = dataclasses.replace(ack, retry_after=round(self._fill * MAX_RETRY_AFTER_MS))
+        # The device measures its clock by these (docs/contract.md, Clock).
+        ack = dataclasses.replace(ack, received_at=message.at_ms, sent_at=now_ms())
         payload = encode(ack, format_of(queued.payload))
         self.acks.append(Publication(self._topics.of(message.device, "ack"), payload, QOS["ack"]))
 
