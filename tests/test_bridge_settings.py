@@ -91,5 +91,5 @@ def test_check_shows_the_devices(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "mqtt-face gate-1: id 7, zone Asia/Shanghai, resume on\n")
     (tmp_path / "bridge.toml").write_text(f"{GATE}x = 1\n")
     done = subprocess.run([*FACEWIRE, "bridge", "check", tmp_path / "bridge.toml"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "unknown setting 'x'" in done.stderr

@@ -1,9 +1,12 @@
 """What every bridge's process has: an agent and a member for each foreign device, and the lanes."""
 
+import contextlib
 import dataclasses
 import logging
+import resource
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
 from facewire_bridge.lanes import Lanes
@@ -20,6 +23,11 @@ D = TypeVar("D", bound=Device)
 #: Batches a period while a backlog remains: a bridge has a wire to the platform that a box may lack.
 CATCH_UP: Final = 5
 _POLL_EVERY: Final = 1.0
+#: Open files of the process and of each device: two connections to its store, its session, its lock.
+_FILES: Final = 256
+_FILES_EACH: Final = 24
+#: Agents that say goodbye at a time.
+_GOODBYES: Final = 32
 #: An agent or a lane that has not gone round for so long hangs, s.
 _HANGS_AFTER: Final = 15.0
 
@@ -37,6 +45,7 @@ class Fleet(Generic[D]):
     """
 
     def __init__(self, settings: BridgeSettings, devices: Sequence[D], *, on_failure: Callable[[], None]) -> None:
+        _allow_files(_FILES + _FILES_EACH * len(devices))
         settings.stores.mkdir(mode=0o700, parents=True, exist_ok=True)
         machine = machine_identity()
         self.lanes = Lanes()
@@ -73,13 +82,24 @@ class Fleet(Generic[D]):
         for number, (_, member) in enumerate(self.members):
             self.lanes.run(number, member.close)
         self.lanes.close()
-        for _, member in self.members:
-            member.agent.stop()
+        # Each goodbye waits for its PUBACK.
+        with ThreadPoolExecutor(_GOODBYES) as pool:
+            list(pool.map(lambda each: each[1].agent.stop(), self.members))
 
     def check(self) -> None:
         """Raises `StoreError` if an agent has failed."""
         for _, member in self.members:
             member.agent.wait(0)
+
+
+def _allow_files(count: int) -> None:
+    """Raise the limit of open files, as far as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft < wanted:
+        # A service may be forbidden to (systemd's @resources): its unit says how many it needs.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _agent_settings(settings: BridgeSettings, device: Device, machine: str | None) -> Settings:
@@ -98,6 +118,7 @@ def _agent_settings(settings: BridgeSettings, device: Device, machine: str | Non
         capacity=device.capacity,
         catch_up=CATCH_UP,
         machine=machine,
+        set_aside=settings.set_aside_damaged,
         # Nobody else records into these stores, and a hundred agents that look 20 times a second would do little else.
         poll_every=_POLL_EVERY,
     )

@@ -118,6 +118,7 @@ class BridgeSettings:
 
     Attributes:
         stores: folder of the devices' stores.
+        set_aside_damaged: whether a damaged store is renamed and a new one made: its box may send again what it had.
         broker: facewire's.
         as_device: whether each device logs in under its own name, with the bridge's secret.
         topics: under facewire's root.
@@ -131,6 +132,7 @@ class BridgeSettings:
     """
 
     stores: Path
+    set_aside_damaged: bool
     broker: Address
     as_device: bool
     topics: Topics
@@ -162,6 +164,7 @@ def read_settings(path: Path) -> BridgeSettings:
         facewire_broker = _address(broker)
         settings = BridgeSettings(
             stores=path.parent / top.take("stores", str, "stores"),
+            set_aside_damaged=top.take("set_aside_damaged", bool, False),
             broker=facewire_broker,
             as_device=broker.take("as_device", bool, False),
             topics=broker.parse("root", Topics, DEFAULT_ROOT),

@@ -12,6 +12,7 @@ from facewire_bridge.process import Fleet
 from facewire_bridge.push_source import Posting, PushSource
 from facewire_bridge.settings import BridgeSettings, Device, read_settings
 from facewire_bridge.sophon_source import SophonSource
+from facewire_bridge.tables import SettingsError
 from facewire_cli.ending import Ending
 from facewire_cli.logs import say
 from facewire_cli.systemd import Service
@@ -24,6 +25,13 @@ _TURN: Final = 0.5
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
 
+def _read(file: Path) -> BridgeSettings:
+    try:
+        return read_settings(file)
+    except SettingsError as exc:
+        raise click.UsageError(str(exc)) from exc
+
+
 @click.group()
 def bridge() -> None:
     """Bring in boxes of other makes, each as a device of its own."""
@@ -33,7 +41,7 @@ def bridge() -> None:
 @_FILE
 def check(file: Path) -> None:
     """Check a settings file, and show the devices in it."""
-    settings = read_settings(file)
+    settings = _read(file)
     for device in settings.face:
         click.echo(f"mqtt-face {device.name}: id {device.id}, zone {device.zone}, resume {'on' if device.resume else 'off'}")
     for box in settings.sophon:
@@ -54,7 +62,7 @@ def mqtt_face(file: Path) -> None:
     Each record is acked to its terminal once it is durable here. FILE has a
     table for each terminal: docs/bridges.md.
     """
-    settings = read_settings(file)
+    settings = _read(file)
     if not settings.face:
         raise click.UsageError(f"{file}: has no terminal; add a table such as [mqtt-face.device.gate-1]")
     _serve(settings, settings.face, lambda fleet, _: FaceBridge(settings, fleet.members, fleet.lanes))
@@ -68,7 +76,7 @@ def sophon(file: Path) -> None:
     SE3 boxes post here. The events of the others are fetched. Each is answered
     once it is durable here. FILE has a table for each box: docs/bridges.md.
     """
-    settings = read_settings(file)
+    settings = _read(file)
     if not settings.sophon:
         raise click.UsageError(f"{file}: has no box; add a table such as [sophon.device.hall-1]")
     _serve(settings, settings.sophon, lambda fleet, failed: _http(settings.listen, SophonSource, fleet, failed))
@@ -82,7 +90,7 @@ def http(file: Path) -> None:
     A family is a Python module that reads what a box posts; FILE names it for
     each box: docs/bridges.md.
     """
-    settings = read_settings(file)
+    settings = _read(file)
     if not settings.http:
         raise click.UsageError(f"{file}: has no box; add a table such as [http.device.hall-1]")
     _serve(settings, settings.http, lambda fleet, failed: _http(settings.http_listen, PushSource, fleet, failed))
