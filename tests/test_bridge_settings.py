@@ -70,7 +70,7 @@ def test_a_secret_may_be_in_a_file_that_a_variable_leads_to(tmp_path: Path, monk
         ("[mqtt-face]\ndevice = {a = 1}", "device.a 1 is not a table"),
         ("[sophon.device.hall-1]\nversion = 3", "version 3 is not one of 2, 5, 6"),
         ('[sophon.device.hall-1]\napi = "http://x"', "version 2 has neither api nor websocket"),
-        ('[sophon.device.hall-1]\nversion = 5\nwebsocket = "ws://x"', "websocket needs api"),
+        ('[sophon.device.hall-1]\nversion = 5\nwebsocket = "ws://x"', "websocket needs api or cameras"),
         ('[sophon.device.hall-1]\nversion = 5\napi = "x"', "api 'x': is not http://HOST[:PORT]"),
         ('[sophon]\nlisten = "x"', "listen 'x': is not HOST:PORT"),
         (f'{GATE}[sophon.device.gate-1]\nid = "b"', "gate-1 is there twice"),

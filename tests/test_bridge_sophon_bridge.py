@@ -261,7 +261,7 @@ def test_an_event_that_a_clock_set_back_hides_is_found_within_the_hour(make: Mak
 
 
 def test_a_box_that_is_away_is_waited_for(make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(fetcher, "_RECONNECT", (0.05, 0.2))
+    monkeypatch.setattr(fetcher, "_RETRY", (0.05, 0.2))
     with Server(5) as box:
         ports = box.api_port, box.ws_port
         path, stores = make(_table(5, box))
@@ -281,3 +281,30 @@ def test_the_status_says_what_is_proved(make: Make) -> None:
             wait_until(lambda: asked.describe()["proof_at"] is not None)
             assert asked.describe()["proof"] == "reconciled"
             assert (posting.describe()["proof"], posting.describe().get("proof_at")) == ("best effort", None)
+
+
+def test_a_box_that_tells_neither_threshold_nor_cameras_is_served_all_the_same(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = Server.answer
+
+    def partly(self: Server, path: str, body: Any) -> Any:
+        return answer(self, path, body) if "events" in path else None
+
+    monkeypatch.setattr(Server, "answer", partly)
+    with Server(5) as box:
+        path, stores = make(_table(5, box) + 'cameras = ["cam-1"]\n')
+        box.compare(90.0)
+        with sophon_bridge(path) as (_port, sources):
+            wait_until(lambda: bool(stores.note("hall-1", "sophon.reconciled")) and bool(box.clients))
+            box.compare(95.0)
+            wait_until(lambda: len(stores.events("hall-1")) == 2)
+            assert sources[0].member.agent.realtime.threshold is None
+    assert caplog.text.count("no matches: the box does not tell its threshold") == 1
+
+
+def test_a_box_without_events_is_reconciled(make: Make) -> None:
+    with Server(6) as box:
+        path, _ = make(_table(6, box))
+        with sophon_bridge(path) as (_port, sources):
+            wait_until(lambda: sources[0].describe()["proof_at"] is not None)

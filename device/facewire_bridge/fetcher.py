@@ -40,7 +40,8 @@ _AHEAD: Final = 10 * 365 * 86_400_000
 _PATIENCE: Final = 3
 _TIMEOUT: Final = 10.0
 _CAMERAS_EVERY: Final = 60.0
-_RECONNECT: Final = (1.0, 30.0)
+#: The wait after a failure doubles from the first to the second of these, s.
+_RETRY: Final = (1.0, 10.0)
 _MOST_MESSAGE: Final = 24 << 20
 _OUTAGES: Final = (httpx.HTTPError, WebSocketException, OSError, ValueError)
 
@@ -79,6 +80,7 @@ class Fetcher:
         self._number, self._source, self._client = number, source, client
         self._lanes, self._troubles, self._period = lanes, troubles, period
         self._disagreements = 0
+        self._said_threshold = False
         self._deep_at = time.monotonic() + _DEEP_EVERY
         #: What a V6 box's times are multiplied by; None until it is known. V5 has seconds.
         self._unit: float | None = 0.001 if source.device.version == 5 else None
@@ -89,34 +91,36 @@ class Fetcher:
             if self._source.device.api:
                 tasks.create_task(self._forever(self._reconcile, "event API", wait=self._period))
             if self._source.device.websocket:
-                tasks.create_task(self._forever(self._listen, "websocket", wait=_RECONNECT[0]))
+                tasks.create_task(self._forever(self._listen, "websocket", wait=_RETRY[0]))
 
     async def _forever(self, step: Callable[[], Any], what: str, wait: float) -> None:
         """Step by step; what fails is said once for each reason, and waits longer each time."""
-        said, delay = "", wait
+        said, retry = "", _RETRY[0]
         while True:
+            delay = wait
             try:
                 await step()
-                said, delay = "", wait
+                said, retry = "", _RETRY[0]
             except _OUTAGES as exc:
                 reason = str(exc) or type(exc).__name__
                 if reason != said:
                     log.warning("cannot fetch device=%s from=%s reason=%s", self._source.member.name, what, reason)
-                said, delay = reason, min(max(delay, wait) * 2, max(_RECONNECT[1], wait))
+                said, delay, retry = reason, retry, min(retry * 2, _RETRY[1])
             except _BusyError:
-                delay = wait
+                delay = _RETRY[0]
             except Exception:
                 log.exception("internal error device=%s from=%s", self._source.member.name, what)
-                delay = _RECONNECT[1]
+                delay = _RETRY[1]
             await asyncio.sleep(delay)
 
     async def _reconcile(self) -> None:
         """One look at the history lane."""
         await self._read_threshold()
-        if self._unit is None and not await self._find_unit():
-            return
         at_ms, deep = now_ms(), time.monotonic() >= self._deep_at
         cursor = await self._on_lane(self._source.cursor, writes=False)
+        if self._unit is None and not await self._find_unit():
+            await self._on_lane(lambda: self._source.agreed(cursor or 0, at_ms))
+            return
         first = 0 if cursor is None else cursor - (_DEEP if deep else _OVERLAP)
         walk = await self._walk(max(0, first), at_ms + _AHEAD)
         if deep:
@@ -160,7 +164,7 @@ class Fetcher:
         return await self._post("/sophon/v2/face/getevents", {"filters": span, "page_limit": sophon.PAGE, "page_index": page})
 
     async def _find_unit(self) -> bool:
-        """Whether a V6 box's ranges are in s or ms: its manual says one, and shows the other."""
+        """Find whether a V6 box's ranges are in s or ms: its manual says one, and shows the other. False if it has no event."""
         until = now_ms() + _AHEAD
         counts = {unit: sophon.read_events(await self._ask_events(0, until, 0, unit))[1] for unit in (0.001, 1.0)}
         if not counts[1.0]:
@@ -175,7 +179,14 @@ class Fetcher:
         if self._source.device.threshold is not None:
             return
         v5 = self._source.device.version == 5
-        answer = await (self._get("/SophonConfig/api/Configs", {}) if v5 else self._post("/sophon/v2/face/getconfigs", {}))
+        try:
+            answer = await (self._get("/SophonConfig/api/Configs", {}) if v5 else self._post("/sophon/v2/face/getconfigs", {}))
+        except _OUTAGES as exc:
+            # History does without it.
+            if realtime.threshold is None and not self._said_threshold:
+                log.warning("no matches: the box does not tell its threshold device=%s reason=%s", self._source.member.name, exc)
+            self._said_threshold = True
+            return
         threshold = sophon.threshold(answer)
         if threshold is not None and threshold != realtime.threshold:
             log.info("threshold of the box device=%s threshold=%g before=%s", self._source.member.name, threshold, realtime.threshold)
@@ -211,6 +222,8 @@ class Fetcher:
                     log.info("cameras changed device=%s cameras=%d", self._source.member.name, len(cameras))
 
     async def _cameras(self) -> list[str]:
+        if self._source.device.cameras:
+            return list(self._source.device.cameras)
         v5 = self._source.device.version == 5
         answer = await (self._get("/SophonDevice/api/Devices", {}) if v5 else self._post("/sophon/v2/face/getmediadevices", {}))
         return sophon.cameras(answer)

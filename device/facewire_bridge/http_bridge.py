@@ -94,7 +94,7 @@ class HttpBridge:
             fetchers = [
                 asyncio.create_task(Fetcher(number, source, client, self._lanes, self._troubles, self._period).run())
                 for number, source in enumerate(self.sources)
-                if isinstance(source, SophonSource) and source.device.api
+                if isinstance(source, SophonSource) and (source.device.api or source.device.websocket)
             ]
             try:
                 await self._server.serve(sockets=[self._socket])

@@ -85,6 +85,7 @@ class SophonDevice(Device):
         secret: stands in the paths that it posts to, after its id; empty for none.
         api: URL of its event API; empty if it only pushes.
         websocket: URL of its realtime events; empty for none.
+        cameras: ids of its cameras; empty to ask its API.
         login: whether its login is answered, and where it is told to post to.
         rabbitmq: what the login answer says of the owner's RabbitMQ.
     """
@@ -93,6 +94,7 @@ class SophonDevice(Device):
     secret: str = field(default="", repr=False)
     api: str = ""
     websocket: str = ""
+    cameras: tuple[str, ...] = ()
     login: str = ""
     rabbitmq: Mapping[str, Any] = field(default_factory=dict)
 
@@ -247,13 +249,14 @@ def _sophon_device(name: str, table: Table) -> SophonDevice:
             secret=table.secret("secret") or "",
             api=table.parse("api", _url("http", "https"), ""),
             websocket=table.parse("websocket", _url("ws", "wss"), ""),
+            cameras=tuple(map(str, table.take("cameras", list, []))),
             login=table.parse("login", _url("http", "https"), ""),
             rabbitmq=table.take("rabbitmq", dict, {}),
         )
         if version == 2 and (device.api or device.websocket):
             raise table.error("version", "2 has neither api nor websocket: it only posts")
-        if device.websocket and not device.api:
-            raise table.error("websocket", "needs api: the box sends nothing until it is told its cameras")
+        if device.websocket and not device.api and not device.cameras:
+            raise table.error("websocket", "needs api or cameras: the box sends nothing until it is told its cameras")
         return device
 
 

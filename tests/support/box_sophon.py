@@ -194,7 +194,11 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.api = http.server.ThreadingHTTPServer(("127.0.0.1", self.api_port), Api)
+        class Http(http.server.ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """A client that left is none."""
+
+        self.api = Http(("127.0.0.1", self.api_port), Api)
         self.api_port = self.api.server_port
         self.socket = serve(self._websocket, "127.0.0.1", self.ws_port)
         self.ws_port = self.socket.socket.getsockname()[1]
