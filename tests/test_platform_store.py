@@ -210,6 +210,26 @@ def test_the_count_stays_right_when_the_quarantine_is_full(store: Store, locatio
     check_conserved(location)
 
 
+def test_a_device_pushes_only_its_own_entries_out_of_a_full_quarantine(
+    store: Store, location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facewire_platform.store.losses, "MOST_QUARANTINED", 100)
+    store_batches(store, batch(0, 5, bad=tuple(bad_event(seq) for seq in range(1, 6))), device="honest")
+    store.store([Message("honest", Unreadable("facewire/v1/honest/match", "bad", b"evidence"), 1)])
+    for first in range(1, 1_000, 50):
+        loud = [Message("loud", Unreadable("facewire/v1/loud/match", "bad", b"%d" % number), 1) for number in range(first, first + 50)]
+        store.store([*loud, Message("loud", batch(first, first + 50, bad=tuple(map(bad_event, range(first + 1, first + 51)))), 1)])
+    found = rows(location, "SELECT topic FROM quarantine")
+    assert 50 <= len(found) <= 100
+    assert sum("honest" in topic for (topic,) in found) == 6
+
+
+def test_an_event_that_is_twice_in_a_batch_s_rejected_ones_is_one_entry_counted_twice(store: Store, location: Location) -> None:
+    twins = (bad_event(None), bad_event(None))
+    store_batches(store, batch(0, 2, 1, 2, bad=twins), batch(0, 2, 1, 2, bad=twins))
+    assert rows(location, "SELECT times FROM quarantine") == [(4,)]
+
+
 def test_events_that_retention_deleted_may_arrive_again_without_being_counted_again(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 4, 1, 4, bad=(bad_event(2),)))
     run(location, "DELETE FROM event WHERE seq = 1")

@@ -46,10 +46,14 @@ class Rights:
     #: Those without wildcards: a gate of 2,000 devices has 4,000, each of which it subscribes.
     _exact: frozenset[str] = field(init=False, repr=False, compare=False)
     _wild: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    #: The devices that it may publish as; 0 if a wildcard makes them any number.
+    devices: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_exact", frozenset(name for name in self.subscribe if not is_wild(name)))
         object.__setattr__(self, "_wild", tuple(name for name in self.subscribe if is_wild(name)))
+        anybody = any(map(is_wild, self.publish))
+        object.__setattr__(self, "devices", 0 if anybody else len({name.rpartition("/")[0] for name in self.publish}))
 
     def may_publish(self, topic: str) -> bool:
         """Whether it may publish to a topic. Never if the topic begins with `$`: no filter matches it."""

@@ -173,6 +173,24 @@ class ClientConnection(Stream):
         if packet_id:
             # Even if the message was refused: 3.1.1 has no other answer (MQTT-3.3.5-2).
             self.send(packets.puback(packet_id))
+        if wait := self._spend():
+            self._hub.counters["messages/delayed"] += 1
+            self.pause_packets()
+            self._loop.call_later(wait, self._settle)
+
+    def _spend(self) -> float:
+        """Charge the user for a message; if it has none left, how long until it has, s."""
+        user, devices = self.identity.user, self.identity.rights.devices
+        return self._hub.publishing.spend(user, self._loop.time(), 1 / devices) if user is not None and devices else 0.0
+
+    def _settle(self) -> None:
+        """Read on once the message that went beyond is paid for."""
+        if self._closing:
+            return
+        if wait := self._spend():
+            self._loop.call_later(wait, self._settle)
+        else:
+            self.resume_packets()
 
     def _allowed_topic(self, raw: bytes) -> str | None:
         """Return a topic's text if this client may publish to it, and remember it."""

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
+from facewire.allowance import Allowances
 from facewire_broker.access import EVERYTHING, Rights
 from facewire_broker.budget import Budget
 from facewire_broker.limits import BrokerLimits
@@ -67,6 +68,8 @@ class Hub:
         self.sessions: dict[tuple[str | None, str], Session] = {}
         self._session_counts: Counter[str | None] = Counter()
         self._budget = Budget(limits.all_queued_bytes)
+        #: By user (see `BrokerLimits.device_publishes`).
+        self.publishing = Allowances[str](5 * limits.device_publishes, limits.device_publishes, limits.sessions)
         self._budgets: dict[str | None, Budget] = {}
         self.index: Index[Session] = Index()
         self.retained = RetainedMessages(limits.retained, limits.retained_bytes)

@@ -42,6 +42,9 @@ class BrokerLimits:
     #: Subscriptions per session, and filters in one SUBSCRIBE or UNSUBSCRIBE.
     subscriptions: int = 100
     packet_filters: int = 100
+    #: Messages a second of one user for each device that it may publish as, after five seconds of
+    #: them at once. The broker reads more only later. Others (platform, anonymous) have no limit.
+    device_publishes: int = 200
     #: QoS 1 messages sent to a client and not yet PUBACKed.
     inflight: int = 256
     #: Messages, and their bytes, that may wait for one client. The broker drops and counts more.

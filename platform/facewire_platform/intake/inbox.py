@@ -66,6 +66,11 @@ class _Line(deque[Queued]):
     size_bytes = 0
 
 
+def device_of(topic: str) -> str:
+    """The device that a topic names, which need not be a valid one."""
+    return topic.rpartition("/")[0].rpartition("/")[2]
+
+
 class Inbox:
     """Lines from paho's thread to the receiver's main thread, bounded in messages and bytes.
 
@@ -124,7 +129,7 @@ class Inbox:
         return delivery
 
     def _put_message(self, message: Received) -> None:
-        device = message.topic.rpartition("/")[0]
+        device = device_of(message.topic)
         with self._changed:
             if not self._has_room(device, len(message.payload)):
                 self._dropped += 1

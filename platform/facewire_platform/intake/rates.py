@@ -10,19 +10,21 @@ import math
 from collections import OrderedDict
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from facewire.allowance import Allowances
+from facewire.allowance import MOST_CLIENTS, Allowances
 from facewire.errors import BatchRefused
 from facewire.events import Event
 from facewire.messages import BatchOf, Match
 from facewire_platform.store.rows import Row
 from facewire_platform.store.writer import Message, Unreadable
 
-#: At once, and each second for ever: messages, and each event of a batch beyond the first.
+#: At once, and each second for ever: messages, and each event of a batch beyond the first. A bad
+#: event costs the database as much as twenty good ones.
 EVENTS: Final = (20_000, 100.0)
+BAD_EVENT: Final = 20
 #: New epochs.
 EPOCHS: Final = (20, 1 / 600)
 #: Bytes for the quarantine.
-QUARANTINE_BYTES: Final = (16 * 1024 * 1024, 16 * 1024.0)
+QUARANTINE_BYTES: Final = (4 * 1024 * 1024, 16 * 1024.0)
 #: Answers that ask for patience; a device that asks more often gets none.
 ANSWERS: Final = (20, 1.0)
 #: Epochs that are known not to be new.
@@ -60,7 +62,18 @@ class Rates:
         self._epochs = Allowances[str](*EPOCHS)
         self._quarantine = Allowances[str](*QUARANTINE_BYTES)
         self._answers = Allowances[str](*ANSWERS)
+        self._reads = Allowances[str](*ANSWERS)
+        #: Devices over their rate of events, and until when.
+        self._over_until: dict[str, float] = {}
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def may_read(self, device: str, now: float) -> bool:
+        """Whether to decode a message at all: of a device over its rate one a second, which is answered."""
+        until = self._over_until.get(device)
+        if until is None or now >= until:
+            self._over_until.pop(device, None)
+            return True
+        return not self._reads.spend(device, now)
 
     def judge(self, message: Message, now: float) -> TooMuch | None:
         """None if the device may send this message at `now`, monotonic, s."""
@@ -72,6 +85,10 @@ class Rates:
             rate, wait = "epochs", self._judge_epoch(device, body.epoch, now)
         if not wait:
             return None
+        if rate == "events":
+            self._over_until[device] = now + min(wait, 1.0)
+            if len(self._over_until) > MOST_CLIENTS:
+                self._over_until.clear()
         answers = isinstance(body, BatchOf | BatchRefused) and not self._answers.spend(device, now)
         return TooMuch(rate, Postponed(body, wait) if answers and isinstance(body, BatchOf | BatchRefused) else None)
 
@@ -89,7 +106,7 @@ class Rates:
 
 
 def _events(body: object) -> int:
-    return max(1, len(body.events) + len(body.bad)) if isinstance(body, BatchOf) else 1
+    return max(1, len(body.events) + BAD_EVENT * len(body.bad)) if isinstance(body, BatchOf) else 1
 
 
 def _quarantined_bytes(body: object) -> int:

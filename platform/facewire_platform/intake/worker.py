@@ -24,7 +24,7 @@ from facewire_mqtt import Address, Connected, Disconnected, Publication, Refused
 from facewire_mqtt.clock import now_ms
 from facewire_mqtt.reasons import Reasons
 from facewire_platform.intake.counters import Counters
-from facewire_platform.intake.inbox import Delivery, News, Queued
+from facewire_platform.intake.inbox import Delivery, News, Queued, device_of
 from facewire_platform.intake.rates import Postponed, Rates
 from facewire_platform.intake.reader import read
 from facewire_platform.intake.receiver import Receiver, Subscriber
@@ -164,6 +164,9 @@ class Worker:
         self._fill = delivery.fill
         now = now_ms()
         for queued in delivery.messages:
+            if not self._rates.may_read(device_of(queued.topic), time.monotonic()):
+                self.counters.over_rate += 1
+                continue
             for message in read(queued, self._topics, self._store.rows, now):
                 self._admit(queued, message)
 

@@ -13,6 +13,8 @@ from facewire_platform.store.schema import ChangedRow, ContinuedRow, GapRow, Qua
 #: Quarantine keeps at most so many entries, and so many bytes of each.
 MOST_QUARANTINED: Final = 10_000
 MOST_RAW_BYTES: Final = 64 * 1024
+#: If there are more entries, so many are deleted at once: to look for them costs as much as a hundred inserts.
+ROOM: Final = 500
 #: Rows in one INSERT.
 ROWS_AT_ONCE: Final = 1_000
 
@@ -85,29 +87,48 @@ class Losses:
 
     def reject(self, device: str, stream: int, decision: Decision[Decisive], now_ms: int) -> None:
         """Quarantine the bad events of a batch, and count those that the watermark passes."""
-        for bad in decision.rejected:
-            self.quarantine(f"{device}/history", bad.reason, bad.raw, now_ms, stream, bad.seq)
-        for seq in decision.quarantined:
-            self._run(RejectedRow.insert(stream=stream, seq=seq))
+        topic = f"{device}/history"
+        self._keep([_entry(topic, bad.reason, bad.raw, now_ms, stream, bad.seq) for bad in decision.rejected])
+        if decision.quarantined:
+            self._run(RejectedRow.insert_many([{"stream": stream, "seq": seq} for seq in decision.quarantined]))
 
-    def quarantine(self, topic: str, reason: str, raw: bytes, now_ms: int, stream: int | None = None, seq: int | None = None) -> None:
+    def quarantine(self, topic: str, reason: str, raw: bytes, now_ms: int) -> None:
         """Keep an unreadable message for a human; one that comes again is only counted."""
-        digest = hashlib.sha256(repr((topic, stream, seq)).encode() + raw).digest()
-        entry = {
-            "digest": digest,
-            "topic": topic,
-            "reason": reason,
-            "payload": raw[:MOST_RAW_BYTES],
-            "size_bytes": len(raw),
-            "first_at": now_ms,
-            "last_at": now_ms,
-            "stream": stream,
-            "seq": seq,
-        }
-        again = {"last_at": now_ms, "times": QuarantineRow.times + 1}
-        self._run(QuarantineRow.insert(entry).on_conflict(conflict_target=[QuarantineRow.digest], update=again))
-        oldest = QuarantineRow.select(peewee.fn.MAX(QuarantineRow.id) - MOST_QUARANTINED)
-        self._run(QuarantineRow.delete().where(QuarantineRow.id <= oldest))
+        self._keep([_entry(topic, reason, raw, now_ms)])
+
+    def _keep(self, entries: Sequence[dict[str, Any]]) -> None:
+        found: dict[bytes, dict[str, Any]] = {}
+        for entry in entries:
+            found.setdefault(entry["digest"], entry | {"times": 0})["times"] += 1
+        if found:
+            again = {"last_at": peewee.EXCLUDED.last_at, "times": QuarantineRow.times + peewee.EXCLUDED.times}
+            insert = QuarantineRow.insert_many(list(found.values()))
+            self._run(insert.on_conflict(conflict_target=[QuarantineRow.digest], update=again))
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Delete the oldest entries of the device that has most of them: it pushes out its own only."""
+        while (over := self._run(QuarantineRow.select(peewee.fn.COUNT(QuarantineRow.id)).tuples())[0][0] - MOST_QUARANTINED) > 0:
+            rows = self._run(QuarantineRow.select(QuarantineRow.id, QuarantineRow.topic).order_by(QuarantineRow.id).tuples())
+            by_device: dict[str, list[int]] = {}
+            for number, topic in rows:
+                by_device.setdefault(topic.rpartition("/")[0].rpartition("/")[2], []).append(number)
+            most = max(by_device.values(), key=len)
+            self._run(QuarantineRow.delete().where(QuarantineRow.id.in_(most[: max(over, min(ROOM, len(most) // 2))][:ROOM])))
 
     def _run(self, query: Any) -> Any:
         return query.bind(self._db).execute()
+
+
+def _entry(topic: str, reason: str, raw: bytes, now_ms: int, stream: int | None = None, seq: int | None = None) -> dict[str, Any]:
+    return {
+        "digest": hashlib.sha256(repr((topic, stream, seq)).encode() + raw).digest(),
+        "topic": topic,
+        "reason": reason,
+        "payload": raw[:MOST_RAW_BYTES],
+        "size_bytes": len(raw),
+        "first_at": now_ms,
+        "last_at": now_ms,
+        "stream": stream,
+        "seq": seq,
+    }
