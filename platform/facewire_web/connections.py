@@ -92,7 +92,8 @@ def make_room(connections: set[Any]) -> None:
     for connection in connections:
         if connection.is_request_due:
             waiting.setdefault(connection.host, []).append(connection)
-    most = sorted(max(waiting.values(), key=len) if waiting else [], key=lambda connection: connection.since)
+    most: list[Any] = max(waiting.values(), key=lambda some: len(some), default=[])
+    most.sort(key=lambda connection: connection.since)
     for ended in most[: max(1, len(most) // 8)]:
         ended.transport.abort()
         connections.discard(ended)  # at once: others may be accepted before its end is told
