@@ -1,5 +1,6 @@
 """The agent on a real loopback broker; the test plays the platform."""
 
+import shutil
 import sqlite3
 import threading
 import time
@@ -251,7 +252,7 @@ def test_a_conflict_forks_the_store_and_each_match_is_still_published_once(start
     if len(forked.events) < 3:
         platform.answer(platform.batch())
     agent.wait_acked()
-    assert ring_of(tmp_path) == Ring(forked.epoch, head=3, cursor=3)
+    assert replace(ring_of(tmp_path), origins=()) == Ring(forked.epoch, head=3, cursor=3)
     recorder.record_all([event(5, 0.9)])
     platform.wait(Match, lambda match: match.event.timestamp == 5)
     wait_until(lambda: agent.realtime.published == 3)
@@ -345,6 +346,30 @@ def test_a_replaced_store_is_reopened_and_continues_in_its_own_epoch(start: Star
     platform.answer(again)
     agent.wait_acked()
     assert ring_of(tmp_path) == Ring(again.epoch, head=3, cursor=3)
+
+
+def test_an_old_copy_in_the_place_of_the_store_is_a_new_run(start: Start, platform: PlayedPlatform, tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with open_store(path) as store:
+        store.append(events(1, 2))
+    shutil.copy(path, tmp_path / "copy")
+    with open_store(path) as store:
+        store.append(events(3, 9))
+    agent, recorder = start()
+    first = platform.batch()
+    platform.answer(first)
+    agent.wait_acked()
+    for suffix in ("-wal", "-shm"):
+        path.with_name(f"s.db{suffix}").unlink()
+    (tmp_path / "copy").rename(path)
+    status, _ = platform.wait(Status, lambda status: status.boot != first.boot)
+    assert status.online
+    again = platform.batch(lambda batch: batch.boot == status.boot)
+    assert (again.epoch, again.head) == (first.epoch, 2), "at once, not after a period"
+    assert again.boot == agent.boot
+    recorder.record_all([event(10, 0.9)])
+    match, _ = platform.wait(Match)
+    assert (match.boot, match.event.seq) == (agent.boot, 3)
 
 
 def test_if_the_store_fails_while_it_adopts_a_cursor_the_agent_tries_again(

@@ -47,7 +47,7 @@ class Agent:
         on_failure: called on that thread when the agent fails; `wait` then raises.
 
     Attributes:
-        boot: identity of this run.
+        boot: identity of this run; a new one if the store is replaced.
         realtime: publishes matches and counts them.
         describe_source: gives what a bridge adds to the status; called on the agent's thread.
 
@@ -64,7 +64,7 @@ class Agent:
         self._on_failure = on_failure
         self.describe_source: Callable[[], Mapping[str, Any]] = dict
         self.boot = new_id()
-        self._uploader = Uploader(self.boot, now=time.monotonic(), period=settings.period, catch_up=settings.catch_up, jitter=random.random)
+        self._uploader = self._new_uploader()
         self._inbox = AgentInbox()
         self._publisher = Publisher(settings, self.boot, self._inbox.put)
         self._stopping = threading.Event()
@@ -98,6 +98,10 @@ class Agent:
         settings = self.settings
         replace = check and settings.set_aside
         return open_store(settings.store, capacity=settings.capacity, machine=settings.machine, replace=replace, check=check)
+
+    def _new_uploader(self) -> Uploader:
+        settings = self.settings
+        return Uploader(self.boot, now=time.monotonic(), period=settings.period, catch_up=settings.catch_up, jitter=random.random)
 
     def start(self) -> None:
         """Connect and start to publish."""
@@ -183,6 +187,8 @@ class Agent:
         try:
             with self._open_store(check=check) as store:
                 store.assign_device(self.settings.device)
+                if check:
+                    self._begin_anew(store)
                 while not self._stopping.is_set():
                     self._turn_or_wait(store)
                     self._on_turn()
@@ -194,6 +200,17 @@ class Agent:
             self._log_failure(exc)
         except StoreError as exc:
             self._wait_after_failure(exc)
+
+    def _begin_anew(self, store: Store) -> None:
+        """The file may be another one, such as a copy: as after a restart, nothing of this run holds for it.
+
+        By the new boot the platform sees that the store went back, and a gate that its seqs did.
+        """
+        self.boot = self._publisher.boot = new_id()
+        self._uploader = self._new_uploader()
+        self._confirmed.clear()
+        self.realtime.restart(self.boot, store.ring())
+        self._publisher.connection.reconnect("the store was opened anew")
 
     def _turn_or_wait(self, store: Store) -> None:
         try:

@@ -26,13 +26,14 @@ class Publisher:
         handler: hears of the connection's happenings, on its thread.
 
     Attributes:
+        boot: its owner may change it; a session's last will keeps the one with which it began.
         connection: it is up while `connected` says so.
         connected: whether there is a session; its owner sets it.
         acks: the topic on which acks arrive.
     """
 
     def __init__(self, settings: Settings, boot: str, handler: Callable[[Happening], None]) -> None:
-        self._settings, self._boot = settings, boot
+        self._settings, self.boot = settings, boot
         self._topic = {kind: settings.topics.of(settings.device, kind) for kind in QOS}
         self.acks = self._topic["ack"]
         self.connection = Connection(settings.address, settings.device, [(self.acks, QOS["ack"])], handler, will=self._offline)
@@ -49,7 +50,7 @@ class Publisher:
     def status(self, ring: Ring, *, threshold: float | None, capacity: int, clock: ClockError, more: Mapping[str, Any]) -> None:
         """Publish the status of a connected device, with more of its keys."""
         now, period = now_ms(), self._settings.period
-        online = online_status(ring, self._boot, at=now, threshold=threshold, period=period, capacity=capacity, version=_VERSION)
+        online = online_status(ring, self.boot, at=now, threshold=threshold, period=period, capacity=capacity, version=_VERSION)
         if (reading := clock.read(elapsed_ms(), now)) is not None:
             online = dataclasses.replace(online, clock_error_ms=reading.error, clock_uncertainty_ms=reading.uncertainty)
         self.connection.publish(self._status(dataclasses.replace(online, **more)))
@@ -63,7 +64,7 @@ class Publisher:
 
     def _offline(self) -> Publication:
         """The status of a device that is gone: its last will, and its goodbye."""
-        return self._status(Status(self._boot, online=False, at=now_ms()))
+        return self._status(Status(self.boot, online=False, at=now_ms()))
 
     def _status(self, status: Status) -> Publication:
         return Publication(self._topic["status"], encode(status), QOS["status"], retain=True)

@@ -49,6 +49,10 @@ class Realtime:
             self._version = version_now
         self._polled_at = now
 
+    def restart(self, boot: str, ring: Ring) -> None:
+        """Another run begins, perhaps with another store."""
+        self._boot, self._seen, self._version = boot, (ring.epoch, ring.head), -1
+
     def forked(self, ring: Ring, first: int) -> None:
         """The store forked: the events from `first` on have new seqs, but are not new matches."""
         self._seen = (ring.epoch, max(0, self._seen[1] - first + 1))
