@@ -241,3 +241,16 @@ def test_an_option_that_makes_no_sense_is_a_usage_error(tmp_path: Path, argument
     done = run(tmp_path / "x.db", "traffic", *arguments)
     assert done.exit_code == 2
     assert reason in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_attendance_shows_both_times_while_a_boxs_clock_is_off(tmp_path: Path) -> None:
+    path, ahead = tmp_path / "x.db", 4 * HOUR
+    with open_store(path) as store:
+        off = event_at(1, 12, extra={"corrected_timestamp": 12 * HOUR - ahead})
+        store_batches(store, batch(0, 2, off, event_at(2, 13)), device="gate-1")
+        status = Status("00000000000000b1", True, 1, EPOCH, period=20.0, proof="proven", source_offset=ahead)
+        store.store([Message("gate-1", status, 1)])
+    result = run(path, "attendance", "--day", "1970-01-01", "--tz", "UTC", "-o", "json")
+    row = json.loads(result.stdout.splitlines()[0])
+    assert (row["first_seen"], row["first_seen_corrected"]) == ("1970-01-01T12:00:00.000+00:00", "1970-01-01T08:00:00.000+00:00")
+    assert (row["last_seen"], row["last_seen_corrected"]) == ("1970-01-01T13:00:00.000+00:00", None)

@@ -132,7 +132,8 @@ def attendance(
 
     Strangers are left out. A pass is a comparison; one below the threshold
     counts too, unless --min-score says otherwise. --in and --out add the
-    columns first_in and last_out.
+    columns first_in and last_out. While the clock of a box behind a bridge is
+    off, each time also stands by the bridge's clock, in a column …_corrected.
     """
     complete = Completeness(history, wanted.device)
     moments = ("first_seen", "last_seen", *(["first_in"] if entrances else []), *(["last_out"] if exits else []))
@@ -142,10 +143,12 @@ def attendance(
         for day, some in itertools.groupby(found, key=lambda one: one[0]):
             date, whole = iso(day.since, zone)[:10], complete.covers(day)
             for _, row in some:
-                times = {name: iso(row[name], zone) for name in moments}
-                yield {"record": "attendance", "day": date, **row, **times, "complete": whole}
+                both = {**row, **(reports.corrected_times(history, row, moments) if complete.clocks_off else {})}
+                times = {name: iso(at_ms, zone) for name, at_ms in both.items() if name.removesuffix("_corrected") in moments}
+                yield {"record": "attendance", "day": date, **both, **times, "complete": whole}
 
-    columns = ("day", "identity_id", "identity_name", *moments, "passes", "complete")
+    corrected = [f"{name}_corrected" for name in moments] if complete.clocks_off else []
+    columns = ("day", "identity_id", "identity_name", *moments, *corrected, "passes", "complete")
     _write_report(rows(), complete, days, zone, output, columns)
 
 
@@ -189,7 +192,7 @@ def _write_report(
         }
         for coverage in devices
     )
-    shown: dict[str, Callable[[Any], str]] = {name: _short for name in columns if name in _MOMENTS}
+    shown: dict[str, Callable[[Any], str]] = {name: _short for name in columns if name.removesuffix("_corrected") in _MOMENTS}
     write_rows(itertools.chain(rows, device_rows) if output == "json" else rows, output, columns, shown=shown)
     for line in (*_notice(devices, whole, zone), *_unproven(devices)):
         click.echo(line, err=True)

@@ -22,6 +22,8 @@ from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import STRANGER, History, Row
 from facewire_platform.store.schema import EventRow, GapRow, StreamRow
 
+#: A box's clock that is off by less is taken to be right, s.
+CLOCK_TOLERANCE: Final = 3.0
 #: People per query; each query sorts the events of the day once.
 PEOPLE: Final = 10_000
 #: Days of one question: people times days must fit in memory.
@@ -64,8 +66,10 @@ class Completeness:
         query = _streams() if device is None else _streams().where(StreamRow.device == device)
         streams = {(name, epoch): rest for name, epoch, *rest in history.rows(query.tuples())}
         self._devices = {stream: name for (name, _), (stream, *_) in streams.items()}
-        rows = (row for row in history.devices() if device in (None, row["device"]))
+        rows = [row for row in history.devices() if device in (None, row["device"])]
         self._coverages = [_coverage(row, streams.get((row["device"], row["epoch"]))) for row in rows]
+        #: Whether the clock of a box behind a bridge is off: then its events have both times.
+        self.clocks_off = any(abs(row["source_offset"] or 0.0) > CLOCK_TOLERANCE for row in rows)
 
     def of(self, period: Period) -> Iterator[Coverage]:
         """The coverage of each device, by name."""
@@ -106,6 +110,18 @@ def attendance(
 ) -> Iterator[Row]:
     """Everybody who was seen on a day: see `attendance_of_days`."""
     return (row for _, row in attendance_of_days(history, wanted, [day], entrances=entrances, exits=exits))
+
+
+def corrected_times(history: History, row: Row, moments: Collection[str]) -> Row:
+    """The moments of an attendance row by the clock of a bridge, ms since 1970 UTC; None if the box's clock was right."""
+
+    def corrected(at_ms: int | None) -> int | None:
+        if at_ms is None:
+            return None
+        events = history.events(Filter(since=at_ms, until=at_ms + 1, person=row["identity_id"]), limit=1)
+        return next((event.get("corrected_timestamp") for event in events), None)
+
+    return {f"{name}_corrected": corrected(row[name]) for name in moments}
 
 
 def attendance_of_days(
