@@ -213,6 +213,21 @@ def test_if_the_head_grew_since_the_batch_the_fork_waits_for_a_batch_up_to_the_h
     assert uploader.acked(2.0, ack(100, 105), Ring(EPOCH, head=103)) == Adopt(100)
 
 
+def test_forged_conflicts_fork_a_few_times_a_day_and_lose_nothing() -> None:
+    uploader, forks, now = up(), 0, 1.0
+    ring = Ring(EPOCH, head=7)
+    while now < 86_400:
+        uploader.sent(now, EPOCH, 7)
+        outcome = uploader.acked(now, ack(7, conflict=1), ring)
+        assert isinstance(outcome, Fork) or uploader.in_flight == (EPOCH, 7)
+        forks += isinstance(outcome, Fork)
+        now += 1.0
+    assert forks == 8 + 23
+    assert isinstance(outcome, Retry)
+    assert outcome.error == "asks to fork more than 8 times; the next fork is in 2 s"
+    assert uploader.acked(now, ack(7), ring) == Adopt(7)
+
+
 def test_a_refused_batch_is_resent_as_if_there_were_no_ack() -> None:
     uploader = up()
     uploader.sent(1.0, EPOCH, 7)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from facewire.allowance import Allowances
 from facewire.messages import Ack
 from facewire_device.ring import Ring
 
@@ -28,6 +29,9 @@ AFTER_CONNECT: Final = 1.0
 BACKOFF: Final = (1.0, 60.0)
 #: The longest `retry_after` that is obeyed, s.
 MAX_RETRY_AFTER: Final = 3600.0
+#: Forks at once, and the time from one to the next then, s. An honest platform asks for one after a
+#: restore; forged acks could have the whole store written again for ever.
+FORKS: Final = (8, 3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Ignore:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The platform refused the whole batch; it is resent after the backoff."""
+    """The platform refused the whole batch, or asks for too many forks; it is resent after the backoff."""
 
     error: str
 
@@ -87,6 +91,7 @@ class Uploader:
         self.period = period
         self._catch_up = catch_up
         self._jitter = jitter
+        self._forks = Allowances[None](FORKS[0], 1 / FORKS[1])
         self._connected = False
         self.in_flight: tuple[str, int] | None = None
         self._resends = 0
@@ -132,9 +137,11 @@ class Uploader:
             return Ignore()
         if ack.error is not None:
             return Retry(ack.error)
+        outcome = self._decide(ack, ring)
+        if isinstance(outcome, Fork) and (wait := self._forks.spend(None, now)):
+            return Retry(f"asks to fork more than {FORKS[0]} times; the next fork is in {wait:.0f} s")
         self.in_flight = None
         self._resends = 0
-        outcome = self._decide(ack, ring)
         backlog = ring.head - outcome.cursor if isinstance(outcome, Adopt) else ring.head - outcome.first + 1
         may_catch_up = backlog > 0 and self._batches < self._catch_up
         self._next_at = now if may_catch_up else max(now, self._period_from + self.period)
