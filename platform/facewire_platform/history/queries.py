@@ -253,27 +253,28 @@ class History:
         self, wanted: Filter, after: Key | None, limit: int | None, *, newest_first: bool
     ) -> Generator[tuple[Any, ...], None, tuple[Key | None, bool]]:
         """Events by their places in the column files; returns how far it came, and whether that is all."""
-        done, found, read = True, 0, 0
+        done, read = True, 0
 
         def places(columns: Columns) -> Iterator[Key]:
-            nonlocal after, found
-            left = None if limit is None else limit - found
-            for key in columns.places(wanted, after, left, newest_first=newest_first):
-                after, found = key, found + 1
-                yield key
+            nonlocal after
+            left = None if limit is None else limit - read
+            for after in columns.places(wanted, after, left, newest_first=newest_first):  # noqa: B020  # from there on
+                yield after
 
         def none() -> Iterator[Key]:
             nonlocal done
             done = False
             yield from ()
 
-        keys = self.ask(wanted, places, none)
-        while some := list(itertools.islice(keys, PAGE)):
-            rows = self._at(some)
-            read += len(rows)
-            yield from (rows[key] for key in some if key in rows)
-        # Some may have been deleted since: then others take their places.
-        return after, done and (limit is None or read == found)
+        missing = 1
+        while done and missing and (limit is None or read < limit):
+            # Some of those found may be deleted before they are read: then others take their places.
+            missing, keys = 0, self.ask(wanted, places, none)
+            while some := list(itertools.islice(keys, PAGE)):
+                rows = self._at(some)
+                missing, read = missing + len(some) - len(rows), read + len(rows)
+                yield from (rows[key] for key in some if key in rows)
+        return after, done
 
     def _at(self, places: Sequence[Key]) -> dict[Key, tuple[Any, ...]]:
         """The events at these places, as `EVENT_FIELDS`."""
