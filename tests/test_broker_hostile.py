@@ -162,7 +162,7 @@ def test_kept_sessions_of_one_gate_hold_a_bounded_part_of_what_all_may(tmp_path:
         for name, role in (("gate", Role.CONSUMER), ("dev1", Role.DEVICE), ("worker", Role.PLATFORM)):
             credentials.add(users, name, role, secrets[name], status=role is Role.CONSUMER)
     topic = "facewire/v1/dev1/status"
-    with broker_process("--listen", "127.0.0.1:0", "--users", str(file.path)) as (running, where):
+    with broker_process("--listen", "127.0.0.1:0", "--users", str(file.path), "--limit", "device_publishes=100000") as (running, where):
         threading.Thread(target=lambda: list(running.stderr or ()), daemon=True).start()
         before = resident_mb(running.pid)
         with (

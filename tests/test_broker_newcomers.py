@@ -1,9 +1,10 @@
 """Newcomers are bounded in all and for each address, and one that is quick always gets in."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facewire_broker.newcomers import Newcomers
+from facewire_broker.newcomers import Newcomers, network_of
 
 steps = st.lists(st.tuples(st.booleans(), st.integers(0, 60), st.sampled_from("abcd")), max_size=120)
 
@@ -30,6 +31,21 @@ def test_both_bounds_hold_and_the_oldest_of_the_fullest_address_makes_room(steps
             assert evicted is None
         plain = [other for other in plain if other != evicted] + [who]
         assert len(newcomers) == len(plain) <= 10
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+    ],
+)
+def test_an_address_is_what_one_customer_has(host: str, network: str) -> None:
+    assert network_of(host) == network
 
 
 def test_an_attacker_with_one_address_pushes_out_nobody_of_another() -> None:

@@ -6,10 +6,21 @@ somebody else holds open from another address, and from its own address too, unl
 hundreds in this time.
 """
 
+import ipaddress
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
+
+
+def network_of(host: str) -> str:
+    """What counts as one address: of IPv6 the first 64 bits, because a customer has all the rest."""
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 class Newcomers(Generic[T]):

@@ -17,7 +17,7 @@ from typing import Final
 from facewire_broker.framer import Framer
 from facewire_broker.hub import Hub
 from facewire_broker.limits import BrokerLimits
-from facewire_broker.newcomers import Newcomers
+from facewire_broker.newcomers import Newcomers, network_of
 from facewire_mqtt.framing import Malformed
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  # asyncio's promise, for mypy
         self._transport = transport
         peer = transport.get_extra_info("peername")
-        self._address = str(peer[0]) if peer else "?"
+        self._address = network_of(peer[0]) if peer else "?"
         self._peer = f"{peer[0]}:{peer[1]}" if peer else "?"
         if len(self._streams.all) >= self._limits.connections:
             self._hub.count_refusal("connections", f"peer={self._peer} limit={self._limits.connections}")
