@@ -403,3 +403,14 @@ def test_a_late_event_that_no_file_could_have_is_counted_once(location: Location
     for _ in range(2):
         assert sorted(seqs(location, Filter(person_type=1))) == list(range(1, 13))
         build(location)
+
+
+def test_a_moment_is_asked_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening DuckDB takes longer, and some reports ask about thousands of moments."""
+    path = tmp_path / "x.db"
+    fill(path)
+    build(path)
+    monkeypatch.delattr(engine, "opened")
+    assert seqs(path, Filter(since=MONDAY, until=MONDAY + 1, person="person-1")) == [1]
+    with pytest.raises(AttributeError):
+        seqs(path, Filter(person="person-1"))

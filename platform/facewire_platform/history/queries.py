@@ -35,6 +35,8 @@ MAX_SORTED: Final = 10_000
 #: If it has no more epochs than this, a query lists them; otherwise it looks them up.
 MAX_LISTED: Final = 1_000
 HOUR: Final = 3_600_000  # ms
+#: Even a large site records few events in this time.
+SHORT_MS: Final = 10_000
 #: Periods of one question.
 PERIODS: Final = 100
 #: How often a question to the column files is asked, if some are replaced meanwhile.
@@ -238,7 +240,7 @@ class History:
         return (place.timestamp, streams[0][0] if streams else 0, place.seq)
 
     def _stored(self, wanted: Filter, after: Key | None, page: int, limit: int | None, *, newest_first: bool) -> Iterator[tuple[Any, ...]]:
-        if wanted.is_narrow:
+        if wanted.is_narrow and not _is_short(wanted):
             after, done = yield from self._by_columns(wanted, after, limit, newest_first=newest_first)
             if done:
                 return
@@ -388,6 +390,11 @@ class History:
 
     def _executed(self, query: Any) -> Any:
         return self._db.execute_sql(*query.bind(self._db).sql())
+
+
+def _is_short(wanted: Filter) -> bool:
+    """Whether the index by time finds so few events that opening column files would take longer."""
+    return wanted.since is not None and wanted.until is not None and wanted.until - wanted.since <= SHORT_MS
 
 
 def _ordered(columns: Sequence[Any], *, newest_first: bool) -> Iterator[Any]:
