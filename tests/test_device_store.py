@@ -25,8 +25,9 @@ from facewire_device import outgoing
 from facewire_device import store as module
 from facewire_device.identity import new_id
 from facewire_device.ring import Ring
+from facewire_device.state import COLUMNS, state_crc
 from facewire_device.store import Appended, ReplacedError, Store, open_store
-from facewire_device.store_file import lock_for_agent
+from facewire_device.store_file import DamagedError, lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore
 
 BOOT = "b" * 16
@@ -535,6 +536,7 @@ def test_a_store_of_an_older_facewire_is_brought_up_to_date(path: Path) -> None:
         before = store.ring()
     with closing(sqlite3.connect(path)) as database:
         database.execute("ALTER TABLE state DROP COLUMN origins")
+        database.execute("ALTER TABLE state DROP COLUMN crc")
         database.execute("PRAGMA user_version = 1")
     with open_store(path) as store, open_store(path) as other:
         assert store.ring() == other.ring() == before
@@ -575,6 +577,14 @@ def test_a_damaged_store_is_refused_or_set_aside_with_a_new_epoch(path: Path, da
     assert path.with_name("store.db.damaged-1").read_bytes() == damaged
 
 
+def seal_state(path: Path) -> None:
+    """Give the state a checksum that fits, so that only its numbers are wrong."""
+    with closing(sqlite3.connect(path)) as database:
+        for row in database.execute(f"SELECT {', '.join(COLUMNS)} FROM state").fetchall():
+            database.execute("UPDATE state SET crc = ?", (state_crc(row[:-1]),))
+        database.commit()
+
+
 def change_state(path: Path, change: str) -> None:
     database = sqlite3.connect(path)
     database.execute(change)
@@ -594,7 +604,7 @@ def change_state(path: Path, change: str) -> None:
         "UPDATE state SET epoch = 'x'",
         "UPDATE state SET head = 'many'",
         "DELETE FROM state",
-        "INSERT INTO state SELECT 2, epoch, head, oldest, cursor, dropped, origins, capacity, device, machine FROM state",
+        "INSERT INTO state SELECT 2, epoch, head, oldest, cursor, dropped, origins, capacity, device, machine, crc FROM state",
         "DELETE FROM event WHERE seq = 7",
         "DROP TABLE state",
         "DROP TABLE event",
@@ -605,8 +615,41 @@ def test_inconsistent_numbers_are_damage(path: Path, change: str) -> None:
     with open_store(path):
         pass
     change_state(path, change)
+    if "TABLE state" not in change:
+        seal_state(path)
     with pytest.raises(StoreError, match=r"is damaged.*--set-aside-damaged"):
         open_store(path)
+
+
+PLAUSIBLE = {
+    "epoch": "'0123456789abcdef'",
+    "head": "head + 1",
+    "oldest": "oldest + 1",
+    "cursor": "1",
+    "dropped": "1",
+    "origins": "'[]'",
+    "capacity": "20000",
+    "device": "'e'",
+    "machine": "'n'",
+    "crc": "0",
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_state_that_is_not_what_was_written_is_damage_at_the_start_and_at_work(path: Path, column: str) -> None:
+    with open_store(path, machine="m") as store:
+        store.append(events(1, 5))
+        store.assign_device("d")
+        change_state(path, f"UPDATE state SET {column} = {PLAUSIBLE[column]}")
+        for use in (store.ring, store.device, lambda: store.append([event(6)]), lambda: adopt(store, 2), lambda: store.assign_device("d")):
+            with pytest.raises(DamagedError, match="its state is not what was written"):
+                use()
+        with closing(sqlite3.connect(path)) as database:
+            assert database.execute("SELECT count(*) FROM event").fetchone() == (5,)
+    with pytest.raises(DamagedError, match=r"its state is not what was written.*--set-aside-damaged"):
+        open_store(path, check=False)
+    with open_store(path, replace=True) as store:
+        assert store.append([event(1)]).first == 1
 
 
 def test_a_damaged_event_is_left_out_and_so_declared_lost(path: Path, caplog: pytest.LogCaptureFixture) -> None:

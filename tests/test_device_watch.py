@@ -3,7 +3,6 @@
 import json
 import logging
 import signal
-import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from facewire_process import FACEWIRE, Running
 from faults import faulty
 
 from facewire.errors import StoreError
+from facewire_device import store as module
 from facewire_device.store import open_store
 from facewire_device.uploader import Adopt
 
@@ -55,17 +55,11 @@ def test_a_lower_capacity_that_drops_unacked_events_says_how_many(path: Path, ca
     assert f"capacity lowered, events dropped that were not acked store={path} capacity=50 events_dropped=30" in caplog.text
 
 
-def test_the_last_seq_that_fits_is_recorded_and_the_next_is_refused(path: Path) -> None:
+def test_the_last_seq_that_fits_is_recorded_and_the_next_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_INT", 3)
     with open_store(path) as store:
-        store.append(events(1, 2))
-    database = sqlite3.connect(path)
-    database.execute("UPDATE state SET head = ?, oldest = ?, cursor = 0, dropped = 0", (2**63 - 2, 2**63 - 1))
-    database.execute("DELETE FROM event")
-    database.commit()
-    database.close()
-    with open_store(path, check=False) as store:
-        assert store.append([event(1)]).last == 2**63 - 1
-        past = "seq 9223372036854775808 is past the limit of 9223372036854775807"
+        assert store.append(events(1, 3)).last == 3
+        past = "seq 4 is past the limit of 3"
         with pytest.raises(StoreError, match=past):
             store.append([event(2)])
         with pytest.raises(StoreError, match=past):

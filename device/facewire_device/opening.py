@@ -17,7 +17,9 @@ import peewee
 from facewire.errors import StoreError
 from facewire.objects import Object, foreign_object, read_objects
 from facewire_device.identity import new_id
+from facewire_device.ring import Ring
 from facewire_device.schema import LEDGER_TABLES, RingEvent, RingState
+from facewire_device.state import COLUMNS, State, read_state, state_crc
 from facewire_device.store_file import APPLICATION_ID, FOREIGN, DamagedError, check_file, file_id, has_store, real_path
 from facewire_device.store_rights import check_rights, create_file
 
@@ -90,6 +92,7 @@ def _open(path: Path, *, create: bool, check: bool) -> peewee.SqliteDatabase:
             _switch_to_wal(database)
             _check_schema(database, real)
             _upgrade(database)
+            _check_state(database, real)
             if check:
                 _check_integrity(database, real)
     except BaseException:
@@ -107,7 +110,8 @@ def _create(database: peewee.SqliteDatabase, path: Path, *, create: bool) -> Non
             return
         epoch = new_id()
         database.create_tables([RingEvent, RingState])
-        RingState.create(epoch=epoch, head=0, oldest=1, cursor=0, dropped=0, capacity=DEFAULT_CAPACITY, device="", machine="")
+        state = State(Ring(epoch), DEFAULT_CAPACITY)
+        RingState.create(**dict(zip(COLUMNS, state.to_row(), strict=True)))
         database.pragma("application_id", APPLICATION_ID)
         database.pragma("user_version", _SCHEMA)
     log.info("new store path=%s epoch=%s", database.database, epoch)
@@ -140,8 +144,6 @@ def _check_schema(database: peewee.SqliteDatabase, path: Path) -> None:
     # Before the first statement about a table: a view in its place would run.
     if reason := foreign_object(read_objects(database.execute_sql), _our_objects(schema), _OPTIONAL):
         raise DamagedError(f"{path}: is damaged: it {reason}")
-    if database.execute_sql("SELECT epoch, head, oldest, cursor, dropped, capacity, device, machine FROM state").fetchone() is None:
-        raise DamagedError(f"{path}: is damaged: its state is missing")
 
 
 @functools.cache
@@ -155,6 +157,7 @@ def _our_objects(schema: int) -> tuple[Object, ...]:
             database.execute_sql(statement)
         if schema == 1:
             database.execute_sql("ALTER TABLE state DROP COLUMN origins")
+            database.execute_sql("ALTER TABLE state DROP COLUMN crc")
         return tuple(read_objects(database.execute_sql))
 
 
@@ -166,8 +169,19 @@ def _upgrade(database: peewee.SqliteDatabase) -> None:
         if database.pragma("user_version") == _SCHEMA:
             return
         database.execute_sql("ALTER TABLE state ADD COLUMN origins TEXT NOT NULL DEFAULT ''")
+        database.execute_sql("ALTER TABLE state ADD COLUMN crc BIGINT NOT NULL DEFAULT 0")
+        for row in database.execute_sql(_SELECT_STATE).fetchall():
+            database.execute_sql("UPDATE state SET crc = ?", (state_crc(row[:-1]),))
         database.pragma("user_version", _SCHEMA)
     log.info("store upgraded path=%s schema=%d", database.database, _SCHEMA)
+
+
+def _check_state(database: peewee.SqliteDatabase, path: Path) -> None:
+    row = database.execute_sql(_SELECT_STATE).fetchone()
+    if row is None:
+        raise DamagedError(f"{path}: is damaged: its state is missing")
+    if read_state(row) is None:
+        raise DamagedError(f"{path}: is damaged: its state is not what was written")
 
 
 def _check_integrity(database: peewee.SqliteDatabase, path: Path) -> None:
@@ -221,6 +235,7 @@ def _lenient_text(raw: bytes) -> str:
     return raw.decode(errors="surrogateescape")
 
 
+_SELECT_STATE: Final = f"SELECT {', '.join(COLUMNS)} FROM state"
 _CHECK_STATE: Final = """
     SELECT epoch, (SELECT count(*) FROM event WHERE seq BETWEEN oldest AND head), (SELECT count(*) FROM event WHERE seq > head),
         head, oldest, cursor, dropped, capacity

@@ -1,7 +1,7 @@
 """The tables of a device's store.
 
 event   seq | score | packed | crc     `packed` is the event in wire form (msgpack, with its seq)
-state   one row: epoch, head, oldest, cursor, dropped, origins, capacity, device, machine
+state   one row: epoch, head, oldest, cursor, dropped, origins, capacity, device, machine, crc (`state`)
 
 A store whose events come from elsewhere has the tables of its ledger too (`ledger`).
 """
@@ -37,6 +37,8 @@ class RingState(peewee.Model):
     #: The owner; empty while there is none.
     device = peewee.TextField()
     machine = peewee.TextField()
+    #: Since schema 2.
+    crc = peewee.BigIntegerField(default=0, constraints=[peewee.SQL("DEFAULT 0")])
 
     class Meta:  # noqa: D106  # peewee's
         table_name = "state"

@@ -10,7 +10,6 @@ its batch, which declares it lost.
 """
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,14 @@ import peewee
 from facewire import codec
 from facewire.errors import StoreError
 from facewire.events import MAX_INT, Event
-from facewire.messages import MAX_BATCH_EVENTS, Origin
+from facewire.messages import MAX_BATCH_EVENTS
 from facewire_device.identity import new_id
 from facewire_device.opening import close_database, open_database, store_errors
 from facewire_device.outgoing import OutgoingBatch, build_batch
 from facewire_device.ring import Ring
 from facewire_device.rows import Row, is_intact, is_skipped, make_row, moved_row, skipped_row
 from facewire_device.schema import RingEvent, RingState
+from facewire_device.state import COLUMNS, State, read_state
 from facewire_device.store_file import DamagedError, file_id, real_path, set_aside
 from facewire_device.uploader import Adopt, Fork, Outcome
 from facewire_device.watch import Watch
@@ -63,6 +63,7 @@ class Store:
         self.path = path
         self.capacity = 0
         self._watch = Watch(path)
+        self._state: State
 
     def close(self) -> None:
         """Close the database. May be called twice."""
@@ -172,8 +173,7 @@ class Store:
 
     def device(self) -> str:
         """Name of the device that owns the store; empty until an agent has used it."""
-        name: str = self.query("SELECT device FROM state")[0][0]
-        return name
+        return self._read().device
 
     def assign_device(self, device: str) -> None:
         """Make `device` the owner of the store.
@@ -183,12 +183,13 @@ class Store:
                 changes its device.
         """
         with self.transaction():
-            owner = self.device()
+            state = self._read()
+            owner = state.device
             if owner not in {"", device}:
                 raise StoreError(
                     f"{self.path}: this store belongs to device {owner!r}, not to {device!r}: use that --id, or another --store"
                 )
-            self.execute("UPDATE state SET device = ?", device)
+            self._write(state._replace(device=device))
 
     def assign_machine(self, machine: str) -> bool:
         """Make `machine` the owner of the store; fork the store if it had another one.
@@ -197,24 +198,24 @@ class Store:
         are recorded again, because the original box may be gone. Returns whether the store forked.
         """
         with self.transaction():
-            owner = self.query("SELECT machine FROM state")[0][0]
+            state = self._read()
+            owner = state.machine
             if owner == machine:
                 return False
-            ring = before = self._read_ring()
+            ring = before = state.ring
             if owner:
                 ring = self._fork(ring, ring.cursor + 1, diverged=False)
-            self.execute("UPDATE state SET machine = ?", machine)
+            self._write(state._replace(ring=ring, machine=machine))
         _log_fork(before, ring)
         return bool(owner)
 
     def resize(self, capacity: int) -> None:
         """Change the ring's capacity. Events that no longer fit count as overwritten."""
         with self.transaction():
-            self.execute("UPDATE state SET capacity = ?", capacity)
-            self.capacity = capacity
-            before = self._read_ring()
+            state = self._read()
+            before = state.ring
             ring = before.appended(0, capacity)
-            self._write_ring(ring)
+            self._write(state._replace(ring=ring, capacity=capacity))
             self._trim(ring)
         self._watch.resized(before, ring, capacity)
 
@@ -245,13 +246,24 @@ class Store:
             elif not is_skipped(row):
                 log.error("event damaged store=%s seq=%d: left out", self.path, row[0])
 
+    def _read(self) -> State:
+        rows = self.query(_SELECT_STATE)
+        state = read_state(rows[0]) if rows else None
+        if state is None:
+            raise DamagedError(f"{self.path}: is damaged: its state is not what was written")
+        self._state, self.capacity = state, state.capacity
+        return state
+
+    def _write(self, state: State) -> None:
+        self.execute(_UPDATE_STATE, *state.to_row())
+        self._state, self.capacity = state, state.capacity
+
     def _read_ring(self) -> Ring:
-        epoch, head, oldest, cursor, dropped, origins, self.capacity = self.query(_SELECT_STATE)[0]
-        return Ring(epoch, head, oldest, cursor, dropped, tuple(Origin(*origin) for origin in json.loads(origins)) if origins else ())
+        return self._read().ring
 
     def _write_ring(self, ring: Ring) -> None:
-        origins = json.dumps(ring.origins) if ring.origins else ""
-        self.execute(_UPDATE_STATE, ring.epoch, ring.head, ring.oldest, ring.cursor, ring.dropped, origins)
+        """Write the ring beside the owner, who was read with it."""
+        self._write(self._state._replace(ring=ring))
 
     def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows that a statement finds; for this package's modules."""
@@ -345,6 +357,6 @@ _SELECT_ONE: Final = _sql(RingEvent.select(*_ROW).where(RingEvent.seq == 0))
 _SELECT_ABOVE: Final = _sql(RingEvent.select(*_ROW).where((RingEvent.seq > 0) & (RingEvent.score > 0.0)).order_by(RingEvent.seq).limit(1))
 #: No limit, for SQLite's LIMIT.
 _ALL: Final = -1
-_RING: Final = (RingState.epoch, RingState.head, RingState.oldest, RingState.cursor, RingState.dropped, RingState.origins)
-_SELECT_STATE: Final = _sql(RingState.select(*_RING, RingState.capacity))
-_UPDATE_STATE: Final = _sql(RingState.update(dict.fromkeys(_RING, 0)))
+_STATE: Final = tuple(getattr(RingState, name) for name in COLUMNS)
+_SELECT_STATE: Final = _sql(RingState.select(*_STATE))
+_UPDATE_STATE: Final = _sql(RingState.update(dict.fromkeys(_STATE, 0)))
