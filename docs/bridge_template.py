@@ -1,11 +1,12 @@
 """A translator for a family of boxes, to copy: here a box that posts each record as JSON, numbered.
 
-    POST /my-boxes/ID/record   {"no": 120, "at": "2025-11-25 15:00:07", "who": "417", "name": "Ana Cruz",
-                                "score": 0.91, "pass": true, "late": false, "jpeg": "/9j/4AAQ…"}
+    POST /my-boxes/ID/record   {"no": 120, "at": "2025-11-25 15:00:07", "who": "417",
+                                "name": "Ana Cruz", "score": 0.91, "pass": true, "late": false,
+                                "jpeg": "/9j/4AAQ…"}
     200                        {"result": 0}
 
-Pure: bytes in, records and answers out. The bridge keeps photographs, records the event with its key in
-one commit, and only then sends the answer.
+Pure: bytes in, records and answers out. The bridge keeps photographs, records the event with its
+key in one commit, and only then sends the answer.
 """
 
 import json
@@ -38,7 +39,8 @@ def _record(body: bytes, box: Box) -> Record | Poison:
         return Poison("post", str(number), f"is no event: {exc!r}"[:200], number, mark=str(said.get("at")))
     # Late or refused: history only. A gate must never see it.
     realtime = said.get("pass") is True and said.get("late") is False
-    # Another record may have this number once the box's counter was reset: the mark tells them apart.
+    # Another record may have this number once the box's counter was reset: the mark tells them
+    # apart.
     mark = f"{said['at']}|{said['who']}"
     return Record("post", str(number), event, realtime, number=number, mark=mark)
 

@@ -2,17 +2,18 @@
 
 From each state every action is tried:
 
-    record (its push may be lost)    push again what is not acked    pull: all that it holds comes, late
+    record (its push may be lost)    push again what is not acked    pull: all of a hole, late
     deliver a push, which stays      deliver an ack, or lose it      the bridge does the next step
     kill the bridge                  reset the source                name what no pull found as lost
 
-The bridge takes one push at a time, in the steps of its program; a kill leaves what is durable. In every
-state: no record is recorded twice, and each that its source was acked for is recorded or named. From every
-state: once faults stop, all that the source holds is recorded, and as many seqs are skipped as records
-were lost in it, no more.
+The bridge takes one push at a time, in the steps of its program; a kill leaves what is durable. In
+every state: no record is recorded twice, and each that its source was acked for is recorded or
+named. From every
+state: once faults stop, all that the source holds is recorded, and as many seqs are skipped as
+records were lost in it, no more.
 
-`numbering` is the real one. The steps are those of `Ledger.take` and `FaceSource.take`; that the code has
-them in this order is shown below on SQLite, with a death at each statement.
+`numbering` is the real one. The steps are those of `Ledger.take` and `FaceSource.take`; that the
+code has them in this order is shown below on SQLite, with a death at each statement.
 """
 
 import contextlib
@@ -167,7 +168,7 @@ def step(s: State, job: Job) -> State:
 
 
 def _held(s: State) -> bool:
-    """Whether the source counts something in the first hole: then what came of a pull was not all."""
+    """Whether the source counts something in the first hole: then a pull did not bring all."""
     hole = s.durable.numbers.holes[0]
     return any(hole.first <= made.number <= hole.last for made in s.box.memory)
 
@@ -190,7 +191,7 @@ def check(s: State) -> None:
 
 
 def check_settles(s: State, program: Program) -> None:
-    """Without faults: what it holds is pushed until it is acked, and what no pull finds is named."""
+    """Without faults: what it holds is pushed until acked, and what no pull finds is named."""
     for made in s.box.memory:
         if not made.acked:
             s = s._replace(job=begin(s.durable, Push(made.number, made.tag, False), program))

@@ -1,4 +1,4 @@
-"""The bridge as a process, killed at random: what a box was acked for is on the platform, exactly once.
+"""The bridge as a process, killed at random: what was acked is on the platform exactly once.
 
 `FACEWIRE_BRIDGE_ROUNDS` (30), `FACEWIRE_BRIDGE_SEED`.
 """

@@ -1,4 +1,4 @@
-"""`bridge sophon` against boxes that know nothing of it: an SE3 that posts, V5 and V6 that are asked."""
+"""`bridge sophon` against boxes that know nothing of it: SE3 posts, V5 and V6 are asked."""
 
 import base64
 import gzip

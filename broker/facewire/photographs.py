@@ -3,8 +3,9 @@
     "spot_pic": "data:image/jpeg;base64,/9j/4AAQ…"
     "spot_pic": {"sha256": "9f86d081…", "bytes": 287340, "kind": "image/jpeg"}
 
-Bytes and base64 text are photographs if they begin like one, if their field is known to hold one, or if
-they are so large that nothing else can be meant. So a photograph never makes an event too large.
+Bytes and base64 text are photographs if they begin like one, if their field is known to hold one,
+or if they are so large that nothing else can be meant. So a photograph never makes an event too
+large.
 """
 
 import base64
@@ -48,7 +49,7 @@ class Photograph(NamedTuple):
 
 
 def take_out(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[Photograph]]:
-    """The fields of an event with each photograph, however deep, named in its place; and the photographs."""
+    """Name each photograph of an event in its place, however deep; give them beside it."""
     found: list[Photograph] = []
     return {name: _without(name, value, found, _DEPTH) for name, value in fields.items()}, found
 
@@ -88,7 +89,7 @@ def _photograph(name: object, value: bytes | bytearray | str) -> Photograph | No
 
 
 def _may_begin(text: str) -> bool:
-    """Whether the first characters of base64 are those of an image: decoding all of each text costs too much."""
+    """Whether base64 begins as an image does: decoding all of each text costs too much."""
     return _kind(_from_base64(text[:24])) != _UNKNOWN
 
 

@@ -1,7 +1,8 @@
 """The clock of a source: local time without a zone, read in the device's zone. Pure.
 
-When summer time ends, an hour happens twice. Which of the two a text means is told by the record before it,
-because a source makes its records in order. If that leaves both, a fresh record is of the pass that is now.
+When summer time ends, an hour happens twice. Which of the two a text means is told by the record
+before it, because a source makes its records in order. If that leaves both, a fresh record is of
+the pass that is now.
 """
 
 import datetime as dt
@@ -9,7 +10,8 @@ import re
 from typing import Final
 
 _LOCAL = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})[ T](\d{1,2}):(\d{2}):(\d{2})")
-#: A fresh record in the hour that happens twice is of the second pass if that is nearer than this to now, ms.
+#: A fresh record in the hour that happens twice is of the second pass if that is nearer than this
+#: to now, ms.
 _NEAR_MS: Final = 20 * 60 * 1000
 
 

@@ -1,4 +1,4 @@
-"""One terminal of the mqtt/face family: its records in, answers and requests out. On its member's lane.
+"""One terminal of the mqtt/face family, on its member's lane: records in, answers and requests out.
 
 Rec, Snap ──▶ mqtt_face (reads) ──▶ numbering (places) ──▶ member (one commit) ──▶ PushAck
 heartbeat, Online ──▶ clock offset, Online-Ack        holes ──▶ pulling ──▶ ManualPush…, or named as lost
@@ -67,7 +67,11 @@ class FaceSource:
         }
 
     def take(self, kind: str, payload: bytes, *, now: float, now_ms: int) -> None:
-        """A message of a record topic. What is not acked, the terminal still has. Raises `StoreError`."""
+        """A message of a record topic. What is not acked, the terminal still has.
+
+        Raises:
+            StoreError: it is not taken, and not acked.
+        """
         self._heard_at = now
         form = "rec" if kind == "Rec" else "snap"
         source_ms = now_ms + (self.offset_ms or 0)
@@ -100,7 +104,7 @@ class FaceSource:
             self._puller.answered(now, answer.message_id, answer.count)
 
     def connected(self, now: float) -> None:
-        """We can hear it again: what it pushed meanwhile has to be asked for, unless it repeats that."""
+        """We can hear it again: unless it repeats what it pushed meanwhile, we have to ask."""
         self._sweep_at = now
 
     def tick(self, *, now: float, now_ms: int) -> None:

@@ -1,10 +1,10 @@
-"""Fetching from V5 and V6 boxes: the WebSocket is the realtime lane, the event API the history lane.
+"""Fetching from V5 and V6 boxes: realtime by their WebSocket, history by their event API.
 
     every period:  events after cursor - 2 min ──▶ counts agree ──▶ cursor = newest event
-    every hour:    the last 25 hours too: a clock that was set back makes events that are older than the cursor
+    every hour:    the last 25 hours too: a clock that was set back makes events before the cursor
 
-A range whose count is more than a page is halved by time: pages shift while events arrive. An event is looked
-at in several periods before it leaves the range. Nothing is written to the box.
+A range whose count is more than a page is halved by time: pages shift while events arrive. An event
+is looked at in several periods before it leaves the range. Nothing is written to the box.
 """
 
 import asyncio
@@ -164,12 +164,16 @@ class Fetcher:
         return await self._post("/sophon/v2/face/getevents", {"filters": span, "page_limit": sophon.PAGE, "page_index": page})
 
     async def _find_unit(self) -> bool:
-        """Find whether a V6 box's ranges are in s or ms: its manual says one, and shows the other. False if it has no event."""
+        """Find whether a V6 box's ranges are in s or ms: its manual says one, and shows the other.
+
+        Returns whether it has an event to tell by.
+        """
         until = now_ms() + _AHEAD
         counts = {unit: sophon.read_events(await self._ask_events(0, until, 0, unit))[1] for unit in (0.001, 1.0)}
         if not counts[1.0]:
             return False
-        # To a box that reads seconds, a range in milliseconds never ends; to one that reads milliseconds, one in seconds ends in 1970.
+        # To a box that reads seconds, a range in milliseconds never ends; to one that reads
+        # milliseconds, one in seconds ends in 1970.
         self._unit = 0.001 if counts[0.001] else 1.0
         return True
 
@@ -214,7 +218,8 @@ class Fetcher:
     async def _watch_cameras(self, socket: ClientConnection, cameras: list[str]) -> None:
         while True:
             await asyncio.sleep(_CAMERAS_EVERY)
-            # A session that has ended is noticed by whoever listens, an API that is away by whoever asks it.
+            # A session that has ended is noticed by whoever listens, an API that is away by whoever
+            # asks it.
             with contextlib.suppress(*_OUTAGES):
                 if (found := await self._cameras()) != cameras:
                     cameras = found
@@ -235,7 +240,12 @@ class Fetcher:
         return _json(await self._client.post(self._source.device.api + path, json=body, timeout=_TIMEOUT))
 
     async def _on_lane(self, work: Callable[[], T], size: int = 0, *, writes: bool = True) -> T:
-        """Do it on the box's lane. Raises `_BusyError` if it cannot be done now, and `ValueError` as `work` does."""
+        """Do it on the box's lane.
+
+        Raises:
+            _BusyError: it cannot be done now.
+            ValueError: as `work` does.
+        """
         results: list[T] = []
         errors: list[ValueError] = []
 

@@ -1,4 +1,4 @@
-"""`facewire bridge sophon` and `http`: one event loop, on a thread of its own, for the inbox and for all that is fetched."""
+"""`facewire bridge sophon` and `http`: an event loop on a thread, for inbox and fetching."""
 
 import asyncio
 import contextlib

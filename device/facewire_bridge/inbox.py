@@ -1,8 +1,10 @@
 """The HTTP inbox: boxes post to it, and an answer of 200 says that all of a post is durable.
 
-    POST /{family}/{id}/{kind}      POST /{family}/{id}/{secret}/{kind}      such as /sophon/box-1/history
+    POST /{family}/{id}/{kind}               such as /sophon/box-1/history
+    POST /{family}/{id}/{secret}/{kind}
 
-Boxes can send no header, so device and secret stand in the path, which nobody logs. What cannot be taken
+Boxes can send no header, so device and secret stand in the path, which nobody logs. What cannot be
+taken
 now, of an unknown device too, is answered with 503: then the box keeps it.
 """
 
@@ -138,7 +140,10 @@ def _gunzip(raw: bytes) -> bytes:
 
 
 async def _form(content_type: str, raw: bytes) -> dict[str, str | bytes] | None:
-    """The fields of a multipart body: texts, and files as bytes. None if it cannot be read: it is poison as it stands."""
+    """The fields of a multipart body: texts, and files as bytes.
+
+    None if it cannot be read: it is poison as it stands.
+    """
 
     async def receive() -> dict[str, object]:
         return {"type": "http.request", "body": raw, "more_body": False}

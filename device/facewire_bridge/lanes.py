@@ -1,7 +1,7 @@
 """Lanes: a few threads among which devices are shared out, each device always on the same one.
 
-What a device's messages cost, a commit above all, is paid on its lane; who hears them is never held up.
-What waits is bounded by bytes: more is refused, and a source repeats what was not acked.
+What a device's messages cost, a commit above all, is paid on its lane; who hears them is never held
+up. What waits is bounded by bytes: more is refused, and a source repeats what was not acked.
 """
 
 import logging

@@ -1,10 +1,10 @@
 """One foreign device as a facewire device of its own: agent, store, ledger, photographs.
 
-    Record ──▶ photographs to their folder ──▶ event and ledger row in one commit ──▶ Outcome ──▶ foreign ack
+    Record ──▶ photographs to their folder ──▶ event and ledger row, one commit ──▶ foreign ack
 
-A member is worked on by one thread, its lane's, which owns its connection to the store; the agent has
-a connection of its own. What cannot be an event is poison: it is kept raw, takes a seq that history
-declares lost, and may be acked, as it would block its source otherwise.
+A member is worked on by one thread, its lane's, which owns its connection to the store; the agent
+has a connection of its own. What cannot be an event is poison: it is kept raw, takes a seq that
+history declares lost, and may be acked, as it would block its source otherwise.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ class Member:
         return outcomes
 
     def keep_poison(self, raw: bytes, reason: str) -> None:
-        """Keep what has no number or key at its source, and so can be neither acked nor named. Raises `StoreError`."""
+        """Keep what has no number: it can be neither acked nor named. Raises `StoreError`."""
         self.poison.keep([_raw(raw)])
         self.counts["poison"] += 1
         log.warning("poison device=%s reason=%s", self.name, reason)

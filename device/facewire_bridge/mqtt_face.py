@@ -1,12 +1,12 @@
 """The `mqtt/face` family: JSON over MQTT 3.1.1 at QoS 0, an ack for each record. Pure.
 
     {prefix}/{id}/Rec, Snap     records of people, and of strangers: RecPush, StrSnapPush
-    {prefix}/{id}               our answers and requests: PushAck, Online-Ack, ManualPushRecords, ManualPushSnaps
+    {prefix}/{id}               our answers and requests: PushAck, Online-Ack, ManualPush…
     {prefix}/{id}/Ack           the device's answers to our requests
     {prefix}/basic, heartbeat   Online, Offline (last will), HeartBeat
 
-Numbers come as text, blank fields as `" "`, the name as `personName` or `persionName`, and the device's id behind
-`@@@`. We write no request that deletes anything on a device.
+Numbers come as text, blank fields as `" "`, the name as `personName` or `persionName`, and the
+device's id behind `@@@`. We write no request that deletes anything on a device.
 """
 
 import datetime as dt
@@ -69,7 +69,7 @@ def subscriptions(prefix: str) -> list[str]:
 
 
 def parse_topic(prefix: str, topic: str) -> tuple[str, str]:
-    """Device and kind (`Rec`, `Snap`, `Ack`, `basic`, `heartbeat`) of a topic; both empty if it is none of these."""
+    """Device and kind (`Rec`, `Snap`, `Ack`, `basic`, `heartbeat`) of a topic; else both empty."""
     levels = topic.removeprefix(f"{prefix}/").split("/") if topic.startswith(f"{prefix}/") else []
     if len(levels) == 1 and levels[0] in {"basic", "heartbeat"}:
         return "", levels[0]
@@ -136,7 +136,7 @@ def read_presence(payload: bytes) -> Presence | None:
 
 
 def read_answer(payload: bytes) -> PullAnswer | None:
-    """Read the answer to a pull, whose operator is `ManualPushSnaps-Ack` or `ManualPushRecords-Ack`; None if it is none."""
+    """Read the answer to a pull, whose operator begins with `ManualPush`; None if it is none."""
     try:
         message = read_payload(payload)
         info = message.get("info")
@@ -154,7 +154,7 @@ def device_of(info: Mapping[str, Any]) -> str:
 
 
 def was_asked_for(event: Mapping[str, Any]) -> bool:
-    """Whether a record came because of a pull, or late by its source's own word: then it says nothing of a reset."""
+    """Whether a record was pulled, or is late by its source's own word: then it shows no reset."""
     return _text(event, "PushType") == "2" or _text(event, "Sendintime") == "0"
 
 
@@ -204,7 +204,7 @@ def _may_match(info: Mapping[str, Any]) -> bool:
 
 
 def _mark(form: str, info: Mapping[str, Any], score: float) -> str:
-    """What a repeated record has in common with the first: neither how it is sent nor what may be edited meanwhile."""
+    """What a repeated record shares with the first: not how it is sent, nor what may be edited."""
     if form == "snap":
         return f"{_text(info, 'time')}|{json.dumps(info.get('targetPosInScene'))}"
     return "|".join([*(_text(info, name) for name in ("time", "customId", "personId", "VerifyStatus")), f"{score:g}"])

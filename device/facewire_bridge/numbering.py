@@ -1,23 +1,25 @@
 """The numbers of a source's records: which are missing, and when the counter began anew. Pure.
 
     seen: 1 2 3 . . 6 7        hole 4 to 5, between the times of 3 and 6
-    then: 2, later than 7      the source was reset: generation 2 begins, in which 2 is another record
+    then: 2, later than 7      the source was reset: in generation 2 that is another record
 
-A number alone names a record only within a generation. A number that was seen before is the same record if its
-`mark` is the same, and another one, of a new generation, if not: to record twice is better than to lose.
+A number alone names a record only within a generation. A number that was seen before is the same
+record if its `mark` is the same, and another one, of a new generation, if not: to record twice is
+better than to lose.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-#: More open holes than this are merged into the last of them: a hostile source must not fill our memory.
+#: More open holes than this are merged into the last of them: a hostile source must not fill our
+#: memory.
 MOST_HOLES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Numbers that were skipped, and the times between which their records were made, as the source wrote them."""
+    """Numbers that were skipped; the times of the records around them, as the source wrote them."""
 
     first: int
     last: int
@@ -43,7 +45,7 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A record's place among the others: the generation that it belongs to, and whether it was recorded before."""
+    """A record's place: the generation that it belongs to, and whether it was recorded before."""
 
     generation: int
     repeated: bool = False
@@ -122,7 +124,8 @@ class Numbers:
         if self.highest and number > self.highest + 1:
             hole = Hole(self.highest + 1, number - 1, self.at, at, after_ms=self.at_ms)
             if len(holes) >= MOST_HOLES:
-                # The numbers between the two were seen: they are in the ledger, and come out as repeated when pulled.
+                # The numbers between the two were seen: they are in the ledger, and come out as
+                # repeated when pulled.
                 hole, holes = replace(holes[-1], last=hole.last, before=at), holes[:-1]
             holes = (*holes, hole)
         return replace(self, highest=number, at_ms=at_ms, at=at, holes=holes)

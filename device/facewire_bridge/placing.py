@@ -1,4 +1,4 @@
-"""Numbered records find their place: generation, repeats, resets; noted in the commit that takes them.
+"""Numbered records find their place, noted in the commit that takes them.
 
 Shared by all sources that number their records. On the member's lane.
 """
@@ -69,7 +69,11 @@ class Placing:
         self._numbers[record.form] = after
 
     def pulled(self, form: str, asked: Hole, most: int) -> None:
-        """A pull of a hole's range has ended; what it left after `most` of them is named as lost. Raises `StoreError`."""
+        """A pull of a hole's range has ended; after `most` of them what is left is named as lost.
+
+        Raises:
+            StoreError: the store cannot note it now.
+        """
         before = self.numbers()[form]
         after = before.pulled(asked)
         lost = [hole for hole in after.holes if hole.pulls >= most]

@@ -20,10 +20,12 @@ log = logging.getLogger(__name__)
 
 D = TypeVar("D", bound=Device)
 
-#: Batches a period while a backlog remains: a bridge has a wire to the platform that a box may lack.
+#: Batches a period while a backlog remains: a bridge has a wire to the platform that a box may
+#: lack.
 CATCH_UP: Final = 5
 _POLL_EVERY: Final = 1.0
-#: Open files of the process and of each device: two connections to its store, its session, its lock.
+#: Open files of the process and of each device: two connections to its store, its session, its
+#: lock.
 _FILES: Final = 256
 _FILES_EACH: Final = 24
 #: Agents that say goodbye at a time.
@@ -65,7 +67,7 @@ class Fleet(Generic[D]):
             member.agent.start()
 
     def turns(self) -> bool:
-        """Whether every agent and every lane went round lately; on the main thread, at least once a second."""
+        """Whether every agent and lane went round lately; for the main thread, once a second."""
         now = time.monotonic()
         self.lanes.note_turns(self._turned)
         return all(now - turned < _HANGS_AFTER for turned in list(self._turned.values()))
@@ -119,6 +121,7 @@ def _agent_settings(settings: BridgeSettings, device: Device, machine: str | Non
         catch_up=CATCH_UP,
         machine=machine,
         set_aside=settings.set_aside_damaged,
-        # Nobody else records into these stores, and a hundred agents that look 20 times a second would do little else.
+        # Nobody else records into these stores, and a hundred agents that look 20 times a second
+        # would do little else.
         poll_every=_POLL_EVERY,
     )

@@ -1,10 +1,11 @@
 """When to ask a source for a range of its records again, and when to stop asking. Pure.
 
-    hole ──▶ wait ──▶ pull ──▶ count and records ──▶ filled, or wait longer and pull again ──▶ lost after three
+    hole ──▶ wait ──▶ pull ──▶ count, records ──▶ filled, or wait longer and pull again
+                                                        └──▶ after three: lost
 
-One pull is under way at a time: a source's answers do not say which range a record is of. A pull counts
-against a hole only if all that the source counted came, or if it does not answer and is heard of: a source
-that is away has refused nothing, and one that counts more than came has more.
+One pull is under way at a time: a source's answers do not say which range a record is of. A pull
+counts against a hole only if all that the source counted came, or if it does not answer and is
+heard of: a source that is away has refused nothing, and one that counts more than came has more.
 """
 
 import datetime as dt
@@ -16,10 +17,11 @@ from facewire_bridge.numbering import Hole, Numbers
 
 #: Pulls after which a hole is named as lost.
 MOST_PULLS: Final = 3
-#: How long a number may be late before it is asked for, and the waits before it is asked for again, s.
+#: How long a number may be late before it is asked for, and the waits before it is asked for again,
+#: s.
 WAITS: Final = (3.0, 30.0, 120.0)
-#: By how much a pull's range is wider than the times of the hole's neighbours, s. Where a clock was set back, or an hour
-#: happened twice, what is missing may have a time outside of them.
+#: By how much a pull's range is wider than the times of the hole's neighbours, s. Where a clock was
+#: set back, or an hour happened twice, what is missing may have a time outside of them.
 MARGINS: Final = (1, 600, 4_200)
 #: A pull ends when nothing more of it has come for so long, s.
 QUIET: Final = 10.0

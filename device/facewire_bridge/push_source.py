@@ -1,4 +1,4 @@
-"""One box that posts over HTTP: what it posts becomes records of its member. On its member's lane."""
+"""One box that posts over HTTP, on its member's lane: its posts become records of the member."""
 
 import json
 from collections.abc import Mapping

@@ -21,19 +21,21 @@ class Record:
     key: str
     #: As `event_from_source` takes it, photographs included.
     event: Mapping[str, Any]
-    #: Whether it may become a match: it is fresh, and the person was let in, by the source's own word.
+    #: Whether it may become a match: it is fresh, and the person was let in, by the source's own
+    #: word.
     realtime: bool = False
     #: What copies of this record share across forms that call it differently; empty if it has none.
     shared: tuple[str, ...] = ()
     #: Its number, if the source numbers its records.
     number: int | None = None
-    #: What tells it from another record that has the same number, after the source's counter was reset.
+    #: What tells it from another record that has the same number, after the source's counter was
+    #: reset.
     mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A foreign record that can be no event: kept raw, counted, and acked, or it would block its source."""
+    """A foreign record that can be no event: kept raw, and acked, or it would block its source."""
 
     form: str
     #: As in `Record`; empty if it cannot be read.

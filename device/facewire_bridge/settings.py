@@ -120,7 +120,8 @@ class BridgeSettings:
 
     Attributes:
         stores: folder of the devices' stores.
-        set_aside_damaged: whether a damaged store is renamed and a new one made: its box may send again what it had.
+        set_aside_damaged: whether a damaged store is renamed and a new one made: its box may send
+            again what it had.
         broker: facewire's.
         as_device: whether each device logs in under its own name, with the bridge's secret.
         topics: under facewire's root.
@@ -243,7 +244,8 @@ def _sophon_device(name: str, table: Table) -> SophonDevice:
         if version not in _VERSIONS:
             raise table.error("version", f"{version} is not one of {', '.join(map(str, _VERSIONS))}")
         device = SophonDevice(
-            # An SE3 posts as realtime only what is above its own threshold. The others send all, and tell theirs.
+            # An SE3 posts as realtime only what is above its own threshold. The others send all,
+            # and tell theirs.
             **_common(name, table, threshold=0.0 if version == 2 else None),
             version=version,
             secret=table.secret("secret") or "",

@@ -1,12 +1,13 @@
 """The SophonAI family: SE3, SE5, SE6. Pure.
 
-    form        what it is                                               its key at the source
-    realtime    V2's HTTP POST from the box; V5's and V6's WebSocket     event_id, or what the record says
-    history     HTTP POST from the box, all versions                     what the record says: no push has an id
-    query       answers of the box's event API                           _id or event_id
+    form        what it is                                    its key at the source
+    realtime    V2's POST; V5's and V6's WebSocket            event_id, or what it says
+    history     POST from the box, all versions               what it says: no push has an id
+    query       answers of the box's event API                _id or event_id
 
-`id` keys are shared by the WebSocket and the query. A copy of one event in another form is known by `shared`: time,
-identity, score and camera. A stranger has an id in some forms and none in others, so it counts in none.
+`id` keys are shared by the WebSocket and the query. A copy of one event in another form is known by
+`shared`: time, identity, score and camera. A stranger has an id in some forms and none in others,
+so it counts in none.
 """
 
 import json
@@ -28,14 +29,14 @@ _STRANGER: Final = PersonType.STRANGER.value
 
 
 def read_push(form: str, body: object) -> list[Record | Poison]:
-    """Read the body of a POST (`realtime` or `history`) or a WebSocket message: one object, or an array of them."""
+    """Read a POST (`realtime`, `history`) or a WebSocket message: an object, or an array."""
     if isinstance(body, list):
         return [_read(form, item) for item in body]
     return [_read(form, body)]
 
 
 def read_events(answer: object) -> tuple[list[tuple[Record | Poison, object]], int]:
-    """Read an answer of the event API: its records, each with its row, and the range's `total_count`.
+    """Read an answer of the event API: records, each with its row, and the range's `total_count`.
 
     Raises:
         ValueError: it is no such answer.
@@ -51,7 +52,7 @@ def read_events(answer: object) -> tuple[list[tuple[Record | Poison, object]], i
 
 
 def read_body(content_type: str, raw: bytes) -> object:
-    """Read the body of a POST that is JSON or a URL-encoded form; `read_form` reads a multipart one's fields.
+    """Read a body that is JSON or a URL-encoded form; `read_form` reads a multipart one's fields.
 
     Raises:
         ValueError: it is neither.
@@ -82,12 +83,12 @@ def websocket_request(version: int, cameras: list[str]) -> bytes:
 
 
 def cameras(answer: object) -> list[str]:
-    """The ids of the cameras in an answer of `Devices` (V5) or `getmediadevices` (V6), whatever is around them."""
+    """The cameras' ids in an answer of `Devices` (V5) or `getmediadevices` (V6)."""
     return list(dict.fromkeys(_ids(answer)))
 
 
 def threshold(answer: object) -> float | None:
-    """The box's threshold, on its scale, in an answer of `Configs` (V5) or `getconfigs` (V6); None if it does not say."""
+    """The box's threshold, on its scale, in an answer of `Configs` (V5) or `getconfigs` (V6)."""
     for name, value in _pairs(answer):
         if name in {"THRESHOLD", "MATCH_THRESHOLD"}:
             try:
@@ -100,7 +101,7 @@ def threshold(answer: object) -> float | None:
 
 
 def login_answer(version: int, history_url: str, status_url: str, rabbitmq: Mapping[str, Any]) -> dict[str, Any]:
-    """What a box in mq mode is told: where its history goes. Its RabbitMQ stays that of the owner's platform."""
+    """Where a box in mq mode sends its history. Its RabbitMQ stays that of the owner's platform."""
     if version >= 6:
         return {
             "mq_login_status": 0,
@@ -182,7 +183,8 @@ def _spoken_key(item: Mapping[str, Any], event: Mapping[str, Any]) -> str:
 
 
 def _shared_keys(item: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[str, ...]:
-    # V2 gives a stranger the same id in both of its forms; later versions do not. V6's query may lack the camera.
+    # V2 gives a stranger the same id in both of its forms; later versions do not. V6's query may
+    # lack the camera.
     is_v6 = "user_type" in item
     is_v2 = "ext_data" in item and "device_id" not in item and not is_v6
     identity = event["identity_id"] if is_v2 or event["person_type"] != _STRANGER else ""

@@ -1,7 +1,7 @@
-"""One SophonAI box: what it posts, sends or answers becomes records of its member. On its member's lane.
+"""One SophonAI box, on its member's lane: what it posts, sends or answers becomes records.
 
-A box answers no question about what it forgot, so its class of proof rests on the event API: `reconciled`
-says until when the box's count of events and ours agreed.
+A box answers no question about what it forgot, so its class of proof rests on the event API:
+`reconciled` says until when the box's count of events and ours agreed.
 """
 
 import logging
@@ -44,7 +44,7 @@ class SophonSource:
 
     @property
     def offset_ms(self) -> int | None:
-        """How far its clock is ahead of ours, at least, as its realtime events show; None if it sent none."""
+        """How far its clock is ahead of ours, at least, as realtime events show, if any came."""
         return -min(tuple(self._delays)) if self._delays else None
 
     def describe(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class SophonSource:
         return sophon.login_answer(device.version, f"{base}/history", f"{base}/status", device.rabbitmq)
 
     def queried(self, answer: object, *, now_ms: int) -> tuple[set[str], int, int | None]:
-        """An answer of the event API, which is durable on return: the keys of its events, the range's count, the newest time.
+        """An answer of the event API, durable on return: keys, the range's count, the newest time.
 
         Raises:
             StoreError: as `post`.
@@ -108,7 +108,7 @@ class SophonSource:
         return {_key(record, row) for record, row in found}, total, max(times, default=None)
 
     def cursor(self) -> int | None:
-        """The time of the newest event at the last agreement, ms since 1970 UTC by the box's clock; None before the first."""
+        """The newest event's time at the last agreement: box clock, ms since 1970 UTC."""
         note, reconciled = self.member.with_ledger(lambda ledger: (ledger.note(_CURSOR), ledger.note(_RECONCILED)))
         self._reconciled_ms = None if reconciled is None else int(reconciled)
         return None if note is None else int(note)

@@ -1,4 +1,4 @@
-"""A TOML table whose every key must be known, and each value of its type; errors name what is wrong."""
+"""A TOML table: every key must be known, each value of its type; errors name what is wrong."""
 
 import difflib
 import os

@@ -1,12 +1,12 @@
 """The ledger of a store whose events come from elsewhere: which foreign records it has taken.
 
     ledger   place | form | key | mark | epoch | seq | at     one row for each foreign record taken
-    shared   shared | form | place                            what copies of a record in other forms have in common
+    shared   shared | form | place                            what its copies in other forms share
     note     name | value                                     what a bridge must know with them
 
 A record and its row are one transaction, so a record that is acked to its source is in both or in
-neither. The ledger outlives the ring, 20 times its capacity, and a fork: it says where a record went
-when it was taken.
+neither. The ledger outlives the ring, 20 times its capacity, and a fork: it says where a record
+went when it was taken.
 
 A source may report one event in several forms that share no key. The n-th event of a form is a copy
 if another form has reported n events with the same shared key already.
@@ -68,7 +68,8 @@ class Ledger:
         with store.transaction():
             for statement in LEDGER_TABLES:
                 store.execute(statement)
-            #: No record that is forgotten was made after this. Only whoever holds the ledger moves it.
+            #: No record that is forgotten was made after this. Only whoever holds the ledger moves
+            #: it.
             self._horizon_ms = int(self.note(_HORIZON) or -(2**63))
 
     def mark_of(self, form: str, key: str) -> str | None:

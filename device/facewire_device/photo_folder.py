@@ -2,7 +2,8 @@
 
     lobby-1.db.photos/9f/9f86d081884c7d65…
 
-A photograph is written once, durably, before its event is recorded. When the folder is full the oldest
+A photograph is written once, durably, before its event is recorded. When the folder is full the
+oldest
 make room: a photograph may be lost, and then its event says which; an event never because of one.
 """
 

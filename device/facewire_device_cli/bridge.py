@@ -111,7 +111,7 @@ class _Server(Protocol):
 
 
 def _serve(settings: BridgeSettings, devices: Sequence[D], make: Callable[[Fleet[D], Callable[[], None]], _Server]) -> None:
-    """Run a family's devices and their server until a signal comes. Raises `StoreError` if an agent fails."""
+    """Run a family's devices and their server until a signal comes, or an agent fails."""
     with Ending() as ending:
         service = Service()
         fleet = Fleet(settings, devices, on_failure=ending.announce)

@@ -1,10 +1,11 @@
-"""A terminal of the mqtt/face family, from its maker's document (tests/data/boxes/README.md): a program of its own.
+"""A terminal of the mqtt/face family, from its maker's document (tests/data/boxes/README.md).
 
     python box_mqtt_face.py --port 1883 --id 1099001 --resume on --count 20 --repeat 0.2
 
-It keeps its records, pushes each, and with resume on pushes the oldest unacked one again and again: what is
-behind it waits. With resume off it pushes once and forgets nothing: a range may be asked for. At its end it
-prints what it recorded and what was acked, as JSON. Nothing here comes from the bridge.
+It keeps its records, pushes each, and with resume on pushes the oldest unacked one again and again:
+what is behind it waits. With resume off it pushes once and forgets nothing: a range may be asked
+for. At its end it prints what it recorded and what was acked, as JSON. Nothing here comes from the
+bridge.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""SophonAI boxes, from their maker's manual (tests/data/boxes/README.md): SE3 pushes, SE5 and SE6 serve. Programs of their own.
+"""SophonAI boxes, from their maker's manual (tests/data/boxes/README.md): SE3, SE5, SE6.
 
     python box_sophon.py se3 --url http://127.0.0.1:8088/sophon/box-1 --count 20
     python box_sophon.py v5|v6 --api-port 5555 --ws-port 5679 --count 20
 
-An SE3 posts each comparison above its threshold as realtime, once, and each comparison as history: the oldest
-that is not uploaded, again until it is answered with 200. V5 and V6 keep their events, answer queries of them,
-and send all comparisons over a WebSocket once a client has asked. Nothing here comes from the bridge.
+An SE3 posts each comparison above its threshold as realtime, once, and each comparison as history:
+the oldest that is not uploaded, again until it is answered with 200. V5 and V6 keep their events,
+answer queries of them, and send all comparisons over a WebSocket once a client has asked. Nothing
+here comes from the bridge.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""The doctor's checks of bridged devices: is their proof whole, their boxes' clocks right, and nothing twice.
+"""The doctor's checks of bridged devices: their proof, their boxes' clocks, doubles.
 
-A bridge records a record of its box once, unless its store was lost. Then the box may send again what is
-here already, and the doubles have one `source_id` in two epochs.
+A bridge records a record of its box once, unless its store was lost. Then the box may send again
+what is here already, and the doubles have one `source_id` in two epochs.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _NAMES: Final = 3
 
 
 def check_bridges(location: Location) -> Iterator[Finding]:
-    """Check the bridged devices, if there are any; `check_database` says what is wrong with the database."""
+    """Check the bridged devices, if there are any; `check_database` checks the database."""
     if not dialect_of(location).exists:
         return
     with contextlib.suppress(StoreError), History(location) as history:
