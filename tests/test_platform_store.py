@@ -210,6 +210,24 @@ def test_the_count_stays_right_when_the_quarantine_is_full(store: Store, locatio
     check_conserved(location)
 
 
+def test_a_match_whose_seq_is_not_plausible_is_quarantined_and_changes_nothing_else(store: Store, location: Location) -> None:
+    store.store([Message("d", batch(0, 2, 1, 2), 10_000)])
+    before = rows(location, "SELECT head, watermark, stored FROM stream")
+    for seq in (2**62, 1_000_103):  # 2 + 1,000,000 + 100 a second of one second
+        assert store.store([Message("d", Match(EPOCH, BOOT, 1, event(seq)), 11_000)]) == [False]
+    assert rows(location, "SELECT head, watermark, stored FROM stream") == before
+    reasons = [reason for (reason,) in rows(location, "SELECT reason FROM quarantine ORDER BY id")]
+    assert reasons[0] == f"seq {2**62} is over 1000102: more events than a device can have recorded"
+    assert store.store([Message("d", Match(EPOCH, BOOT, 1, event(1_000_102)), 11_000)]) == [True]
+    check_conserved(location)
+
+
+def test_a_new_stream_may_begin_at_what_a_box_records_in_decades(store: Store, location: Location) -> None:
+    now_ms, seq = 1_764_000_000_000, 5 * 86_400 * 365 * 50
+    assert store.store([Message("d", Match(EPOCH, BOOT, 1, event(seq)), now_ms)]) == [True]
+    assert store.store([Message("e", Match(EPOCH, BOOT, 1, event(2**62)), now_ms)]) == [False]
+
+
 def test_a_device_pushes_only_its_own_entries_out_of_a_full_quarantine(
     store: Store, location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,9 +13,14 @@ quarantine:
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from facewire.messages import Ack, BadEvent, BatchOf, Rejected
+
+#: Events that a device may record unnoticed at once, and in each second of its silence. A box makes
+#: five a second.
+JUMP: Final = 1_000_000
+JUMP_PER_SECOND: Final = 100
 
 
 class Decisive(Protocol):
@@ -144,6 +149,18 @@ def answer(batch: BatchOf[Decisive], decision: Decision[Decisive], store: str) -
     """
     rejected = tuple(Rejected(bad.seq, bad.reason) for bad in decision.rejected)
     return Ack(batch.epoch, batch.boot, batch.cursor, decision.watermark, store, conflict=decision.conflict, rejected=rejected)
+
+
+def highest(head: int, silent_ms: int) -> int:
+    """The highest seq that a match may plausibly have.
+
+    A match raises what is known of the head, and nothing lowers it again.
+
+    Args:
+        head: the highest seq known of its stream, 0 if it is new.
+        silent_ms: time since the stream was last heard from; of a new one since 1970.
+    """
+    return head + JUMP + JUMP_PER_SECOND * max(0, silent_ms) // 1000
 
 
 def missing(span: Range, present: Iterable[tuple[int, int]]) -> Iterator[Range]:

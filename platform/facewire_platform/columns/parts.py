@@ -103,7 +103,7 @@ class Tables:
 
     def waiting(self) -> int:
         """About how many events could be copied."""
-        [(events,)] = self.rows(f"SELECT coalesce(sum(s.watermark - coalesce(c.seq, 0)), 0) {_BEHIND}")
+        [(events,)] = self.rows(f"SELECT coalesce(sum(CAST(s.watermark - coalesce(c.seq, 0) AS REAL)), 0) {_BEHIND}")
         [(changes,)] = self.rows(f"SELECT count(*) {_CHANGES}")
         return int(events) + int(changes)
 

@@ -102,12 +102,12 @@ def _retry(store: Store, database: Any, topics: Topics, row: Row) -> Retried:
     if message is None:
         return Retried(row["id"], "dropped", "a status describes only its moment")
     try:
-        store.store([message])
+        [outcome] = store.store([message])
     except StoreError:
         raise
     except Exception as exc:  # noqa: BLE001  # the worker may have failed on it, and we may too
         return Retried(row["id"], "kept", f"internal error: {type(exc).__name__}")
-    return Retried(row["id"], "stored")
+    return Retried(row["id"], "stored") if outcome else Retried(row["id"], "kept", str(row["reason"]))
 
 
 def _read_event(database: Any, row: Row) -> Message:

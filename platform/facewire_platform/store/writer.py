@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from facewire import codec
 from facewire.errors import BatchRefused, StoreError
 from facewire.events import Event
-from facewire.messages import Ack, BatchOf, Match, Status, to_map
+from facewire.messages import Ack, BatchOf, Match, Status, encode, to_map
 from facewire_platform import presence
-from facewire_platform.ingest import Content, Range, answer, decide
+from facewire_platform.ingest import Content, Range, answer, decide, highest
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.drivers import DATABASE_ERRORS, Location, failure, is_outage, store_errors
@@ -30,6 +30,8 @@ from facewire_platform.store.successions import Located, Successions
 
 #: If a batch spans more seqs than this, its events are far apart: look them up one by one.
 DENSE: Final = 1_000
+#: Bytes kept of a match whose seq is not plausible. They name its event, without photographs.
+KEPT_OF_A_MATCH: Final = 1_024
 
 
 class Unreadable(NamedTuple):
@@ -147,8 +149,7 @@ class Store:
             case BatchOf() as batch:
                 return self._apply_batch(message.device, batch, message.at_ms, group)
             case Match() as match:
-                self._apply_match(message.device, match, message.at_ms, group)
-                return True
+                return self._apply_match(message.device, match, message.at_ms, group)
             case Status() as status:
                 self._remember_head(message.device, status, message.at_ms, group)
                 return self._apply_status(message.device, status, None if message.retained else message.at_ms, group)
@@ -194,18 +195,26 @@ class Store:
         watermark = next((row[0] for row in self._run(query.tuples())), 0)
         return Ack(refused.epoch, refused.boot, refused.key, watermark, self.identity, error=str(refused))
 
-    def _apply_match(self, device: str, match: Match, now_ms: int, group: Group) -> None:
-        """Store the realtime copy of an event, unless its history copy is stored already."""
+    def _apply_match(self, device: str, match: Match, now_ms: int, group: Group) -> bool:
+        """Store the realtime copy of an event, unless its history copy is stored already.
+
+        False if its seq is not plausible: then the quarantine has it.
+        """
         stream, seq = group.streams[device, match.epoch], match.event.seq
+        if seq > (most := highest(stream.heads.head, now_ms - stream.last_seen)):
+            reason = f"seq {seq} is over {most}: more events than a device can have recorded"
+            self._losses.quarantine(f"{device}/match", reason, encode(match)[:KEPT_OF_A_MATCH], now_ms)
+            return False
         if stream.linked and self._successions.locate(stream, (match.event,), now_ms, group).handled:
-            return
+            return True
         if seq in group.contents[stream.id]:
-            return
+            return True
         self._hear(stream, match.boot, seq, now_ms, group)
         self._add(stream, (match.event,), group)
         self._losses.add(stream, 1, (seq,) if seq <= stream.watermark else ())
         if not stream.leads:
             self._successions.settle(stream, now_ms, group)
+        return True
 
     def _remember_head(self, device: str, status: Status, now_ms: int, group: Group) -> None:
         """A status of another epoch replaces the last one of the epoch before, which said how far that reached."""
