@@ -8,11 +8,10 @@ From each state every action is tried:
 
 The bridge takes one push at a time, in the steps of its program; a kill leaves what is durable. In
 every state: no record is recorded twice, and each that its source was acked for is recorded or
-named. From every
-state: once faults stop, all that the source holds is recorded, and as many seqs are skipped as
-records were lost in it, no more.
+named. From every state: once faults stop, all that the source holds is recorded, and as many seqs
+are skipped as records were lost in it, no more.
 
-`numbering` is the real one. The steps are those of `Ledger.take` and `FaceSource.take`; that the
+`numbering` is the real one. The steps are those of `Ledger.take` and `Placing.take`; that the
 code has them in this order is shown below on SQLite, with a death at each statement.
 """
 

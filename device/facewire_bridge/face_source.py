@@ -1,7 +1,8 @@
 """One terminal of the mqtt/face family, on its member's lane: records in, answers and requests out.
 
 Rec, Snap ──▶ mqtt_face (reads) ──▶ numbering (places) ──▶ member (one commit) ──▶ PushAck
-heartbeat, Online ──▶ clock offset, Online-Ack        holes ──▶ pulling ──▶ ManualPush…, or named as lost
+heartbeat, Online ──▶ clock offset, Online-Ack
+holes ──▶ pulling ──▶ ManualPush…, or named as lost
 """
 
 import dataclasses

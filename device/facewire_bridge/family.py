@@ -1,6 +1,6 @@
 """What a family of boxes that post over HTTP is: a pure module with a `FAMILY`. Pure.
 
-POST /NAME/{id}/{kind} ──▶ Post ──▶ read ──▶ [(Record | Poison, as posted)] ──▶ one commit ──▶ stored
+POST /NAME/{id}/{kind} ──▶ Post ──▶ read ──▶ records ──▶ one commit ──▶ stored
 """
 
 import datetime as dt

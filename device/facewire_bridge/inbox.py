@@ -4,8 +4,7 @@
     POST /{family}/{id}/{secret}/{kind}
 
 Boxes can send no header, so device and secret stand in the path, which nobody logs. What cannot be
-taken
-now, of an unknown device too, is answered with 503: then the box keeps it.
+taken now, of an unknown device too, is answered with 503: then the box keeps it.
 """
 
 import asyncio
