@@ -26,7 +26,8 @@ from facewire_device import store as module
 from facewire_device.identity import new_id
 from facewire_device.ring import Ring
 from facewire_device.state import COLUMNS, state_crc
-from facewire_device.store import Appended, ReplacedError, Store, open_store
+from facewire_device.store import Appended, Store, open_store
+from facewire_device.store_database import ReplacedError
 from facewire_device.store_file import DamagedError, lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore
 

@@ -20,7 +20,7 @@ from facewire_bridge.record import Poison, Record
 from facewire_device.agent import Agent
 from facewire_device.ledger import Entry, Ledger, Outcome
 from facewire_device.photo_folder import PhotoFolder, photos_of
-from facewire_device.store import ReplacedError
+from facewire_device.store_database import ReplacedError
 
 log = logging.getLogger(__name__)
 

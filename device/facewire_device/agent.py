@@ -23,7 +23,8 @@ from facewire_device.publisher import Publisher
 from facewire_device.realtime import Realtime
 from facewire_device.ring import Ring
 from facewire_device.settings import POLL_EVERY, Settings
-from facewire_device.store import ReplacedError, Store, open_store
+from facewire_device.store import Store, open_store
+from facewire_device.store_database import ReplacedError
 from facewire_device.store_file import DamagedError, lock_for_agent
 from facewire_device.uploader import Adopt, Fork, Ignore, Outcome, Retry, Uploader
 from facewire_mqtt import Connected, Disconnected, Happening, Received, Refused

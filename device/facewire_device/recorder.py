@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from facewire.errors import StoreError
 from facewire.events import Event, read_source
 from facewire_device.photo_folder import PhotoFolder, photos_of
-from facewire_device.store import Appended, ReplacedError, Store
+from facewire_device.store import Appended, Store
+from facewire_device.store_database import ReplacedError
 
 log = logging.getLogger(__name__)
 

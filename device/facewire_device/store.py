@@ -9,7 +9,6 @@ not notice a flipped bit in a row, so each row has a checksum, `crc`. A damaged 
 its batch, which declares it lost.
 """
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,15 +22,15 @@ from facewire.errors import StoreError
 from facewire.events import MAX_INT, Event
 from facewire.messages import MAX_BATCH_EVENTS
 from facewire_device.identity import new_id
-from facewire_device.opening import close_database, open_database, store_errors
+from facewire_device.opening import open_database
 from facewire_device.outgoing import OutgoingBatch, build_batch
 from facewire_device.ring import Ring
 from facewire_device.rows import Row, is_intact, is_skipped, make_row, moved_row, skipped_row
-from facewire_device.schema import RingEvent, RingState
-from facewire_device.state import COLUMNS, State, read_state
-from facewire_device.store_file import DamagedError, file_id, real_path, set_aside
+from facewire_device.state import State, read_state
+from facewire_device.statements import ALL, INSERT_EVENT, SELECT_ABOVE, SELECT_ONE, SELECT_PACKED, SELECT_STATE, UPDATE_STATE
+from facewire_device.store_database import StoreDatabase
+from facewire_device.store_file import DamagedError, real_path, set_aside
 from facewire_device.uploader import Adopt, Fork, Outcome
-from facewire_device.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -50,41 +49,18 @@ class Appended:
     last: int
 
 
-class ReplacedError(StoreError):
-    """The store's file was moved, removed or replaced: open it again."""
-
-
-class Store:
+class Store(StoreDatabase):
     """An open store. Use `open_store`."""
 
     def __init__(self, database: peewee.SqliteDatabase, path: Path) -> None:
-        self._db = database
-        self._file_id = file_id(database.database)
-        self.path = path
+        super().__init__(database, path)
         self.capacity = 0
-        self._watch = Watch(path)
         self._state: State
-
-    def close(self) -> None:
-        """Close the database. May be called twice."""
-        close_database(self._db, self._file_id)
-
-    def __enter__(self) -> "Store":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def ring(self) -> Ring:
         """The state of the ring now."""
         self._check_file()
         return self._read_ring()
-
-    def version(self) -> int:
-        """A number that changes when another connection commits (SQLite's data_version)."""
-        self._check_file()
-        version: int = self.query("PRAGMA data_version")[0][0]
-        return version
 
     def append(self, events: Sequence[Event], *, realtime: Callable[[int], bool] = lambda _: True) -> Appended:
         """Record events in one commit, with the next seqs. They are durable on return.
@@ -139,7 +115,7 @@ class Store:
         """The next batch, of `limit` events at most (`outgoing.build_batch`)."""
         with self.transaction("DEFERRED"):
             ring = self._read_ring()
-            return build_batch(ring, boot, self._iterate(_SELECT_PACKED, ring.first_unacked, _ALL), limit)
+            return build_batch(ring, boot, self._iterate(SELECT_PACKED, ring.first_unacked, ALL), limit)
 
     def apply_ack(self, decide: Callable[[Ring], Outcome]) -> tuple[Outcome, Ring]:
         """Apply the outcome of an ack, which `decide` finds from the ring, in one transaction."""
@@ -158,13 +134,13 @@ class Store:
     def events_above(self, seq: int, threshold: float) -> Iterator[tuple[int, bytes]]:
         """Events after `seq` with a score above the threshold: (seq, packed), rising."""
         with self._errors():
-            yield from self._iterate(_SELECT_ABOVE, seq, threshold, _ALL)
+            yield from self._iterate(SELECT_ABOVE, seq, threshold, ALL)
 
     def rate(self) -> float | None:
         """Events recorded per second lately, by the device's clock; None with too few events."""
         ring = self._read_ring()
         with self._errors():
-            ends = [seq_packed for seq in (max(ring.oldest, ring.head - 1000), ring.head) for seq_packed in self._iterate(_SELECT_ONE, seq)]
+            ends = [seq_packed for seq in (max(ring.oldest, ring.head - 1000), ring.head) for seq_packed in self._iterate(SELECT_ONE, seq)]
         if len(ends) < 2:
             return None
         first, last = (codec.unpack(packed) for _, packed in ends)
@@ -225,7 +201,7 @@ class Store:
         self.execute("DELETE FROM event WHERE seq < ?", max(first, ring.oldest))
         # Move the events down to seqs that are free by then; a few at a time: they may be large.
         below = ring.head + 1 if shift == 0 else first
-        while rows := self.query(_SELECT_PACKED, below, TRIM_EVERY):
+        while rows := self.query(SELECT_PACKED, below, TRIM_EVERY):
             below = rows[-1][0] + 1
             self.execute("DELETE FROM event WHERE seq BETWEEN ? AND ?", rows[0][0], rows[-1][0])
             self._insert([moved_row(row, -shift) for row in rows])
@@ -233,7 +209,7 @@ class Store:
         return forked
 
     def _insert(self, rows: list[Row]) -> None:
-        self._db.cursor().executemany(_INSERT_EVENT, rows)
+        self._db.cursor().executemany(INSERT_EVENT, rows)
 
     def _trim(self, ring: Ring) -> None:
         self.execute("DELETE FROM event WHERE seq < ?", ring.oldest)
@@ -247,7 +223,7 @@ class Store:
                 log.error("event damaged store=%s seq=%d: left out", self.path, row[0])
 
     def _read(self) -> State:
-        rows = self.query(_SELECT_STATE)
+        rows = self.query(SELECT_STATE)
         state = read_state(rows[0]) if rows else None
         if state is None:
             raise DamagedError(f"{self.path}: is damaged: its state is not what was written")
@@ -255,7 +231,7 @@ class Store:
         return state
 
     def _write(self, state: State) -> None:
-        self.execute(_UPDATE_STATE, *state.to_row())
+        self.execute(UPDATE_STATE, *state.to_row())
         self._state, self.capacity = state, state.capacity
 
     def _read_ring(self) -> Ring:
@@ -264,37 +240,6 @@ class Store:
     def _write_ring(self, ring: Ring) -> None:
         """Write the ring beside the owner, who was read with it."""
         self._write(self._state._replace(ring=ring))
-
-    def query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """The rows that a statement finds; for this package's modules."""
-        with self._errors():
-            rows: list[tuple[Any, ...]] = self._db.execute_sql(sql, values).fetchall()
-        return rows
-
-    def execute(self, sql: str, *values: Any) -> None:
-        """Run a statement within a `transaction`; for this package's modules."""
-        self._db.execute_sql(sql, values)
-
-    def _check_file(self) -> None:
-        if file_id(self._db.database) != self._file_id:
-            raise ReplacedError(f"{self.path}: the file was moved, removed or replaced")
-
-    @contextlib.contextmanager
-    def transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
-        """All that is done inside is one commit; what is done in a transaction inside belongs to it."""
-        timed = contextlib.nullcontext() if self._db.in_transaction() else self._watch.timed()
-        with self._errors(), timed, self._db.transaction(lock):
-            yield
-            self._check_file()
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            with store_errors(self.path):
-                yield
-        except DamagedError:
-            self._check_file()  # the damaged file may have been set aside
-            raise
 
 
 def _log_fork(before: Ring, after: Ring) -> None:
@@ -342,21 +287,3 @@ def open_store(
         store.close()
         raise
     return store
-
-
-# peewee builds each statement once: building it for each event costs more than running it.
-def _sql(query: Any) -> str:
-    sql: str = query.sql()[0]
-    return sql
-
-
-_ROW: Final = (RingEvent.seq, RingEvent.score, RingEvent.packed, RingEvent.crc)
-_INSERT_EVENT: Final = _sql(RingEvent.insert({RingEvent.seq: 0, RingEvent.score: 0.0, RingEvent.packed: b"", RingEvent.crc: 0}))
-_SELECT_PACKED: Final = _sql(RingEvent.select(*_ROW).where(RingEvent.seq >= 0).order_by(RingEvent.seq).limit(1))
-_SELECT_ONE: Final = _sql(RingEvent.select(*_ROW).where(RingEvent.seq == 0))
-_SELECT_ABOVE: Final = _sql(RingEvent.select(*_ROW).where((RingEvent.seq > 0) & (RingEvent.score > 0.0)).order_by(RingEvent.seq).limit(1))
-#: No limit, for SQLite's LIMIT.
-_ALL: Final = -1
-_STATE: Final = tuple(getattr(RingState, name) for name in COLUMNS)
-_SELECT_STATE: Final = _sql(RingState.select(*_STATE))
-_UPDATE_STATE: Final = _sql(RingState.update(dict.fromkeys(_STATE, 0)))
