@@ -1,6 +1,7 @@
 """Photographs are taken out of events, and kept by their hashes in a bounded folder."""
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import pytest
 from facewire import codec
 from facewire.errors import StoreError
 from facewire.photographs import Photograph, take_out
+from facewire_device import photo_folder
 from facewire_device.photo_folder import PhotoFolder, photos_of
 
 JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(range(256))
@@ -105,3 +107,28 @@ def test_a_folder_that_takes_nothing_says_so(tmp_path: Path) -> None:
     (tmp_path / "photos").write_text("a file")
     with pytest.raises(StoreError, match="photos: Not a directory"):
         PhotoFolder(tmp_path / "photos").keep([photograph()])
+
+
+def test_a_photograph_that_the_disk_does_not_take_is_lost_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "photos").write_text("a file")
+    PhotoFolder(tmp_path / "photos").keep_or_lose([photograph()])
+    assert f"photograph lost sha256={photograph().sha256}" in caplog.text
+
+
+def test_on_a_full_disk_the_oldest_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = PhotoFolder(tmp_path / "photos")
+    for number in range(10):
+        folder.keep([photograph(100, number)])
+        os.utime(next(folder.path.glob(f"*/{photograph(100, number).sha256}")), ns=(number, number))
+    write = photo_folder._write_durably
+
+    def full(place: Path, data: bytes) -> None:
+        if len(list(folder.path.glob("??/*"))) > 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(place, data)
+
+    monkeypatch.setattr(photo_folder, "_write_durably", full)
+    folder.keep([photograph(100, 99)])
+    assert folder.read(photograph(100, 99).sha256)
+    assert folder.read(photograph(100, 0).sha256) is None
+    assert folder.read(photograph(100, 9).sha256)

@@ -8,6 +8,7 @@ make room: a photograph may be lost, and then its event says which; an event nev
 """
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -57,6 +58,14 @@ class PhotoFolder:
         except OSError as exc:
             raise StoreError(f"{self.path}: {exc.strerror or exc}") from exc
 
+    def keep_or_lose(self, photographs: Iterable[Photograph]) -> None:
+        """Keep photographs if the disk takes them. Nobody can send them again, and their event must not wait."""
+        for photograph in photographs:
+            try:
+                self.keep([photograph])
+            except StoreError as exc:
+                log.error("photograph lost sha256=%s error=%s", photograph.sha256, exc)  # noqa: TRY400  # expected
+
     def read(self, sha256: str) -> bytes | None:
         """A photograph; None if it is not here, or no longer."""
         with contextlib.suppress(FileNotFoundError):
@@ -69,9 +78,15 @@ class PhotoFolder:
             if place.exists():
                 os.utime(place)  # the picture of an enrolled person comes with each of their events: it is not old
                 return
-            self._make_room(len(photograph.data))
-            self._make_folder(place.parent)
-            _write_durably(place, photograph.data)
+            self._make_room(len(photograph.data), self._limit)
+            try:
+                self._write(place, photograph.data)
+            except OSError as exc:
+                if exc.errno != errno.ENOSPC or not self._held:
+                    raise
+                # The disk is smaller than the limit: events need the room more than old photographs.
+                self._make_room(len(photograph.data), self._held)
+                self._write(place, photograph.data)
             self._held = (self._held or 0) + len(photograph.data)
 
     def _place(self, sha256: str) -> Path:
@@ -83,12 +98,16 @@ class PhotoFolder:
             _sync(folder.parent)
             _sync(self.path.parent)
 
-    def _make_room(self, size_bytes: int) -> None:
+    def _write(self, place: Path, data: bytes) -> None:
+        self._make_folder(place.parent)
+        _write_durably(place, data)
+
+    def _make_room(self, size_bytes: int, limit: int) -> None:
         if self._held is None:
             self._held = sum(size for _, size, _ in self._files())
-        if self._held + size_bytes <= self._limit:
+        if self._held + size_bytes <= limit:
             return
-        wanted = self._limit * _DOWN_TO - size_bytes
+        wanted = limit * _DOWN_TO - size_bytes
         dropped = 0
         for _, size, path in sorted(self._files()):
             if self._held <= wanted:
@@ -96,7 +115,7 @@ class PhotoFolder:
             path.unlink(missing_ok=True)
             self._held -= size
             dropped += 1
-        log.warning("photographs dropped folder=%s count=%d limit_bytes=%d", self.path, dropped, self._limit)
+        log.warning("photographs dropped folder=%s count=%d limit_bytes=%d", self.path, dropped, limit)
 
     def _files(self) -> list[tuple[int, int, Path]]:
         """When each was written, its size, where it is."""

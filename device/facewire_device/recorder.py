@@ -88,14 +88,14 @@ class Recorder:
         """Record one comparison, given in the vendor's fields.
 
         Returns when the event is durable and the agent is about to publish its match. Its photographs
-        are in the folder beside the store by then.
+        are in the folder beside the store by then, or lost if the disk does not take them.
 
         Raises:
             EventError: a field is missing or wrong, or the event is too large. Nothing is recorded.
             StoreError: the store failed. Nothing is recorded.
         """
         read, photographs = read_source(event)
-        self.photos.keep(photographs)
+        self.photos.keep_or_lose(photographs)
         return self.record_all([read])[0]
 
     def record_all(self, events: Sequence[Event]) -> list[Recorded]:

@@ -176,7 +176,7 @@ def _record_patiently(
     said = False
     while True:
         try:
-            recorder.photos.keep(photographs)
+            recorder.photos.keep_or_lose(photographs)
             recorded = recorder.record_all(events)
         except StoreError as exc:
             if not said:
@@ -220,7 +220,7 @@ def record(store: Path, machine: str | None, events: tuple[str, ...], output: Fo
 
 
 def _record_now(events: list[Event], photographs: list[Photograph], recorder: Recorder) -> list[Recorded]:
-    recorder.photos.keep(photographs)
+    recorder.photos.keep_or_lose(photographs)
     photographs.clear()
     return recorder.record_all(events)
 
