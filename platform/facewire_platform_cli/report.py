@@ -138,16 +138,17 @@ def attendance(
     complete = Completeness(history, wanted.device)
     moments = ("first_seen", "last_seen", *(["first_in"] if entrances else []), *(["last_out"] if exits else []))
 
+    corrected = [f"{name}_corrected" for name in moments] if complete.clocks_off else []
+
     def rows() -> Iterator[Row]:
         found = reports.attendance_of_days(history, wanted, days, entrances=entrances, exits=exits)
         for day, some in itertools.groupby(found, key=lambda one: one[0]):
             date, whole = iso(day.since, zone)[:10], complete.covers(day)
             for _, row in some:
-                both = {**row, **(reports.corrected_times(history, row, moments) if complete.clocks_off else {})}
-                times = {name: iso(at_ms, zone) for name, at_ms in both.items() if name.removesuffix("_corrected") in moments}
+                both = {**row, **reports.corrected_times(history, row, moments)} if corrected else row
+                times = {name: iso(both[name], zone) for name in (*moments, *corrected)}
                 yield {"record": "attendance", "day": date, **both, **times, "complete": whole}
 
-    corrected = [f"{name}_corrected" for name in moments] if complete.clocks_off else []
     columns = ("day", "identity_id", "identity_name", *moments, *corrected, "passes", "complete")
     _write_report(rows(), complete, days, zone, output, columns)
 
