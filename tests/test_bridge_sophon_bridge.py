@@ -17,7 +17,7 @@ from box_sophon import Se3, Server
 from bridge_scene import Stores, sophon_bridge, wait_until, write_settings
 
 from facewire.errors import StoreError
-from facewire_bridge import fetcher
+from facewire_bridge import fetcher, inbox
 from facewire_bridge.member import Member
 from facewire_bridge.settings import read_settings
 from facewire_broker import embedded
@@ -308,3 +308,17 @@ def test_a_box_without_events_is_reconciled(make: Make) -> None:
         path, _ = make(_table(6, box))
         with sophon_bridge(path) as (_port, sources):
             wait_until(lambda: sources[0].describe()["proof_at"] is not None)
+
+
+def test_a_box_that_stalls_does_not_hold_the_room_of_the_others(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "READ_TIMEOUT", 0.3)
+    path, stores = make(SE3)
+    with sophon_bridge(path) as (port, _sources):
+        stalled = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        stalled.putrequest("POST", "/sophon/box-1/history")
+        stalled.putheader("Content-Length", str(20 << 20))
+        stalled.endheaders(b"{")
+        assert stalled.getresponse().status == 408
+        stalled.close()
+        assert post(port, "/sophon/box-1/history", (BOXES / "se3_v2_history_post.json").read_bytes())[0] == 200
+    assert len(stores.events("hall-1")) == 1

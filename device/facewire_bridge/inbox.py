@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 MOST_BODY: Final = 24 << 20
 #: All bodies that are being read or worked on.
 _MOST_BODIES: Final = 96 << 20
+#: How long a box may take to send a body, s: one that stalls must not hold the room of the others.
+READ_TIMEOUT: Final = 20.0
 _UNAVAILABLE: Final = {"status": 1, "code": 503, "message": "UNAVAILABLE", "data": None}
 
 
@@ -88,8 +90,11 @@ class Inbox:
             return JSONResponse(_UNAVAILABLE, 503)
         self._reading += size
         try:
-            post = await _read_post(request, kind)
+            async with asyncio.timeout(READ_TIMEOUT):
+                post = await _read_post(request, kind)
             return await self._on_lane(number, source, post)
+        except TimeoutError:
+            return JSONResponse({"status": 408, "message": "too slow"}, 408)
         except _TooLargeError as exc:
             log.warning("refused a post device=%s reason=%s", source.member.name, exc)
             return JSONResponse({"status": 413, "message": "too large"}, 413)
