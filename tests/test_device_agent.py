@@ -258,13 +258,16 @@ def test_a_conflict_forks_the_store_and_each_match_is_still_published_once(start
     wait_until(lambda: agent.realtime.published == 3)
 
 
-def test_a_store_forks_if_the_platform_is_ahead_of_it(start: Start, platform: PlayedPlatform, tmp_path: Path) -> None:
+def test_a_store_forks_if_the_platform_is_ahead_of_it(
+    start: Start, platform: PlayedPlatform, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     agent, _ = start()
     batch = platform.probe()
     platform.answer(batch, cursor=70)
     wait_until(lambda: ring_of(tmp_path).epoch != batch.epoch)
     status, _ = platform.wait(Status, lambda status: status.epoch != batch.epoch)
     assert status.epoch == ring_of(tmp_path).epoch, "it says so at once"
+    assert f"store lost its tail epoch={batch.epoch} head=0 platform_head=70 gone=70" in caplog.text
     agent.wait(0)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from facewire.errors import DecodeError, StoreError
 from facewire.messages import Ack, decode_ack
+from facewire_device.ack_log import log_ack
 from facewire_device.agent_inbox import AgentInbox
 from facewire_device.clock_error import ClockError
 from facewire_device.identity import new_id
@@ -26,7 +27,7 @@ from facewire_device.settings import POLL_EVERY, Settings
 from facewire_device.store import Store, open_store
 from facewire_device.store_database import ReplacedError
 from facewire_device.store_file import DamagedError, lock_for_agent
-from facewire_device.uploader import Adopt, Fork, Ignore, Outcome, Retry, Uploader
+from facewire_device.uploader import Fork, Ignore, Outcome, Retry, Uploader
 from facewire_mqtt import Connected, Disconnected, Happening, Received, Refused
 from facewire_mqtt.clock import elapsed_ms, now_ms
 
@@ -279,23 +280,13 @@ class Agent:
             return
         now, elapsed = time.monotonic(), elapsed_ms()
         outcome, ring = store.apply_ack(lambda ring: self._decide(now, ack, ring))
-        match outcome:
-            case Ignore():
-                log.debug("ignored ack key=%d: not the batch in flight", ack.key)
-                return
-            case Retry(error):
-                log.error("platform refused the batch key=%d error=%s", ack.key, error)
-                return
-            case Adopt(cursor):
-                log.debug("acked cursor=%d head=%d", cursor, ring.head)
-            case Fork(first):
-                self.realtime.forked(ring, first)
-                self._status_due = now
+        log_ack(ack, outcome, ring)
+        if isinstance(outcome, Ignore | Retry):
+            return
         self._clock.acked(elapsed, ack)
-        if ack.retry_after:
-            log.info("platform asks for patience seconds=%.0f", ack.retry_after / 1000)
-        for rejected in ack.rejected:
-            log.warning("platform quarantined an event seq=%s reason=%s", rejected.seq, rejected.reason)
+        if isinstance(outcome, Fork):
+            self.realtime.forked(ring, outcome.first)
+            self._status_due = now
         if ring.lag == 0:
             self._confirmed.set()
         if now >= self._status_due:
