@@ -173,7 +173,7 @@ class TestCommands:
     def test_a_connected_device_says_goodbye_on_a_signal(self, tmp_path: Path) -> None:
         words = ("device", "run", "--id", "d", "--store", tmp_path / "s.db")
         with embedded.running() as address, Running(*words, "-p", str(address.port)) as running:
-            running.wait_for("connected")
+            running.wait_for("agent connected")
             assert running.end(signal.SIGTERM) == 0
             assert (status := last_status(address, "d")) is not None
             assert not status.online
