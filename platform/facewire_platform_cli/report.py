@@ -16,11 +16,14 @@ import click
 from facewire.proof import Proof
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, visible, write_rows
+from facewire_mqtt.clock import now_ms
 from facewire_platform.columns.filter import Filter
+from facewire_platform.health.state import describe_times
 from facewire_platform.history import periods, reports
 from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import History, Row
 from facewire_platform.history.reports import Completeness
+from facewire_platform.sightings import EARLIEST
 from facewire_platform.store.database import locate
 from facewire_platform_cli.moments import check_zone, iso
 from facewire_platform_cli.options import check_text, database_option
@@ -195,7 +198,9 @@ def _write_report(
     )
     shown: dict[str, Callable[[Any], str]] = {name: _short for name in columns if name.removesuffix("_corrected") in _MOMENTS}
     write_rows(itertools.chain(rows, device_rows) if output == "json" else rows, output, columns, shown=shown)
-    for line in (*_notice(devices, whole, zone), *_unproven(devices)):
+    # A report of 1970 shows them itself.
+    times = describe_times(complete.implausible(now_ms())) if whole.until > EARLIEST else ""
+    for line in (*_notice(devices, whole, zone), *_unproven(devices), *([times] if times else [])):
         click.echo(line, err=True)
 
 

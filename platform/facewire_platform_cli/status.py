@@ -10,7 +10,7 @@ from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, Row, write_rows
 from facewire_cli.render import duration
 from facewire_mqtt.clock import now_ms
-from facewire_platform.health.state import HealthLimits, assess, troubles
+from facewire_platform.health.state import HealthLimits, assess, describe_times, troubles
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate
 from facewire_platform_cli.options import database_option
@@ -23,7 +23,7 @@ COLUMNS: Final = ("device", "state", "last_seen", *_NUMBERS, "clock_offset", "ou
 @database_option
 @click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="Only this device; may be repeated.")
 @click.option("--all-epochs", is_flag=True, help="Show earlier epochs too.")
-@click.option("--check", is_flag=True, help="Exit with 3 if one of these does not hold, and name it:")
+@click.option("--check", is_flag=True, help="Exit with 3 if one of these does not hold, or two boxes use one id, and name it:")
 @click.option("--max-lag", type=click.IntRange(min=0), metavar="N", help="No device has more events waiting than this.")
 @click.option("--online", is_flag=True, help="Each is connected, and was heard from in its last three periods.")
 @click.option("--no-loss", is_flag=True, help="No event is in a gap, in quarantine, or dropped by its device.")
@@ -36,7 +36,9 @@ def status(
     A device is silent if nothing arrived from it for three periods, though it
     said no goodbye. The clock offset is its clock minus the platform's. The
     outage budget is how long it can still be cut off before its ring
-    overwrites events that are not acked, at the rate of its last 1,000 events.
+    overwrites events that are not acked, at the rate of its last events, as
+    the platform saw them come. Without --check it also says on standard error
+    which devices have events with times that cannot be.
     Missed, which is shown if there are any, are matches of this run of the
     device that missed the realtime lane; their events come as history.
     The proof of a bridged device says how far it is proved that its box lost
@@ -48,6 +50,7 @@ def status(
     now = now_ms()
     with History(locate(database)) as history:
         rows = [assess(row, now) for row in history.devices(all_epochs=all_epochs) if not devices or row["device"] in devices]
+        times = {} if check else history.implausible(now)
     shown = {
         "last_seen": lambda at_ms: f"{duration(now - at_ms)} ago" if at_ms else "never",
         "clock_offset": _seconds,
@@ -56,6 +59,8 @@ def status(
     epochs = ("epoch",) if all_epochs else ()
     more = tuple(name for name in ("missed", "proof") if any(row[name] for row in rows))
     write_rows(rows, output, (*COLUMNS[:1], *epochs, *COLUMNS[1:], *more), shown=shown)
+    if said := describe_times({device: count for device, count in times.items() if not devices or device in devices}):
+        click.echo(said, err=True)
     wrong = [*_unknown(rows, devices), *_unhealthy(rows, limits, now)] if check else []
     for line in wrong:
         click.echo(line, err=True)

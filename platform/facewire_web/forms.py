@@ -173,6 +173,7 @@ class DeviceRow(BaseModel):
     quarantined: int
     dropped: int | None
     missed: int | None = Field(description="Matches of this run of the device that missed the realtime lane.")
+    takeovers: int = Field(0, description="If two boxes use this id: how often one took the other's place lately.")
     proof: str | None = Field(description="Of a bridged device, how far it is proved that its box lost nothing.")
 
 

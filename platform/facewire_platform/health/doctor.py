@@ -3,14 +3,14 @@
 import ctypes
 import shutil
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from facewire.errors import StoreError
 from facewire_mqtt.clock import now_ms
-from facewire_platform.health.state import assess
+from facewire_platform.health.state import NAMED, assess, describe_times
 from facewire_platform.history.queries import History, Row
 from facewire_platform.store.database import dialect_of, open_database
 from facewire_platform.store.drivers import Location, shown, store_errors
@@ -51,6 +51,7 @@ def check_database(location: Location) -> Iterator[Finding]:
         _check_writable(location)
         with History(location) as history:
             devices, streams = [assess(row, now_ms()) for row in history.devices()], list(history.conservation())
+            times = history.implausible(now_ms())
     except StoreError as exc:
         old = "run `facewire platform migrate`" in str(exc)
         remedy = f"facewire platform migrate --database {dialect.url}" if old else "see the message; a worker waits until this works"
@@ -58,6 +59,8 @@ def check_database(location: Location) -> Iterator[Finding]:
         return
     yield Finding("database", "ok", f"{shown(location)}: writable, schema up to date, {len(devices)} devices")
     yield _conservation(streams)
+    yield from _ids(devices)
+    yield from _times(times)
     yield from _clocks([row for row in devices if row["state"] == "online" and row["clock_offset"] is not None])
 
 
@@ -114,6 +117,20 @@ def _conservation(streams: list[Row]) -> Finding:
         f"{len(wrong)} of {len(streams)} streams do not add up: {names}",
         "keep a copy of the database, and report this bug",
     )
+
+
+def _ids(devices: list[Row]) -> Iterator[Finding]:
+    """Boots that speak in turns: a cloned card, and both boxes on."""
+    shared = [row for row in devices if row["takeovers"]]
+    if shared:
+        names = ", ".join(f"{row['device']} ({row['takeovers']} takeovers)" for row in shared[:NAMED])
+        text = f"{len(shared)} ids are used by two boxes each, which take each other's place: {names}"
+        yield Finding("device ids", "FAIL", text, "give one of the boxes another --id, and another credential")
+
+
+def _times(implausible: Mapping[str, int]) -> Iterator[Finding]:
+    if text := describe_times(implausible):
+        yield Finding("event times", "warn", text, "set the clock of these devices; the events are stored with the times that they have")
 
 
 def _clocks(devices: list[Row]) -> Iterator[Finding]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+from facewire_platform.sightings import Turns
+
 State: TypeAlias = Literal["online", "silent", "offline"]
 
 STATES: Final[tuple[State, ...]] = get_args(State)
@@ -17,6 +19,8 @@ STATES: Final[tuple[State, ...]] = get_args(State)
 SILENT_AFTER: Final = 3.0
 #: The period of a device that never told it, s (docs/contract.md, Device 3).
 PERIOD: Final = 20.0
+#: Devices that one line names.
+NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +61,27 @@ def outage_budget(row: Mapping[str, Any]) -> float | None:
 
 
 def assess(row: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
-    """The row with `state`, `acked` and `outage_budget` (s); an earlier epoch has no state."""
+    """The row with `state`, `acked`, `outage_budget` (s) and `takeovers`; an earlier epoch has no state."""
+    turns = Turns(*row.get("turns") or ())
+    row = {name: value for name, value in row.items() if name != "turns"}
     if not row["current"]:
-        return {**row, "state": None, "acked": row["watermark"], "outage_budget": None}
-    return {**row, "state": state(row, now_ms), "acked": row["watermark"], "outage_budget": outage_budget(row)}
+        return {**row, "state": None, "acked": row["watermark"], "outage_budget": None, "takeovers": 0}
+    return {
+        **row,
+        "state": state(row, now_ms),
+        "acked": row["watermark"],
+        "outage_budget": outage_budget(row),
+        "takeovers": turns.takeovers(now_ms),
+    }
 
 
 def troubles(row: Mapping[str, Any], limits: HealthLimits, now_ms: int) -> Iterator[str]:
-    """The limits that an assessed row breaks, each as a text with the value and the limit."""
+    """The limits that an assessed row breaks, each as a text with the value and the limit.
+
+    Two boxes with one id break any limit.
+    """
+    if row["takeovers"]:
+        yield f"two boxes use this id: {row['takeovers']} takeovers"
     if limits.max_lag is not None and row["lag"] > limits.max_lag:
         yield f"lag {row['lag']} is over {limits.max_lag}"
     if limits.online and row["state"] not in {"online", None}:
@@ -72,3 +89,13 @@ def troubles(row: Mapping[str, Any], limits: HealthLimits, now_ms: int) -> Itera
         yield f"{row['state']}, {heard}"
     if limits.no_loss:
         yield from (f"{name} {row[name]}" for name in ("gaps", "quarantined", "dropped") if row[name])
+
+
+def describe_times(implausible: Mapping[str, int]) -> str:
+    """What to say of events whose times cannot be (`queries.History.implausible`), by device; empty if there are none."""
+    if not implausible:
+        return ""
+    most = sorted(implausible.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{device} {count:,}" for device, count in most[:NAMED])
+    rest = f" and {len(most) - NAMED} more devices" if len(most) > NAMED else ""
+    return f"{sum(implausible.values()):,} events have times far from when they came, before 2020 or after tomorrow: {named}{rest}"

@@ -6,6 +6,7 @@ import peewee
 
 from facewire import codec
 from facewire.proof import describe_proof
+from facewire_platform import sightings
 from facewire_platform.store.schema import EventRow, StreamRow
 
 Row: TypeAlias = dict[str, Any]
@@ -60,9 +61,16 @@ def conserved(stream: Row) -> Row:
     }
 
 
-def _rate(stream: Row) -> Rate | None:
-    first, first_at, last = stream["rate_first"], stream["rate_first_at"], stream["rate_last"]
-    return None if first is None else Rate(first, first_at, last)
+def _rate(stream: Row | None, status: Row, head: int) -> float | None:
+    """Events per second: as the platform saw the head grow, or by the events' own times until it has seen enough."""
+    samples, seen_at = status.get("pace", ()), status.get("received_at", 0)
+    seen = sightings.rate(samples, status.get("head", 0), seen_at, least_span=sightings.PACE_SPAN)
+    if seen is not None or stream is None or stream["rate_first"] is None:
+        return seen
+    times = (stream["rate_first_at"], status["at"])
+    if not all(sightings.is_plausible(at, seen_at) for at in times):
+        return sightings.rate(samples, head, seen_at)
+    return Rate(stream["rate_first"], stream["rate_first_at"], stream["rate_last"]).until(status["at"])
 
 
 def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, *, current: bool) -> Row:
@@ -78,7 +86,6 @@ def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, *, 
     status = codec.unpack(row["status"]) if row and row["status"] else {}
     if not current or status.get("epoch") != epoch:
         status = {}
-    rate = _rate(stream) if stream and status else None
     stored = stream or {"watermark": 0, "head": 0, "oldest": 1, "gaps": 0, "quarantined": 0, "last_seen": 0}
     head = max(stored["head"], status.get("head") or 0)
     return {
@@ -102,5 +109,6 @@ def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, *, 
         "unexplained": status.get("unexplained"),
         "source_offset": status["source_offset"] / 1000 if status.get("source_offset") is not None else None,
         "clock_offset": (status["at"] - status["received_at"]) / 1000 if "received_at" in status else None,
-        "rate": rate.until(status["at"]) if rate else None,
+        "turns": status.get("turns"),
+        "rate": _rate(stream, status, head) if status else None,
     }

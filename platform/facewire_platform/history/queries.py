@@ -17,6 +17,7 @@ from facewire.events import PersonType
 from facewire_platform.columns.answers import Columns, FilesMissing, columns
 from facewire_platform.columns.filter import Filter
 from facewire_platform.history.devices import above_column, conserved, device_row, rate_columns
+from facewire_platform.sightings import AHEAD, EARLIEST
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.rows import key as key_of
@@ -158,6 +159,16 @@ class History:
     def _streams(self, *more_columns: Any) -> list[Row]:
         """The epochs of all devices, oldest first."""
         return list(self._plain_dicts(StreamRow.select(StreamRow, *more_columns).order_by(StreamRow.id)))
+
+    def implausible(self, now_ms: int) -> Counter[str]:
+        """By device, the number of its events whose time is that of a wrong clock: before 2020, or after tomorrow."""
+        names = dict(self.rows(StreamRow.select(StreamRow.id, StreamRow.device).tuples()))
+        found: Counter[str] = Counter()
+        for condition in (EventRow.timestamp < EARLIEST, EventRow.timestamp > now_ms + AHEAD):
+            counts = EventRow.select(EventRow.stream, peewee.fn.COUNT(EventRow.seq)).where(condition).group_by(EventRow.stream)
+            for stream, count in self.rows(counts.tuples()):
+                found[names[stream]] += count
+        return found
 
     def gaps(self, device: str | None = None) -> Iterator[Row]:
         """The lost ranges, by device, epoch (oldest first) and seq."""

@@ -78,6 +78,11 @@ class Completeness:
             count, lost = gaps.get(coverage.device, (0, 0))
             yield replace(coverage, gaps=count, lost=lost)
 
+    def implausible(self, now_ms: int) -> dict[str, int]:
+        """By device, the events that no report shows, because they have the times of a wrong clock."""
+        names = {coverage.device for coverage in self._coverages}
+        return {device: count for device, count in self._history.implausible(now_ms).items() if device in names}
+
     def covers(self, period: Period) -> bool:
         """Whether every event of the period is here, from every device."""
         return all(coverage.covers(period) for coverage in self._coverages) and not self._gaps(period)

@@ -18,6 +18,7 @@ from facewire.events import Event
 from facewire.messages import Ack, BatchOf, Match, Status, encode, to_map
 from facewire_platform import presence
 from facewire_platform.ingest import Content, Range, answer, decide, highest
+from facewire_platform.sightings import Turns, pace
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.drivers import DATABASE_ERRORS, Location, failure, is_outage, store_errors
@@ -232,17 +233,27 @@ class Store:
         """
         known = group.devices.setdefault(device, Device(device))
         boots = tuple(known.boots.split())
+        before = codec.unpack(known.status) if known.status else {}
+        if status.online and now_ms is not None:
+            turns = Turns(*before.get("turns", ())).heard(status.boot, now_ms, is_known=status.boot in boots)
+            before |= {"turns": list(turns)}
         if not presence.counts(boots, status.boot, online=status.online):
+            if known.status and "turns" in before:
+                known.status = codec.pack(before)
+                group.changed_devices[device] = known
             return False
         known.boots = " ".join(presence.seen(boots, status.boot))
         known.epoch = status.epoch or known.epoch
         known.online = status.online
         known.last_seen = known.last_seen if now_ms is None else now_ms
         if status.online:
-            before = codec.unpack(known.status) if known.status and now_ms is None else {}
-            received = to_map(status) | ({} if now_ms is None else {"received_at": now_ms})
-            # A worker that reconnects gets the same status again: keep the first `received_at`.
-            known.status = codec.pack(before if before | received == before else received)
+            received = to_map(status)
+            if now_ms is not None:
+                noted = {"turns": before["turns"], "pace": pace(before, status.epoch, status.head, now_ms)}
+                known.status = codec.pack(received | noted | {"received_at": now_ms})
+            elif before | received != before:
+                known.status = codec.pack(received | ({"turns": before["turns"]} if "turns" in before else {}))
+            # Otherwise a worker that reconnected got the same status again: keep its `received_at`.
         group.changed_devices[device] = known
         return True
 

@@ -260,6 +260,7 @@ function deviceRow(row) {
   const lost = row.gaps + row.quarantined;
   return make("tr", {},
     make("td", {}, make("span", {class: "dot", "data-state": row.state, role: "img", "aria-label": row.state, title: row.state}), row.device,
+      ...(row.takeovers ? [" ", make("span", {class: "loss", title: "Each takes the other's place at the broker: give one of them another id"}, "two boxes use this id")] : []),
       ...(row.proof ? [" ", make("span", {class: "quiet", title: "How far it is proved that the box behind this bridge lost nothing"}, row.proof)] : [])),
     make("td", {title: time(row.last_seen)}, `${row.state === "online" ? "" : `${row.state}, `}${ago(serverNow() - row.last_seen)}`),
     make("td", {class: row.lag > BATCH ? "number warn" : "number"}, count.format(row.lag)),
