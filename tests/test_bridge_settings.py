@@ -4,9 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from facewire_process import FACEWIRE
+from facewire_process import FACEWIRE, ask
 from shown_commands import blocks
 
+from facewire.photographs import Photograph
+from facewire_bridge.member import poison_of, store_path
 from facewire_bridge.settings import BridgeSettings, read_settings
 from facewire_bridge.tables import SettingsError
 
@@ -93,3 +95,13 @@ def test_check_shows_the_devices(tmp_path: Path) -> None:
     done = subprocess.run([*FACEWIRE, "bridge", "check", tmp_path / "bridge.toml"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "unknown setting 'x'" in done.stderr
+
+
+def test_poison_lists_what_could_be_no_event(tmp_path: Path) -> None:
+    (tmp_path / "bridge.toml").write_text(GATE)
+    raw = Photograph("ab" * 32, "application/octet-stream", b"noise")
+    (tmp_path / "stores").mkdir()
+    poison_of(store_path(tmp_path / "stores", "gate-1")).keep([raw])
+    (row,) = ask("bridge", "poison", tmp_path / "bridge.toml")
+    assert (row["device"], row["bytes"], row["sha256"]) == ("gate-1", 5, raw.sha256)
+    assert Path(row["file"]).read_bytes() == b"noise"

@@ -53,7 +53,7 @@ class Member:
         self.agent = agent
         store = agent.settings.store
         self.photos = PhotoFolder(photos_of(store), photo_bytes)
-        self.poison = PhotoFolder(store.with_name(store.name + ".poison"), _POISON_BYTES)
+        self.poison = poison_of(store)
         self.counts = {"recorded": 0, "repeated": 0, "too_old": 0, "poison": 0, "refused": 0}
         self._ledger: Ledger | None = None
 
@@ -145,6 +145,11 @@ def _entry(placed: Placed, photographs: list[Photograph], poison: list[Photograp
 
 def _raw(raw: bytes) -> Photograph:
     return Photograph(hashlib.sha256(raw).hexdigest(), "application/octet-stream", raw)
+
+
+def poison_of(store: Path) -> PhotoFolder:
+    """The folder of poison beside a store."""
+    return PhotoFolder(store.with_name(store.name + ".poison"), _POISON_BYTES)
 
 
 def store_path(folder: Path, name: str) -> Path:

@@ -72,6 +72,10 @@ class PhotoFolder:
             return self._place(sha256).read_bytes()
         return None
 
+    def listed(self) -> list[tuple[int, int, Path]]:
+        """Everything in the folder, oldest first: when it was written, ns since 1970 UTC, its size, where it is."""
+        return sorted(self._files())
+
     def _keep(self, photograph: Photograph) -> None:
         place = self._place(photograph.sha256)
         with self._lock:
@@ -109,7 +113,7 @@ class PhotoFolder:
             return
         wanted = limit * _DOWN_TO - size_bytes
         dropped = 0
-        for _, size, path in sorted(self._files()):
+        for _, size, path in self.listed():
             if self._held <= wanted:
                 break
             path.unlink(missing_ok=True)

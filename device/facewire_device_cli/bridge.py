@@ -1,5 +1,6 @@
 """`facewire bridge`: bring in boxes of other makes, each as a device of its own."""
 
+import datetime as dt
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -7,7 +8,7 @@ from typing import Final, Protocol, TypeVar
 import click
 
 from facewire_bridge.face_bridge import FaceBridge
-from facewire_bridge.member import Member
+from facewire_bridge.member import Member, poison_of, store_path
 from facewire_bridge.process import Fleet
 from facewire_bridge.push_source import Posting, PushSource
 from facewire_bridge.settings import BridgeSettings, Device, read_settings
@@ -15,6 +16,8 @@ from facewire_bridge.sophon_source import SophonSource
 from facewire_bridge.tables import SettingsError
 from facewire_cli.ending import Ending
 from facewire_cli.logs import say
+from facewire_cli.options import output_option
+from facewire_cli.output import Form, write_rows
 from facewire_cli.systemd import Service
 
 D = TypeVar("D", bound=Device)
@@ -52,6 +55,28 @@ def check(file: Path) -> None:
     if not settings.devices:
         raise click.UsageError(f"{file}: has no device; add a table such as [mqtt-face.device.gate-1]")
     say("%s is fine: %d devices", file, len(settings.devices))
+
+
+@bridge.command()
+@_FILE
+@output_option
+def poison(file: Path, output: Form) -> None:
+    """List the records of boxes that could be no event.
+
+    Each was kept as the box sent it, and acked. A record without a readable
+    number aside, each is a gap on the platform.
+    """
+    settings = _read(file)
+    rows = (
+        {"device": device.name, "at": _moment(at_ns), "bytes": size, "sha256": path.name, "file": str(path)}
+        for device in settings.devices
+        for at_ns, size, path in poison_of(store_path(settings.stores, device.name)).listed()
+    )
+    write_rows(rows, output, ("device", "at", "bytes", "file"))
+
+
+def _moment(at_ns: int) -> str:
+    return dt.datetime.fromtimestamp(at_ns // 10**9, tz=dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @bridge.command(name="mqtt-face")
