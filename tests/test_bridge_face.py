@@ -307,3 +307,13 @@ def test_a_record_that_is_pulled_belongs_between_its_neighbours_in_the_autumn_ho
     # Without the record that is missing, nothing tells that the hour happened again; then it is
     # told by the time now.
     assert at["2"] - at["1"] == 45
+
+
+def test_a_new_store_asks_for_what_the_terminal_has_if_it_is_told_since_when(broker: Address, settings: Path, stores: Stores) -> None:
+    settings.write_text(settings.read_text() + f'resume = false\nsince = "{now() - dt.timedelta(days=2):%Y-%m-%d %H:%M:%S}"\n')
+    with Box(broker.port, "1099001", resume=False, clock=lambda: now() - dt.timedelta(days=1)) as box:
+        for number in range(6):
+            box.record(stranger=number > 3)
+        with face_bridge(settings):
+            wait_until(lambda: len(stores.events("gate-1")) == 6)
+    assert stores.matches("gate-1") == []

@@ -66,6 +66,7 @@ def test_a_secret_may_be_in_a_file_that_a_variable_leads_to(tmp_path: Path, monk
         ('[mqtt-face.device.gate-1]\nzone = "Mars"', "zone 'Mars': there is no such zone"),
         (f'{GATE}keep = ["name"]', "keep 'name' is not one of idCard, telnum"),
         (f"{GATE}resum = true", "device 'gate-1': unknown setting 'resum'. Did you mean 'resume'?"),
+        (f'{GATE}since = "yesterday"', "since 'yesterday': time 'yesterday' is not YYYY-MM-DD hh:mm:ss"),
         (f"{GATE}capacity = 0", "capacity 0 is not from 1 to 100000000"),
         (f"{GATE}threshold = true", "threshold True is not a number"),
         ('[mqtt-face.device."a b"]\nzone = "UTC"', "name device 'a b' is not"),

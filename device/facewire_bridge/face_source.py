@@ -114,7 +114,7 @@ class FaceSource:
             done, counts = ended
             if done.hole is not None and counts:
                 self._placing.pulled(done.form, done.hole, MOST_PULLS)
-        if not self.device.resume and now >= self._sweep_at:
+        if now >= self._sweep_at and (self.device.since or not self.device.resume):
             self._sweep_at = now + SWEEP_EVERY
             self._want_sweep(now_ms)
         if (pull := self._puller.poll(now, self._placing.numbers())) and self._heard_at > float("-inf"):
@@ -126,8 +126,9 @@ class FaceSource:
     def _want_sweep(self, now_ms: int) -> None:
         until = write_local(now_ms + (self.offset_ms or 0), self.device.zone)
         for form, numbers in self._placing.numbers().items():
-            if numbers.at:
-                self._puller.want(Pull(form, min(numbers.at, until), max(numbers.at, until)))
+            first = self.device.since if not numbers.at else "" if self.device.resume else numbers.at
+            if first:
+                self._puller.want(Pull(form, min(first, until), max(first, until)))
 
     def _corrected(self, record: Record | Poison, *, late: bool) -> Record | Poison:
         """With the time as our clock has it, if the source's clock is known to be off now."""

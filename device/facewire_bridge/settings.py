@@ -25,6 +25,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from facewire.topics import DEFAULT_ROOT, Topics, check_device
+from facewire_bridge.clock import read_local
 from facewire_bridge.family import Family
 from facewire_bridge.mqtt_face import DEFAULT_PREFIX, PRIVATE
 from facewire_bridge.tables import SettingsError, Table
@@ -69,11 +70,13 @@ class FaceDevice(Device):
         zone: of its clock.
         resume: whether `ResumefromBreakpoint` is on in it: it repeats what is not acked.
         keep: private fields that are kept.
+        since: its own time from which a new store asks for its records; empty for none.
     """
 
     zone: zoneinfo.ZoneInfo = zoneinfo.ZoneInfo("UTC")  # noqa: RUF009  # frozen
     resume: bool = True
     keep: frozenset[str] = frozenset()
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,7 @@ def _face_device(name: str, table: Table) -> FaceDevice:
             zone=table.parse("zone", _zone, "UTC"),
             resume=table.take("resume", bool, True),
             keep=keep,
+            since=table.parse("since", _local_time, ""),
         )
 
 
@@ -270,6 +274,12 @@ def _push_device(name: str, table: Table) -> PushDevice:
             zone=table.parse("zone", _zone, "UTC"),
             secret=table.secret("secret") or "",
         )
+
+
+def _local_time(text: str) -> str:
+    if text:
+        read_local(text, zoneinfo.ZoneInfo("UTC"))
+    return text
 
 
 def _family(text: str) -> Family:
