@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 
 import history_scan
 import pytest
+from pipeline import Faults, World
 
 import facewire_platform.columns.builder as building
 from facewire.events import Event
-from facewire.messages import Batch, Match
+from facewire.messages import Ack, Batch, Match
 from facewire_platform.columns import engine, folder
 from facewire_platform.columns.builder import Builder
 from facewire_platform.columns.filter import Filter
@@ -28,6 +29,8 @@ from facewire_platform.store.writer import Message, Store, open_store
 
 STEPS = int(os.environ.get("FACEWIRE_WALK_STEPS", "25"))
 SEEDS = range(int(os.environ.get("FACEWIRE_WALK_SEEDS", "3")))
+SUCCESSION_STEPS = 80
+FAULTS = Faults(records=12, reboots=3, snapshots=0, platform_restores=0, images=2, device_restores=2, resets=1, moves=3)
 HOUR, DAY = 3_600_000, 86_400_000
 BEGIN = 1_743_206_400_000  # 2025-03-29: clocks change on the 30th in Berlin, on 6 April in Lord Howe
 ZONES = ("UTC", "Asia/Kathmandu", "Australia/Lord_Howe", "Europe/Berlin", "America/St_Johns")
@@ -274,3 +277,27 @@ def test_each_answer_is_that_of_a_scan(location: Location, seed: int) -> None:
             except AssertionError as exc:
                 exc.add_note(f"after {told}")
                 raise
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_epochs_that_end_and_continue_are_answered_as_the_table_has_them(location: Location, seed: int) -> None:
+    """Their events move to other streams, and watermarks go back (see `test_platform_successions`)."""
+    chance, world = random.Random(seed), World(pipe_size=4)
+    state = world.start(FAULTS)
+    with open_store(location) as store:
+        for _ in range(SUCCESSION_STEPS):
+            inbound = sorted((message for message in state.pipe if not isinstance(message, Ack)), key=repr)
+            if inbound and chance.random() < 0.5:
+                message = chance.choice(inbound)
+                state = world.deliver(state, message)
+                body = message if isinstance(message, Batch) else Match(message.epoch, message.boot, 0, message.event)
+                store.store([Message("d", body, 1)])
+                if chance.random() < 0.3:
+                    with Builder(location) as builder:
+                        list(itertools.islice(builder.build(), chance.choice((1, 2, 100))))
+                events = history_scan.scan(location)
+                with History(location) as history:
+                    check_events(history, events, Filter(person_type=1), chance)
+                    check_counts(history, events, Filter(), [Period(0, 2**62)])
+            else:
+                state = chance.choice([after for after in world.successors(state) if after.platform == state.platform])

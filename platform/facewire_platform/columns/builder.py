@@ -2,7 +2,7 @@
 
     extend    what was stored since, a file for each day it is of            mend      what changed, the files that have it anew
     merge     the files of a day, once there are many                        clear     what lies before the floor
-    sweep     files that the database does not name
+    expel     streams whose watermark went back, out of all      sweep     files that the database does not name
 
 Each step reads the tables at one moment, writes files beside, and then names them in one transaction. Workers go on
 meanwhile: what they store is above `copied`, or in `changed` by rows that the step has not seen.
@@ -40,6 +40,10 @@ _EPOCH: Final = date(1970, 1, 1)
 _DAYS: Final = range((date.min - _EPOCH).days, (date.max - _EPOCH).days + 1)
 #: Between two steps, so that a purge gets its turn, s.
 REST: Final = 0.02
+
+
+class _StreamChanged(Exception):
+    """While a step copied a stream, its watermark went back."""
 
 
 class Builder:
@@ -119,7 +123,7 @@ class Builder:
         if not engine.is_installed():
             self._drop()
             return
-        while self._any(folder, self._mend, self._clear):
+        while self._any(folder, self._expel, self._mend, self._clear):
             pass
 
     def drop(self) -> None:
@@ -139,12 +143,14 @@ class Builder:
 
     def _step(self) -> bool:
         """One step; whether there was anything to do."""
-        return self._any(self._folder(), self._extend, self._mend, self._clear, self._merge)
+        return self._any(self._folder(), self._expel, self._extend, self._mend, self._clear, self._merge)
 
     def _any(self, folder: Path, *steps: Callable[[Path, Any], bool]) -> bool:
         try:
             with engine.opened() as duck:
                 return any(step(folder, duck) for step in steps)
+        except _StreamChanged:
+            return True  # its files have no name in the database, so the next step removes them
         except Exception as exc:
             if not engine.is_unreadable(exc):
                 raise
@@ -173,6 +179,19 @@ class Builder:
             for table in (PartRow, CopiedRow, ChangedRow):
                 table.delete().bind(self._db).execute()
 
+    def _expel(self, folder: Path, duck: Any) -> bool:
+        """Write files anew without the streams about which they are wrong; then these are copied again."""
+        with self._dialect.snapshot(self._db):
+            streams, parts = self._tables.forgotten(), self._tables.parts()
+        if not streams:
+            return False
+        engine.put(duck, "wrong", [[(stream,) for stream in streams]], {"stream": "q"})
+        having = [part for part in parts if self._has(duck, folder, part, "wrong USING (stream)")]
+        fresh = [new for part in having for new in self._again(folder, duck, [part], "ANTI JOIN wrong USING (stream)")]
+        self._commit(fresh, having, (), (), streams)
+        self._unlink(folder, having)
+        return True
+
     def _extend(self, folder: Path, duck: Any) -> bool:
         with self._dialect.snapshot(self._db):
             spans = self._tables.behind(CHUNK)
@@ -199,7 +218,11 @@ class Builder:
             rows = self._tables.between([(stream, seq - 1, seq) for stream, seq in keys])
         engine.put_keys(duck, "gone", keys)
         moments = [at for *_, at in changes]
-        having = [part for part in parts if any(part.first_at <= at <= part.last_at for at in moments) and self._has(duck, folder, part)]
+        having = [
+            part
+            for part in parts
+            if any(part.first_at <= at <= part.last_at for at in moments) and self._has(duck, folder, part, "gone USING (stream, seq)")
+        ]
         fresh = [new for part in having for new in self._again(folder, duck, [part], "ANTI JOIN gone USING (stream, seq)")]
         fresh += self._write(folder, duck, [row for row in rows if row[0] >= floor], names)
         self._commit(fresh, having, [number for number, *_ in changes], ())
@@ -233,9 +256,9 @@ class Builder:
         found = self._file(folder, duck, source, parts[0].day)
         return [found] if found else []
 
-    def _has(self, duck: Any, folder: Path, part: Part) -> bool:
-        """Whether a part has any of the events in `gone`."""
-        found = duck.execute(f"SELECT 1 FROM {engine.files(folder, [part.name])} SEMI JOIN gone USING (stream, seq) LIMIT 1")
+    def _has(self, duck: Any, folder: Path, part: Part, those: str) -> bool:
+        """Whether a part has any of those events."""
+        found = duck.execute(f"SELECT 1 FROM {engine.files(folder, [part.name])} SEMI JOIN {those} LIMIT 1")
         return found.fetchone() is not None
 
     def _write(self, folder: Path, duck: Any, rows: Sequence[tuple[Any, ...]], names: Sequence[tuple[Any, ...]]) -> list[Part]:
@@ -266,7 +289,14 @@ class Builder:
         sync(path.parent)
         return Part(0, name, day, events, first_at, last_at)
 
-    def _commit(self, fresh: Sequence[Part], old: Sequence[Part], seen: Sequence[int], spans: Iterable[tuple[int, int, int]]) -> None:
+    def _commit(
+        self,
+        fresh: Sequence[Part],
+        old: Sequence[Part],
+        seen: Sequence[int],
+        spans: Iterable[tuple[int, int, int]],
+        expelled: Sequence[int] = (),
+    ) -> None:
         with self._dialect.transaction(self._db):
             for part in fresh:
                 PartRow.insert({name: value for name, value in part._asdict().items() if name != "id"}).bind(self._db).execute()
@@ -274,9 +304,19 @@ class Builder:
                 PartRow.delete().where(PartRow.id.in_(some)).bind(self._db).execute()
             for some in _some(seen):
                 ChangedRow.delete().where(ChangedRow.id.in_(some)).bind(self._db).execute()
-            for stream, _, last in spans:
-                upsert = CopiedRow.insert(stream=stream, seq=last).on_conflict(conflict_target=[CopiedRow.stream], update={"seq": last})
-                upsert.bind(self._db).execute()
+            for some in _some(expelled):
+                CopiedRow.update(seq=0).where(CopiedRow.stream.in_(some) & (CopiedRow.seq < 0)).bind(self._db).execute()
+            for span in spans:
+                self._advance(*span)
+
+    def _advance(self, stream: int, after: int, last: int) -> None:
+        """Note how far a stream is copied, unless a worker has said meanwhile that its copies are wrong."""
+        run = self._dialect.run
+        advanced = run(self._db, "UPDATE copied SET seq = ? WHERE stream = ? AND seq = ?", (last, stream, after)).rowcount
+        if not advanced and after == 0:
+            advanced = run(self._db, "INSERT INTO copied (stream, seq) VALUES (?, ?) ON CONFLICT DO NOTHING", (stream, last)).rowcount
+        if not advanced:
+            raise _StreamChanged
 
     def _floor(self) -> int:
         [(floor,)] = self._tables.rows("SELECT floor FROM part_folder")
