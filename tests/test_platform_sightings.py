@@ -129,3 +129,11 @@ def test_a_restart_whose_last_status_comes_late_is_one_box(tmp_path: Path) -> No
         store.store([Message("gate", Status(BOOT, online=True, at=NOW), NOW, retained=True)])
     assert row(tmp_path / "x.db")["takeovers"] == 0
     assert run(tmp_path / "x.db", "status", "--check", "--no-loss").exit_code == 0
+
+
+def test_the_clock_offset_is_what_the_device_measured_by_a_round_trip(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        tell(store, NOW, at=NOW - 6_000)
+        assert row(tmp_path / "x.db")["clock_offset"] == -6.0
+        tell(store, NOW, at=NOW - 6_000, clock_error_ms=-20, clock_uncertainty_ms=9)
+        assert row(tmp_path / "x.db")["clock_offset"] == -0.02

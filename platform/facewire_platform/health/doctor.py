@@ -124,7 +124,7 @@ def _ids(devices: list[Row]) -> Iterator[Finding]:
     shared = [row for row in devices if row["takeovers"]]
     if shared:
         names = ", ".join(f"{row['device']} ({row['takeovers']} takeovers)" for row in shared[:NAMED])
-        text = f"{len(shared)} ids are used by two boxes each, which take each other's place: {names}"
+        text = f"two boxes use one id and take each other's place: {names}"
         yield Finding("device ids", "FAIL", text, "give one of the boxes another --id, and another credential")
 
 

@@ -61,6 +61,14 @@ def conserved(stream: Row) -> Row:
     }
 
 
+def _clock_offset(status: Row) -> float | None:
+    """The device's clock minus ours, s: as a round trip showed it, or less the delay of the status."""
+    if "received_at" not in status:
+        return None
+    error: int = status.get("clock_error_ms", status["at"] - status["received_at"])
+    return error / 1000
+
+
 def _rate(stream: Row | None, status: Row, head: int) -> float | None:
     """Events per second: as the platform saw the head grow, or by the events' own times until it has seen enough."""
     samples, seen_at = status.get("pace", ()), status.get("received_at", 0)
@@ -108,7 +116,7 @@ def device_row(device: str, epoch: str, row: Row | None, stream: Row | None, *, 
         "proof_at": status.get("proof_at"),
         "unexplained": status.get("unexplained"),
         "source_offset": status["source_offset"] / 1000 if status.get("source_offset") is not None else None,
-        "clock_offset": (status["at"] - status["received_at"]) / 1000 if "received_at" in status else None,
+        "clock_offset": _clock_offset(status),
         "turns": status.get("turns"),
         "rate": _rate(stream, status, head) if status else None,
     }
