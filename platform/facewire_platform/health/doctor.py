@@ -109,7 +109,7 @@ def _check_writable(location: Location) -> None:
 def _conservation(streams: list[Row]) -> Finding:
     wrong = [row for row in streams if row["unaccounted"]]
     if not wrong:
-        return Finding("conservation", "ok", f"watermark = stored + gaps + quarantined in each of {len(streams)} streams")
+        return Finding("conservation", "ok", f"watermark = stored + gaps + quarantined + continued in each of {len(streams)} streams")
     names = ", ".join(f"{row['device']} {row['epoch']} ({row['unaccounted']})" for row in wrong[:3])
     return Finding(
         "conservation",

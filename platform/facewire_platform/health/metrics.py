@@ -2,7 +2,7 @@
 
 facewire_device_*   the newest epoch of each device
 facewire_stream_*   the newest epochs of each device, and its older ones summed up as "older":
-                    unless watermark = stored + gaps + quarantined, events are lost
+                    unless watermark = stored + gaps + quarantined + continued, events are lost
 facewire_worker_*   this worker since it started
 """
 

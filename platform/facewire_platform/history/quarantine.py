@@ -5,7 +5,7 @@
     any other message    entry without seq            retry: handled as if it arrived now, but
                                                       without an ack
 
-So watermark = stored + gaps + quarantined always holds, even beside a running worker.
+So watermark = stored + gaps + quarantined + continued always holds, even beside a running worker.
 """
 
 from collections.abc import Iterator, Sequence

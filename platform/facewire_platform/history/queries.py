@@ -133,9 +133,10 @@ class History:
         return self._devices(self._streams(*rate_columns()), all_epochs=all_epochs)
 
     def conservation(self) -> Iterator[Row]:
-        """For each epoch of each device, whether watermark = stored + gaps + quarantined.
+        """For each epoch of each device, whether its counts add up to its watermark.
 
-        `stored` counts the events at or below the watermark, even if they were deleted since.
+        The watermark is stored + gaps + quarantined + continued. `stored` counts the events at or
+        below it, even if they were deleted since.
         `unaccounted` is the difference of both sides: anything but 0 is a bug. A single statement
         reads it all, so the numbers belong to one moment.
         """
