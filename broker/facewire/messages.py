@@ -194,7 +194,7 @@ def to_map(message: Message) -> dict[str, Any]:
 
 
 def splice_match(epoch: str, boot: str, sent_at: int, event: bytes, *, clock: tuple[int, int] | None = None) -> bytes:
-    """A Match around a packed event; `clock` is the error of the device's clock and its uncertainty, ms."""
+    """A Match around a packed event; `clock` is the clock's error and its uncertainty, ms."""
     keys = {"epoch": epoch, "boot": boot, "sent_at": sent_at}
     if clock is not None:
         keys |= dict(zip(("clock_error_ms", "clock_uncertainty_ms"), clock, strict=True))

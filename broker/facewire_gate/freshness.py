@@ -224,7 +224,7 @@ class _Device:
         self._contesters: dict[str, _Clock] = {}
 
     def hear(self, boot: str, heard: _Heard, limits: Limits, *, is_news: bool) -> None:
-        """Learn from a message, acted on or not; if `is_news`, it may show its boot to be the newest."""
+        """Learn from a message, acted on or not; `is_news`: it may show its boot to be the newest."""
         if boot == self.boot:
             self.clock.hear(heard, limits)
         if boot in self._boots:
@@ -326,7 +326,10 @@ class _Clock:
     _platform_since: float = -math.inf
 
     def hear(self, heard: _Heard, limits: Limits) -> None:
-        """Take in a message, acted on or not. Delay only adds, so even a retained one shows a clock that is ahead."""
+        """Take in a message, acted on or not.
+
+        Delay only adds, so even a retained message shows how far ahead the clock is at least.
+        """
         level = heard.arrived.ms - heard.sent_at
         self._least = min(self._least, level)
         if not heard.live:

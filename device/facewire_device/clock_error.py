@@ -1,4 +1,4 @@
-"""How far this device's clock is from the platform's, by round trips. Pure: both clocks are arguments.
+"""How far this device's clock is from the platform's, by round trips. Pure.
 
     device     batch ●                                     ● ack       its elapsed time
                      └──────▶ ●                   ● ───────┘
@@ -24,13 +24,13 @@ from typing import Final, NamedTuple
 
 from facewire.messages import Ack
 
-#: How fast the elapsed time of two machines drifts apart: 200 ppm, twice the usual drift of crystals.
+#: How fast the elapsed time of two machines drifts apart: twice the usual drift of crystals.
 DRIFT: Final = 200e-6
-#: Round trips that count together: the last ones. An older one was perhaps of another platform clock.
+#: So many of the last round trips count together. An older one may be of a clock set since.
 ROUND_TRIPS: Final = 8
 #: A round trip tells nothing after this long, ms. The device then says nothing of its clock.
 KEPT: Final = 3_600_000
-#: The clock is watched over this time, ms: an event may be stamped before a step, and sent after it.
+#: The clock is watched over this time, ms: an event may be stamped before a step, sent after it.
 WATCHED: Final = 60_000
 #: Both clocks are read in whole ms.
 ROUNDING: Final = 2
@@ -52,13 +52,16 @@ class _RoundTrip(NamedTuple):
 
 
 class ClockError:
-    """Measures the error of the device's clock. `elapsed` is ms of a clock that nobody sets, `wall` ms since 1970 UTC."""
+    """Measures the error of the device's clock.
+
+    `elapsed` is ms of a clock that nobody sets, `wall` ms since 1970 UTC.
+    """
 
     def __init__(self) -> None:
         #: Elapsed time of the batch in flight.
         self._began = 0
         self._round_trips: deque[_RoundTrip] = deque(maxlen=ROUND_TRIPS)
-        #: Since when `_window` is, and the least and the greatest wall - elapsed of it, and of the time before.
+        #: Since when `_window` is; the least and greatest wall - elapsed of it, and of before.
         self._since = -math.inf
         self._window = self._before = (math.inf, -math.inf)
 
@@ -82,7 +85,7 @@ class ClockError:
         self._window = (min(self._window[0], ahead), max(self._window[1], ahead))
 
     def read(self, elapsed: int, wall: int) -> ClockReading | None:
-        """The error of the wall clock, at any time of the last minute; None if no round trip shows it."""
+        """The error of the wall clock at any time of the last minute; None if nothing shows it."""
         self.watch(elapsed, wall)
         known = self._platform(elapsed)
         if known is None:
@@ -93,7 +96,7 @@ class ClockError:
         return ClockReading(error, math.ceil(max(most - error, error - least)))
 
     def _platform(self, elapsed: int) -> tuple[float, float] | None:
-        """The platform's clock minus our elapsed time, from and to, by all round trips that agree with the last."""
+        """The platform's clock minus elapsed time, by all round trips that agree with the last."""
         known: tuple[float, float] | None = None
         for trip in reversed(self._round_trips):
             age = elapsed - trip.at

@@ -1,4 +1,4 @@
-"""What the platform notes beside a device's status, by its own clock: pace, and turns of boots. Pure.
+"""What the platform notes beside a device's status, by its own clock. Pure.
 
 pace    samples of (platform's time, head): the rate of events, whatever times the events have
 turns   boots that speak in turns: two boxes use one id, and each takes the other's place
@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 PACE_EVENTS: Final = 500
 #: A pace over less than this proves little, ms.
 PACE_SPAN: Final = 600_000
-#: So many turns are no restart, whose last messages may arrive late. An older turn does not count, ms.
+#: So many turns are no restart with late messages; those older than this do not count, ms.
 TURNS: Final = 4
 TURNS_WITHIN: Final = 600_000
-#: An event that is older when it comes, or further ahead, has the time of a wrong clock, ms: two years, a day.
+#: An event that is older than this when it comes, or further ahead, has a wrong time, ms.
 BEHIND: Final = 2 * 365 * 86_400_000
 AHEAD: Final = 86_400_000
 #: And so has one that is older than any device of ours, ms since 1970 UTC: 2020-01-01.
@@ -53,14 +53,14 @@ def pace(before: Mapping[str, Any], epoch: str | None, head: int | None, now_ms:
 
 
 def rate(samples: Sequence[Sequence[int]], head: int, at_ms: int, *, least_span: int = 0) -> float | None:
-    """Events per second since the oldest sample; None if that is no longer ago than `least_span`, ms."""
+    """Events per second since the oldest sample; None if that is within `least_span`, ms."""
     if not samples or at_ms - samples[0][0] <= least_span:
         return None
     return max(0, head - samples[0][1]) * 1000 / (at_ms - samples[0][0])
 
 
 def is_plausible(timestamp: int, now_ms: int) -> bool:
-    """Whether an event that came now can have this time: not of a clock in 1970, nor in seconds or microseconds.
+    """Whether an event that came now can have this time: no clock in 1970, no other unit than ms.
 
     A platform whose own clock is in 1970 cannot judge.
     """

@@ -1,4 +1,4 @@
-"""A device, a platform, a broker that delays, and a gate, in virtual time: the true age of each match is known.
+"""A device, a platform, a slow broker and a gate in virtual time: each true age is known.
 
     device ── match, status ──▶ broker ──▶ gate
            ── batch ──────────▶ broker ──▶ platform ── ack ──▶ broker ──▶ device
@@ -28,10 +28,10 @@ HOUR = 3_600_000
 class Plan:
     """What happens in a world; times are ms from its beginning, in true time."""
 
-    #: (from, ms): the device's clock is so far ahead from then on. A restart may be among the times.
+    #: (from, ms): the device's clock is so far ahead from then on.
     ahead: Sequence[tuple[int, int]] = ((0, 0),)
     restarts: Sequence[int] = ()
-    #: (from, ms): so long a message takes from the device to the gate and to the platform, and an ack back.
+    #: (from, ms): so long a message takes from the device, and an ack back to it.
     up: Sequence[tuple[int, int]] = ((0, 20),)
     down: Sequence[tuple[int, int]] = ((0, 20),)
     #: (from, until): the broker forwards nothing.

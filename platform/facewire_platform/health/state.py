@@ -61,7 +61,7 @@ def outage_budget(row: Mapping[str, Any]) -> float | None:
 
 
 def assess(row: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
-    """The row with `state`, `acked`, `outage_budget` (s) and `takeovers`; an earlier epoch has no state."""
+    """The row with `state`, `acked`, `outage_budget` (s), `takeovers`; no state if an earlier epoch."""
     turns = Turns(*row.get("turns") or ())
     row = {name: value for name, value in row.items() if name != "turns"}
     if not row["current"]:
@@ -92,7 +92,7 @@ def troubles(row: Mapping[str, Any], limits: HealthLimits, now_ms: int) -> Itera
 
 
 def describe_times(implausible: Mapping[str, int]) -> str:
-    """What to say of events whose times cannot be (`queries.History.implausible`), by device; empty if there are none."""
+    """A line on the events that `queries.History.implausible` counts; empty if there are none."""
     if not implausible:
         return ""
     most = sorted(implausible.items(), key=lambda item: (-item[1], item[0]))

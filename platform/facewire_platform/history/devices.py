@@ -62,7 +62,7 @@ def conserved(stream: Row) -> Row:
 
 
 def _clock_offset(status: Row) -> float | None:
-    """The device's clock minus ours, s: as a round trip showed it, or less the delay of the status."""
+    """The device's clock minus ours, s: by a round trip, or less the delay of the status."""
     if "received_at" not in status:
         return None
     error: int = status.get("clock_error_ms", status["at"] - status["received_at"])
@@ -70,7 +70,7 @@ def _clock_offset(status: Row) -> float | None:
 
 
 def _rate(stream: Row | None, status: Row, head: int) -> float | None:
-    """Events per second: as the platform saw the head grow, or by the events' own times until it has seen enough."""
+    """Events per second, as the platform saw the head grow; at first by the events' own times."""
     samples, seen_at = status.get("pace", ()), status.get("received_at", 0)
     seen = sightings.rate(samples, status.get("head", 0), seen_at, least_span=sightings.PACE_SPAN)
     if seen is not None or stream is None or stream["rate_first"] is None:
