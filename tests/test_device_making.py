@@ -44,7 +44,7 @@ def test_a_death_at_any_step_of_setting_aside_never_lets_half_of_the_store_pass_
 
 
 def half_made(path: Path, change: str) -> None:
-    """A store as a death in its first transaction leaves it: some pages written, and the journal."""
+    """A store as a death in its first transaction leaves it: some pages, and the journal."""
     with open_store(path.with_name("whole")):
         pass
     whole = sqlite3.connect(path.with_name("whole"))

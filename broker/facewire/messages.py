@@ -142,7 +142,8 @@ class Status:
     #: Events overwritten before they were acked, this epoch.
     dropped: int | None = None
     version: str | None = None
-    #: Matches of this boot that missed the realtime lane: without a session, or found too late to go out at once.
+    #: Matches of this boot that missed the realtime lane: there was no session, or they were found
+    #: too late.
     missed: int | None = None
     #: Of a bridged device, how far it is proved that its source lost nothing: proven, reconciled or best effort.
     proof: str | None = None

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-#: A reason that comes back after so long, s, is news again. Two that alternate, as of a name with two
-#: addresses, are not.
+#: A reason that comes back after so long, s, is news again. Two that alternate, as of a name with
+#: two addresses, are not.
 NEWS_AFTER: Final = 600.0
 #: A text that differs each time takes no more memory than this many.
 _MOST: Final = 20

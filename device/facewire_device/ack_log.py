@@ -29,7 +29,7 @@ def log_ack(ack: Ack, outcome: Outcome, ring: Ring) -> None:
 
 
 def _log_gone(ack: Ack, forked: Ring) -> None:
-    """Say how many events the platform has that this store had and lost, for example with its WAL."""
+    """Say how many events the platform has that are gone here, for example with the WAL."""
     before = forked.origins[0]
     if ack.cursor > before.last:
         log.warning(

@@ -204,7 +204,7 @@ class Agent:
             self._wait_after_failure(exc)
 
     def _begin_anew(self, store: Store) -> None:
-        """The file may be another one, such as a copy: as after a restart, nothing of this run holds for it.
+        """Begin a new run, as after a restart: the file may be another one, such as an old copy.
 
         By the new boot the platform sees that the store went back, and a gate that its seqs did.
         """

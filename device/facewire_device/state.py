@@ -1,4 +1,4 @@
-"""The row of a store's state table, pure: the ring's numbers and the store's owner, with a checksum.
+"""The row of a store's state table, pure: the ring's numbers and the owner, with a checksum.
 
 SQLite does not notice a flipped bit in a row. Of an event that costs the event; here it could make
 the device send its ring again under another epoch, or take a seq twice. So nothing is done by a row
@@ -44,5 +44,5 @@ def read_state(row: tuple[Any, ...]) -> State | None:
 
 
 def state_crc(values: tuple[Any, ...]) -> int:
-    """The checksum of all other values. `ascii` tells a number from a text, and stands damaged text."""
+    """The checksum of all other values. `ascii` tells numbers from texts, damaged ones too."""
     return zlib.crc32(ascii(values).encode())

@@ -1,4 +1,4 @@
-"""A store's SQL. peewee builds each statement once: to build it for each event costs more than to run it."""
+"""A store's SQL. peewee builds each statement once, because building costs more than running it."""
 
 from typing import Any, Final
 

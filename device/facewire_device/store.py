@@ -262,8 +262,8 @@ def open_store(
         check: whether to check the whole file for damage.
 
     Raises:
-        StoreError: the store is missing, foreign, or from a newer facewire. The message says what to
-            do.
+        StoreError: the store is missing, foreign, or from a newer facewire. The message says what
+            to do.
         DamagedError: the store is damaged.
         ValueError: the capacity is out of its limits.
     """

@@ -59,7 +59,7 @@ class StoreDatabase:
 
     @contextlib.contextmanager
     def transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
-        """All that is done inside is one commit; what is done in a transaction inside belongs to it."""
+        """All that is done inside is one commit, and so is a transaction inside."""
         timed = contextlib.nullcontext() if self._db.in_transaction() else self._watch.timed()
         with self._errors(), timed, self._db.transaction(lock):
             yield

@@ -9,7 +9,7 @@ We read it before we let SQLite open the file, because SQLite would change a for
 it closes it: it writes the WAL back. A store has this header from its first transaction on, because
 it is made before it is switched to WAL mode. If a death interrupts that transaction, the file is
 nothing, zeros, or a store beside a journal that takes it back to nothing
-(https://www.sqlite.org/fileformat.html section 3: a journal holds the file's first size at offset 16).
+(section 3 there: a journal holds the file's first size at offset 16).
 """
 
 import fcntl
@@ -57,7 +57,7 @@ def has_store(path: Path) -> bool:
 
 
 def real_path(path: Path) -> Path:
-    """The path without symbolic links. SQLite follows them too: its files lie beside the real one."""
+    """The path without symbolic links. SQLite follows them when it names its other files."""
     return Path(os.path.realpath(path))
 
 
@@ -122,8 +122,8 @@ def set_aside(path: Path) -> Path:
     number = 1
     while any((aside := path.with_name(f"{path.name}.damaged-{number}")).with_name(aside.name + suffix).exists() for suffix in _FILES):
         number += 1
-    # The file itself first: without its WAL it would pass for an older, whole store if we died here.
-    # A WAL without its file is found (`has_store`).
+    # The file itself first. Left alone without its WAL, it would pass for an older, whole store; a
+    # WAL without its file is found (`has_store`).
     for suffix in _FILES:
         beside = path.with_name(path.name + suffix)
         if beside.exists():
@@ -135,13 +135,13 @@ def lock_for_agent(path: Path) -> IO[bytes]:
     """Lock the store for one agent, until the returned file is closed or the process ends.
 
     Raises:
-        StoreError: another agent runs on it, or it cannot be locked. Two agents would each ignore the
-            acks of the other's batches.
+        StoreError: another agent runs on it, or it cannot be locked. Two agents would each ignore
+            the acks of the other's batches.
     """
     path = real_path(path)
     beside = path.with_name(path.name + "-agent")
     try:
-        # Others on the machine cannot open it, so they cannot hold the lock; nor does it follow a link.
+        # Others on the machine cannot open it, so they cannot hold the lock. No link is followed.
         fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise StoreError(f"{beside}: {rights_problem(beside) or exc.strerror}") from exc

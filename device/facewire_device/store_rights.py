@@ -1,8 +1,9 @@
-"""Who may use a store's files: the agent's user, and recorders that run as other users of its group.
+"""Who may use a store's files: the agent's user, and recorders as other users of its group.
 
-SQLite makes -wal and -shm with the mode of the database, and with the group of the process that comes
-first. If it cannot write a file it opens it for reading, and leaves files that lock the others out. So
-rights are checked before SQLite opens anything, and a folder that its group may write is shared:
+SQLite makes -wal and -shm with the mode of the database, and with the group of the process that
+comes first. If it cannot write a file it opens it for reading, and leaves files that lock the
+others out. So rights are checked before SQLite opens anything, and a folder that its group may
+write is shared:
 
     drwxrws---  agent  group   folder      `s`: files in it get its group
     -rw-rw----  either group   store.db    and so -wal, -shm, whatever the umask of either
@@ -25,7 +26,7 @@ _SHARED: Final = 0o660
 
 
 def create_file(path: Path) -> None:
-    """Create a store's file, so that only its owner and, in a shared folder, its group have a right to it."""
+    """Create a store's file, for its owner alone and, in a shared folder, for its group."""
     with contextlib.suppress(FileExistsError):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _SHARED)
         os.close(fd)
@@ -54,7 +55,10 @@ def check_rights(path: Path) -> None:
 
 
 def rights_problem(path: Path) -> str | None:
-    """Why this user cannot read and write a file, or make files in a folder; None if it can, or if there is none."""
+    """Why this user cannot read and write a file, or make files in a folder.
+
+    None if it can, or if there is no such file.
+    """
     try:
         found = path.lstat()
     except OSError:
@@ -73,7 +77,7 @@ def closed_folder(path: Path) -> Path | None:
 
 
 def leave_to_owner(fd: int, folder: Path) -> None:
-    """Give a file that root has made to the owner of its folder, who could not open it otherwise."""
+    """Give a file that root has made to the owner of its folder, who could not open it."""
     if os.geteuid() == 0:
         found = folder.stat()
         with contextlib.suppress(OSError):  # a system call filter may forbid it

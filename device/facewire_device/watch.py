@@ -1,4 +1,4 @@
-"""What the log says of a store: a ring that overflows, a slow disk. Once for each episode, with counts."""
+"""What the log says of a store: a ring that overflows, a slow disk; once for each episode."""
 
 import contextlib
 import logging

@@ -36,7 +36,7 @@ def _library() -> Path:
 
 
 def faulty(folder: Path, settings: Path | None = None) -> dict[str, str]:
-    """The environment of a process whose files in `folder` have the faults that `settings` names."""
+    """The environment of a process whose files in `folder` have the faults in `settings`."""
     return {**os.environ, "LD_PRELOAD": str(_library()), "FAULTS_FOLDER": str(folder), "FAULTS_FILE": str(settings or "")}
 
 

@@ -21,7 +21,7 @@ from facewire_device.store import Store, open_store
 from facewire_device.store_file import lock_for_agent
 from facewire_platform.store import writer
 
-#: The agent's user, which owns the folder, with a group of its own; and one that is in this group too.
+#: The agent's user, which owns the folder and has its own group; another one in this group.
 AGENT: Final = 61_001
 RECORDER: Final = 61_002
 

@@ -1,4 +1,4 @@
-"""Whether this user may use the files of an SQLite database: judged before SQLite opens any of them.
+"""Whether this user may use the files of an SQLite database, before SQLite opens any of them.
 
 SQLite names neither the file nor the reason. It opens a file that it may not write for reading, and
 leaves -wal and -shm files that lock the database's own user out.
@@ -56,7 +56,7 @@ def denied(path: Path, exc: OSError) -> StoreError:
 
 
 def leave_to_owner(fd: int, folder: Path) -> None:
-    """Give a file that root has made to the owner of its folder, who could not open it otherwise."""
+    """Give a file that root has made to the owner of its folder, who could not open it."""
     if os.geteuid() == 0:
         found = folder.stat()
         with contextlib.suppress(OSError):  # a system call filter may forbid it
