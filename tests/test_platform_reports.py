@@ -132,10 +132,10 @@ def test_a_gap_at_the_end_counts_until_its_declaration_and_after_a_purge_at_any_
     assert coverage(location, period=Period(0, 8 * HOUR))[0].lost == 2
 
 
-def test_gaps_of_an_earlier_epoch_count_but_its_lag_does_not(store: Store, location: Location) -> None:
+def test_the_gaps_of_an_earlier_epoch_count_and_what_it_never_sent_is_one(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 3, event_at(1, 8), event_at(3, 10), head=9), now_ms=11 * HOUR)
     store_batches(store, batch(0, 1, event_at(1, 10), epoch="00000000000000e2"), now_ms=24 * HOUR)
-    assert coverage(location) == [Coverage("d", 24 * HOUR, 10 * HOUR, 0, gaps=1, lost=1)]
+    assert coverage(location) == [Coverage("d", 24 * HOUR, 10 * HOUR, 0, gaps=2, lost=7)]
 
 
 # The commands
