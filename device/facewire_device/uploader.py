@@ -91,7 +91,7 @@ class Uploader:
         self.period = period
         self._catch_up = catch_up
         self._jitter = jitter
-        self._forks = Allowances[None](FORKS[0], 1 / FORKS[1])
+        self._forks: Allowances[None] = Allowances(FORKS[0], 1 / FORKS[1])
         self._connected = False
         self.in_flight: tuple[str, int] | None = None
         self._resends = 0
