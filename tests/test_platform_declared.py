@@ -53,3 +53,9 @@ def test_the_log_says_it(caplog: pytest.LogCaptureFixture) -> None:
         f"device declares events lost device=d epoch={batch(0, 1).epoch} after=0 events_lost=9",
         "device loses no more events device=d events_lost=9 batches=1",
     ]
+
+
+def test_a_worker_says_its_counts_and_nothing_else() -> None:
+    said = dict(part.split("=") for part in str(Counters(batches=3, over_rate=2)).split())
+    assert (said["batches"], said["over_rate"]) == ("3", "2")
+    assert [name for name, count in said.items() if not count.replace(".", "").isdigit()] == []

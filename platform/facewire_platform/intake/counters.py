@@ -1,7 +1,7 @@
 """What a worker has done since it started: counted, and said if somebody may need to act."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from facewire.errors import BatchRefused
@@ -34,7 +34,11 @@ class Counters:
     dropped: int = 0
     #: Messages over the rate of their device.
     over_rate: int = 0
-    declared: Declared = field(default_factory=Declared)
+    declared: Declared = field(default_factory=Declared, repr=False)
+
+    def __str__(self) -> str:
+        """The counts, for the log."""
+        return " ".join(f"{each.name}={getattr(self, each.name)}" for each in fields(self) if each.repr)
 
     def stored(self, message: Message, outcome: Outcome) -> None:
         """A message was stored, with this outcome."""

@@ -13,7 +13,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Final, Protocol, TypeAlias
 
 from facewire.codec import format_of
@@ -124,7 +123,7 @@ class Worker:
                 self._on_turn(self._connected)
         finally:
             self.close()
-            log.info("worker stopped %s", " ".join(f"{name}={count}" for name, count in asdict(self.counters).items()))
+            log.info("worker stopped %s", self.counters)
         if self._refused is not None:
             raise (CredentialsRefused if self._refused.credentials else BrokerError)(f"{self._receiver.address}: {self._refused.reason}")
 
