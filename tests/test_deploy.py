@@ -28,7 +28,9 @@ from facewire_cli.main import cli
 
 ROOT: Final = Path(__file__).parent.parent
 FACEWIRE: Final = Path(sys.executable).with_name("facewire")
-UNITS: Final = ("facewire-broker.service", "facewire-platform@1.service", "facewire-device.service", "facewire-bridge@mqtt-face.service")
+PIPELINE: Final = ("facewire-broker.service", "facewire-platform@1.service", "facewire-device.service")
+#: A bridge has a settings file of its own for each site (docs/bridges.md).
+UNITS: Final = (*PIPELINE, "facewire-bridge@mqtt-face.service")
 #: What `systemd-analyze security` may find, of 10; the same scale as in docs/operating.md.
 MOST_EXPOSED: Final = 1.3
 
@@ -157,7 +159,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager
 @pytest.mark.process
 def test_the_commands_of_the_units_make_a_pipeline(machine: Machine, manager: Manager) -> None:
     with ExitStack() as running:
-        for unit in UNITS:
+        for unit in PIPELINE:
             started = running.enter_context(Running(*machine.command(unit)))
             try:
                 manager.wait_for("READY=1")
