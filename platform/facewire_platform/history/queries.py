@@ -165,8 +165,10 @@ class History:
         """By device, the number of its events whose time is that of a wrong clock: before 2020, or after tomorrow."""
         names = dict(self.rows(StreamRow.select(StreamRow.id, StreamRow.device).tuples()))
         found: Counter[str] = Counter()
+        # Not the column itself: its order would be read from the key, which is all of the table.
+        stream_id = EventRow.stream + 0
         for condition in (EventRow.timestamp < EARLIEST, EventRow.timestamp > now_ms + AHEAD):
-            counts = EventRow.select(EventRow.stream, peewee.fn.COUNT(EventRow.seq)).where(condition).group_by(EventRow.stream)
+            counts = EventRow.select(stream_id, peewee.fn.COUNT(EventRow.seq)).where(condition).group_by(peewee.SQL("1"))
             for stream, count in self.rows(counts.tuples()):
                 found[names[stream]] += count
         return found
