@@ -79,7 +79,7 @@ DEVICE: Final = (
 )
 BROKER: Final = ("allow_many_files", "Broker.__init__", "Broker.start", "Broker.start,Broker.shutdown", "_set_at,Service.stopping")
 PLATFORM: Final = ("Worker.__init__", "Worker.run", "Worker.turn", "Worker.turn,Receiver.close", "Receiver.close")
-WEB: Final = ("listen", "serve_web", "create_app", "_Server.__init__", "_Server._end")
+WEB: Final = ("listen", "serve_web", "create_app", "WebServer.__init__", "WebServer._end")
 TAIL: Final = ("Output.__init__", "Connection.start", "Connection.start,Connection.close", "_Follower.rows")
 
 
@@ -201,7 +201,7 @@ class TestCommands:
         database = f"sqlite:///{tmp_path / 'p.db'}"
         words = ("platform", "web", "--database", database, "--listen", "127.0.0.1:0", "-p", str(free_port()))
         with signalled_in(points, number, *words) as running:
-            if points == "_Server._end":
+            if points == "WebServer._end":
                 running.wait_for("web page at")
                 running.process.send_signal(number)
             ends_well(running, points)
