@@ -138,6 +138,8 @@ def test_a_granted_filter_matches_only_topics_that_the_role_may_receive(role: Ro
 def test_the_table_is_the_one_of_the_contract() -> None:
     assert {role: (rule.publish, rule.subscribe) for role, rule in TABLE.items()} == {
         Role.DEVICE: (("{prefix}/{user}/match", "{prefix}/{user}/history", "{prefix}/{user}/status"), ("{prefix}/{user}/ack",)),
+        Role.BRIDGE: (("{prefix}/+/match", "{prefix}/+/history", "{prefix}/+/status"), ("{prefix}/+/ack",)),
+        Role.TERMINAL: ((), ()),
         Role.PLATFORM: (("{prefix}/+/ack",), ("{prefix}/#",)),
         Role.CONSUMER: ((), ("{prefix}/+/match",)),
         Role.OPERATOR: ((), ("#", "$SYS/#")),

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 from click.testing import CliRunner, Result
+from facewire_process import FACEWIRE
 from platform_model import BOOT, EPOCH, batch, event
 from platform_store import rows, store_batches
 from platform_store import run as execute
@@ -166,7 +167,7 @@ def test_a_killed_build_is_started_again(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     fill(path, 20_000)
     for patience in (0.3, 0.6, 0.9, 1.2):
-        process = subprocess.Popen(["facewire", "platform", "columns", "build", "--database", url(path)], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*FACEWIRE, "platform", "columns", "build", "--database", url(path)], stderr=subprocess.DEVNULL)
         time.sleep(patience)
         process.kill()
         process.wait()
