@@ -6,8 +6,9 @@ import os
 import socket
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,14 +52,24 @@ def ended(process: "subprocess.Popen[str]") -> Ended:
     return Ended(process.returncode, json.loads(line), notices)
 
 
-def lose_third_events(database: Path) -> None:
-    """From now on the database does not keep what the worker has stored and acked."""
-    trigger = (
-        "CREATE TRIGGER lose AFTER INSERT ON event WHEN NEW.seq = 3 BEGIN DELETE FROM event WHERE stream = NEW.stream AND seq = 3; END"
-    )
-    with closing(sqlite3.connect(database)) as opened:
-        opened.execute(trigger)
-        opened.commit()
+@contextmanager
+def losing_third_events(database: Path) -> Iterator[None]:
+    """Meanwhile the database does not keep what the worker has stored and acked."""
+    stopped = threading.Event()
+
+    def lose() -> None:
+        with closing(sqlite3.connect(database, timeout=10.0)) as opened:
+            while not stopped.wait(0.05):
+                opened.execute("DELETE FROM event WHERE seq = 3")
+                opened.commit()
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +82,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]
             address = stack.enter_context(embedded.running())
             platform(stack, address, folder / f"{name}.db")
             if name == "losing":
-                lose_third_events(folder / "losing.db")
+                stack.enter_context(losing_third_events(folder / "losing.db"))
             processes[name] = fleet(stack, address, "--database", f"sqlite:///{folder / name}.db")
         yield {name: ended(process) for name, process in processes.items()}
 
