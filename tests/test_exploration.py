@@ -165,7 +165,6 @@ def test_every_interleaving_keeps_the_promise(bound: Bound, capsys: pytest.Captu
 #: rephrase a rule in uploader.py, rephrase it here.
 MUTANTS: Final = {
     "R2": ("(ack.epoch, ack.key) != self.in_flight or ack.boot != self.boot", "False"),
-    "R2 epoch": ("(ack.epoch, ack.key) != self.in_flight", "ack.key != (self.in_flight or (0, -1))[1]"),
     "R2 boot": (" or ack.boot != self.boot", ""),
     "R3 never past what was sent": ("Adopt(min(ack.cursor, ack.key))", "Adopt(ack.cursor)"),
     "R3 goes back": ("Adopt(min(ack.cursor, ack.key))", "Adopt(max(ring.cursor, min(ack.cursor, ack.key)))"),
@@ -186,7 +185,8 @@ def mutant(text: str, replacement: str) -> types.ModuleType:
 
 @pytest.mark.parametrize("rule", MUTANTS)
 def test_without_the_rule_an_event_is_lost(rule: str) -> None:
-    world = World(mutant(*MUTANTS[rule]))
+    # R7 is the platform's, and finds some of the same restored stores: without it these rules stand alone.
+    world = World(mutant(*MUTANTS[rule]), tails=False, hears=False)
     with pytest.raises(AssertionError, match=r"lost in silence|not settle|not on the platform"):
         explore(world, EVERY_FAULT)
 

@@ -115,12 +115,15 @@ class World:
         probes: bool = True,
         successions: bool = True,
         tails: bool = True,
+        hears: bool = True,
         pipe_size: int = 2,
     ) -> None:
         self.uploader = uploader
         self.probes = probes
         self.successions = successions
         self.tails = tails
+        #: Whether to remember what died with a store although the platform had heard of it.
+        self.hears = hears
         self.pipe_size = pipe_size
         #: The cursor and the conflict of the last ack of each batch.
         self.answers: dict[Batch, tuple[int, int | None]] = {}
@@ -245,7 +248,7 @@ class World:
         return s._replace(boot=s.boot + 1, in_flight=None)
 
     def _replace_device(self, s: State, device: Device) -> State:
-        heard = s.heard | {item for item in _heard(s) if item[0] not in device.held}
+        heard = s.heard | {item for item in _heard(s) if self.hears and item[0] not in device.held}
         return self._boot(s._replace(device=device, excused=s.excused.union(s.device.held), heard=heard))
 
     def _ingest(self, platform: Platform, batch: Batch) -> tuple[Platform, Ack]:
