@@ -1,14 +1,15 @@
 """What becomes of an epoch that its device left: the real store does what the model in support/pipeline.py says."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pipeline import Faults, Platform, RealtimeCopy, World
-from platform_model import batch
+from platform_model import batch, event
 from platform_store import rows, store_batches, store_match
 
-from facewire.messages import Ack, Batch, Match, Status
+from facewire.messages import Ack, Batch, Match, Origin, Status
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Store, open_store
@@ -116,3 +117,16 @@ def test_events_of_an_epoch_that_was_given_up_fill_its_gap_when_they_come_after_
     with History(location) as history:
         assert list(history.gaps()) == []
         assert {row["unaccounted"] for row in history.conservation()} == {0}
+
+
+def test_after_a_conflict_an_event_moves_to_the_epoch_that_records_it_again(location: Location) -> None:
+    again = batch(0, 1, event(1, 7), epoch=NEW, boot="00000000000000b2")
+    with open_store(location) as store:
+        store_batches(store, batch(0, 2, 1, 2))
+        store_match(store, 3, 7)
+        store_match(store, 4, 8)  # another timeline's: it stays
+        store_batches(store, replace(again, origins=(Origin(OLD, 3, 4, diverged=True),)))
+    with History(location) as history:
+        assert {row["unaccounted"] for row in history.conservation()} == {0}
+    query = "SELECT stream.epoch, event.seq FROM event JOIN stream ON stream.id = event.stream ORDER BY 1, 2"
+    assert [tuple(row) for row in rows(location, query)] == [(OLD, 1), (OLD, 2), (OLD, 4), (NEW, 1)]

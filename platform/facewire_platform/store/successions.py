@@ -95,7 +95,7 @@ class Successions:
         group.change(stream)
         self.settle(stream, now_ms, group)
 
-    def locate(self, stream: Stream, events: Sequence[Event | Row], now_ms: int, group: Group) -> Located:
+    def locate(self, stream: Stream, events: Sequence[Event | Row], group: Group) -> Located:
         """Find the events under other names. Those whose seqs have moved are stored there."""
         located = Located()
         links = group.links.get(stream.device, [])

@@ -166,7 +166,7 @@ class Store:
         located = Located()
         if batch.origins or stream.linked or not stream.leads:
             self._successions.follow(stream, batch, now_ms, group)
-            located = self._successions.locate(stream, batch.events, now_ms, group)
+            located = self._successions.locate(stream, batch.events, group)
         stored, runs = self._stored(stream, batch, group)
         decision = decide(
             batch,
@@ -206,7 +206,7 @@ class Store:
             reason = f"seq {seq} is over {most}: more events than a device can have recorded"
             self._losses.quarantine(f"{device}/match", reason, encode(match)[:KEPT_OF_A_MATCH], now_ms)
             return False
-        if stream.linked and self._successions.locate(stream, (match.event,), now_ms, group).handled:
+        if stream.linked and self._successions.locate(stream, (match.event,), group).handled:
             return True
         if seq in group.contents[stream.id]:
             return True
