@@ -313,7 +313,7 @@ def test_a_new_store_asks_for_what_the_terminal_has_if_it_is_told_since_when(bro
     settings.write_text(settings.read_text() + f'resume = false\nsince = "{now() - dt.timedelta(days=2):%Y-%m-%d %H:%M:%S}"\n')
     with Box(broker.port, "1099001", resume=False, clock=lambda: now() - dt.timedelta(days=1)) as box:
         for number in range(6):
-            box.record(stranger=number > 3)
+            box.record(stranger=number > 3, push=False)
         with face_bridge(settings):
             wait_until(lambda: len(stores.events("gate-1")) == 6)
     assert stores.matches("gate-1") == []
