@@ -35,7 +35,7 @@ class Allowances(Generic[K]):
         """Take an amount; an amount over `burst` needs a full bucket.
 
         Returns:
-            0 if it was taken. Otherwise nothing was, and enough will be there after so many seconds.
+            0 if it was taken; otherwise the seconds until enough is there, and nothing was taken.
         """
         left, at = self._left.pop(client, (self._burst, now))
         left = min(self._burst, left + max(0.0, now - at) * self._per_second)

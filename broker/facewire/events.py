@@ -41,7 +41,7 @@ PERSON_TYPES: Final = ", ".join(f"{known.value} {known.label}" for known in Pers
 
 
 class Event(NamedTuple):
-    """An event as it travels. A named tuple, because we make 200,000 a second and store it as a row."""
+    """An event as it travels. A named tuple: we make 200,000 a second and store each as a row."""
 
     #: Place in its device's store, from 1; 0 while no store has it.
     seq: int
@@ -135,13 +135,14 @@ def event_from_source(fields: object) -> Event:
 
 
 def read_source(fields: object) -> tuple[Event, list[Photograph]]:
-    """Read an event from a recognition process, in any of the vendor's forms (`vendor.common_form`).
+    """Read a recognition process's event, in any of the vendor's forms (`vendor.common_form`).
 
-    It has no seq yet: a seq in `fields` is the source's own, and ignored. Its photographs are taken out
-    and named by their hashes (`photographs.take_out`); keep them before the event is recorded.
+    The event has no seq yet: a seq in `fields` is the source's own, and is ignored. The photographs
+    are returned apart, and the event names them by their hashes (`photographs.take_out`). Keep them
+    before you record the event.
 
     Raises:
-        EventError: it breaks the contract, or is larger than `MAX_EVENT_BYTES` without its photographs.
+        EventError: it breaks the contract, or is over `MAX_EVENT_BYTES` without its photographs.
     """
     if not isinstance(fields, Mapping):
         raise EventError(f"event {_show(fields)} is not a map")

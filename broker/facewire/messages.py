@@ -90,7 +90,7 @@ class BatchOf(Generic[E_co]):
 
 @dataclass(frozen=True, slots=True)
 class Batch(BatchOf[Event]):
-    """History: the events in (`after`, `cursor`] that the device still holds. Without events, a probe."""
+    """History: the events in (`after`, `cursor`] that the device still holds; a probe if empty."""
 
 
 class Rejected(NamedTuple):
@@ -102,7 +102,7 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The platform's cumulative answer to one batch; `epoch`, `boot` and `key` repeat the batch's."""
+    """The platform's cumulative answer to one batch, with the batch's `epoch`, `boot` and `key`."""
 
     epoch: str
     boot: str
@@ -145,9 +145,10 @@ class Status:
     #: Matches of this boot that missed the realtime lane: there was no session, or they were found
     #: too late.
     missed: int | None = None
-    #: Of a bridged device, how far it is proved that its source lost nothing: proven, reconciled or best effort.
+    #: A bridged device's proof that its source lost nothing: proven, reconciled or best effort.
     proof: str | None = None
-    #: Until when it is reconciled, or since when it is proven, if the source's numbers began anew; ms since 1970 UTC.
+    #: The time until which it is reconciled, or since which it is proven if the source began its
+    #: numbers anew; ms since 1970 UTC.
     proof_at: int | None = None
     #: Records of the source that are missing and not declared lost.
     unexplained: int | None = None

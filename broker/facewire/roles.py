@@ -11,8 +11,8 @@
                its presence, under mqtt/face
     operator   nothing                            everything, $SYS too
 
-A terminal is a box of the mqtt/face family on our broker (docs/bridges.md); a bridge may also receive
-what terminals publish, and tell them something.
+A terminal is a box of the mqtt/face family on our broker (docs/bridges.md). A bridge may also
+receive the messages that terminals publish, and send them some.
 
 Our broker decides by this table, the renderers write it for other brokers, the doctor checks it.
 """

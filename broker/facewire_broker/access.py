@@ -1,4 +1,4 @@
-"""The rights of a credential, as topic filters: what our broker decides by and the renderers write. Pure.
+"""A credential's rights as topic filters: our broker decides by them, renderers write them. Pure.
 
 A subscription is granted only if its filter lies within an allowed one, so the client may receive
 every message that it brings.
@@ -15,7 +15,7 @@ from facewire_broker.routing import contains, is_wild
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Topic filters of a role; `{prefix}` stands for root and version, `{user}` for the credential's name."""
+    """A role's topic filters; `{prefix}` is root and version, `{user}` the credential's name."""
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Rights:
         object.__setattr__(self, "devices", 0 if anybody else len({name.rpartition("/")[0] for name in self.publish}))
 
     def may_publish(self, topic: str) -> bool:
-        """Whether it may publish to a topic. Never if the topic begins with `$`: no filter matches it."""
+        """Whether it may publish to a topic. Never if it begins with `$`: no filter matches it."""
         return _within(topic, self.publish)
 
     def may_subscribe(self, topic_filter: str) -> bool:

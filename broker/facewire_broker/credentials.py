@@ -180,7 +180,11 @@ def add(
 
 
 def narrow(users: Users, name: str, devices: Iterable[str]) -> None:
-    """Narrow a user to other devices, or to none in particular. Raises `ValueError` as `add` does."""
+    """Narrow a user to these devices, or widen it again if none are given.
+
+    Raises:
+        ValueError: see `add`.
+    """
     user = get_user(users, name)
     users[name] = replace(user, devices=_check_devices(user.role, devices))
 
@@ -195,7 +199,7 @@ def _check_devices(role: Role, devices: Iterable[str]) -> tuple[str, ...]:
 
 
 def with_devices_of_bridges(users: Users) -> Users:
-    """The users, and each device that a bridge speaks for and that is no user itself: a device with the bridge's secret.
+    """The users, and one more for each other device that a bridge speaks for, with its secret.
 
     A broker may bind the client id to the user name. Then a bridge connects once for each device,
     under the device's name.
@@ -250,10 +254,10 @@ def _write_role(user: User) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file. Other users cannot open it, so they cannot hold it; nor does it follow a link.
+    """Hold a lock file. Other system users cannot open it, so they cannot hold it.
 
     Raises:
-        BrokerError: it cannot be opened.
+        BrokerError: it cannot be opened, or is a symbolic link.
     """
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -269,7 +273,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _write(path: Path, text: str) -> None:
     """Replace a file in one step; only its owner can read it.
 
-    The owner stays: if root edits the users of a broker that is not root, the broker still reads them.
+    The owner stays: a broker that does not run as root can still read the users that root edited.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w") as file:

@@ -1,4 +1,4 @@
-"""Who comes next, if many wait for one thing: lanes by address and user, served in turn. Pure.
+"""Chooses the next of many that wait for one thing: lanes by address and user, in turn. Pure.
 
     10.0.0.7   boss  ▪▪▪▪            one of each address in turn,
                ada   ▪               and of each user of an address in turn:
@@ -34,7 +34,11 @@ class Lanes(Generic[T]):
         return self._first.count + self._others.count
 
     def add(self, item: T, address: str, user: str) -> T | None:
-        """Add an item. Returns the one that may not wait, if it is one too many: perhaps this one."""
+        """Add an item.
+
+        Returns:
+            The item that may not wait, if there is one too many: perhaps this one.
+        """
         queue = self._first if (address, user) in self._trusted else self._others
         if len(queue.lane(address, user)) >= self._lane_limit:
             return item

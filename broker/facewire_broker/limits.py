@@ -9,8 +9,8 @@ class BrokerLimits:
 
     #: Connections at one time. The broker closes any further one at once.
     connections: int = 20_000
-    #: Connections that have not authenticated yet, in all and of one address. The one that has waited
-    #: longest is closed for one more. A TLS handshake counts from accept on.
+    #: Connections that have not authenticated yet, in all and from one address. If there is one
+    #: more, the broker closes the one that has waited longest. A TLS handshake counts from accept.
     newcomers: int = 2_000
     address_newcomers: int = 500
     #: Sessions, including those of clients that are away.
@@ -33,8 +33,8 @@ class BrokerLimits:
     keepalive: int = 600
     #: Seconds that a session outlives its connection.
     session_expiry: float = 86_400.0
-    #: Seconds that the broker serves the users that it read last, if it cannot read their file again.
-    #: Then it serves nobody until it can.
+    #: If the broker cannot read the file of users, it serves the users that it read last for so
+    #: many seconds. Then it serves nobody until it can read the file again.
     users_timeout: float = 60.0
     client_id_chars: int = 128
     topic_bytes: int = 512
@@ -50,8 +50,8 @@ class BrokerLimits:
     #: Messages, and their bytes, that may wait for one client. The broker drops and counts more.
     queued: int = 10_000
     queued_bytes: int = 16 * 1024 * 1024
-    #: Bytes that all sessions of one user, and all sessions together, may hold, sent and not PUBACKed
-    #: ones among them; 300 more for each message.
+    #: Bytes that the sessions of one user, and all sessions together, may hold. Messages sent and
+    #: not yet PUBACKed count; each message counts 300 bytes more.
     user_queued_bytes: int = 64 * 1024 * 1024
     all_queued_bytes: int = 256 * 1024 * 1024
     #: Bytes handed to a client's socket at a time. The rest waits in the queue.

@@ -14,7 +14,10 @@ T = TypeVar("T", bound=Hashable)
 
 
 def network_of(host: str) -> str:
-    """What counts as one address: of IPv6 the first 64 bits, because a customer has all the rest."""
+    """The part of a host that counts as one address.
+
+    Of IPv6 it is the first 64 bits, because one customer has all the rest.
+    """
     if ":" not in host:
         return host
     address = ipaddress.IPv6Address(host.partition("%")[0])

@@ -80,7 +80,7 @@ def read_connect(body: bytes) -> Connect:
 
 
 def read_subscribe(body: bytes, most: int = 65_535) -> tuple[int, list[tuple[str, int]]]:
-    """Read a SUBSCRIBE: packet id, and at most so many filters with their QoS. Raises `Malformed`."""
+    """Read a SUBSCRIBE: packet id, and up to `most` filters with their QoS. Raises `Malformed`."""
     packet_id, fields = _read_filters(body, most, 1)
     if any(qos[0] > 2 for _, qos in fields):
         raise Malformed("SUBSCRIBE with QoS 3")

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Bytes read from a socket at a time.
 _READ_BYTES: Final = 64 * 1024
-#: Seconds that one connection's packets may take in one turn of the event loop. 64 KB may hold 9,000
-#: packets, and everybody else would wait for them.
+#: Seconds that one connection's packets may take in one turn of the event loop. 64 KB can hold
+#: 9,000 packets, and all other connections would wait for them.
 TURN: Final = 0.0005
 #: First byte of a CONNECT.
 _CONNECT: Final = 0x10
@@ -165,8 +165,8 @@ class Stream(asyncio.BufferedProtocol, abc.ABC):
         self._streams.newcomers.remove(self, self._address)
         self._closing = True
         self.lost()
-        # It may be part of a cycle, and a garbage collection may be far away: 1,000 clients that sent
-        # 250 KB each would fill the memory meanwhile.
+        # This object may be part of a cycle. Until a garbage collection, 1,000 clients that sent
+        # 250 KB each would fill the memory.
         self._framer, self._out = Framer(0), []
 
     def pause_writing(self) -> None:

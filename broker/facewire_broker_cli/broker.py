@@ -34,8 +34,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 log = logging.getLogger(__name__)
 
-#: File descriptors that connections leave alone. Before it can refuse any, the broker accepts 64 at a
-#: time.
+#: File descriptors that connections leave free. The broker accepts 64 connections at a time before
+#: it can refuse any of them.
 SPARE_FILES: Final = 200
 #: Seconds between two signs of life of the event loop.
 BEAT: Final = 1.0

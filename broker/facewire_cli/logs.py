@@ -84,10 +84,10 @@ def say(notice: str, *args: object, level: int = logging.INFO) -> None:
 
 
 class Sparing(logging.StreamHandler[TextIO]):
-    """Writes lines alike at most so often, and then how many it did not write. Debug lines it all writes.
+    """Writes similar lines only so often, then counts the rest; it writes every debug line.
 
-    Lines are alike if one statement logs them. Among these, each device and each topic has a part
-    of its own, lest one device's lines hide another's.
+    Lines are similar if one statement logs them. Each device and each topic has a share of its own
+    among them, so that one device's lines cannot hide another's.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:

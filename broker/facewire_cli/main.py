@@ -148,7 +148,7 @@ def main() -> None:
     # without an end of its own replaces both handlers by an `Ending`.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    # No file that a command makes is for everybody on the machine; its group is the caller's choice.
+    # Others on the machine can use no file that a command makes; the caller decides for the group.
     os.umask(os.umask(0o077) | 0o007)
     catch_what_nobody_does()
     sys.exit(_run())

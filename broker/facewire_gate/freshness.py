@@ -186,8 +186,8 @@ class Freshness:
     def _judge_age(self, clock: "_Clock", said: tuple[int, int] | None, match: Match, now: Moment) -> Verdict:
         limit = self.limits.age * 1000
         compared = match.event.timestamp
-        # The older of the two: a clock that was set back in between makes the comparison look younger
-        # than the publishing.
+        # Take the older of the two: if the clock was set back in between, the comparison looks
+        # younger than the publishing.
         elapsed = now.ms - min(compared, match.sent_at)
         if elapsed - clock.most_offset(now, said) > limit:
             return Verdict("late")
@@ -224,7 +224,7 @@ class _Device:
         self._contesters: dict[str, _Clock] = {}
 
     def hear(self, boot: str, heard: _Heard, limits: Limits, *, is_news: bool) -> None:
-        """Learn from a message, acted on or not; `is_news`: it may show its boot to be the newest."""
+        """Learn from a message, acted on or not; `is_news`: it may show its boot to be newest."""
         if boot == self.boot:
             self.clock.hear(heard, limits)
         if boot in self._boots:
@@ -253,8 +253,8 @@ class _Device:
     def _is_newer(self, clock: "_Clock", heard: _Heard, limits: Limits) -> bool:
         """Whether an unknown boot is newer than the newest, and no straggler.
 
-        It is if its message is shown to be sent after the newest boot's first, or arrives long enough
-        after that.
+        It is if its message was provably sent after the newest boot's first one, or arrives long
+        enough after that.
         """
         if heard.arrived.ms - self._since > max(STRAGGLING, limits.age) * 1000:
             return True

@@ -2,8 +2,8 @@
 
 Without it, a gate that restarts within seconds would act on a repeated match a second time.
 
-    slot 0    {"n": 4096, "device": "lobby-1", "epoch": "9c…", "seq": 17} ␠␠␠ ⏎     192 bytes each
-    slot 1    {"n": 1, …}                                                           the oldest is next
+    slot 0  {"n": 4096, "device": "lobby-1", "epoch": "9c…", "seq": 17} ␠␠␠ ⏎   192 bytes each
+    slot 1  {"n": 1, …}                                                         the oldest is next
 
 Each match is on the disk before the gate acts on it. A slot that a power cut left half written is
 skipped: the gate had not acted on that match.

@@ -60,7 +60,7 @@ class Visit:
             raise BrokerError(f"{self._address} ended the session")
 
     def message(self, deadline: float) -> Received | None:
-        """The next message; None if none comes until `deadline` (monotonic). Raises like `publish`."""
+        """The next message; None if none arrives by `deadline` (monotonic). Raises as `publish`."""
         while True:
             match self._next(deadline):
                 case Received() as message:

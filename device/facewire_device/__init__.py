@@ -1,4 +1,4 @@
-"""A device: records events in a small durable store, publishes matches at once and history until it is acked.
+"""A device stores events durably, publishes matches at once, and sends history until it is acked.
 
 from facewire_device import Agent, Recorder, Settings
 """
@@ -16,7 +16,7 @@ _MODULES: Final = {"Agent": "agent", "Recorder": "recorder", "Settings": "settin
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is asked for: the agent loads paho, which nobody needs who only records."""
+    """Import a name when it is asked for: the agent loads paho, which a recorder does not need."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -162,7 +162,7 @@ def _our_objects(schema: int) -> tuple[Object, ...]:
 
 
 def _upgrade(database: peewee.SqliteDatabase) -> None:
-    """Bring a store of an earlier facewire up to date. Another process may do so at the same time."""
+    """Bring an earlier facewire's store up to date. Another process may do so at the same time."""
     if database.pragma("user_version") == _SCHEMA:
         return
     with database.transaction("IMMEDIATE"):

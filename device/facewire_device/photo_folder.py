@@ -2,9 +2,9 @@
 
     lobby-1.db.photos/9f/9f86d081884c7d65…
 
-A photograph is written once, durably, before its event is recorded. When the folder is full the
-oldest
-make room: a photograph may be lost, and then its event says which; an event never because of one.
+A photograph is written once, durably, before its event is recorded. When the folder is full, the
+oldest photographs make room. So a photograph may be lost, and its event still names it; but no
+event is ever lost because of a photograph.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class PhotoFolder:
             raise StoreError(f"{self.path}: {exc.strerror or exc}") from exc
 
     def keep_or_lose(self, photographs: Iterable[Photograph]) -> None:
-        """Keep photographs if the disk takes them. Nobody can send them again, and their event must not wait."""
+        """Keep photographs, or lose them if the disk refuses them: their event must not wait."""
         for photograph in photographs:
             try:
                 self.keep([photograph])
@@ -73,7 +73,7 @@ class PhotoFolder:
         return None
 
     def listed(self) -> list[tuple[int, int, Path]]:
-        """Everything in the folder, oldest first: when it was written, ns since 1970 UTC, its size, where it is."""
+        """Each file in the folder, oldest first: time written (ns since 1970 UTC), size, path."""
         return sorted(self._files())
 
     def _keep(self, photograph: Photograph) -> None:
@@ -88,7 +88,7 @@ class PhotoFolder:
             except OSError as exc:
                 if exc.errno != errno.ENOSPC or not self._held:
                     raise
-                # The disk is smaller than the limit: events need the room more than old photographs.
+                # The disk is smaller than the limit. Events need room more than old photographs do.
                 self._make_room(len(photograph.data), self._held)
                 self._write(place, photograph.data)
             self._held = (self._held or 0) + len(photograph.data)

@@ -87,8 +87,8 @@ class Recorder:
     def record(self, event: Mapping[str, Any]) -> Recorded:
         """Record one comparison, given in the vendor's fields.
 
-        Returns when the event is durable and the agent is about to publish its match. Its photographs
-        are in the folder beside the store by then, or lost if the disk does not take them.
+        Returns when the event is durable and the agent is about to publish its match. By then its
+        photographs are in the folder beside the store, or lost if the disk did not take them.
 
         Raises:
             EventError: a field is missing or wrong, or the event is too large. Nothing is recorded.

@@ -22,7 +22,7 @@ _NO_MATCH: Final = float("-inf")
 
 
 def make_row(event: dict[str, Any], *, realtime: bool = True) -> Row:
-    """The row of an event, given under its wire names with its seq; not `realtime` never becomes a match."""
+    """The row of an event (wire names, with seq). Without `realtime` it never becomes a match."""
     packed = codec.pack(event)
     score = event["score"] if realtime else _NO_MATCH
     return event["seq"], score, packed, _crc(event["seq"], score, packed)
@@ -39,7 +39,7 @@ def is_skipped(row: Row) -> bool:
 
 
 def moved_row(row: Row, by: int) -> Row:
-    """The row of the same event under another seq. A damaged row stays damaged, a skipped one skipped."""
+    """The event's row under another seq. A damaged row stays damaged, a skipped one skipped."""
     seq, score, packed, _ = row
     if is_intact(row):
         return make_row(codec.unpack(packed) | {"seq": seq + by}, realtime=score != _NO_MATCH)

@@ -1,7 +1,8 @@
 """The tables of a device's store.
 
 event   seq | score | packed | crc     `packed` is the event in wire form (msgpack, with its seq)
-state   one row: epoch, head, oldest, cursor, dropped, origins, capacity, device, machine, crc (`state`)
+state   one row (`state`): epoch, head, oldest, cursor, dropped, origins, capacity, device, machine,
+        crc
 
 A store whose events come from elsewhere has the tables of its ledger too (`ledger`).
 """

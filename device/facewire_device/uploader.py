@@ -55,7 +55,7 @@ class Ignore:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The platform refused the whole batch, or asks for too many forks; it is resent after the backoff."""
+    """The platform refused the batch, or asks for too many forks; we resend after the backoff."""
 
     error: str
 
