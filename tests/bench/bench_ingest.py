@@ -42,7 +42,7 @@ DEVICES: Final = 200
 GROUP: Final = 50
 BROKER: Final = f"{ANONYMOUS}\nmax_inflight_messages 0\nmax_queued_messages 0\nlog_type error"
 COLUMNS: Final = ", ".join(column.column_name for column in ROW_COLUMNS)
-TYPES: Final = ("int8", "int8", "float8", "text", "text", "int8", "text", "text", "bytea", "int4", "int4", "int4")
+TYPES: Final = ("int8", "int8", "float8", "text", "text", "int8", "text", "text", "bytea", "int4", "int4", "int8")
 #: The share of the load for a script that is much slower.
 SHARE: Final = {"obvious": 0.1, "each": 0.01}
 
