@@ -1,4 +1,4 @@
-"""What becomes of an epoch when the device goes on in another one, pure (docs/contract.md, Platform, R6).
+"""Settles an epoch when its device goes on in another one, pure (docs/contract.md, Platform, R6).
 
     older epoch   1 ──────── W ─── first ─────────── last ── head
                       stored │ lost │ continued in     │ lost
@@ -6,7 +6,7 @@
 
 A device that forks records `first` to `last` again. The platform has the realtime copies of some of
 these events under the older epoch: they move to the newer one, so that each comparison is stored
-once. What lies between the watermark and the head and does not move will not come: it is a gap.
+once. Events between the watermark and the head that do not move will never arrive: they are a gap.
 """
 
 from collections.abc import Iterable
@@ -107,15 +107,15 @@ def end(watermark: int, head: int, link: Link | None = None, earlier_head: int =
 def leads(stream: int, boot: str, leader: int, leader_boot: str, links: Iterable[Link]) -> bool:
     """Whether a batch says that its device is in the epoch of `stream` now.
 
-    The last batch says it, unless it is a late one: a run that forked is not back in the older epoch.
+    The last batch says it, unless it is late: a run that forked never returns to the older epoch.
     A late batch of an earlier run is not recognised; the device's next batch corrects it.
 
     Args:
         stream: the batch's.
         boot: the batch's.
         leader: the stream whose epoch the device was in until now.
-        leader_boot: the newest boot that was heard of from it.
-        links: of the device.
+        leader_boot: the newest known boot of that stream.
+        links: the device's.
     """
     return boot != leader_boot or not any((link.older, link.newer) == (stream, leader) for link in links)
 
@@ -133,7 +133,7 @@ def _ranges(*spans: tuple[int, int]) -> tuple[Range, ...]:
 
 
 def places(links: Iterable[Link], stream: int, seq: int) -> set[tuple[int, int]]:
-    """Under which other names the same event may be stored, if its content is equal."""
+    """The other places where the same event may be stored, if its content is equal."""
     known, waiting = {(stream, seq)}, [(stream, seq)]
     while waiting:
         place = waiting.pop()

@@ -1,4 +1,4 @@
-"""`facewire platform columns`: copies of the history in Parquet files, from which reports come fast."""
+"""`facewire platform columns`: copies of the history in Parquet files, which make reports fast."""
 
 import sys
 from collections.abc import Iterator

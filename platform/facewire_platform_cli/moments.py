@@ -44,7 +44,10 @@ def iso(at_ms: int | None, zone: dt.tzinfo) -> Any:
 
 @functools.lru_cache(4_096)
 def _minute(minute: int, zone: dt.tzinfo) -> str | None:
-    """A minute, which many moments of a report are in; None if clocks change in it, or it is not one of the zone."""
+    """A minute as text; many moments of a report share one.
+
+    None if clocks change within it, or if it does not begin with a minute of the zone.
+    """
     first, last = (periods.local(minute * _MINUTE + rest, zone) for rest in (0, _MINUTE - 1))
     same = first.utcoffset() == last.utcoffset() and not first.second and not first.microsecond
     return first.isoformat(timespec="minutes") if same else None

@@ -1,1 +1,1 @@
-"""Columns: copies of the stored rows in Parquet files, which answer questions about whole days quickly."""
+"""Columns: copies of the stored rows in Parquet files, which answer questions about days fast."""

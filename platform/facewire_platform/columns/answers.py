@@ -1,6 +1,8 @@
-"""Answers from column files and the rows that they lack: what the event table says at that moment, sooner.
+"""Answers questions from column files and the rows that they lack.
 
-with columns(dialect, database, wanted) as found:   None if the event table is to be asked itself
+The answers equal those of the event table at that moment, but come sooner.
+
+with columns(dialect, database, wanted) as found:   None if the event table must be asked itself
     found.counts(wanted, periods)
 """
 
@@ -22,21 +24,22 @@ Key: TypeAlias = tuple[int, int, int]
 
 STRANGER: Final = PersonType.STRANGER.value
 DAY: Final = 86_400_000  # ms
-#: With more events than this in no column file, the event table is asked itself: they would not fit in memory.
+#: If more events than this are in no column file, the event table is asked: they would not fit in
+#: memory.
 MOST_LACKING: Final = 500_000
 #: Rows taken from DuckDB at once.
 _AT_ONCE: Final = 10_000
-#: Places that are found for one page; with more, the next step is over less time.
+#: If a step finds more places than this, the next step looks through less time.
 _PLENTY: Final = 20_000
 _KEY: Final = "e.timestamp, e.stream, e.seq"
 
 
 class FilesMissing(Exception):
-    """A file that the database named is missing or damaged. Raised before the first row of an answer."""
+    """A file that the database named is missing or damaged; raised before an answer's first row."""
 
 
 class Columns:
-    """The events that a filter is about, of one moment. Use `columns`."""
+    """The events that a filter is about, at one moment. Use `columns`."""
 
     def __init__(self, duck: Any, streams: Sequence[int] | None, span: tuple[int, int]) -> None:
         self._duck = duck
@@ -47,7 +50,18 @@ class Columns:
     def attendance(
         self, wanted: Filter, periods: Sequence[tuple[int, int]], entrances: Collection[str] = (), exits: Collection[str] = ()
     ) -> Iterator[tuple[Any, ...]]:
-        """Of each period and person but strangers, in this order: place of the period, id, name, first, last, passes; first in, last out."""
+        """Everybody who was seen in each period, except strangers, by period and id.
+
+        Args:
+            wanted: the events that count.
+            periods: one after the other.
+            entrances: endpoints (`ep_id`) at which people enter.
+            exits: endpoints at which people leave.
+
+        Yields:
+            The period's index in `periods`, then id, name, first time, last time and passes; with
+            entrances also the first time in, with exits the last time out.
+        """
         source, values = self._source(wanted, periods)
         ends, endpoints = "", list[Any]()
         for pick, some in (("min", entrances), ("max", exits)):
@@ -61,7 +75,7 @@ class Columns:
         )
 
     def counts(self, wanted: Filter, periods: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:
-        """Of each period that has any: its place, events, strangers, other people."""
+        """For each period with events: its index, all events, those of strangers, other people."""
         source, values = self._source(wanted, periods)
         yield from self._run(
             "SELECT period, sum(n)::BIGINT, coalesce(sum(n) FILTER (strange), 0)::BIGINT, count(*) FILTER (NOT strange) FROM ("
@@ -71,7 +85,10 @@ class Columns:
         )
 
     def places(self, wanted: Filter, after: Key | None, limit: int | None, *, newest_first: bool) -> Iterator[Key]:
-        """The places of events in their order, those behind `after`; looked for in ever longer times."""
+        """The keys of events behind `after`, in order.
+
+        It searches one day first, then twice as many days each time that it finds few.
+        """
         first, last = max(self.span[0], bounds(wanted)[0]), min(self.span[1], bounds(wanted)[1])
         if after is not None:
             first, last = (first, min(last, after[0])) if newest_first else (max(first, after[0]), last)
@@ -96,7 +113,7 @@ class Columns:
         yield from self._run(f"SELECT {_KEY} FROM {source} AS e{behind} ORDER BY {order}{most}", [*values, *(after or ())])
 
     def _source(self, wanted: Filter, periods: Sequence[tuple[int, int]] | None) -> tuple[str, list[Any]]:
-        """The events of a filter as a table in SQL, with the place of their period if there are any; and its values."""
+        """A filter's events as a table in SQL, and its values; with periods, each has its index."""
         first, last = bounds(wanted)
         if periods is not None:
             first, last = max(first, periods[0][0]), min(last, periods[-1][1] - 1)
@@ -108,7 +125,7 @@ class Columns:
         select = f"SELECT e.*{period} FROM event AS e WHERE {where}"
         if person is None:
             return f"({select})", values
-        # By one of them at a time, the files know where to look.
+        # A condition on one column at a time lets DuckDB skip groups of rows.
         either = f"({select} AND e.identity_id = ? UNION ALL {select} AND e.identity_name = ? AND e.identity_id <> ?)"
         return either, [*values, person, *values, person, person]
 
@@ -121,16 +138,16 @@ class Columns:
 
 @contextlib.contextmanager
 def columns(dialect: Dialect, database: Any, wanted: Filter) -> Iterator[Columns | None]:
-    """What can answer questions about some events; None if the event table should.
+    """Open the column files for questions about some events; gives None if they are of no use.
 
     Args:
-        dialect: of the database.
+        dialect: the database's.
         database: open for reading, on this thread.
-        wanted: the questions are about these, or some of these.
+        wanted: the questions are about these events, or some of them.
 
     Raises:
         StoreError: the database cannot be read.
-        FilesMissing: when a question is asked: try again.
+        FilesMissing: raised by a question; ask again.
     """
     tables = Tables(dialect, database)
     with contextlib.ExitStack() as stack:
@@ -140,7 +157,7 @@ def columns(dialect: Dialect, database: Any, wanted: Filter) -> Iterator[Columns
 
 
 def _load(stack: contextlib.ExitStack, tables: Tables, wanted: Filter) -> Columns | None:
-    """None if no column file is of use, or too much is in none of them."""
+    """None if no column file is of use, or if too many events are in none of them."""
     parts = tables.parts(*bounds(wanted))
     found = read_folder(tables.dialect, tables.database) if parts else None
     if found is None:
@@ -177,7 +194,7 @@ def _not_too_many(chunks: Iterator[list[tuple[Any, ...]]]) -> Iterator[list[tupl
 
 @contextlib.contextmanager
 def _readable() -> Iterator[None]:
-    """A file that is missing or damaged raises `FilesMissing`."""
+    """Raise `FilesMissing` if a file is missing or damaged."""
     try:
         yield
     except Exception as exc:
@@ -187,7 +204,7 @@ def _readable() -> Iterator[None]:
 
 
 def _period(periods: Sequence[tuple[int, int]]) -> str:
-    """The place of the period that a timestamp is in, which is in one of them: halves, and halves of halves."""
+    """SQL for the index of the period that a timestamp is in, by bisection. One of them must be."""
 
     def of(first: int, end: int) -> str:
         if end - first == 1:

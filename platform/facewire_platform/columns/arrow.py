@@ -1,9 +1,12 @@
 """Hands columns of Python values to DuckDB, by Arrow's C interface, which needs no other library.
 
-https://arrow.apache.org/docs/format/CStreamInterface.html. DuckDB's own ways in take a tenth of the rows a second.
+https://arrow.apache.org/docs/format/CStreamInterface.html. DuckDB's own interfaces take a tenth as
+many rows a second.
 
     ArrowTable ──__arrow_c_stream__──▶ stream ──get_schema──▶ names and types
-                                              ──get_next────▶ one array of structs, its buffers ours; then the end
+                                              ──get_next────▶ one array of structs, then the end
+
+The array's buffers are ours.
 """
 
 import ctypes
@@ -82,8 +85,9 @@ class ArrowTable:
     """Columns by name. Keep it while DuckDB reads it; it may be read any number of times.
 
     Args:
-        types: of each column: `q` and `i` integers of 64 and 32 bits, `d` floats, `u` texts, which may be None.
-        columns: the values, in the order of `types`, all as long.
+        types: each column's type: `q` and `i` are integers of 64 and 32 bits, `d` floats, `u`
+            texts, which may be None.
+        columns: the values, in the order of `types`; all columns have the same length.
     """
 
     def __init__(self, types: Mapping[str, str], columns: Sequence[Sequence[Any]]) -> None:

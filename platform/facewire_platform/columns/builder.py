@@ -1,11 +1,14 @@
-"""Writes column files, in steps that are each whole or not at all; a killed one leaves files that the next one removes.
+"""Writes column files in steps. If a step is killed, the next one removes the files that it left.
 
-    extend    what was stored since, a file for each day it is of            mend      what changed, the files that have it anew
-    merge     the files of a day, once there are many                        clear     what lies before the floor
-    expel     streams whose watermark went back, out of all      sweep     files that the database does not name
+    expel     write files anew without the streams whose watermark went back
+    extend    copy newly stored events, into one file for each of their days
+    mend      write files anew without deleted events, and copy those that were stored late
+    clear     remove the events before the floor
+    merge     join the files of a day, once there are many
 
-Each step reads the tables at one moment, writes files beside, and then names them in one transaction. Workers go on
-meanwhile: what they store is above `copied`, or in `changed` by rows that the step has not seen.
+Each step reads the tables at one moment, writes new files, and then names them in one transaction.
+Workers go on meanwhile: the events that they store are above `copied`, or named by rows of
+`changed` that the step has not seen.
 """
 
 import contextlib
@@ -32,22 +35,22 @@ log = logging.getLogger(__name__)
 DAY: Final = 86_400_000  # ms
 #: Events that one step copies.
 CHUNK: Final = 100_000
-#: Files of one day; so many are merged.
+#: So many files of one day are merged.
 MANY: Final = 6
-#: Days of which one step makes files of their own. Events of more days than that are of clocks that are wrong.
+#: Days for which one step writes files of their own. If there are more, some clocks are wrong.
 MOST_DAYS: Final = 40
 _EPOCH: Final = date(1970, 1, 1)
 _DAYS: Final = range((date.min - _EPOCH).days, (date.max - _EPOCH).days + 1)
-#: Between two steps, so that a purge gets its turn, s.
+#: The pause between two steps, so that a purge gets its turn, s.
 REST: Final = 0.02
 
 
 class _StreamChanged(Exception):
-    """While a step copied a stream, its watermark went back."""
+    """A stream's watermark went back while a step copied it."""
 
 
 class Builder:
-    """A database whose column files are to be changed, on the thread that opened it, beside any worker.
+    """Changes the column files of a database, on the thread that made it, beside any worker.
 
     Args:
         location: the database.
@@ -72,17 +75,17 @@ class Builder:
         self.close()
 
     def folder(self) -> Path | None:
-        """Where the files are; None if there are none on this machine."""
+        """The folder of the files; None if there are none on this machine."""
         found = read_folder(self._dialect, self._db)
         return found and found[0]
 
     def parts(self) -> list[Part]:
-        """The files."""
+        """The files, by day."""
         with store_errors(self._location):
             return sorted(self._tables.parts(), key=lambda part: (part.day is None, part.day, part.id))
 
     def build(self, least: int = 1) -> Iterator[int]:
-        """Bring the files up to date; gives how many events wait, before each step.
+        """Bring the files up to date. Before each step, yields how many events wait.
 
         Args:
             least: do nothing if fewer than this wait.
@@ -105,7 +108,7 @@ class Builder:
 
     @contextlib.contextmanager
     def deleting(self) -> Iterator[None]:
-        """Nobody builds within; at the end no column file has what was deleted.
+        """Delete events within it: nobody builds meanwhile, and at its end no column file has them.
 
         Raises:
             StoreError: the files are on another machine.
@@ -142,7 +145,7 @@ class Builder:
             (found[0] / "identity").unlink(missing_ok=True)
 
     def _step(self) -> bool:
-        """One step; whether there was anything to do."""
+        """Take one step; returns whether there was anything to do."""
         return self._any(self._folder(), self._expel, self._extend, self._mend, self._clear, self._merge)
 
     def _any(self, folder: Path, *steps: Callable[[Path, Any], bool]) -> bool:
@@ -150,7 +153,7 @@ class Builder:
             with engine.opened() as duck:
                 return any(step(folder, duck) for step in steps)
         except _StreamChanged:
-            return True  # its files have no name in the database, so the next step removes them
+            return True  # the database does not name its files, so the next step removes them
         except Exception as exc:
             if not engine.is_unreadable(exc):
                 raise
@@ -180,7 +183,7 @@ class Builder:
                 table.delete().bind(self._db).execute()
 
     def _expel(self, folder: Path, duck: Any) -> bool:
-        """Write files anew without the streams about which they are wrong; then these are copied again."""
+        """Write files anew without the streams whose copies are wrong; `_extend` copies those."""
         with self._dialect.snapshot(self._db):
             streams, parts = self._tables.forgotten(), self._tables.parts()
         if not streams:
@@ -251,18 +254,18 @@ class Builder:
         self._unlink(folder, parts)
 
     def _again(self, folder: Path, duck: Any, parts: Sequence[Part], rest: str = "") -> list[Part]:
-        """The events of parts of one day in one new file, or in none if there are none left."""
+        """Write the events of one day's parts that remain into a new file; none if none remain."""
         source = f"SELECT * FROM {engine.files(folder, [part.name for part in parts])} {rest}"
         found = self._file(folder, duck, source, parts[0].day)
         return [found] if found else []
 
     def _has(self, duck: Any, folder: Path, part: Part, those: str) -> bool:
-        """Whether a part has any of those events."""
+        """Whether a part has any of the events that a join names."""
         found = duck.execute(f"SELECT 1 FROM {engine.files(folder, [part.name])} SEMI JOIN {those} LIMIT 1")
         return found.fetchone() is not None
 
     def _write(self, folder: Path, duck: Any, rows: Sequence[tuple[Any, ...]], names: Sequence[tuple[Any, ...]]) -> list[Part]:
-        """Files of rows, as `TYPES`, one for each day."""
+        """Write rows (see `TYPES`) into files, one for each day."""
         days = _days(rows)
         engine.put(duck, "fresh", [[(*row, day) for row, day in zip(rows, days, strict=True)]], {**TYPES, "day": "q"})
         engine.put(duck, "names", [names], {"stream": "q", "device": "u", "epoch": "u"})
@@ -310,7 +313,7 @@ class Builder:
                 self._advance(*span)
 
     def _advance(self, stream: int, after: int, last: int) -> None:
-        """Note how far a stream is copied, unless a worker has said meanwhile that its copies are wrong."""
+        """Note how far a stream is copied. If a worker took its watermark back, raise instead."""
         run = self._dialect.run
         advanced = run(self._db, "UPDATE copied SET seq = ? WHERE stream = ? AND seq = ?", (last, stream, after)).rowcount
         if not advanced and after == 0:
@@ -329,20 +332,20 @@ class Builder:
 
 @contextlib.contextmanager
 def columns_follow(location: Location) -> Iterator[None]:
-    """Whoever deletes events does it within (see `Builder.deleting`)."""
+    """Delete events only within this, so that column files follow (see `Builder.deleting`)."""
     with Builder(location) as builder, builder.deleting():
         yield
 
 
 def _days(rows: Sequence[tuple[Any, ...]]) -> list[int]:
-    """The day of each row; one that is no day for those whose days are too many, or beyond the calendar."""
+    """The day of each row; `_DAYS.stop` for rare days beyond `MOST_DAYS`, or off the calendar."""
     days = [row[0] // DAY for row in rows]
     usual = {day for day, _ in Counter(days).most_common(MOST_DAYS) if day in _DAYS}
     return days if usual.issuperset(days) else [day if day in usual else _DAYS.stop for day in days]
 
 
 def _small(parts: Sequence[Part]) -> list[Part]:
-    """Those to merge: small ones, and each larger one that is no larger than all before it."""
+    """The parts to merge: the two smallest, and each next one up to twice the sum of all before."""
     by_size = sorted(parts, key=lambda part: part.events)
     few, total = by_size[:2], sum(part.events for part in by_size[:2])
     for part in by_size[2:]:

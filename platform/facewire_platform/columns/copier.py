@@ -1,7 +1,7 @@
-"""Builds column files beside a worker, by a process that only has what the worker leaves of the processor.
+"""Builds column files beside a worker, in a process that gets only the worker's idle processor.
 
-The worker calls `turn` with the number of events that it has stored so far. While it stores many a
-second, as after an outage, nothing is built: the rows are there, and answers read them.
+The worker calls `turn` with the number of events that it has stored so far. While it stores many
+events a second, for example after an outage, nothing is built: answers read the rows themselves.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from facewire_platform.store.drivers import Location
 
 log = logging.getLogger(__name__)
 
-#: Events that wait, for which a process is worth starting; about 0.1 s of each answer.
+#: If so many events wait, a process is worth its start: they take about 0.1 s of each answer.
 WORTH: Final = 50_000
 #: With more events stored a second than this, the worker needs the processor itself.
 BUSY: Final = 5_000.0
@@ -42,13 +42,13 @@ class Copier:
         self._location, self._clock = location, clock
         self._looked_at, self._next = clock(), clock() + EVERY
         self._stored = 0
-        #: Events stored since the last process was started. What waited before we started is not known.
+        #: Events stored since the last process started. We do not know how many waited before us.
         self._since = WORTH
         self._process: subprocess.Popen[bytes] | None = None
         self._failure = ""
 
     def turn(self, stored: int) -> None:
-        """Look what is to be done, every few seconds.
+        """Decide, every few seconds, whether to build.
 
         Args:
             stored: events that the worker has stored since it started.

@@ -16,11 +16,12 @@ from facewire_platform.store.stopping import stoppable
 
 #: More rows than fit go to a temporary file.
 MEMORY: Final = "160MB"
-#: Questions of one process that are answered at the same time: others wait, so that memory is bounded.
+#: So many questions of one process are answered at a time. Others wait, so that memory is bounded.
 _TURNS: Final = threading.BoundedSemaphore(2)
 THREADS: Final = 2
 COMPRESSION: Final = "zstd"
-#: Rows are found by the least and the greatest value of so many. They lie by person, so that few groups have one person's.
+#: Rows in a group. DuckDB skips a group by the least and greatest values of its columns. Rows lie
+#: by person, so few groups have one person's rows.
 GROUP: Final = 30_000
 ORDER: Final = "person_type, identity_id, timestamp, stream, seq"
 _SQL: Final = {"q": "BIGINT", "i": "INTEGER", "d": "DOUBLE", "u": "VARCHAR"}
@@ -93,7 +94,7 @@ def write(connection: Any, source: str, path: Path) -> None:
 
 
 def copy(connection: Any, source: str, path: Path, group: int = GROUP) -> None:
-    """Write a Parquet file of a SELECT, so many rows to a group; only its owner and group can read it."""
+    """Write the rows of a SELECT into a Parquet file that only its owner and group can read."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
     options = f"FORMAT parquet, COMPRESSION {COMPRESSION}, ROW_GROUP_SIZE {group}, USE_TMP_FILE false"
     connection.execute(f"COPY ({source}) TO {_text(str(path))} ({options})")

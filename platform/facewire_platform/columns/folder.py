@@ -24,7 +24,7 @@ NEW: Final = "new"
 
 
 def read_folder(dialect: Dialect, database: Any) -> tuple[Path, int] | None:
-    """The folder that the database's parts are in, and the floor; None if this machine does not have it."""
+    """The folder of the database's parts, and the floor; None if this machine does not have it."""
     row = _row(database)
     if row is None:
         return None

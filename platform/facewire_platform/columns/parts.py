@@ -1,11 +1,11 @@
-"""What the database says of the column files, and the rows that they lack; all of it to be read at one moment.
+"""The database's tables of column files, and the rows that the files lack. Read both at one moment.
 
-An event is in a column file if its seq is at most that of its stream in `copied`, its time not before the floor, and `changed`
-does not name it. All others are read from the event table:
+An event is in a column file if its seq is at most that of its stream in `copied`, its time is not
+before the floor, and `changed` does not name it. All others are read from the event table:
 
     seq of a stream   1 ───────────────── copied ───────────────▶
                         column files       │  `_TAIL`
-                        but for `_CHANGED`, and what is before the floor: `_BELOW`
+                        except `_CHANGED`, and the events before the floor: `_BELOW`
 """
 
 import json
@@ -36,7 +36,8 @@ SHARE: Final = 200
 #: Rows taken from the database at once.
 _AT_ONCE: Final = 20_000
 _COLUMNS: Final = ", ".join(f"e.{name}" for name in TYPES)
-# `+` keeps the index of time out: each of these has one plan only. CROSS JOIN has SQLite go from left to right.
+# `+` rules out the index by time, so that each of these has one plan only. With CROSS JOIN, SQLite
+# goes from left to right.
 _TIME: Final = "+e.timestamp BETWEEN ? AND ?"
 _TAIL: Final = (
     f"SELECT {_COLUMNS} FROM stream AS s LEFT JOIN copied AS c ON c.stream = s.id "
@@ -70,13 +71,13 @@ def bounds(wanted: Filter) -> tuple[int, int]:
 
 
 class Tables:
-    """The tables of one database, for whoever reads or writes column files."""
+    """The tables of one database that readers and writers of column files need."""
 
     def __init__(self, dialect: Dialect, database: Any) -> None:
         self.dialect, self.database = dialect, database
 
     def parts(self, first: int = FIRST_MS, last: int = LAST_MS) -> list[Part]:
-        """The parts that may have events of a time, `last` included."""
+        """The parts that may have events between two moments, `last` included."""
         columns = ", ".join(Part._fields)
         found = self.rows(f"SELECT {columns} FROM part WHERE last_at >= ? AND first_at <= ? ORDER BY id", (first, last))
         return [Part(*row) for row in found]
@@ -90,7 +91,7 @@ class Tables:
         return self.rows("SELECT id, device, epoch FROM stream")
 
     def behind(self, most: int) -> list[tuple[int, int, int]]:
-        """What to copy next: (stream, after, last), about so many events, the same share of each stream."""
+        """The ranges (stream, after, last) to copy next: about `most` events, in equal shares."""
         [(streams,)] = self.rows(f"SELECT count(*) {_BEHIND}")
         if not streams:
             return []
@@ -106,17 +107,17 @@ class Tables:
         return [stream for (stream,) in self.rows("SELECT stream FROM copied WHERE seq < 0")]
 
     def waiting(self) -> int:
-        """About how many events could be copied."""
+        """About how many events wait to be copied or mended."""
         [(events,)] = self.rows(f"SELECT coalesce(sum(CAST(s.watermark - coalesce(c.seq, 0) AS REAL)), 0) {_BEHIND}")
         [(changes,)] = self.rows(f"SELECT count(*) {_CHANGES}")
         return int(events) + int(changes)
 
     def changed(self) -> list[tuple[int, int, int, int]]:
-        """(id, stream, seq, timestamp) of the changes that files which count may have to follow."""
+        """The changes (id, stream, seq, timestamp) that files which count may have to follow."""
         return self.rows(f"SELECT x.id, x.stream, x.seq, x.timestamp {_CHANGES} ORDER BY x.id")
 
     def lacking(self, wanted: Filter, floor: int, streams: Sequence[int] | None) -> Iterator[list[tuple[Any, ...]]]:
-        """The events that a question is about and no column file has, as `TYPES`, some at a time."""
+        """A question's events that no column file has (see `TYPES`), some at a time."""
         first, last = bounds(wanted)
         told = list(conditions(wanted, streams, self.dialect.to_stored))
         narrowed = "".join(f" AND {text}" for text, _ in told)
@@ -129,7 +130,7 @@ class Tables:
             yield from self._chunks(_BELOW + narrowed, (first, min(last, floor - 1), *values))
 
     def between(self, spans: Sequence[tuple[int, int, int]]) -> list[tuple[Any, ...]]:
-        """The events of ranges (stream, after, last), as `TYPES`; `after` is not included."""
+        """The events of ranges (stream, after, last) (see `TYPES`); `after` is not included."""
         sql = f"SELECT {_COLUMNS} FROM {self.dialect.spans} AS span {_BETWEEN}"
         return [row for chunk in self._chunks(sql, (json.dumps(spans),)) for row in chunk]
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 from facewire.plain import plain
 from facewire_platform.columns import engine
 
-#: The columns of `facewire events`, with their types (see `arrow`). All other fields are in `extra`, as JSON.
+#: The columns of `facewire events`, with their types (see `arrow`). `extra` has all other fields as
+#: JSON.
 TYPES: Final = {
     "device": "u",
     "epoch": "u",

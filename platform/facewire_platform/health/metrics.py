@@ -109,7 +109,7 @@ class PlatformMetrics:
             self.registry.register(_WorkerCollector(counters))
 
     def text(self, encode: Callable[[CollectorRegistry], bytes] = exposition.generate_latest) -> bytes:
-        """All samples as they are now; `encode` chooses between the formats, whose gauges are alike."""
+        """All present samples; `encode` chooses the format. Both formats write gauges alike."""
         return self._gauges() + encode(self.registry)
 
     def _gauges(self) -> bytes:
@@ -165,7 +165,7 @@ def _gauges(prefix: str, columns: Iterable[_Column], rows: list[Row], names: tup
 
 
 def _gauge(name: str, text: str, samples: Iterable[tuple[str, Any]]) -> str:
-    """A gauge with its samples (labels, value), in the text format of Prometheus and OpenMetrics."""
+    """Write a gauge's samples (labels, value) in the text format of Prometheus and OpenMetrics."""
     lines = [f"{name}{labels} {_number(value)}\n" for labels, value in samples if value is not None]
     return f"# HELP {name} {text}\n# TYPE {name} gauge\n" + "".join(lines)
 

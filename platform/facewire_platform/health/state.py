@@ -61,7 +61,10 @@ def outage_budget(row: Mapping[str, Any]) -> float | None:
 
 
 def assess(row: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
-    """The row with `state`, `acked`, `outage_budget` (s), `takeovers`; no state if an earlier epoch."""
+    """The row with `state`, `acked`, `outage_budget` (s), `takeovers`.
+
+    An earlier epoch has no state.
+    """
     turns = Turns(*row.get("turns") or ())
     row = {name: value for name, value in row.items() if name != "turns"}
     if not row["current"]:

@@ -28,10 +28,10 @@ class Rate(NamedTuple):
 
 
 def rate_columns() -> tuple[Any, ...]:
-    """For a query of streams, the fields of `Rate`, null without events; reads two events of each."""
+    """`Rate`'s fields for a query of streams, null without events; reads two events of each."""
 
     def one(column: Any, order: Any, *within: Any) -> Any:
-        # Each column in a query of its own: a join could be planned as a walk through all events.
+        # Each column has a query of its own: a database could walk through all events for a join.
         return EventRow.select(column).where(EventRow.stream == StreamRow.id, *within).order_by(order).limit(1)
 
     recent = EventRow.seq > StreamRow.head - RATE_EVENTS
@@ -41,7 +41,7 @@ def rate_columns() -> tuple[Any, ...]:
 
 
 def above_column() -> Any:
-    """For a query of streams, the number of stored events above the watermark."""
+    """The number of stored events above the watermark, for a query of streams."""
     count = EventRow.select(peewee.fn.COUNT(EventRow.seq))
     return count.where((EventRow.stream == StreamRow.id) & (EventRow.seq > StreamRow.watermark)).alias("above")
 

@@ -1,7 +1,8 @@
-"""Forgetting a device, or one epoch of it: afterwards no table, report or column file knows it.
+"""Forgets a device, or one of its epochs: afterwards no table, report or column file knows it.
 
-    pass 1   its events go, in small transactions; column files follow
-    pass 2   if no events came meanwhile: its streams, and all that is about them, in one transaction
+    pass 1   delete its events, in small transactions; column files follow
+    pass 2   if no events arrived meanwhile, delete its streams and all rows about them in one
+             transaction
 
 If it is killed, start it again. A device that still has its credential comes back with its next
 message, and sends what it holds once more.

@@ -101,7 +101,7 @@ class History:
         self._resources.__exit__(*error)
 
     def events(self, wanted: Filter, *, after: Place | None = None, limit: int | None = None, newest_first: bool = False) -> Iterator[Row]:
-        """Events by device time, then device and seq, any number of them: reads page by page.
+        """Any number of events, by device time, then stream and seq; reads page by page.
 
         Each is a map of device, epoch, seq, then the event's fields as the device sent them. If a
         vendor's field is called device or epoch, its key is `event.device` or `event.epoch`. With
@@ -125,10 +125,10 @@ class History:
         return (ends[0][0][0], ends[1][0][0]) if all(ends) else None
 
     def devices(self, *, all_epochs: bool = False) -> Iterator[Row]:
-        """How far each device is stored, and its last status; of the newest epoch, or of all.
+        """How far each device is stored, and its last status; for the newest epoch, or for all.
 
-        Without `all_epochs` the gaps and the quarantine are those of all its epochs: whatever a
-        device lost stays lost when it goes on in a new epoch.
+        Without `all_epochs` the gaps and the quarantine are those of all its epochs: events that a
+        device lost stay lost when it goes on in a new epoch.
         """
         return self._devices(self._streams(*rate_columns()), all_epochs=all_epochs)
 
@@ -137,8 +137,8 @@ class History:
 
         The watermark is stored + gaps + quarantined + continued. `stored` counts the events at or
         below it, even if they were deleted since.
-        `unaccounted` is the difference of both sides: anything but 0 is a bug. A single statement
-        reads it all, so the numbers belong to one moment.
+        `unaccounted` is the difference between both sides: anything but 0 is a bug. A single
+        statement reads it all, so the numbers belong to one moment.
         """
         return map(conserved, self._streams(above_column()))
 
@@ -162,10 +162,10 @@ class History:
         return list(self._plain_dicts(StreamRow.select(StreamRow, *more_columns).order_by(StreamRow.id)))
 
     def implausible(self, now_ms: int) -> Counter[str]:
-        """By device, the number of its events whose time is that of a wrong clock: before 2020, or after tomorrow."""
+        """Each device's number of events that a wrong clock put before 2020 or after tomorrow."""
         names = dict(self.rows(StreamRow.select(StreamRow.id, StreamRow.device).tuples()))
         found: Counter[str] = Counter()
-        # Not the column itself: its order would be read from the key, which is all of the table.
+        # Grouped by the column itself, the database would read the whole table in the key's order.
         stream_id = EventRow.stream + 0
         for condition in (EventRow.timestamp < EARLIEST, EventRow.timestamp > now_ms + AHEAD):
             counts = EventRow.select(stream_id, peewee.fn.COUNT(EventRow.seq)).where(condition).group_by(peewee.SQL("1"))
@@ -197,21 +197,21 @@ class History:
             yield {"hour": hour, **counts}
 
     def counts(self, wanted: Filter, periods: Iterable[tuple[int, int]]) -> Iterator[Row]:
-        """Of each period (since, until): number of `events`, of events of `strangers`, and of distinct other `people`.
+        """The numbers of `events`, of `strangers`' events and of other `people`, for each period.
 
         Args:
-            wanted: which events count; its `since` and `until` are ignored.
-            periods: one after the other, without events between them.
+            wanted: the events that count; its `since` and `until` are ignored.
+            periods: (since, until), one after the other, without events between them.
         """
         periods = iter(periods)
         while some := list(itertools.islice(periods, PERIODS)):
             yield from self._counted(replace(wanted, since=some[0][0], until=some[-1][1]), some)
 
     def ask(self, wanted: Filter, question: Callable[[Columns], Iterator[T]], otherwise: Callable[[], Iterator[T]]) -> Iterator[T]:
-        """Answers from the column files; otherwise, if they are of no use, from the event table.
+        """Answers from the column files, or from the event table if the files are of no use.
 
         Args:
-            wanted: the question is about these events.
+            wanted: the events that the question is about.
             question: asks the column files.
             otherwise: asks the event table.
         """
@@ -268,7 +268,7 @@ class History:
     def _by_columns(
         self, wanted: Filter, after: Key | None, limit: int | None, *, newest_first: bool
     ) -> Generator[tuple[Any, ...], None, tuple[Key | None, bool]]:
-        """Events by their places in the column files; returns how far it came, and whether that is all."""
+        """Events by their keys in the column files; returns the last key, whether that is all."""
         done, read = True, 0
 
         def places(columns: Columns) -> Iterator[Key]:
@@ -284,7 +284,7 @@ class History:
 
         missing = 1
         while done and missing and (limit is None or read < limit):
-            # Some of those found may be deleted before they are read: then others take their places.
+            # Some of the events may be deleted before they are read. Then we look for others.
             missing, keys = 0, self.ask(wanted, places, none)
             while some := list(itertools.islice(keys, PAGE)):
                 rows = self._at(some)
@@ -300,10 +300,10 @@ class History:
         return {(row[2], row[0], row[1]): row for row in rows}
 
     def _page(self, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool) -> Any:
-        """The place of each event and its fields, which are null if it does not match after all.
+        """The key of each event and its fields, which are null if it does not match after all.
 
-        Events of a person or a device are first found in the index alone and only then read:
-        PostgreSQL would otherwise read all events between them too.
+        For a person or a device, the query first finds the keys in the index alone and only then
+        reads the events: PostgreSQL would otherwise read all events between them too.
         """
         if after is not None:
             # Given both bounds, SQLite would begin each page at this one instead of at `after`.
@@ -368,9 +368,9 @@ class History:
             yield event.score >= wanted.min_score
 
     def _of_device(self, device: str) -> Any:
-        """The condition for a device: few events are sorted, many are read in the order of time.
+        """The condition for a device: the database sorts few events, and reads many in time order.
 
-        Sorting a few events is faster than finding them among those of all devices, but many must
+        To sort a few events is faster than to find them among those of all devices, but many must
         not be sorted for each page. SQLite would always sort: `stream + 0` is no column, so SQLite
         stays with the index by time, which contains the stream too.
         """
@@ -382,7 +382,7 @@ class History:
         return (EventRow.stream if few else EventRow.stream + 0).in_(ids)
 
     def rows(self, query: Any) -> list[Any]:
-        """All rows of a query, texts as the database keeps them (see `came`)."""
+        """All rows of a query, with texts as the database keeps them (see `from_stored`)."""
         check_stop()
         with store_errors(self._location):
             return list(query.bind(self._db))

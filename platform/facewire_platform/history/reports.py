@@ -39,7 +39,7 @@ class Coverage:
         watermark_at: device time of the event at the watermark; None if it was deleted.
         lag: events that the device holds and has not sent.
         gaps, lost: gaps that reach into the period, and the number of events lost in them.
-        proof: of a bridged device, how far it is proved that its box lost nothing; None of any other.
+        proof: a bridged device's proof that its box lost nothing; None for any other device.
     """
 
     device: str
@@ -79,7 +79,7 @@ class Completeness:
             yield replace(coverage, gaps=count, lost=lost)
 
     def implausible(self, now_ms: int) -> dict[str, int]:
-        """By device, the events that no report shows, because they have the times of a wrong clock."""
+        """Each device's number of events that no report shows: a wrong clock gave their times."""
         names = {coverage.device for coverage in self._coverages}
         return {device: count for device, count in self._history.implausible(now_ms).items() if device in names}
 
@@ -118,7 +118,10 @@ def attendance(
 
 
 def corrected_times(history: History, row: Row, moments: Collection[str]) -> Row:
-    """The moments of an attendance row by the clock of a bridge, ms since 1970 UTC; None if the box's clock was right."""
+    """An attendance row's moments by the bridge's clock, ms since 1970 UTC.
+
+    A moment is None if the box's clock was right.
+    """
 
     def corrected(at_ms: int | None) -> int | None:
         if at_ms is None:

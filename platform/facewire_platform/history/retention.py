@@ -34,10 +34,10 @@ from facewire_platform.store.schema import ChangedRow, EventRow, PartFolderRow, 
 CHUNK: Final = 1_000
 #: Quarantine entries in one transaction, of up to 64 KiB each.
 QUARANTINE_CHUNK: Final = 100
-#: From a stream that was silent for so long no history is expected soon, s: a person's purge deletes
-#: their matches above its watermark too.
+#: If a stream was silent for so long, s, we expect no history from it soon. Then a person's purge
+#: deletes their matches above its watermark too.
 GONE: Final = 3_600
-#: How long to wait for SQLite's write lock, s: a busy worker leaves it free only for moments.
+#: Seconds to wait for SQLite's write lock: a busy worker leaves it free only for moments.
 PATIENCE: Final = 60.0
 
 
@@ -151,7 +151,7 @@ class Retention:
             after = found[-1][:3]
 
     def _delete_events(self, so_far: Purged, *wanted: Any, silent_since: int = -1) -> Steps:
-        """Delete the events that match; those above the watermark only if their stream is silent since a moment."""
+        """Delete the events that match; above the watermark only if the stream has been silent."""
         for found in self._matching(*wanted):
             # If a watermark rises meanwhile, we keep a few events more than necessary.
             streams = StreamRow.select(StreamRow.id, StreamRow.watermark, StreamRow.last_seen)
@@ -165,7 +165,7 @@ class Retention:
         return so_far
 
     def _delete(self, places: Sequence[tuple[int, int, int]]) -> int:
-        """Delete events by stream, seq and timestamp; returns how many there were."""
+        """Delete events (stream, seq, timestamp); returns how many there were."""
         if self._dry_run or not places:
             return len(places)
         with self._transaction():
@@ -174,8 +174,8 @@ class Retention:
     def _delete_rows(self, places: Sequence[tuple[int, int, int]]) -> int:
         """The same, within a transaction.
 
-        An event above the watermark counts from then on as never stored. Those of which column
-        files have a copy are noted as changed.
+        An event above the watermark counts from then on as never stored. Events that column files
+        may have copied are noted as changed.
         """
         # A single statement would read the whole table: SQLite uses no index for `IN` of pairs.
         one = EventRow.delete().where((EventRow.stream == 0) & (EventRow.seq == 0)).bind(self._db).sql()[0]
@@ -193,7 +193,7 @@ class Retention:
         return deleted
 
     def _above(self, places: Sequence[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
-        """Those above their watermarks, which then cannot rise until the commit."""
+        """The events above their watermarks. Until the commit those watermarks cannot rise."""
         within = StreamRow.id.in_({stream for stream, *_ in places})
         query = StreamRow.select(StreamRow.id, StreamRow.watermark).where(within)
         for _ in range(2):
@@ -205,7 +205,7 @@ class Retention:
 
     @contextlib.contextmanager
     def _columns(self) -> Iterator[None]:
-        """Column files do not change within; at the end, or when we close, they lack what was deleted."""
+        """Keep column files unchanged within it. At its end, or when we close, they follow."""
         if not self._dry_run:
             self._following.enter_context(columns_follow(self._location))
         yield
@@ -215,7 +215,7 @@ class Retention:
         return next((row[0] for row in self._rows(PartFolderRow.select(PartFolderRow.floor).tuples())), None)
 
     def _raise_floor(self, before_ms: int) -> None:
-        """From now on, events before this moment are read from the event table, of which they go."""
+        """From now on, read events before this moment from the event table, which loses them."""
         with self._transaction():
             PartFolderRow.update(floor=before_ms).where(PartFolderRow.floor < before_ms).bind(self._db).execute()
 

@@ -113,7 +113,7 @@ class Inbox:
             self._changed.notify()
 
     def take(self, most: int, timeout: float) -> Delivery:
-        """Up to `most` messages, one of each device in turn, and all news. Waits up to `timeout` s for any.
+        """Up to `most` messages, one of each device in turn, and all news. Waits up to `timeout` s.
 
         If `most` is 0, it returns the news at once.
         """

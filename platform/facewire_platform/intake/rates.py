@@ -1,9 +1,10 @@
 """How much one device may make the platform store, pure (docs/security.md).
 
 An honest device stays far below: it makes a few events a second, holds 10,000 of them, and begins
-a new epoch when its store was replaced or restored. A device over its rate is asked for patience:
-nothing of a batch is stored, its ack tells the present watermark and `retry_after`. So nothing is
-lost. A match or status over the rate is dropped: history brings the event, the next status the rest.
+a new epoch when its store was replaced or restored. The platform asks a device over its rate for
+patience: it stores nothing of a batch, and its ack tells the present watermark and `retry_after`.
+So nothing is lost. It drops a match or status over the rate: history brings the event, and the next
+status replaces the lost one.
 """
 
 import math
@@ -68,7 +69,7 @@ class Rates:
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def may_read(self, device: str, now: float) -> bool:
-        """Whether to decode a message at all: of a device over its rate one a second, which is answered."""
+        """Whether to decode a message: a device over its rate gets only one a second answered."""
         until = self._over_until.get(device)
         if until is None or now >= until:
             self._over_until.pop(device, None)

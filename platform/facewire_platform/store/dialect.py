@@ -106,7 +106,7 @@ class Dialect(abc.ABC):
     def run(self, database: Any, sql: str, values: Sequence[Any] = ()) -> Any:
         """A cursor on the rows of a statement that both kinds of database understand.
 
-        `?` stands for a value, and `CROSS JOIN … ON` joins tables in the order in which they are written.
+        `?` stands for a value. `CROSS JOIN … ON` joins tables in the order in which you write them.
         """
 
     #: A table in SQL of the ranges (stream, after, last) in a JSON list, which is its only value.
@@ -118,7 +118,7 @@ class Dialect(abc.ABC):
 
     @abc.abstractmethod
     def held_columns(self, database: Any, *, wait: bool) -> AbstractContextManager[bool]:
-        """Be the only process that changes column files; False if another one is, unless we wait."""
+        """Lock the column files for this process; False if another has them, unless we wait."""
 
     @abc.abstractmethod
     def schema_transaction(self, database: Any) -> AbstractContextManager[None]:

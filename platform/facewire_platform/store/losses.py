@@ -13,7 +13,7 @@ from facewire_platform.store.schema import ChangedRow, ContinuedRow, CopiedRow, 
 #: Quarantine keeps at most so many entries, and so many bytes of each.
 MOST_QUARANTINED: Final = 10_000
 MOST_RAW_BYTES: Final = 64 * 1024
-#: If there are more entries, so many are deleted at once: to look for them costs as much as a hundred inserts.
+#: If there are more entries, so many are deleted at once: a search costs as much as 100 inserts.
 ROOM: Final = 500
 #: Rows in one INSERT.
 ROWS_AT_ONCE: Final = 1_000
@@ -26,7 +26,7 @@ class Losses:
         self._db = database
 
     def change(self, stream: int, events: Sequence[tuple[int, int]]) -> None:
-        """Note that events (seq, timestamp) at or below the watermark are new or gone: column files differ."""
+        """Note events (seq, timestamp), at or below the watermark, that are new or gone."""
         for start in range(0, len(events), ROWS_AT_ONCE):
             some = [{"stream": stream, "seq": seq, "timestamp": at} for seq, at in events[start:][:ROWS_AT_ONCE]]
             self._run(ChangedRow.insert_many(some))
@@ -56,7 +56,7 @@ class Losses:
                 stream.continued -= continued
 
     def cut(self, stream: int, span: Range) -> tuple[int, int, int]:
-        """Take a span out of the ranges of a stream; returns how many seqs were gaps, rejected and continued."""
+        """Cut a span out of a stream's ranges; returns its gaps, rejected and continued seqs."""
         gaps = self._cut_ranges(GapRow, stream, span)
         in_span = (RejectedRow.stream == stream) & RejectedRow.seq.between(*span)
         return gaps, self._run(RejectedRow.delete().where(in_span)), self._cut_ranges(ContinuedRow, stream, span)
@@ -112,7 +112,7 @@ class Losses:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Delete the oldest entries of the device that has most of them: it pushes out its own only."""
+        """Delete the oldest entries of the device with most: a flood pushes out only its own."""
         while (over := self._run(QuarantineRow.select(peewee.fn.COUNT(QuarantineRow.id)).tuples())[0][0] - MOST_QUARANTINED) > 0:
             rows = self._run(QuarantineRow.select(QuarantineRow.id, QuarantineRow.topic).order_by(QuarantineRow.id).tuples())
             by_device: dict[str, list[int]] = {}

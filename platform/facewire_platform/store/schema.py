@@ -62,8 +62,8 @@ class StreamRow(peewee.Model):
     """One epoch of a device.
 
     At any time watermark = (stored - events above the watermark) + gaps + quarantined + continued.
-    Retention changes none of these: it deletes only at and below the watermark, and a deleted event that
-    arrives again is not counted again.
+    Retention changes none of these: it deletes only at and below the watermark, and a deleted event
+    that arrives again is not counted again.
     """
 
     id = peewee.BigAutoField()
@@ -200,10 +200,11 @@ class QuarantineRow(peewee.Model):
 class PartFolderRow(peewee.Model):
     """The folder of the column files. One row, or none if there is no folder yet."""
 
-    #: Of the folder, which has it in a file: another machine may have a folder of the same name.
+    #: The folder has it in a file too: another machine may have a folder of the same name.
     identity = peewee.TextField()
     folder = peewee.TextField()
-    #: Column files do not count for events earlier than this (device clock, ms since 1970 UTC): a purge deleted those.
+    #: Column files do not count for events before this, because a purge deleted those (device
+    #: clock, ms since 1970 UTC).
     floor = peewee.BigIntegerField()
 
     class Meta:  # noqa: D106  # peewee's
@@ -241,9 +242,12 @@ class CopiedRow(peewee.Model):
 
 
 class ChangedRow(peewee.Model):
-    """An event at or below the watermark that was stored late, or deleted: of it, only the event table is right.
+    """An event at or below the watermark that was stored late, or deleted.
 
-    One event may have several rows. So whoever copies the event deletes the rows that it has seen, and no newer one.
+    Only the event table is right about it: column files do not know of the change.
+
+    One event may have several rows. A step that copies the event deletes only the rows that it has
+    seen, never a newer one.
     """
 
     id = peewee.BigAutoField()

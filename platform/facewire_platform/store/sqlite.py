@@ -210,7 +210,7 @@ def worker_lock(path: Path) -> Iterator[None]:
     path = path.resolve()
     beside = path.with_name(path.name + "-worker")
     try:
-        # Others on the machine cannot open it, so they cannot hold the lock; nor does it follow a link.
+        # Other system users cannot open it, so they cannot hold the lock. It must not be a link.
         lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise denied(beside, exc) from exc

@@ -218,7 +218,7 @@ class Store:
         return True
 
     def _remember_head(self, device: str, status: Status, now_ms: int, group: Group) -> None:
-        """A status of another epoch replaces the last one of the epoch before, which said how far that reached."""
+        """Report the head of the epoch before, whose last status a status of another epoch replaces."""
         known = group.devices.get(device)
         before = codec.unpack(known.status) if known and known.status else {}
         epoch, head = before.get("epoch"), before.get("head")
