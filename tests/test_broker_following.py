@@ -103,7 +103,10 @@ def add(file: UsersFile, *names: str) -> dict[str, str]:
 
 
 def remove_unreadably(file: UsersFile, name: str) -> Path:
-    """Remove a user while the file cannot be read, as after another system user's edit; return the hidden file."""
+    """Remove a user while the file cannot be read, as if another system user edited it.
+
+    Returns the hidden file.
+    """
     with file.editing() as users:
         del users[name]
     aside = file.path.rename(file.path.with_name("aside"))

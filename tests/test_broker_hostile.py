@@ -141,7 +141,7 @@ def test_stuck_subscribers_cost_bounded_memory_and_delay_nobody_else(broker: tup
 
 
 def test_large_packets_of_closed_clients_leave_the_memory_at_once(broker: tuple[int, Listening]) -> None:
-    """Not with the next garbage collection: before, 600 such clients left 92 MB behind for a while."""
+    """Without waiting for a garbage collection: 600 such clients once left 92 MB for a while."""
     pid, where = broker
     before = resident_mb(pid)
     filters = packet(0x82, b"\0\1" + (text("x" * 10) + b"\0") * 18_000)  # far too many: it is closed

@@ -88,7 +88,7 @@ def test_a_trusted_lane_comes_first_even_from_the_address_of_a_flood() -> None:
 
 
 def test_a_wrong_secret_costs_the_same_whoever_it_is_for() -> None:
-    """In processor time of the thread: 0.1 s each. It was 60 µs for a device, nothing for nobody."""
+    """The thread's processor time: 0.1 s each. It was 60 µs for a device, 0 for an unknown user."""
     device = User("dev1", Role.DEVICE, hash_secret("secret", TOKEN_ROUNDS))
     human = User("boss", Role.OPERATOR, hash_secret(PASSWORD, PASSWORD_ROUNDS))
 

@@ -1,4 +1,4 @@
-"""docs/asyncapi.json: as the contract's types have it, as AsyncAPI wants it, and true of our decoder."""
+"""docs/asyncapi.json agrees with the contract's types, with AsyncAPI and with our decoder."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def decodes(kind: Kind, payload: dict[str, Any], fmt: Format) -> bool:
 
 
 def mutants(fields: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bool]]:
-    """A payload with one field changed, and whether it is still good; by what the document says of the field."""
+    """A payload with one field changed, and whether the document still allows it."""
     for name, rule in schema["properties"].items():
         yield {key: value for key, value in fields.items() if key != name}, name not in schema["required"]
         yield fields | {name: {"text": "list", "a": 1}.get(rule.get("type"), [])}, rule.get("type") == "array"

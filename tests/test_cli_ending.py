@@ -1,4 +1,7 @@
-"""A signal at a chosen moment, in every command that has no end of its own: a hook sends it as a function is entered."""
+"""A signal at a chosen moment, in every command that has no end of its own.
+
+A hook sends the signal when the process enters a function.
+"""
 
 import fcntl
 import itertools
@@ -25,7 +28,8 @@ from facewire_broker import embedded
 from facewire_cli.ending import Ending
 from facewire_mqtt.address import Address
 
-#: Argument 1 names functions. As the main thread enters the first of them, the process gets the signal of argument 2; then the second …
+#: Argument 1 names functions. When the main thread enters the first of them, the process gets the
+#: signal of argument 2; then the second …
 HOOKED: Final = """
 import os, signal, sys
 points, number = sys.argv.pop(1).split(","), int(sys.argv.pop(1))

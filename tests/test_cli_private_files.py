@@ -1,4 +1,7 @@
-"""Files are for their owner, at most also for their group, whatever the umask; and a lock is nobody else's to hold."""
+"""Only their owner, at most also their group, can use files, whatever the umask is.
+
+Nobody else can hold a lock.
+"""
 
 import fcntl
 import os

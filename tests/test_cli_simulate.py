@@ -1,4 +1,7 @@
-"""`facewire simulate` against a broker of ours and a real worker: the verdict is right, also about a platform that loses events."""
+"""`facewire simulate` against our broker and a real worker: its verdict is right.
+
+It is right about a platform that loses events too.
+"""
 
 import asyncio
 import json
@@ -74,7 +77,10 @@ def losing_third_events(database: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]:
-    """Two fleets at the same time, as each takes a period: one with a sound platform, one whose database loses rows."""
+    """Two fleets: one with a sound platform, one with a database that loses rows.
+
+    They run at the same time, because each takes a period.
+    """
     folder = tmp_path_factory.mktemp("fleets")
     with ExitStack() as stack:
         processes = {}

@@ -99,7 +99,7 @@ def test_children_do_not_inherit_the_variables_of_systemd() -> None:
     assert environ == {"HOME": "/"}
 
 
-# -- the processes --------------------------------------------------------------------------------------------------
+# -- the processes -------------------------------------------------------------------------------
 
 
 @pytest.fixture

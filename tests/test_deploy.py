@@ -1,4 +1,4 @@
-"""docs/operating.md and docs/deploy: what is shown there is done here, as far as this machine can."""
+"""docs/operating.md and docs/deploy: we do here what they show, as far as this machine can."""
 
 import getpass
 import gzip
@@ -74,7 +74,10 @@ def test_every_command_and_option_in_operating_exists() -> None:
 
 
 class Machine:
-    """A root folder after docs/operating.md; its units are run as systemd would run them, without what systemd adds."""
+    """A root folder after docs/operating.md.
+
+    Its units are run as systemd would run them, but without systemd's protections.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.root = folder, folder / "root"

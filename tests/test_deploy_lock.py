@@ -73,7 +73,7 @@ def test_the_container_and_the_units_install_from_the_lock() -> None:
     ],
 )
 def test_an_audit_fails_for_an_advisory_and_says_if_nobody_could_be_asked(tmp_path: Path, answer: Any, code: int, said: str) -> None:
-    """The program in the place of pip-audit prints what that prints: here no database can be reached."""
+    """Another program prints pip-audit's answers, because no database can be reached here."""
     program = tmp_path / "pip-audit"
     said_by_it = "echo no route >&2" if answer is None else f"echo '{json.dumps({'dependencies': [answer]})}'"
     program.write_text(f"#!/bin/sh\n{said_by_it}\n")

@@ -1,4 +1,4 @@
-"""How far a device's clock is from the platform's, by round trips: pure, both clocks are arguments."""
+"""A device's clock error, measured by round trips: pure, both clocks are arguments."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A hostile broker, or whoever has the platform's credential, against a box's agent as a process."""
+"""A hostile broker, or a thief of the platform's credential, against a box's agent process."""
 
 import logging
 import re

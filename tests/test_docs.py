@@ -1,4 +1,4 @@
-"""What the documentation shows works: commands are typed, their output compared, every file that is cited is there."""
+"""The documentation works: its commands run and print what it shows, every cited file exists."""
 
 import re
 import subprocess
@@ -89,7 +89,7 @@ def test_every_command_is_shown_in_the_documentation() -> None:
 
 
 def _shown(words: tuple[str, ...]) -> str:
-    """A command written out, or in a line of the table of commands: `facewire GROUP NAME`, `NAME`, ..."""
+    """Matches a command in full, or in the table of commands: `facewire GROUP NAME`, `NAME`, ..."""
     *group, name = words
     return rf"facewire {' '.join(words)}\b|`{' '.join(['facewire', *group])} [a-z]+`(, `[a-z]+`)*, `{name}`"
 
@@ -110,7 +110,7 @@ def test_prose_keeps_to_120_columns() -> None:
     assert wide == set()
 
 
-#: A path in prose, a comment or a link: with a folder of ours in front, or a page of the documentation.
+#: A path in prose, a comment or a link: it begins with a folder of ours, or names a page.
 CITED: Final = re.compile(
     r"(?<![\w/.$-])((?:(?:broker|device|platform|tests|docs)/[\w./-]+|[A-Z]{4,}|README)\.(?:md|py|mjs|json|yaml|toml|png|csv|sql))\b"
 )

@@ -1,6 +1,6 @@
-"""docs/contract.md: the real codec reads the worked exchange, a real store answers as the page says.
+"""docs/contract.md: the real codec reads the worked exchange, a real store answers as it says.
 
-The readings about numbers, text and sizes that the codec decides are held here too.
+The codec's rules about numbers, text and sizes are tested here too.
 """
 
 import itertools

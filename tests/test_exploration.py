@@ -13,8 +13,8 @@ every action is tried:
 A message may be delivered in any order, late, often or never, so this covers loss, delay, repeats
 and reordering. Time is abstract: a batch may be sent at any moment, so it covers every timeout too.
 
-In every state: each comparison is stored once at most, under whatever name; each seq at or below the
-watermark is either stored, or a gap, or continued in another epoch.
+In every state: each comparison is stored once at most, under any of its names; each seq at or below
+the watermark is either stored, or a gap, or continued in another epoch.
 
 From every state with an empty pipe, once faults stop, a few rounds lead to this: cursor =
 watermark = head; all events in the ring are on the platform under their identity; each event ever
@@ -185,7 +185,7 @@ def mutant(text: str, replacement: str) -> types.ModuleType:
 
 @pytest.mark.parametrize("rule", MUTANTS)
 def test_without_the_rule_an_event_is_lost(rule: str) -> None:
-    # R7 is the platform's, and finds some of the same restored stores: without it these rules stand alone.
+    # The platform's R7 finds some of the same restored stores: without it these rules stand alone.
     world = World(mutant(*MUTANTS[rule]), tails=False, hears=False)
     with pytest.raises(AssertionError, match=r"lost in silence|not settle|not on the platform"):
         explore(world, EVERY_FAULT)

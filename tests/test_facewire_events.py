@@ -280,7 +280,8 @@ def test_a_source_may_change_its_map_afterwards() -> None:
     ids=["list", "map", "extension", "key"],
 )
 def test_an_event_that_the_codec_would_refuse_is_refused_at_its_source(value: object) -> None:
-    # Found here: one such event in the store made every batch that it was in unreadable, and history stood still.
+    # Found here: one such event in the store made each of its batches unreadable, and history
+    # stood still.
     with pytest.raises(EventError, match="cannot be kept: not msgpack"):
         event_from_source({**GOOD, "feature": value})
 

@@ -288,7 +288,7 @@ def test_a_required_key_must_be_there(kind: Kind) -> None:
 def test_one_wrong_field_refuses_the_message_and_is_named(kind: Kind, name: str) -> None:
     for value in BAD_FIELDS[kind][name]:
         reason = refused(kind, codec.encode({**to_map(REQUIRED[kind][0]), name: value}))
-        # An empty map is an event without its seq; a bad item of `rejected` is named by its own field.
+        # An empty map is an event without its seq; the reason names a bad `rejected` by its field.
         assert name in reason or value == {} or "reason is" in reason
 
 

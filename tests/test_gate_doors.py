@@ -30,7 +30,7 @@ def worlds(make: Make, count: int, limits: Limits | None = None) -> list[World]:
 
 
 def restarted_fast(chance: random.Random) -> Plan:
-    """The clock is 3 to 8 s fast after a restart, and the broker pauses when the new boot is adopted."""
+    """The clock is 3 to 8 s fast after a restart; the broker pauses as the gate adopts the boot."""
     restart, began = chance.randint(3_000, 50_000), 60_000 + chance.randint(-12_000, 3_000)
     return Plan(
         ahead=[(0, 0), (restart, chance.randint(3_000, 8_000))],
@@ -43,7 +43,7 @@ def restarted_fast(chance: random.Random) -> Plan:
 
 
 def held_back_by_as_much_as_fast(chance: random.Random) -> Plan:
-    """The clock is fast, which prompt messages show, and then the stream is held back by about as much."""
+    """Prompt messages show that the clock is fast; then the stream is delayed by about as much."""
     fast, began = chance.randint(3_000, 603_000), chance.randint(20_000, 60_000)
     return Plan(ahead=[(0, fast)], up=[(0, 20), (began, fast + chance.randint(-1_500, 1_500))], speaks=False, until=fast + 400_000)
 
@@ -128,7 +128,7 @@ def without_uncertainty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_the_time_of_the_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device takes the platform to have answered at once: only the way back counts, as no delay."""
+    """The device assumes that the platform answered at once, and that the answer took no time."""
 
     def acked(self: ClockError, elapsed: int, ack: Any) -> None:
         self._round_trips.append(clock_error._RoundTrip(elapsed, ack.sent_at - self._began, ack.sent_at - self._began))

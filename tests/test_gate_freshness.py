@@ -266,7 +266,7 @@ def test_after_a_jump_of_the_clock_matches_are_refused_until_it_is_proved_or_rig
     assert gate.match(200_000) in {"late", "unproven"}
     assert gate.match(201_000) in {"late", "unproven"}
     gate.ahead = 0
-    # What ran ahead is in doubt for some periods: a clock that is ahead still would hide as much delay.
+    # A clock that ran ahead is in doubt for some periods: if it is ahead still, it hides a delay.
     back = steadily(gate, 202_000, seconds=300)
     assert back[-5:] == [None] * 5
     if jump < 0:
@@ -438,10 +438,11 @@ def test_contesting_boots_are_watched_up_to_a_bound() -> None:
 
 
 class Pipe(RuleBasedStateMachine):
-    """A device with any clock, a pipe that loses, repeats, reorders, delays and retains, and a consumer.
+    """A device with any clock, a pipe that loses, repeats, reorders, delays, retains; a consumer.
 
-    The model holds what the module says that it takes for granted: a right clock is at most `clock_error` ahead, a delay below `longest_delay`;
-    under a wrong clock each period begins with a prompt status, as does the time after a set clock. All else is free.
+    The model keeps the module's assumptions: a right clock is at most `clock_error` ahead; a delay
+    is below `longest_delay`; under a wrong clock each period begins with a prompt status, and so
+    does the time after the clock is set. All else is free.
     """
 
     limits = Limits(steady=20.0, longest_delay=1_200.0, proof="steady")

@@ -102,7 +102,7 @@ def gate_at(address: Address, **options: Any) -> Iterator[Gate]:
 
 
 class Hostile:
-    """A broker that grants everything, but for what it is told to refuse, and sends whatever it likes."""
+    """A broker that grants all but one thing that it is told to refuse, and sends what it likes."""
 
     def __init__(self, refuse: str = "") -> None:
         self.refuse = refuse
@@ -495,7 +495,10 @@ def started(*command: str, **environment: str) -> Iterator[Tail]:
 
 
 def flooded_while_nobody_reads(broker: Hostile, command: list[str]) -> int:
-    """Start a command, never read its output, send it 250 MB of matches; the most memory that it took, bytes."""
+    """Start a command, never read its output, and send it 250 MB of matches.
+
+    Returns the most memory that it took, in bytes.
+    """
     unread, out = os.pipe()
     with subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL) as process:
         try:
@@ -532,7 +535,7 @@ def node_gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_gate_that_restarts_acts_on_no_match_twice_if_it_has_a_file(tmp_path: Path) -> None:
-    """A repeated match is fresh for seconds: without the file, a restart opens the door once more."""
+    """A repeated match is fresh for seconds: without the file, a restart opens the door again."""
     repeated = match(7)
     for memory, again in ((None, [7, 8]), (tmp_path / "acted", [8])):
         for expected in ([7], again):

@@ -102,7 +102,7 @@ def test_nothing_published_while_the_broker_is_down_is_sent_later(new_mosquitto:
     broker = new_mosquitto()
     with running(Client(broker.address, "t")) as client:
         broker.kill()
-        # The very first may still find the socket open, and is lost with it; from then on it is refused.
+        # The first may still find the socket open and is lost with it. All later ones are refused.
         taken = [client.publish("t", b"late", qos=qos) for qos in (1, 0, 1, 0)]
         client.wait(Disconnected)
         assert not client.publish("t", b"late")

@@ -1,4 +1,4 @@
-"""Packets, their lengths and strings, against section 2.2.3 and an encoder written for the tests."""
+"""Packets, lengths and strings, against section 2.2.3 and an encoder written for the tests."""
 
 import mqtt_probe
 import pytest

@@ -1,4 +1,4 @@
-"""Column files: what builds them, what they hold, and that they forget whom the platform forgets."""
+"""Column files: how they are built, what they hold, and that they forget as the platform does."""
 
 import json
 import os
@@ -317,7 +317,7 @@ def test_a_damaged_file_spoils_no_answer_and_is_built_anew(location: Location, s
 
 @pytest.mark.timeout(120)
 def test_answers_are_exact_while_workers_and_a_builder_go_on(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events are only added here, so each count must lie between those of the table before and after it."""
+    """Events are only added here, so a count must lie between the table's before and after it."""
     monkeypatch.setattr(facewire_platform.columns.builder, "CHUNK", 300)
     ended, failures = threading.Event(), list[BaseException]()
     with open_store(location):
@@ -334,7 +334,7 @@ def test_answers_are_exact_while_workers_and_a_builder_go_on(location: Location,
         return threading.Thread(target=call)
 
     def store_events(number: int) -> None:
-        """A device that leaves every tenth event out, and sends it later, when it is far below the watermark."""
+        """A device leaves out each tenth event, and sends it when it is far below the watermark."""
         chance, unsent = random.Random(number), list[int]()
         with open_store(location, alone=False) as store:
             after = 0

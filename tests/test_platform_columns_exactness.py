@@ -1,4 +1,4 @@
-"""Whatever happens to a history, and whatever is copied into column files, each answer is that of a plain scan."""
+"""Each answer is that of a plain scan, whatever happens to a history and to its column files."""
 
 import datetime as dt
 import itertools
@@ -121,7 +121,7 @@ class Walk:
         self._put(store, device, device.record(2), device.seq - 2, device.seq)
 
     def repeat(self, store: Store) -> None:
-        """A restored device sends what it holds again, purged events too, and other ones under their seqs."""
+        """A restored device resends its events, even purged ones, and others under their seqs."""
         device = self._device()
         seqs = [seq for seq in range(1, device.cursor + 1) if self.chance.random() < 0.2]
         stored = {e.seq for e in history_scan.scan(self.location) if (e.device, e.epoch) == (device.name, device.epoch)}
@@ -140,7 +140,7 @@ class Walk:
                     self.send(store)
 
     def killed_build(self, store: Store) -> None:
-        """The process dies at any of the places where it touches the disk or the database; meanwhile workers go on."""
+        """The process dies at any access to the disk or the database; meanwhile workers go on."""
         left = self.chance.randrange(12)
 
         def dies(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -281,7 +281,7 @@ def test_each_answer_is_that_of_a_scan(location: Location, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_epochs_that_end_and_continue_are_answered_as_the_table_has_them(location: Location, seed: int) -> None:
-    """Their events move to other streams, and watermarks go back (see `test_platform_successions`)."""
+    """Events move to other streams, and watermarks go back (see `test_platform_successions`)."""
     chance, world = random.Random(seed), World(pipe_size=4)
     state = world.start(FAULTS)
     with open_store(location) as store:

@@ -29,7 +29,7 @@ def scanned(location: Location) -> dict[tuple[str, str], float]:
 
 
 def fill(store: Store, chance: random.Random) -> None:
-    """Devices with few events, many, one, none; with gaps, with times out of order, after a fork."""
+    """Devices with few events, many, one, none; with gaps; with unordered times; after a fork."""
     for device, events in {"few": 40, "many": RATE_EVENTS + 700, "one": 1, "none": 0, "forked": 30}.items():
         for epoch in (EPOCH, FORK) if device == "forked" else (EPOCH,):
             for after in range(0, max(events, 1), 100):

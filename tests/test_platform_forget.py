@@ -40,7 +40,7 @@ def store(location: Location) -> Iterator[Store]:
 
 
 def fill(store: Store, device: str) -> None:
-    """Two epochs with events below and above the watermark, a gap, bad events, a bad message, a status."""
+    """Two epochs: events around the watermark, a gap, bad events, a bad message, a status."""
     store.store([
         Message(device, batch(0, 5, 1, 2, 4, bad=(bad_event(5),)), 1),
         Message(device, batch(7, 9, 8, 9), 1),

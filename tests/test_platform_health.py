@@ -104,7 +104,7 @@ def device(path: Path) -> dict[str, Any]:
 
 def test_the_rate_is_that_of_the_last_thousand_events_until_the_last_status(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        # 500 events at one a second, then 1,000 at ten a second, until a status 100 s after the last of them.
+        # 500 events at one a second, 1,000 at ten a second, and a status 100 s after the last one.
         fill(store, "d", [*range(0, 500_000, 1000), *range(500_000, 600_000, 100)], 1)
         tell(store, "d", 700_000, at=700_000)
     assert device(tmp_path / "x.db")["rate"] == pytest.approx(1000 / 200)

@@ -1,4 +1,6 @@
-"""One hostile device against a broker and a platform, as processes: others notice little, and nothing grows.
+"""One hostile device against a broker and a platform: others notice little, and nothing grows.
+
+All of them are processes.
 
 The floods are short here. `make hostile` makes them long (FACEWIRE_FLOOD_SECONDS).
 """

@@ -32,7 +32,10 @@ VENDOR_EVENTS = Path(__file__).parent / "data" / "vendor-events.jsonl"
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str, int]]]:
-    """Many events with few different times, of three devices, one of which has two epochs; and their (time, device, seq)."""
+    """Many events with few different times, of three devices, one of which has two epochs.
+
+    With them come their (time, device, seq).
+    """
     path = tmp_path_factory.mktemp("crowd") / "x.db"
     chance = random.Random(1)
     order = []

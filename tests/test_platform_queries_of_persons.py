@@ -23,7 +23,7 @@ IDS = ("a", "b", "", LONG, LONG + "1", LONG + "2", "nul\0in it", "nul")
 
 @pytest.fixture
 def crowd(location: Location) -> list[Event]:
-    """Persons over hours of which many have nobody, some before 1970, and clocks that were far off."""
+    """Persons over many hours, some before 1970, many without anybody; some clocks are far off."""
     chance = random.Random(1)
     moments = [*(chance.randrange(-3 * HOUR, 40 * HOUR) for _ in range(200)), *range(5), -1, HOUR - 1, HOUR, 10**15, -(10**15)]
     events = [

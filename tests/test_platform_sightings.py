@@ -1,4 +1,4 @@
-"""The pace of a device and the turns of its boots, by the platform's clock; events with times that cannot be."""
+"""A device's pace and the turns of its boots, by the platform's clock; impossible event times."""
 
 import time
 from pathlib import Path

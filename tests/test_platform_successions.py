@@ -1,4 +1,4 @@
-"""What becomes of an epoch that its device left: the real store does what the model in support/pipeline.py says."""
+"""A device leaves an epoch: the real store does as the model in support/pipeline.py says."""
 
 import random
 from dataclasses import replace

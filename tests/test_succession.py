@@ -32,7 +32,7 @@ class Site:
         worker.wait_for("connected")
 
     def run(self, machine: str, period: float, *, record: int = 0, matches: Set[int] | None = None) -> None:
-        """Run the box until its matches are on the platform, if it rarely sends history, or all is acked."""
+        """Run the box until all is acked; if it rarely sends history, until its matches arrived."""
         settings = Settings("lobby", self.card, self._broker, threshold=0.5, period=period, catch_up=9, machine=machine)
         with Agent(settings) as agent, Recorder(agent.open_store, agent.wake) as recorder:
             assert agent.wait_connected(10.0)

@@ -225,7 +225,8 @@ def test_the_page_stays_responsive_with_fifty_matches_a_second(site: Site, seen:
     pause = seen.page.get_by_role("button", name="Pause")
     pause.click()
     expect(seen.page.get_by_role("button", name="Resume")).to_be_visible()
-    # A quarter of a second is felt; an event loop that is choked stands still for much longer, whatever else the machine does.
+    # A user feels a quarter of a second. A choked event loop stands still for much longer, whatever
+    # else the machine does.
     assert seen.page.evaluate("window.longest") < 1_000
     assert int(re.sub(r"\D.*", "", seen.page.locator("#pulse").inner_text().replace(",", ""))) >= 245
     assert seen.said == []
@@ -254,7 +255,7 @@ def test_the_page_fits_the_screen_and_is_readable(site: Site, chromium: Any, wid
     seen.context.close()
 
 
-#: The least contrast of a text with its ground (WCAG 2.1, 1.4.3), of the colours that hold most of the page.
+#: The least contrast of a text with its ground (WCAG 2.1, 1.4.3), for the page's main colours.
 CONTRAST = """() => {
   const style = getComputedStyle(document.documentElement);
   const light = (name) => {
@@ -310,7 +311,7 @@ def test_the_picture_of_the_readme(tmp_path: Path, chromium: Any) -> None:
         web_scene.play(site)
         expect(seen.page.locator("#quarantine-rows li")).to_have_count(1)
         expect(seen.page.locator("#devices-rows tr")).to_have_count(len(web_scene.DEVICES))
-        # The page has searched once, while events were still arriving: wait for the answer to this search.
+        # The page searched once while events were still arriving: wait for this search's answer.
         with seen.page.expect_response("**/api/hourly?*"):
             seen.page.get_by_role("button", name="Search").click()
         expect(seen.page.locator("#history-rows tr")).to_have_count(50)

@@ -49,7 +49,7 @@ def streaming(url: str) -> Iterator[Iterator[str]]:
 
 
 def in_time(lines: Iterator[str]) -> Iterator[str]:
-    """Signs of life come for ever: whoever waits for a line that does not come waits no longer than this."""
+    """Lines until `WITHIN` has passed. Signs of life never end, so a missing line must fail."""
     deadline = time.monotonic() + WITHIN
     for line in lines:
         assert time.monotonic() < deadline

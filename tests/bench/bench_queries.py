@@ -1,8 +1,10 @@
-"""A site's questions, typed as a user types them, beside DuckDB on the same rows: `make bench-queries DAYS="2 7"`.
+"""A site's questions, as a user types them, beside DuckDB's: `make bench-queries DAYS="2 7"`.
 
-500 boxes record 3,000 events a day each (`dense_history`). Every question is a process of its own, so its time has the start of
-Python in it; so has DuckDB's, which reads the rows from a Parquet file for each day (zstd, sorted by time), as most would store
-them for it. The table shows the median of some rounds, and the ratio. Files are in the system's cache, as those in use are.
+500 boxes record 3,000 events a day each (`dense_history`). Every question is a process of its own,
+so its time includes the start of Python, and so does DuckDB's. DuckDB reads the same rows from a
+Parquet file for each day (zstd, sorted by time), as most people would store them for it. The table
+shows the median of some rounds, and the ratio. The system has all files in its cache, as it would
+in use.
 """
 
 import contextlib
@@ -86,7 +88,7 @@ def seconds(command: Sequence[str], environment: dict[str, str]) -> float:
 
 
 def by_time(location: Location, folder: Path) -> str:
-    """The column files sorted by time, as a table of DuckDB's; those that are there are used again."""
+    """A table of DuckDB's on the column files sorted by time; it uses existing files again."""
     folder.mkdir(exist_ok=True)
     with Builder(location) as builder, engine.opened() as duck:
         for _ in builder.build():

@@ -1,8 +1,9 @@
 """A history as dense as that of a real site: `python tests/support/dense_history.py FILE --days 7`.
 
-500 boxes record 3,000 events a day each, between 6 and 22 o'clock (UTC), and send them in batches of 100, so the rows lie in
-the order in which a platform receives them. Four events in ten are of strangers with ids of their own; the others are of 20,000
-people, of whom some are visitors or VIPs and few are blocklisted.
+500 boxes record 3,000 events a day each, between 6 and 22 o'clock (UTC), and send them in batches
+of 100, so the rows lie in the order in which a platform receives them. Four events in ten are of
+strangers with ids of their own. The others are of 20,000 people: some are visitors or VIPs, and few
+are blocklisted.
 """
 
 import contextlib
@@ -63,7 +64,7 @@ def batches(days: int, rows: type[Rows]) -> Iterator[tuple[int, Rows]]:
 
 
 def fill(location: Location, days: int) -> None:
-    """Make the database of a platform; its tables know of the devices what a worker would have written."""
+    """Make a platform's database; its tables describe the devices as if a worker had written it."""
     last, end, dialect = days * PER_DAY, BEGIN + days * DAY, dialect_of(location)
     with open_store(location) as store:
         store.store([Message(f"device-{d:03}", _status(d, last), end) for d in range(DEVICES)])

@@ -1,4 +1,6 @@
-"""A device that floods a platform, as a process: `python tests/support/hostile_device.py PORT KIND PASSWORD`, until it is killed.
+"""A device that floods a platform until it is killed, as a process.
+
+`python tests/support/hostile_device.py PORT KIND PASSWORD`, KIND being one of these:
 
 matches     good ones, each of a new seq
 epochs      a batch of a new epoch each time

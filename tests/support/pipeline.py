@@ -235,7 +235,8 @@ class World:
         epochs = s.epochs + 1
         forked = ring.forked(f"e{epochs}", first, diverged=diverged)
         remaining = held[len(held) - (forked.head - forked.oldest + 1) :]
-        # What the fork leaves behind is the platform's alone from now on: excused if it has it at this moment, or names it.
+        # From now on only the platform has the events that the fork leaves behind. They are excused
+        # if it has them at this moment, or names them.
         behind = {(content, int(ring.epoch[1:]), seq) for seq, content in enumerate(held, ring.oldest) if content not in remaining}
         excused = s.excused | ({content for content, _, _ in behind} & contents(s.platform))
         return s._replace(device=Device(forked, remaining), epochs=epochs, excused=excused, behind=s.behind | behind)
@@ -350,7 +351,7 @@ class Database:
             self._end(number, None)
 
     def redirect(self, number: int, seq: int, content: int) -> int | None:
-        """Store an event where its seq moved to; returns what is there then. None if it did not move."""
+        """Store an event where its seq moved; returns the content there, or None if it stays."""
         place = destination(self.links, number, seq) if self.links else (number, seq)
         if place == (number, seq):
             return None

@@ -80,7 +80,7 @@ def as_on_a_terminal() -> dict[str, str]:
 
 
 def typed(script: str, folder: Path, **more: str) -> "subprocess.CompletedProcess[str]":
-    """Run a script that leaves nothing running; it ends at the first command that fails, which fails the test."""
+    """Run a script that leaves nothing running; the first command that fails fails the test."""
     done = subprocess.run(
         ["bash", "-c", f"set -eu\n{script}"],
         cwd=folder,
@@ -95,7 +95,7 @@ def typed(script: str, folder: Path, **more: str) -> "subprocess.CompletedProces
 
 
 def typed_with_jobs(script: str, folder: Path, within: float, **more: str) -> str:
-    """Run a script that has jobs in the background; what all of it printed. None of it is left after so many seconds."""
+    """Run a script with background jobs; returns all output. Kills them after `within` seconds."""
     with (folder / "out").open("w+") as out:
         process = subprocess.Popen(
             ["bash", "-c", f"set -eu\n{script}"], cwd=folder, env=environment(**more), stdout=out, stderr=out, start_new_session=True
@@ -151,7 +151,7 @@ def _pattern(line: str) -> str:
 
 
 def _typed(step: Step, out: Path) -> str:
-    """What the shell is given for a step: its output goes into a file of its own, a job's from then on."""
+    """The shell's text for a step: its output goes into a file of its own, a job's from then on."""
     code = f"python - <<'PYTHON'\n{step.code}PYTHON\n" if step.language == "python" else step.code
     wait = ""
     if step.is_job and step.shown:  # as a reader would

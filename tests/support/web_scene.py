@@ -1,4 +1,7 @@
-"""A day at a small office, for the screenshot in the README: people, rhythm, a device that is away, a gap, a broken message."""
+"""A day at a small office, for the screenshot in the README.
+
+It has people and a rhythm, a device that is away, a gap and a broken message.
+"""
 
 import datetime as dt
 import random

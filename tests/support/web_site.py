@@ -65,7 +65,7 @@ class Site:
             threading.Event().wait(0.02)
 
     def match(self, device: str, **fields: Any) -> Mapping[str, Any]:
-        """A device publishes a match, compared now unless the fields say otherwise; gives its event."""
+        """A device publishes a match, compared now unless `fields` differ; returns its event."""
         self.seqs[device] = seq = self.seqs.get(device, 0) + 1
         event = event_map(seq, **fields)
         self.wire.publish(f"facewire/v1/{device}/match", encode(Match(EPOCH, BOOT, now_ms(), event_from_map(event))), qos=0)

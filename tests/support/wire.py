@@ -1,4 +1,4 @@
-"""A peer that speaks the wire with nothing of facewire in it: paho, msgpack, json, and what docs/contract.md says.
+"""A peer that speaks the wire without facewire: paho, msgpack, json, and docs/contract.md.
 
 with Wire(address, "box-1") as wire:
     wire.subscribe("facewire/v1/box-1/ack")

@@ -268,7 +268,7 @@ class History:
     def _by_columns(
         self, wanted: Filter, after: Key | None, limit: int | None, *, newest_first: bool
     ) -> Generator[tuple[Any, ...], None, tuple[Key | None, bool]]:
-        """Events by their keys in the column files; returns the last key, whether that is all."""
+        """Events by their keys in column files; returns the last key, and whether that is all."""
         done, read = True, 0
 
         def places(columns: Columns) -> Iterator[Key]:

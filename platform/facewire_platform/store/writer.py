@@ -218,7 +218,7 @@ class Store:
         return True
 
     def _remember_head(self, device: str, status: Status, now_ms: int, group: Group) -> None:
-        """Report the head of the epoch before, whose last status a status of another epoch replaces."""
+        """Report the head of the epoch before, if this status replaces that epoch's last one."""
         known = group.devices.get(device)
         before = codec.unpack(known.status) if known and known.status else {}
         epoch, head = before.get("epoch"), before.get("head")
