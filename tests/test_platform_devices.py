@@ -8,7 +8,7 @@ from platform_model import EPOCH, batch
 from platform_store import event_at, rows, run, store_match
 
 from facewire.messages import Status
-from facewire_platform.history.devices import RATE_EVENTS
+from facewire_platform.history.devices import FEWEST, RATE_EVENTS
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Store, open_store
@@ -23,7 +23,7 @@ def scanned(location: Location) -> dict[tuple[str, str], float]:
     for device, epoch, stream, head in rows(location, "SELECT device, epoch, id, head FROM stream"):
         events = dict(sorted(rows(location, f"SELECT seq, timestamp FROM event WHERE stream = {stream}")))
         recent = [seq for seq in events if seq > head - RATE_EVENTS]
-        if recent and events[recent[0]] < NOW:
+        if recent and events[recent[0]] < NOW and max(events) - recent[0] + 1 >= FEWEST:
             found[device, epoch] = (max(events) - recent[0] + 1) * 1000 / (NOW - events[recent[0]])
     return found
 

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 MAX_CAPACITY: Final = 100_000_000
 #: Overwritten rows are deleted this many at a time; one by one it would cost a third of the speed.
 TRIM_EVERY: Final = 100
+#: Fewer events than this show no rate: two could be a minute apart, or a year.
+FEWEST_FOR_RATE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ class Store(StoreDatabase):
         ring = self._read_ring()
         with self._errors():
             ends = [seq_packed for seq in (max(ring.oldest, ring.head - 1000), ring.head) for seq_packed in self._iterate(SELECT_ONE, seq)]
-        if len(ends) < 2:
+        if len(ends) < 2 or ring.head - ring.oldest + 1 < FEWEST_FOR_RATE:
             return None
         first, last = (codec.unpack(packed) for _, packed in ends)
         seconds = (last["timestamp"] - first["timestamp"]) / 1000

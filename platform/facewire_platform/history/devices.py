@@ -13,6 +13,8 @@ Row: TypeAlias = dict[str, Any]
 
 #: The rate of a device is the rate of this many of its last events.
 RATE_EVENTS: Final = 1_000
+#: Fewer events than this show no rate: two could be a minute apart, or a year.
+FEWEST: Final = 5
 
 
 class Rate(NamedTuple):
@@ -23,8 +25,9 @@ class Rate(NamedTuple):
     last: int
 
     def until(self, at_ms: int) -> float | None:
-        """Events per second until a moment of the device's clock; None if no time has passed."""
-        return (self.last - self.first + 1) * 1000 / (at_ms - self.first_at) if at_ms > self.first_at else None
+        """Events per second until a moment of the device's clock; None if few events show it."""
+        events = self.last - self.first + 1
+        return events * 1000 / (at_ms - self.first_at) if at_ms > self.first_at and events >= FEWEST else None
 
 
 def rate_columns() -> tuple[Any, ...]:
