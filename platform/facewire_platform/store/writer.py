@@ -176,7 +176,8 @@ class Store:
             elsewhere=located.elsewhere,
             earlier_head=stream.heads.before(batch.boot),
         )
-        self._successions.take_over(decision.store, located, group)
+        if located.twins:
+            self._successions.take_over(decision.store, located, group)
         self._add(stream, decision.store, group)
         self._losses.add(stream, len(decision.store), decision.late)
         self._losses.declare(stream.id, decision.declared, now_ms)
