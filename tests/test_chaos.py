@@ -82,6 +82,8 @@ class Household:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         #: Events that the store held before it was restored or replaced, and not afterwards.
         self.taken_away: set[str] = set()
+        #: What befell the store, for the message of a failure.
+        self.done: list[str] = []
         #: Events that the recorders confirmed.
         self.confirmed: set[tuple[str, int, str]] = set()
         for name in self.commands:
@@ -180,9 +182,7 @@ class Household:
         return [path for path in map(folder.joinpath, ("device.db", "device.db-wal", "device.db-shm")) if path.exists()]
 
     def identities(self, path: Path) -> set[str]:
-        if not path.exists():
-            return set()
-        with open_store(path, create=False) as store:
+        with open_store(path) as store:
             return {codec.unpack(event)["identity_id"] for _, event in store.events_above(0, float("-inf"))}
 
     def drain(self) -> None:
@@ -249,10 +249,10 @@ def test_an_event_is_stored_once_or_was_taken_away_if_stores_are_moved_restored_
         stored = Counter(row["identity_id"] for row in history.events(Filter()))
         unaccounted = [epoch for epoch in history.conservation() if epoch["unaccounted"]]
         open_ended = [epoch for epoch in history.devices(all_epochs=True) if epoch["watermark"] != epoch["head"]]
-    assert [identity for identity, times in stored.items() if times > 1] == []
-    assert here - stored.keys() == set()
-    assert {identity for _, _, identity in household.confirmed} - stored.keys() - household.taken_away == set()
-    assert unaccounted == open_ended == []
+    assert [identity for identity, times in stored.items() if times > 1] == [], household.done
+    assert here - stored.keys() == set(), household.done
+    assert {identity for _, _, identity in household.confirmed} - stored.keys() - household.taken_away == set(), household.done
+    assert unaccounted == open_ended == [], household.done
 
 
 def live(household: Household, chance: random.Random, *, stores: bool) -> None:
@@ -273,7 +273,9 @@ def live(household: Household, chance: random.Random, *, stores: bool) -> None:
                 household.record(fields)
             time.sleep(chance.uniform(0.001, 0.05))
         if stores and chance.random() < 0.3:
-            chance.choice([household.move, household.copy, household.restore, household.replace])()
+            fault = chance.choice([household.move, household.copy, household.restore, household.replace])
+            fault()
+            household.done.append(f"after {sent} events: {fault.__name__}")
         household.kill(chance.choice(list(household.commands)))
         household.restart_dead()
     household.restart_dead()
