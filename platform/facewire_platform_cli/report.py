@@ -207,7 +207,8 @@ def _write_report(
 def _notice(devices: list[reports.Coverage], whole: Period, zone: dt.tzinfo) -> Iterator[str]:
     incomplete = [coverage for coverage in devices if not coverage.covers(whole)]
     if not incomplete:
-        yield f"complete: everything that {len(devices)} {'device' if len(devices) == 1 else 'devices'} recorded" if devices else "no device has reported yet"
+        recorded = f"{len(devices)} {'device' if len(devices) == 1 else 'devices'} recorded"
+        yield f"complete: everything that {recorded}" if devices else "no device has reported yet"
         return
     yield f"incomplete: {len(incomplete)} of {len(devices)} devices"
     for coverage in incomplete[:MAX_NAMED]:
