@@ -6,8 +6,7 @@
 A device builds matches and batches from packed events (`splice_match`, `splice_batch`).
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -15,6 +14,7 @@ from facewire import codec
 from facewire.codec import Decoded, Format
 from facewire.errors import BatchRefused, DecodeError, EventError
 from facewire.events import MAX_INT, Event, event_from_map, read_seq
+from facewire.fields import Fields
 from facewire.topics import Kind
 
 MAX_BATCH_EVENTS: Final = 100
@@ -23,8 +23,6 @@ MAX_ORIGINS: Final = 16
 
 #: The form in which a batch holds its events.
 E_co = TypeVar("E_co", covariant=True)
-
-_ID = re.compile(r"[0-9A-Fa-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +225,7 @@ def _origins_to_map(origins: Sequence[Origin]) -> dict[str, Any]:
 def decode_match(payload: bytes) -> Match:
     """Read a Match. Raises `DecodeError`."""
     decoded = codec.decode(payload)
-    m = _Fields(decoded.map)
+    m = Fields(decoded.map)
     event = m.get("event", dict, "a map")
     return Match(
         m.identity("epoch"),
@@ -263,7 +261,7 @@ def decode_batch_of(payload: bytes, read_events: Callable[[Sequence[Any]], Seque
 
 def _read_batch(payload: bytes) -> tuple[tuple[str, str, int, int, int, int], tuple[Origin, ...], list[Any], Decoded]:
     decoded = codec.decode(payload)
-    m = _Fields(decoded.map)
+    m = Fields(decoded.map)
     epoch, boot, cursor = m.identity("epoch"), m.identity("boot"), m.integer("cursor")
     try:
         after, head, oldest = m.integer("after"), m.integer("head"), m.integer("oldest", least=1)
@@ -275,7 +273,7 @@ def _read_batch(payload: bytes) -> tuple[tuple[str, str, int, int, int, int], tu
     return (epoch, boot, after, cursor, head, oldest), origins, items, decoded
 
 
-def _read_origins(m: "_Fields") -> tuple[Origin, ...]:
+def _read_origins(m: Fields) -> tuple[Origin, ...]:
     items = m.optional("origins", list, "a list") or ()
     if len(items) > MAX_ORIGINS:
         raise DecodeError(f"{len(items)} origins are over the limit of {MAX_ORIGINS}")
@@ -285,7 +283,7 @@ def _read_origins(m: "_Fields") -> tuple[Origin, ...]:
 def _read_origin(item: object) -> Origin:
     if not isinstance(item, dict):
         raise DecodeError("origins has an item that is not a map")
-    m = _Fields(item)
+    m = Fields(item)
     diverged = m.optional("diverged", bool, "true or false") or False
     origin = Origin(m.identity("epoch"), m.integer("first", least=1), m.integer("last"), diverged)
     if origin.last < origin.first - 1:
@@ -333,12 +331,12 @@ def _raw(item: object) -> bytes:
 
 def decode_ack(payload: bytes) -> Ack:
     """Read an Ack. Raises `DecodeError`."""
-    m = _Fields(codec.decode(payload).map)
+    m = Fields(codec.decode(payload).map)
     rejected = []
     for item in m.optional("rejected", list, "a list") or ():
         if not isinstance(item, dict):
             raise DecodeError("rejected has an item that is not a map")
-        rejected.append(Rejected(read_seq(item), _Fields(item).optional("reason", str, "text") or ""))
+        rejected.append(Rejected(read_seq(item), Fields(item).optional("reason", str, "text") or ""))
     return Ack(
         m.identity("epoch"),
         m.identity("boot"),
@@ -356,7 +354,7 @@ def decode_ack(payload: bytes) -> Ack:
 
 def decode_status(payload: bytes) -> Status:
     """Read a Status. Raises `DecodeError`."""
-    m = _Fields(codec.decode(payload).map)
+    m = Fields(codec.decode(payload).map)
     return Status(
         m.identity("boot"),
         m.get("online", bool, "true or false"),
@@ -379,7 +377,7 @@ def decode_status(payload: bytes) -> Status:
     )
 
 
-def _read_clock(m: "_Fields") -> dict[str, int | None]:
+def _read_clock(m: Fields) -> dict[str, int | None]:
     return {
         "clock_error_ms": m.optional_integer("clock_error_ms", least=-MAX_INT),
         "clock_uncertainty_ms": m.optional_integer("clock_uncertainty_ms"),
@@ -392,54 +390,3 @@ _READERS: Final[dict[Kind, Callable[[bytes], Message]]] = {
     "ack": decode_ack,
     "status": decode_status,
 }
-
-
-class _Fields:
-    """Reads typed fields of a map; each error names the field and its type."""
-
-    def __init__(self, wire: Mapping[str, Any]) -> None:
-        self.map = wire
-
-    def get(self, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
-        value = self.map.get(name)
-        if value is None:
-            raise DecodeError(f"{name} is missing")
-        wrong_bool = isinstance(value, bool) and kind is not bool
-        if wrong_bool or not isinstance(value, kind):
-            raise DecodeError(f"{name} is {type(value).__name__}, not {wanted}")
-        if isinstance(value, str):
-            _check_unicode(name, value)
-        return value
-
-    def optional(self, name: str, kind: type | tuple[type, ...], wanted: str) -> Any:
-        return None if self.map.get(name) is None else self.get(name, kind, wanted)
-
-    def integer(self, name: str, *, least: int = 0) -> int:
-        value: int = self.get(name, int, "an integer")
-        if not least <= value <= MAX_INT:
-            raise DecodeError(f"{name} {value} is not from {least} to {MAX_INT}")
-        return value
-
-    def optional_integer(self, name: str, *, least: int = 0) -> int | None:
-        return None if self.map.get(name) is None else self.integer(name, least=least)
-
-    def optional_number(self, name: str) -> float | None:
-        value: float | None = self.optional(name, (int, float), "a number")
-        if value is None:
-            return None
-        if not -MAX_INT <= value <= MAX_INT:  # nor is NaN
-            raise DecodeError(f"{name} {ascii(value)[:40]} is not a finite number")
-        return float(value)
-
-    def identity(self, name: str) -> str:
-        value: str = self.get(name, str, "text")
-        if not _ID.fullmatch(value):
-            raise DecodeError(f"{name} {ascii(value)[:40]} is not 16 hex digits")
-        return value
-
-
-def _check_unicode(name: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise DecodeError(f"{name} is not valid Unicode") from exc
