@@ -17,12 +17,14 @@ from platform_model import BOOT, EPOCH, bad_event, batch
 from platform_store import event_at, store_events
 from platform_store import run as change
 
-import facewire_platform.history.queries
+import facewire_platform.history.events
+import facewire_platform.history.reader
 from facewire.events import MAX_INT, event_from_map
 from facewire.messages import Status
 from facewire_cli.main import cli
 from facewire_platform.columns.filter import Filter
-from facewire_platform.history.queries import MAX_SORTED, History
+from facewire_platform.history.events import MAX_SORTED, page_query
+from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Unreadable, open_store
 
@@ -78,8 +80,8 @@ def test_pages_give_each_event_once_and_in_order_whatever_the_filter(
         if (since is None or key[0] >= since) and (until is None or key[0] < until) and (device is None or key[1] == device)
     ]
     with pytest.MonkeyPatch.context() as patch, History(path) as history:
-        patch.setattr(facewire_platform.history.queries, "PAGE", page)
-        patch.setattr(facewire_platform.history.queries, "MAX_SORTED", few)
+        patch.setattr(facewire_platform.history.events, "PAGE", page)
+        patch.setattr(facewire_platform.history.events, "MAX_SORTED", few)
         most = min(limit or 60, 60) if page == 1 else limit
         rows = list(history.events(Filter(since=since, until=until, device=device), limit=most, newest_first=newest_first))
     times = [row["timestamp"] for row in rows]
@@ -93,7 +95,7 @@ def query_plans(history: History, wanted: Filter, *, newest_first: bool) -> list
     """How SQLite goes about the first page and about the next."""
     plans = []
     for after in (None, (5, 1, 1)):
-        sql, parameters = history._page(wanted, after, 10, newest_first=newest_first).bind(history._db).sql()
+        sql, parameters = page_query(history, wanted, after, 10, newest_first=newest_first).bind(history._db).sql()
         plans.append("\n".join(row[3] for row in history._db.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)))
     return plans
 
@@ -106,7 +108,7 @@ def query_plans(history: History, wanted: Filter, *, newest_first: bool) -> list
 def test_no_page_sorts_and_each_page_begins_where_the_last_one_ended(
     crowd: tuple[Path, object], wanted: Filter, newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.history.queries, "MAX_SORTED", 0)
+    monkeypatch.setattr(facewire_platform.history.events, "MAX_SORTED", 0)
     with History(crowd[0]) as history:
         first, following = query_plans(history, wanted, newest_first=newest_first)
     for plan in (first, following):
@@ -149,7 +151,7 @@ def test_filters_narrow(tmp_path: Path) -> None:
 
 
 def test_a_stream_created_during_a_query_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 2)
+    monkeypatch.setattr(facewire_platform.history.events, "PAGE", 2)
     with open_store(tmp_path / "x.db") as store:
         store_events(store, "a", *(event_at(seq, seq * 10) for seq in range(1, 7)))
         with History(tmp_path / "x.db") as history:
@@ -214,7 +216,7 @@ def test_devices_show_their_newest_epoch_and_all_of_them_on_demand(tmp_path: Pat
 
 
 def test_gaps_and_quarantine_are_read_page_by_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 2)
+    monkeypatch.setattr(facewire_platform.history.reader, "PAGE", 2)
     with open_store(tmp_path / "x.db") as store:
         for device in ("b", "a"):
             store_events(store, device, *(event_at(seq, seq) for seq in range(1, 12, 2)), now_ms=5)
@@ -349,5 +351,5 @@ def test_a_device_with_a_hundred_thousand_epochs_can_be_asked_for(location: Loca
     )
     for most in (MAX_SORTED, 1):
         with History(location) as history, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(facewire_platform.history.queries, "MAX_SORTED", most)
+            patch.setattr(facewire_platform.history.events, "MAX_SORTED", most)
             assert [row["seq"] for row in history.events(Filter(device="a"))] == [1, 2]

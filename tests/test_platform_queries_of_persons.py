@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from platform_store import event_at, store_events
 
-import facewire_platform.history.queries
+import facewire_platform.history.events
 from facewire.events import Event
 from facewire_platform.columns.filter import Filter
-from facewire_platform.history.queries import History, Place
+from facewire_platform.history.events import Place, page_query
+from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.rows import key
 from facewire_platform.store.writer import open_store
@@ -46,7 +47,7 @@ SPANS = ((None, None), (0, None), (None, 0), (-1, 1), (HOUR, 2 * HOUR), (HOUR + 
 def test_all_events_of_a_person_are_found_in_order_in_any_period(
     location: Location, crowd: list[Event], newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 4)
+    monkeypatch.setattr(facewire_platform.history.events, "PAGE", 4)
     with History(location) as history:
         for since, until in SPANS:
             for who in IDS:
@@ -70,7 +71,7 @@ def test_the_events_of_a_person_continue_after_any_place(location: Location, cro
 
 
 def test_two_ids_with_the_same_key_are_distinguished(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.history.queries, "PAGE", 4)
+    monkeypatch.setattr(facewire_platform.history.events, "PAGE", 4)
     # The CRC-32 of both is 0x4ddb0c25.
     ids = ["plumless"] * 9 + ["buckeroo"] + ["plumless"] * 9
     assert key("plumless") == key("buckeroo")
@@ -105,7 +106,7 @@ def plan(history: History, query: Any) -> str:
 def test_only_the_events_of_a_person_are_read_from_the_table(
     location: Location, crowd: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facewire_platform.history.queries, "MAX_SORTED", 0)
+    monkeypatch.setattr(facewire_platform.history.events, "MAX_SORTED", 0)
     with History(location) as history:
         if isinstance(location, str):
             # So few rows are read faster one after the other.
@@ -113,6 +114,6 @@ def test_only_the_events_of_a_person_are_read_from_the_table(
             history._db.execute_sql("SET enable_bitmapscan = off")
         for wanted in (Filter(person="a", since=0), Filter(device="d", since=0), Filter(person="a")):
             for after in (None, (5, 1, 1)):
-                text = plan(history, history._page(wanted, after, 10, newest_first=False))
+                text = plan(history, page_query(history, wanted, after, 10, newest_first=False))
                 assert "COVERING INDEX" in text or "Index Only Scan" in text, text
                 assert "timestamp_stream_seq" in text

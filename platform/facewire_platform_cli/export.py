@@ -16,7 +16,8 @@ from facewire_platform.columns import engine
 from facewire_platform.columns.filter import Filter
 from facewire_platform.columns.folder import sync
 from facewire_platform.columns.single import write_parquet
-from facewire_platform.history.queries import History, Row
+from facewire_platform.history.queries import History
+from facewire_platform.history.reader import Row
 from facewire_platform.store.database import locate
 from facewire_platform_cli.events import EVENT_COLUMNS
 from facewire_platform_cli.options import database_option, filter_options

@@ -15,7 +15,8 @@ import click
 from facewire.plain import plain
 from facewire_cli.output import standard_output, to_json, write_rows
 from facewire_platform.history.person import Summary, events_of, photographs, quarantined_of
-from facewire_platform.history.queries import History, Row
+from facewire_platform.history.queries import History
+from facewire_platform.history.reader import Row
 from facewire_platform.store.database import locate
 from facewire_platform_cli.events import EVENT_COLUMNS
 from facewire_platform_cli.export import whole_file, whole_path

@@ -21,7 +21,8 @@ from facewire_platform.columns.filter import Filter
 from facewire_platform.health.state import describe_times
 from facewire_platform.history import periods, reports
 from facewire_platform.history.periods import Period
-from facewire_platform.history.queries import History, Row
+from facewire_platform.history.queries import History
+from facewire_platform.history.reader import Row
 from facewire_platform.history.reports import Completeness
 from facewire_platform.sightings import EARLIEST
 from facewire_platform.store.database import locate

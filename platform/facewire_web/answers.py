@@ -8,7 +8,8 @@ from typing import Any, Final
 from starlette.responses import JSONResponse, Response
 
 from facewire.plain import plain
-from facewire_platform.history.queries import Place, Row
+from facewire_platform.history.events import Place
+from facewire_platform.history.reader import Row
 
 #: A page of events ends with the event that passes this size in JSON: photographs are large.
 MAX_BYTES: Final = 4 * 1024 * 1024

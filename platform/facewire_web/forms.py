@@ -9,7 +9,8 @@ from facewire.moments import parse_moment
 from facewire.topics import check_device
 from facewire_mqtt.clock import now_ms
 from facewire_platform.columns.filter import Filter
-from facewire_platform.history.queries import HOUR, Place
+from facewire_platform.history.events import Place
+from facewire_platform.history.queries import HOUR
 
 #: Most rows in one answer.
 MAX_ROWS: Final = 1_000

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 from facewire.errors import StoreError
 from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import NAMED, assess, describe_times
-from facewire_platform.history.queries import History, Row
+from facewire_platform.history.queries import History
+from facewire_platform.history.reader import Row
 from facewire_platform.store.database import dialect_of, open_database
 from facewire_platform.store.drivers import Location, shown, store_errors
 from facewire_platform.store.schema import StoreRow

@@ -27,7 +27,7 @@ from facewire_mqtt.address import is_loopback
 from facewire_platform.health.readings import Reading, Readings
 from facewire_platform.health.scrapes import Answer, Scrapes
 from facewire_platform.health.state import STATES
-from facewire_platform.history.queries import Row
+from facewire_platform.history.reader import Row
 from facewire_platform.store.drivers import Location
 
 if TYPE_CHECKING:

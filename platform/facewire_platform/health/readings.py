@@ -12,7 +12,8 @@ from typing import Final
 
 from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import STATES, assess
-from facewire_platform.history.queries import History, Row
+from facewire_platform.history.queries import History
+from facewire_platform.history.reader import Row
 from facewire_platform.store.drivers import Location
 
 #: A reading is good for so long, s, or for so many times as long as it took.

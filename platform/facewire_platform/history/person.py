@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from facewire_platform.columns.filter import Filter
 from facewire_platform.history import periods
-from facewire_platform.history.queries import History, Row
+from facewire_platform.history.queries import History
+from facewire_platform.history.reader import Row
 from facewire_platform.history.retention import holds, needles
 
 #: How JPEG and PNG begin, and the name of such a file.

@@ -17,7 +17,7 @@ from facewire.errors import DecodeError, ProtocolError, StoreError
 from facewire.events import event_from_map
 from facewire.messages import Ack, Match, Status, decode
 from facewire.topics import Topics
-from facewire_platform.history.queries import Row
+from facewire_platform.history.reader import Row
 from facewire_platform.store.database import open_database
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.schema import QuarantineRow, StreamRow

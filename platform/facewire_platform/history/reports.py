@@ -18,8 +18,10 @@ from typing import Any, Final
 import peewee
 
 from facewire_platform.columns.filter import Filter
+from facewire_platform.history.events import conditions
 from facewire_platform.history.periods import Period
-from facewire_platform.history.queries import STRANGER, History, Row
+from facewire_platform.history.queries import STRANGER, History
+from facewire_platform.history.reader import Row
 from facewire_platform.store.schema import EventRow, GapRow, StreamRow
 
 #: A box's clock that is off by less is taken to be right, s.
@@ -180,7 +182,7 @@ def _attendance(
     by_id = history.ordered(EventRow.identity_id)
     for place, day in enumerate(days):
         query = EventRow.select(*columns).where(EventRow.person_type != STRANGER)
-        query = query.where(*history.conditions(replace(wanted, since=day.since, until=day.until)))
+        query = query.where(*conditions(history, replace(wanted, since=day.since, until=day.until)))
         query = query.group_by(EventRow.identity_id).order_by(by_id).limit(PEOPLE)
         people = history.rows(query.tuples())
         while people:

@@ -23,8 +23,9 @@ import peewee
 
 from facewire import codec
 from facewire.events import MAX_INT
+from facewire_platform.columns.answers import Key
 from facewire_platform.columns.builder import columns_follow
-from facewire_platform.history.queries import KEY, Key
+from facewire_platform.history.events import KEY
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.rows import key
