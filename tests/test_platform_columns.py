@@ -22,6 +22,7 @@ from platform_store import run as execute
 
 import facewire_platform.columns.builder
 import facewire_platform.columns.copier
+import facewire_platform.columns.files
 from facewire.errors import StoreError
 from facewire.events import Event
 from facewire.messages import Match
@@ -264,7 +265,7 @@ def test_duckdb_reads_back_what_it_is_handed(code: str, values: list[Any]) -> No
 
 
 def test_days_without_end_do_not_make_files_without_end(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facewire_platform.columns.builder, "MOST_DAYS", 2)
+    monkeypatch.setattr(facewire_platform.columns.files, "MOST_DAYS", 2)
     with open_store(location) as store:
         moments = [*(MONDAY,) * 3, *(MONDAY + DAY,) * 3, *(day * 40 * DAY for day in range(20)), 2**62, -(2**62)]
         store_batches(store, batch(0, len(moments), *(made(seq, at, "p") for seq, at in enumerate(moments, 1))))

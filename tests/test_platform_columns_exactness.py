@@ -15,10 +15,12 @@ import pytest
 from pipeline import Faults, World
 
 import facewire_platform.columns.builder as building
+import facewire_platform.columns.files as writing
 from facewire.events import Event
 from facewire.messages import Ack, Batch, Match
 from facewire_platform.columns import engine, folder
 from facewire_platform.columns.builder import Builder
+from facewire_platform.columns.files import Files
 from facewire_platform.columns.filter import Filter
 from facewire_platform.history import periods, reports
 from facewire_platform.history.periods import Period
@@ -156,9 +158,9 @@ class Walk:
             return call
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(building, "sync", dies(folder.sync))
+            patch.setattr(writing, "sync", dies(folder.sync))
             patch.setattr(Builder, "_commit", dies(Builder._commit))
-            patch.setattr(Builder, "_unlink", dies(Builder._unlink))
+            patch.setattr(Files, "remove", dies(Files.remove))
             patch.setattr(engine, "write", dies(engine.write))
             try:
                 with Builder(self.location) as builder:
@@ -261,7 +263,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(building, "CHUNK", 60)
     monkeypatch.setattr("facewire_platform.columns.parts.SHARE", 25)
     monkeypatch.setattr(building, "MANY", 3)
-    monkeypatch.setattr(building, "MOST_DAYS", 5)
+    monkeypatch.setattr(writing, "MOST_DAYS", 5)
     monkeypatch.setattr(building, "REST", 0)
 
 

@@ -13,34 +13,27 @@ Workers go on meanwhile: the events that they store are above `copied`, or named
 
 import contextlib
 import logging
-import secrets
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from facewire.errors import StoreError
 from facewire_platform.columns import engine
-from facewire_platform.columns.folder import EVENTS, NEW, NO_DAY, is_elsewhere, make_folder, read_folder, sync
-from facewire_platform.columns.parts import TYPES, Part, Tables
+from facewire_platform.columns.files import Files
+from facewire_platform.columns.folder import EVENTS, NEW, is_elsewhere, make_folder, read_folder
+from facewire_platform.columns.parts import Part, Tables
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.schema import ChangedRow, CopiedRow, PartFolderRow, PartRow
 
 log = logging.getLogger(__name__)
 
-DAY: Final = 86_400_000  # ms
 #: Events that one step copies.
 CHUNK: Final = 100_000
 #: So many files of one day are merged.
 MANY: Final = 6
-#: Days for which one step writes files of their own. If there are more, some clocks are wrong.
-MOST_DAYS: Final = 40
-_EPOCH: Final = date(1970, 1, 1)
-_DAYS: Final = range((date.min - _EPOCH).days, (date.max - _EPOCH).days + 1)
 #: The pause between two steps, so that a purge gets its turn, s.
 REST: Final = 0.02
 
@@ -56,7 +49,7 @@ class Builder:
         location: the database.
 
     Raises:
-        StoreError: there is none, or it is not a platform's.
+        StoreError: there is no database, or it is not a platform's.
     """
 
     def __init__(self, location: Location) -> None:
@@ -148,10 +141,11 @@ class Builder:
         """Take one step; returns whether there was anything to do."""
         return self._any(self._folder(), self._expel, self._extend, self._mend, self._clear, self._merge)
 
-    def _any(self, folder: Path, *steps: Callable[[Path, Any], bool]) -> bool:
+    def _any(self, folder: Path, *steps: Callable[[Files], bool]) -> bool:
         try:
             with engine.opened() as duck:
-                return any(step(folder, duck) for step in steps)
+                files = Files(folder, duck)
+                return any(step(files) for step in steps)
         except _StreamChanged:
             return True  # the database does not name its files, so the next step removes them
         except Exception as exc:
@@ -182,115 +176,73 @@ class Builder:
             for table in (PartRow, CopiedRow, ChangedRow):
                 table.delete().bind(self._db).execute()
 
-    def _expel(self, folder: Path, duck: Any) -> bool:
+    def _expel(self, files: Files) -> bool:
         """Write files anew without the streams whose copies are wrong; `_extend` copies those."""
         with self._dialect.snapshot(self._db):
             streams, parts = self._tables.forgotten(), self._tables.parts()
         if not streams:
             return False
-        engine.put(duck, "wrong", [[(stream,) for stream in streams]], {"stream": "q"})
-        having = [part for part in parts if self._has(duck, folder, part, "wrong USING (stream)")]
-        fresh = [new for part in having for new in self._again(folder, duck, [part], "ANTI JOIN wrong USING (stream)")]
-        self._commit(fresh, having, (), (), streams)
-        self._unlink(folder, having)
+        wrong = "wrong USING (stream)"
+        engine.put(files.duck, "wrong", [[(stream,) for stream in streams]], {"stream": "q"})
+        having = [part for part in parts if files.has(part, wrong)]
+        self._commit(files.without(having, wrong), having, (), (), streams)
+        files.remove(having)
         return True
 
-    def _extend(self, folder: Path, duck: Any) -> bool:
+    def _extend(self, files: Files) -> bool:
         with self._dialect.snapshot(self._db):
             spans = self._tables.behind(CHUNK)
             if not spans:
                 return False
-            floor, names, rows = self._floor(), self._tables.names(), self._tables.between(spans)
+            floor, names, rows = self._tables.floor(), self._tables.names(), self._tables.between(spans)
             of = {stream: (after, last) for stream, after, last in spans}
             seen = [
                 number
                 for number, stream, seq in self._tables.rows("SELECT x.id, x.stream, x.seq FROM changed AS x")
                 if stream in of and of[stream][0] < seq <= of[stream][1]
             ]
-        fresh = self._write(folder, duck, [row for row in rows if row[0] >= floor], names)
+        fresh = files.write([row for row in rows if row[0] >= floor], names)
         self._commit(fresh, (), seen, spans)
         return True
 
-    def _mend(self, folder: Path, duck: Any) -> bool:
+    def _mend(self, files: Files) -> bool:
         with self._dialect.snapshot(self._db):
             changes = self._tables.changed()[:CHUNK]
             if not changes:
                 return False
-            floor, names, parts = self._floor(), self._tables.names(), self._tables.parts()
+            floor, names, parts = self._tables.floor(), self._tables.names(), self._tables.parts()
             keys = sorted({(stream, seq) for _, stream, seq, _ in changes})
             rows = self._tables.between([(stream, seq - 1, seq) for stream, seq in keys])
-        engine.put_keys(duck, "gone", keys)
+        gone = "gone USING (stream, seq)"
+        engine.put_keys(files.duck, "gone", keys)
         moments = [at for *_, at in changes]
-        having = [
-            part
-            for part in parts
-            if any(part.first_at <= at <= part.last_at for at in moments) and self._has(duck, folder, part, "gone USING (stream, seq)")
-        ]
-        fresh = [new for part in having for new in self._again(folder, duck, [part], "ANTI JOIN gone USING (stream, seq)")]
-        fresh += self._write(folder, duck, [row for row in rows if row[0] >= floor], names)
+        near = [part for part in parts if any(part.first_at <= at <= part.last_at for at in moments)]
+        having = [part for part in near if files.has(part, gone)]
+        fresh = files.without(having, gone) + files.write([row for row in rows if row[0] >= floor], names)
         self._commit(fresh, having, [number for number, *_ in changes], ())
-        self._unlink(folder, having)
+        files.remove(having)
         return True
 
-    def _clear(self, folder: Path, duck: Any) -> bool:
-        floor = self._floor()
+    def _clear(self, files: Files) -> bool:
+        floor = self._tables.floor()
         for part in self._tables.parts(last=floor - 1):
-            self._replace(folder, duck, [part], f"WHERE timestamp >= {floor}")
+            self._replace(files, [part], f"WHERE timestamp >= {floor}")
             return True
         return False
 
-    def _merge(self, folder: Path, duck: Any) -> bool:
+    def _merge(self, files: Files) -> bool:
         by_day: dict[int | None, list[Part]] = {}
         for part in self._tables.parts():
             by_day.setdefault(part.day, []).append(part)
         for some in by_day.values():
             if len(some) >= MANY:
-                self._replace(folder, duck, _small(some))
+                self._replace(files, _small(some))
                 return True
         return False
 
-    def _replace(self, folder: Path, duck: Any, parts: Sequence[Part], rest: str = "") -> None:
-        self._commit(self._again(folder, duck, parts, rest), parts, (), ())
-        self._unlink(folder, parts)
-
-    def _again(self, folder: Path, duck: Any, parts: Sequence[Part], rest: str = "") -> list[Part]:
-        """Write the events of one day's parts that remain into a new file; none if none remain."""
-        source = f"SELECT * FROM {engine.files(folder, [part.name for part in parts])} {rest}"
-        found = self._file(folder, duck, source, parts[0].day)
-        return [found] if found else []
-
-    def _has(self, duck: Any, folder: Path, part: Part, those: str) -> bool:
-        """Whether a part has any of the events that a join names."""
-        found = duck.execute(f"SELECT 1 FROM {engine.files(folder, [part.name])} SEMI JOIN {those} LIMIT 1")
-        return found.fetchone() is not None
-
-    def _write(self, folder: Path, duck: Any, rows: Sequence[tuple[Any, ...]], names: Sequence[tuple[Any, ...]]) -> list[Part]:
-        """Write rows (see `TYPES`) into files, one for each day."""
-        days = _days(rows)
-        engine.put(duck, "fresh", [[(*row, day) for row, day in zip(rows, days, strict=True)]], {**TYPES, "day": "q"})
-        engine.put(duck, "names", [names], {"stream": "q", "device": "u", "epoch": "u"})
-        made = []
-        for day in sorted(set(days)):
-            source = f"SELECT {engine.WRITTEN} FROM fresh AS e JOIN names AS n USING (stream) WHERE e.day = {day}"
-            part = self._file(folder, duck, source, day if day in _DAYS else None)
-            made += [part] if part else []
-        return made
-
-    def _file(self, folder: Path, duck: Any, source: str, day: int | None) -> Part | None:
-        duck.execute(f"CREATE OR REPLACE TEMP VIEW told AS {source}")
-        events, first_at, last_at = duck.execute("SELECT count(*), min(timestamp), max(timestamp) FROM told").fetchone()
-        if not events:
-            return None
-        within = f"day={NO_DAY if day is None else (_EPOCH + timedelta(day)).isoformat()}"
-        name = f"{EVENTS}/{within}/{secrets.token_hex(8)}.parquet"
-        new, path = folder / NEW / Path(name).name, folder / name
-        for made in (new.parent, path.parent):
-            made.mkdir(parents=True, exist_ok=True)
-        engine.write(duck, "SELECT * FROM told", new)
-        sync(new)
-        new.rename(path)
-        sync(path.parent)
-        return Part(0, name, day, events, first_at, last_at)
+    def _replace(self, files: Files, parts: Sequence[Part], rest: str = "") -> None:
+        self._commit(files.rewrite(parts, rest), parts, (), ())
+        files.remove(parts)
 
     def _commit(
         self,
@@ -321,27 +273,12 @@ class Builder:
         if not advanced:
             raise _StreamChanged
 
-    def _floor(self) -> int:
-        [(floor,)] = self._tables.rows("SELECT floor FROM part_folder")
-        return int(floor)
-
-    def _unlink(self, folder: Path, parts: Iterable[Part]) -> None:
-        for part in parts:
-            (folder / part.name).unlink(missing_ok=True)
-
 
 @contextlib.contextmanager
 def columns_follow(location: Location) -> Iterator[None]:
-    """Delete events only within this, so that column files follow (see `Builder.deleting`)."""
+    """Delete events only within this: column files follow (see `Builder.deleting`)."""
     with Builder(location) as builder, builder.deleting():
         yield
-
-
-def _days(rows: Sequence[tuple[Any, ...]]) -> list[int]:
-    """The day of each row; `_DAYS.stop` for rare days beyond `MOST_DAYS`, or off the calendar."""
-    days = [row[0] // DAY for row in rows]
-    usual = {day for day, _ in Counter(days).most_common(MOST_DAYS) if day in _DAYS}
-    return days if usual.issuperset(days) else [day if day in usual else _DAYS.stop for day in days]
 
 
 def _small(parts: Sequence[Part]) -> list[Part]:

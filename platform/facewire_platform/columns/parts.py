@@ -106,6 +106,11 @@ class Tables:
         """The streams whose events in column files do not count."""
         return [stream for (stream,) in self.rows("SELECT stream FROM copied WHERE seq < 0")]
 
+    def floor(self) -> int:
+        """The time before which column files do not count; see `PartFolderRow`."""
+        [(floor,)] = self.rows("SELECT floor FROM part_folder")
+        return int(floor)
+
     def waiting(self) -> int:
         """About how many events wait to be copied or mended."""
         [(events,)] = self.rows(f"SELECT coalesce(sum(CAST(s.watermark - coalesce(c.seq, 0) AS REAL)), 0) {_BEHIND}")
