@@ -84,7 +84,7 @@ DEVICE: Final = (
 BROKER: Final = ("allow_many_files", "Broker.__init__", "Broker.start", "Broker.start,Broker.shutdown", "_set_at,Service.stopping")
 PLATFORM: Final = ("Worker.__init__", "Worker.run", "Worker.turn", "Worker.turn,Receiver.close", "Receiver.close")
 WEB: Final = ("listen", "serve_web", "create_app", "WebServer.__init__", "WebServer._end")
-TAIL: Final = ("Output.__init__", "Connection.start", "Connection.start,Connection.close", "_Follower.rows")
+TAIL: Final = ("Output.__init__", "Connection.start", "Connection.start,Connection.close", "Follower.rows")
 
 
 def by_turns(points: Sequence[str]) -> list[tuple[str, int]]:
@@ -214,7 +214,7 @@ class TestCommands:
     @pytest.mark.parametrize("points", TAIL)
     def test_a_tail(self, points: str, fresh: tuple[str, ...]) -> None:
         if fresh:
-            points = points.replace("_Follower", "_FreshFollower")
+            points = points.replace("Follower", "FreshFollower")
         with embedded.running() as address, signalled_in(points, signal.SIGINT, "tail", "-p", str(address.port), *fresh) as running:
             ends_well(running, points)
 

@@ -23,8 +23,9 @@ from facewire import codec, messages
 from facewire.events import Event
 from facewire.messages import Ack, Batch, Match, Rejected, Status
 from facewire.topics import KINDS, Kind, Topics
+from facewire_cli.following import INBOX_MESSAGES, DropNewestInbox
 from facewire_cli.render import SHOWN_BYTES, duration, flat, line, narrow, to_row
-from facewire_cli.tail import INBOX_MESSAGES, DropNewestInbox, filters
+from facewire_cli.tail import filters
 from facewire_mqtt import Address, Connected, Connection, Happening, Publication, Received
 
 FACEWIRE = str(Path(sys.executable).with_name("facewire"))
