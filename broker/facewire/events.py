@@ -22,7 +22,7 @@ MAX_EVENT_BYTES: Final = 192 * 1024
 
 
 class PersonType(enum.IntEnum):
-    """What a box may know of a person. An event keeps other numbers too."""
+    """The kinds of persons that boxes distinguish. An event keeps other numbers too."""
 
     EMPLOYEE = 1
     VISITOR = 2
@@ -32,7 +32,7 @@ class PersonType(enum.IntEnum):
 
     @property
     def label(self) -> str:
-        """What people read."""
+        """The name that people read."""
         return "VIP" if self is PersonType.VIP else self.name.lower()
 
 
@@ -130,7 +130,7 @@ def _fit(integers: Sequence[int]) -> bool:
 
 
 def event_from_source(fields: object) -> Event:
-    """The event of `read_source`, for whoever does not keep photographs."""
+    """The event of `read_source`, without its photographs."""
     return read_source(fields)[0]
 
 

@@ -24,7 +24,7 @@ def without_password(text: str) -> str:
 
 
 def without_secrets_of(url: str, text: str) -> str:
-    """What another program said about a URL, without the URL's secrets, however it wrote them."""
+    """Another program's text about a URL, with `***` for the URL's secrets in any spelling."""
     for secret in sorted(_secrets(url), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

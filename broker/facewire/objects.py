@@ -1,7 +1,7 @@
-"""What a SQLite database may contain: it is input, like a message. Pure.
+"""Checks which objects a SQLite database contains: it is input, like a message. Pure.
 
-A trigger, a view, an index or a column's clause can change or drop what is stored, and run
-functions (https://www.sqlite.org/security.html). So a database must have our objects and no others.
+A trigger, a view, an index or a column's clause can change or drop stored rows, and run functions
+(https://www.sqlite.org/security.html). So a database must have our objects and no others.
 """
 
 import re

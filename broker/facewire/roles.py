@@ -1,4 +1,4 @@
-"""What each role may publish and subscribe (docs/contract.md, Topics). Pure.
+"""The topics that each role may publish and subscribe (docs/contract.md, Topics). Pure.
 
     role       publishes                          subscribes
     device     its own match, history, status     its own ack
@@ -25,7 +25,7 @@ from facewire.topics import KINDS, Kind
 
 
 class Role(enum.StrEnum):
-    """What a credential is for."""
+    """The purpose of a credential."""
 
     DEVICE = "device"
     BRIDGE = "bridge"

@@ -30,7 +30,7 @@ ACCEPTED, BAD_LEVEL, BAD_CLIENT_ID, UNAVAILABLE, NOT_AUTHORIZED = 0, 1, 2, 3, 5
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a client is, once authenticated."""
+    """The identity of an authenticated client."""
 
     #: None for an anonymous client.
     user: str | None = None
@@ -41,7 +41,7 @@ class Identity:
 
 
 class Client(Link, Protocol):
-    """What the hub needs of a connection."""
+    """A connection, as the hub needs it."""
 
     identity: Identity
     session: Session | None
@@ -219,7 +219,7 @@ class Hub:
         return False
 
     def _budget_of(self, user: str | None) -> Budget:
-        """What the sessions of a user may hold together. Anonymous clients share only the whole."""
+        """The budget that a user's sessions share. Anonymous clients share only the broker's."""
         if user is None:
             return self._budget
         return self._budgets.setdefault(user, Budget(self.limits.user_queued_bytes, self._budget))

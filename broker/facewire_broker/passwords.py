@@ -34,7 +34,7 @@ class _Attempt:
 
 
 def check(user: User | None, secret: str, rounds: int) -> bool:
-    """Whether this is the user's secret. A wrong one takes so many rounds, whoever the user is."""
+    """Whether this is the user's secret. A wrong one always costs `rounds` rounds, user or not."""
     if user is not None and user.verify(secret):
         return True
     left = rounds - (user.rounds if user else 0)

@@ -33,7 +33,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the configuration of a broker depends on."""
+    """The facts that a broker's configuration depends on."""
 
     users: Users
     #: The topics' root and version.

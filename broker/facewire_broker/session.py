@@ -25,7 +25,7 @@ Shared: TypeAlias = "Group[Session] | None"
 
 
 class Link(Protocol):
-    """What a session needs of its connection."""
+    """A connection, as its session needs it."""
 
     @property
     def is_writable(self) -> bool:
@@ -39,7 +39,7 @@ class Link(Protocol):
 
 
 class SessionContext(Protocol):
-    """What a session needs of the broker."""
+    """The broker, as a session needs it."""
 
     limits: BrokerLimits
 
@@ -188,7 +188,7 @@ class Session:
         self._greeting.discard(topic_filter)
 
     def attach(self, link: Link) -> None:
-        """Begin to send to a connection: first, again, what was in flight (MQTT-4.4.0-1)."""
+        """Begin to send to a connection; resend the messages in flight first (MQTT-4.4.0-1)."""
         self.link = link
         self._queue.extendleft(reversed(self._inflight.values()))
         self._inflight.clear()

@@ -37,7 +37,7 @@ MAX_MQTT_BYTES: Final = 65_535
 
 
 class Endpoint(NamedTuple):
-    """Where to listen; port 0 for any that is free."""
+    """The address to listen at; port 0 takes any free port."""
 
     host: str
     port: int

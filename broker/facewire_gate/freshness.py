@@ -99,7 +99,7 @@ class Moment(NamedTuple):
 
 
 class _Heard(NamedTuple):
-    """What a message tells of the clock of its device."""
+    """The facts in a message about its device's clock."""
 
     arrived: Moment
     #: Device clock when it was sent, or before.
@@ -204,7 +204,7 @@ class Freshness:
 
 
 class _Device:
-    """What a consumer knows about a device."""
+    """A device, as the consumer knows it."""
 
     __slots__ = ("_boots", "_contester", "_contesters", "_epochs", "_since", "boot", "clock", "contested")
 
@@ -307,7 +307,7 @@ class _Period:
 
 @dataclass(slots=True)
 class _Clock:
-    """What messages of one boot have shown of its clock, ms: received (monotonic) - sent_at.
+    """The clock of one boot, as its messages show it, ms: received (monotonic) - sent_at.
 
     last two closed periods      open
     ├────────────┼────────────┼───────▶ time
@@ -318,7 +318,7 @@ class _Clock:
     _open: _Period | None = None
     #: The least of all messages: how far ahead the clock has been seen.
     _least: float = math.inf
-    #: How far ahead the clock is at most, as the device said last.
+    #: How far ahead the clock is at most, by the device's last word.
     _said_ahead: float = -math.inf
     #: The same as `_least` for the clock of the platform, to which devices correct their own: the
     #: least since `_platform_since`, and of the time before.

@@ -107,7 +107,8 @@ class Connection:
             self._note_reason(session, reason)
             self._given_up = None
             del session  # paho closes its sockets when nobody refers to it
-            # Jitter, lest a fleet comes back in step (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+            # Jitter, so that a fleet does not reconnect in step
+            # (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
             self._stopping.wait(self._backoff.wait * random.uniform(0.5, 1.0))  # noqa: S311  # jitter is no secret
 
     def _note_end(self, session: Session) -> None:

@@ -10,7 +10,7 @@ from facewire.errors import ProtocolError
 
 
 class Malformed(ProtocolError):
-    """Bytes that are not MQTT 3.1.1. Whoever receives them closes the connection (MQTT-4.8.0-1)."""
+    """Bytes that are not MQTT 3.1.1. The receiver closes the connection (MQTT-4.8.0-1)."""
 
 
 def fixed_header(first: int, length: int) -> bytes:

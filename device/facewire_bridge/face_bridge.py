@@ -68,7 +68,7 @@ class FaceBridge:
         self._ticker.start()
 
     def stop(self) -> None:
-        """Hear nothing more. What waits on the lanes is finished by whoever closes them."""
+        """Receive nothing more. The lanes finish their waiting work when they are closed."""
         self._stopping.set()
         self._connection.close()
         self._ticker.join()

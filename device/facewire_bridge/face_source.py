@@ -55,11 +55,11 @@ class FaceSource:
 
     @property
     def offset_ms(self) -> int | None:
-        """How far its clock is ahead of ours, as measured at its heartbeats; None if it was not."""
+        """How far its clock is ahead of ours, by its heartbeats; None without any."""
         return round(statistics.median(tuple(self._offsets))) if self._offsets else None
 
     def describe(self) -> dict[str, Any]:
-        """What its status says of its proof; from any thread."""
+        """The fields of its status about its proof; from any thread."""
         return {
             "proof": Proof.PROVEN,
             "proof_at": self._placing.reset_ms,
@@ -68,7 +68,7 @@ class FaceSource:
         }
 
     def take(self, kind: str, payload: bytes, *, now: float, now_ms: int) -> None:
-        """A message of a record topic. What is not acked, the terminal still has.
+        """Take a message of a record topic. The terminal keeps every record that we do not ack.
 
         Raises:
             StoreError: it is not taken, and not acked.

@@ -1,4 +1,4 @@
-"""What a family of boxes that post over HTTP is: a pure module with a `FAMILY`. Pure.
+"""The shape of a family of boxes that post over HTTP: a pure module with a `FAMILY`. Pure.
 
 POST /NAME/{id}/{kind} ──▶ Post ──▶ read ──▶ records ──▶ one commit ──▶ stored
 """
@@ -20,16 +20,16 @@ class Post:
     kind: str
     content_type: str
     body: bytes
-    #: Fields of a multipart body: texts, and files as bytes. None of any other.
+    #: Fields of a multipart body: texts, and files as bytes. None for any other body.
     form: Mapping[str, str | bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """What is known of the box that posts.
+    """The box that posts, as we know it.
 
     Attributes:
-        zone: of its clock.
+        zone: its clock's.
         after_ms: when its highest numbered record was made; None if it has none.
     """
 
@@ -37,7 +37,7 @@ class Box:
     after_ms: int | None = None
 
 
-#: Records, each with what was posted of it, which is kept if it is poison.
+#: Records, each with the posted value, which we keep if the record is poison.
 Read: TypeAlias = list[tuple[Record | Poison, object]]
 
 
@@ -50,8 +50,8 @@ class Family:
         kinds: last levels of the paths that carry records.
         read: reads a post; a `ValueError` makes all of it poison.
         stored: the answer, with status 200, that means "stored" to the box.
-        proof: what its records prove.
-        media_type: of the answer.
+        proof: the class of proof that its records allow.
+        media_type: the answer's.
     """
 
     name: str

@@ -47,7 +47,7 @@ _OUTAGES: Final = (httpx.HTTPError, WebSocketException, OSError, ValueError)
 
 
 class Walk(NamedTuple):
-    """What a range of the box's events came to."""
+    """The result of reading a range of the box's events."""
 
     counted: int
     held: int
@@ -94,7 +94,7 @@ class Fetcher:
                 tasks.create_task(self._forever(self._listen, "websocket", wait=_RETRY[0]))
 
     async def _forever(self, step: Callable[[], Any], what: str, wait: float) -> None:
-        """Step by step; what fails is said once for each reason, and waits longer each time."""
+        """Repeat a step. A failure is logged once for each reason, and waits longer each time."""
         said, retry = "", _RETRY[0]
         while True:
             delay = wait
@@ -218,8 +218,7 @@ class Fetcher:
     async def _watch_cameras(self, socket: ClientConnection, cameras: list[str]) -> None:
         while True:
             await asyncio.sleep(_CAMERAS_EVERY)
-            # A session that has ended is noticed by whoever listens, an API that is away by whoever
-            # asks it.
+            # `_listen` notices that a session has ended, `_reconcile` that an API is away.
             with contextlib.suppress(*_OUTAGES):
                 if (found := await self._cameras()) != cameras:
                     cameras = found

@@ -2,9 +2,9 @@
 
     Record ──▶ photographs to their folder ──▶ event and ledger row, one commit ──▶ foreign ack
 
-A member is worked on by one thread, its lane's, which owns its connection to the store; the agent
-has a connection of its own. What cannot be an event is poison: it is kept raw, takes a seq that
-history declares lost, and may be acked, as it would block its source otherwise.
+One thread, the lane's, works on a member and owns its connection to the store; the agent has a
+connection of its own. A record that cannot be an event is poison: we keep it raw, and it takes a
+seq that history declares lost. Then it may be acked; otherwise it would block its source.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: What is kept of poison, bytes, for each device.
+#: Bytes of poison that we keep for each device.
 _POISON_BYTES: Final = 64 << 20
 
 
 class Placed(NamedTuple):
-    """A record, under the key that the ledger knows it by, and its bytes as they came."""
+    """A record, its key in the ledger, and its bytes as received."""
 
     record: Record | Poison
     key: str
@@ -42,11 +42,11 @@ class Member:
     """One foreign device.
 
     Args:
-        agent: of the facewire device that it becomes.
-        photo_bytes: what its photographs may take.
+        agent: the agent of the facewire device that it becomes.
+        photo_bytes: bytes that its photographs may take.
 
     Attributes:
-        counts: what became of its records, by name.
+        counts: numbers of its records by outcome.
     """
 
     def __init__(self, agent: Agent, photo_bytes: int) -> None:
@@ -153,5 +153,5 @@ def poison_of(store: Path) -> PhotoFolder:
 
 
 def store_path(folder: Path, name: str) -> Path:
-    """Where a device's store is."""
+    """The path of a device's store."""
     return folder / f"{name}.db"

@@ -32,11 +32,11 @@ _NAMED: Final = frozenset({"customId", "personId", "personName", "persionName", 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is known of one device.
+    """One device, as we know it.
 
     Attributes:
-        zone: of its clock.
-        keep: which of the private fields to keep.
+        zone: its clock's.
+        keep: the private fields to keep.
     """
 
     zone: dt.tzinfo
@@ -159,12 +159,12 @@ def was_asked_for(event: Mapping[str, Any]) -> bool:
 
 
 def push_ack(form: str, number: int, message_id: str) -> bytes:
-    """What tells the device that a record is durable here."""
+    """The message that tells the device that a record is durable here."""
     return _message("PushAck", message_id, {"PushAckType": _ACK_TYPES[form], "SnapOrRecordID": number})
 
 
 def online_ack(device_id: str, message_id: str) -> bytes:
-    """What ends the repetition of `Online`."""
+    """The message that makes the device stop repeating `Online`."""
     return _message("Online-Ack", message_id, {"facesluiceId": device_id, "result": "ok"})
 
 
@@ -204,7 +204,7 @@ def _may_match(info: Mapping[str, Any]) -> bool:
 
 
 def _mark(form: str, info: Mapping[str, Any], score: float) -> str:
-    """What a repeated record shares with the first: not how it is sent, nor what may be edited."""
+    """A record's fields that its copies share: not how it is sent, and none that may be edited."""
     if form == "snap":
         return f"{_text(info, 'time')}|{json.dumps(info.get('targetPosInScene'))}"
     return "|".join([*(_text(info, name) for name in ("time", "customId", "personId", "VerifyStatus")), f"{score:g}"])

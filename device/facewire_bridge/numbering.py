@@ -36,7 +36,7 @@ class Hole:
         return self.last - self.first + 1
 
     def without(self, number: int) -> "tuple[Hole, ...]":
-        """What is left of it once a number came."""
+        """The holes that remain after a number arrived."""
         if not self.first <= number <= self.last:
             return (self,)
         left, right = replace(self, last=number - 1), replace(self, first=number + 1)
@@ -55,7 +55,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Where one numbered form of one source stands."""
+    """The state of one numbered form of one source."""
 
     generation: int = 1
     #: Highest number seen in this generation; 0 if none was.
@@ -106,7 +106,7 @@ class Numbers:
         return replace(self, holes=tuple(part for hole in self.holes for part in hole.without(number)))
 
     def pulled(self, asked: Hole) -> "Numbers":
-        """A pull of a hole's range has ended; what is left of the hole counts it."""
+        """A pull of a hole's range has ended; the holes that remain of it count the pull."""
         return replace(
             self,
             holes=tuple(

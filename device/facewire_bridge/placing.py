@@ -23,8 +23,8 @@ class Placing:
     """The numbers of one device's records, by form.
 
     Args:
-        member: what the device becomes.
-        forms: of its numbered records.
+        member: the member that the device becomes.
+        forms: the forms of its numbered records.
 
     Attributes:
         resets: how often a source's counter began anew in this run.

@@ -1,4 +1,4 @@
-"""What every bridge's process has: an agent and a member for each foreign device, and the lanes."""
+"""The parts of every bridge's process: an agent and a member for each device, and the lanes."""
 
 import contextlib
 import dataclasses

@@ -20,10 +20,10 @@ MOST_PULLS: Final = 3
 #: How long a number may be late before it is asked for, and the waits before it is asked for again,
 #: s.
 WAITS: Final = (3.0, 30.0, 120.0)
-#: By how much a pull's range is wider than the times of the hole's neighbours, s. Where a clock was
-#: set back, or an hour happened twice, what is missing may have a time outside of them.
+#: By how much a pull's range is wider than the times of the hole's neighbours, s. If a clock was
+#: set back, or an hour happened twice, the missing records may have times outside of them.
 MARGINS: Final = (1, 600, 4_200)
-#: A pull ends when nothing more of it has come for so long, s.
+#: A pull ends when none of its records has arrived for so long, s.
 QUIET: Final = 10.0
 
 

@@ -12,7 +12,7 @@ from facewire_bridge.settings import PushDevice
 
 
 class Posting(Protocol):
-    """What the inbox needs of a box."""
+    """A box, as the inbox needs it."""
 
     @property
     def path(self) -> tuple[str, str]:
@@ -28,13 +28,13 @@ class Posting(Protocol):
 
     @property
     def answer(self) -> tuple[bytes, str]:
-        """What it is answered, and the media type, once all of a post is durable."""
+        """The answer to a post, and its media type, once all of the post is durable."""
 
     @property
     def member(self) -> Member: ...
 
     def take(self, post: Post, *, now_ms: int) -> None:
-        """On return all of the post is durable. Raises `StoreError`."""
+        """Take a post. On return all of it is durable. Raises `StoreError`."""
 
     def ask(self, kind: str, query: Mapping[str, str]) -> dict[str, Any] | None:
         """The answer to a question that needs no store; None if it is none."""
@@ -45,7 +45,7 @@ class PushSource:
 
     Args:
         device: its settings.
-        member: what it becomes.
+        member: the member that it becomes.
     """
 
     def __init__(self, device: PushDevice, member: Member) -> None:
@@ -71,7 +71,7 @@ class PushSource:
         return self._family.stored, self._family.media_type
 
     def describe(self) -> dict[str, Any]:
-        """What its status says of its proof; from any thread."""
+        """The fields of its status about its proof; from any thread."""
         return {"proof": self._family.proof, "proof_at": self._placing.reset_ms, "unexplained": self._placing.missing}
 
     def take(self, post: Post, *, now_ms: int) -> None:

@@ -1,4 +1,4 @@
-"""What a bridge reads out of a foreign message: the seam between a translator and the rest. Pure.
+"""The result of reading a foreign message: the seam between a translator and the rest. Pure.
 
     foreign message ──▶ translator ──▶ Record | Poison ──▶ ledger and store ──▶ foreign ack
 
@@ -15,27 +15,27 @@ from typing import Any
 class Record:
     """One comparison, as its source describes it."""
 
-    #: Which of the source's lanes or forms it came in, such as `rec` or `history`.
+    #: The source's lane or form, such as `rec` or `history`.
     form: str
-    #: What the source calls it. The same key in the same form is the same record, sent again.
+    #: The source's name for it. The same key in the same form is the same record, sent again.
     key: str
     #: As `event_from_source` takes it, photographs included.
     event: Mapping[str, Any]
-    #: Whether it may become a match: it is fresh, and the person was let in, by the source's own
-    #: word.
+    #: Whether it may become a match: the source says that it is fresh, and that the person was let
+    #: in.
     realtime: bool = False
-    #: What copies of this record share across forms that call it differently; empty if it has none.
+    #: Names that copies of this record share across forms with different keys; empty if none.
     shared: tuple[str, ...] = ()
     #: Its number, if the source numbers its records.
     number: int | None = None
-    #: What tells it from another record that has the same number, after the source's counter was
+    #: Distinguishes it from another record with the same number, after the source's counter was
     #: reset.
     mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A foreign record that can be no event: kept raw, and acked, or it would block its source."""
+    """A foreign record that can be no event: kept raw, and acked so that it blocks no others."""
 
     form: str
     #: As in `Record`; empty if it cannot be read.

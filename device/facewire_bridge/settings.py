@@ -43,14 +43,14 @@ _VERSIONS: Final = (2, 5, 6)
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What all families have in common.
+    """The settings that all families have.
 
     Attributes:
-        name: of the facewire device.
-        id: the device's own.
+        name: the facewire device's.
+        id: the foreign device's own.
         threshold: a score above it (strictly) may be a match.
         capacity: events in its store.
-        photo_bytes: what its folder of photographs holds at most.
+        photo_bytes: bytes that its folder of photographs may hold.
         credential: user name and password at facewire's broker; None for those of `[broker]`.
     """
 
@@ -67,7 +67,7 @@ class FaceDevice(Device):
     """A terminal of the mqtt/face family.
 
     Attributes:
-        zone: of its clock.
+        zone: its clock's.
         resume: whether `ResumefromBreakpoint` is on in it: it repeats what is not acked.
         keep: private fields that are kept.
         since: its own time from which a new store asks for its records; empty for none.
@@ -84,7 +84,7 @@ class SophonDevice(Device):
     """A SophonAI box.
 
     Attributes:
-        version: of its firmware: 2, 5 or 6.
+        version: its firmware's: 2, 5 or 6.
         secret: stands in the paths that it posts to, after its id; empty for none.
         api: URL of its event API; empty if it only pushes.
         websocket: URL of its realtime events; empty for none.
@@ -107,8 +107,8 @@ class PushDevice(Device):
     """A box of a family that posts over HTTP.
 
     Attributes:
-        family: what its posts mean.
-        zone: of its clock.
+        family: reads its posts.
+        zone: its clock's.
         secret: stands in the paths that it posts to, after its id; empty for none.
     """
 
@@ -203,7 +203,7 @@ def _address(table: Table) -> Address:
 
 
 def _common(name: str, table: Table, *, threshold: float | None) -> dict[str, Any]:
-    """What every device has."""
+    """The settings that every device has."""
     try:
         check_device(name)
     except ValueError as exc:

@@ -76,7 +76,7 @@ def read_form(fields: Mapping[str, str | bytes]) -> object:
 
 
 def websocket_request(version: int, cameras: list[str]) -> bytes:
-    """What makes the WebSocket of a V5 or V6 box send: until then nothing comes."""
+    """The request after which the WebSocket of a V5 or V6 box sends; it sends nothing before."""
     if version >= 6:
         return json.dumps({"with_face_image": True, "with_register_image": False, "media_device_ids": cameras}).encode()
     return json.dumps({"need_face": True, "need_register": False, "event_list": cameras}).encode()
@@ -101,7 +101,7 @@ def threshold(answer: object) -> float | None:
 
 
 def login_answer(version: int, history_url: str, status_url: str, rabbitmq: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a box in mq mode sends its history. Its RabbitMQ stays that of the owner's platform."""
+    """Tells a box in mq mode where to send its history. It keeps the owner's RabbitMQ."""
     if version >= 6:
         return {
             "mq_login_status": 0,
@@ -196,7 +196,7 @@ def _shared_keys(item: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[str
 
 
 def _camera(item: Mapping[str, Any]) -> str:
-    """What names the camera in all forms of one version."""
+    """The camera's name, which is the same in all forms of one version."""
     endpoint = _map(item, "ep_info") or _map(_map(item, "common"), "ep_info")
     candidates = (
         _map(item, "media_device_info").get("media_device_id"),

@@ -44,11 +44,11 @@ class SophonSource:
 
     @property
     def offset_ms(self) -> int | None:
-        """How far its clock is ahead of ours, at least, as realtime events show, if any came."""
+        """How far its clock is ahead of ours at least, by realtime events; None without any."""
         return -min(tuple(self._delays)) if self._delays else None
 
     def describe(self) -> dict[str, Any]:
-        """What its status says of its proof; from any thread."""
+        """The fields of its status about its proof; from any thread."""
         about: dict[str, Any] = {"source_offset": self.offset_ms, "unexplained": self._unexplained}
         if not self.device.api:
             return about | {"proof": Proof.BEST_EFFORT}
@@ -71,7 +71,7 @@ class SophonSource:
         return sophon.STORED, "application/json"
 
     def take(self, post: Post, *, now_ms: int) -> None:
-        """What the box posted or sent. On return all of it is durable. Raises `StoreError`."""
+        """Take a post or a message of the box. On return it is durable. Raises `StoreError`."""
         try:
             body = sophon.read_body(post.content_type, post.body) if post.form is None else sophon.read_form(post.form)
         except ValueError as exc:

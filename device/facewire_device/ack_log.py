@@ -1,4 +1,4 @@
-"""What the log says of an ack and of what it did."""
+"""Logs an ack and its outcome."""
 
 import logging
 

@@ -43,7 +43,7 @@ class Agent:
     """Runs a device's side of the wire on a thread of its own.
 
     Args:
-        settings: of the device.
+        settings: the device's.
         on_turn: called on the agent's thread after each turn of its loop, at least once a second
             even in an outage. If the calls stop, the agent hangs.
         on_failure: called on that thread when the agent fails; `wait` then raises.

@@ -40,13 +40,13 @@ class Entry:
     reason: str = ""
     #: Whether the event may become a match.
     realtime: bool = True
-    #: What tells it from another record with its key (`mark_of`).
+    #: Distinguishes it from another record with its key (`mark_of`).
     mark: str = ""
     shared: tuple[str, ...] = ()
 
 
 class Outcome(enum.Enum):
-    """What became of a foreign record. Each may be acked to its source."""
+    """The outcome of taking a foreign record. Any of them lets it be acked to its source."""
 
     #: It is durable here now.
     RECORDED = "recorded"
@@ -68,8 +68,7 @@ class Ledger:
         with store.transaction():
             for statement in LEDGER_TABLES:
                 store.execute(statement)
-            #: No record that is forgotten was made after this. Only whoever holds the ledger moves
-            #: it.
+            #: No forgotten record was made after this. Only the holder of the ledger moves it.
             self._horizon_ms = int(self.note(_HORIZON) or -(2**63))
 
     def mark_of(self, form: str, key: str) -> str | None:
@@ -78,7 +77,7 @@ class Ledger:
         return str(found[0][0]) if found else None
 
     def note(self, name: str) -> str | None:
-        """What was noted under a name with the last record."""
+        """The note under a name, as the last record left it."""
         found = self.store.query("SELECT value FROM note WHERE name = ?", name)
         return str(found[0][0]) if found else None
 

@@ -1,4 +1,4 @@
-"""What a device publishes about its ring, pure: the next batch of history, and its status.
+"""Builds a device's messages about its ring, pure: the next batch of history, and its status.
 
 The agent and the simulated fleet build both here, so that they cut batches alike.
 """
@@ -17,7 +17,7 @@ MAX_BATCH_BYTES: Final = MAX_EVENT_BYTES + 32 * 1024
 
 
 class OutgoingBatch(NamedTuple):
-    """A batch ready to publish. `epoch` and `key` are what its ack must repeat."""
+    """A batch ready to publish. Its ack must repeat `epoch` and `key`."""
 
     epoch: str
     key: int

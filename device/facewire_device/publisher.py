@@ -1,4 +1,4 @@
-"""What a device publishes, and on which topics: matches, batches, its status, its goodbye."""
+"""Publishes a device's matches, batches, status and goodbye on their topics."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ class Publisher:
     """The device's side of its connection.
 
     Args:
-        settings: of the device.
+        settings: the device's.
         boot: this run of the agent.
         handler: hears of the connection's happenings, on its thread.
 

@@ -21,7 +21,7 @@ class Settings:
     Attributes:
         device: name of the device in the topics.
         store: file of the store.
-        address: of the broker.
+        address: the broker's.
         topics: names of the topics.
         threshold: a score above it (strictly) is a match; None publishes no matches.
         period: seconds between batches, at least 20.
@@ -31,7 +31,7 @@ class Settings:
         machine: identity of this machine, None if unknown.
         set_aside: whether to rename a damaged store at the start and make a new one.
         poll_every: how often the agent polls the store for events that other processes record, s.
-            What this process records wakes it (`Agent.wake`).
+            Events of this process wake it (`Agent.wake`).
 
     Raises:
         ValueError: the contract does not allow the device name, batch size or threshold.

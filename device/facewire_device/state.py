@@ -17,7 +17,7 @@ COLUMNS: Final = ("epoch", "head", "oldest", "cursor", "dropped", "origins", "ca
 
 
 class State(NamedTuple):
-    """What the row says."""
+    """The values of the row."""
 
     ring: Ring
     capacity: int

@@ -1,9 +1,9 @@
-"""Who may use a store's files: the agent's user, and recorders as other users of its group.
+"""Checks who may use a store's files: the agent's user, and recorders of other users in its group.
 
-SQLite makes -wal and -shm with the mode of the database, and with the group of the process that
-comes first. If it cannot write a file it opens it for reading, and leaves files that lock the
-others out. So rights are checked before SQLite opens anything, and a folder that its group may
-write is shared:
+SQLite makes -wal and -shm with the database's mode, and with the group of the process that opens it
+first. If it cannot write a file, it opens it for reading, and leaves files that lock the others
+out. So we check the rights before SQLite opens anything. If the group may write the folder, the
+store is shared:
 
     drwxrws---  agent  group   folder      `s`: files in it get its group
     -rw-rw----  either group   store.db    and so -wal, -shm, whatever the umask of either

@@ -1,4 +1,4 @@
-"""What the log says of a store: a ring that overflows, a slow disk; once for each episode."""
+"""Logs a store's troubles once for each episode: a ring that overflows, a slow disk."""
 
 import contextlib
 import logging

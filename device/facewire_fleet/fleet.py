@@ -80,13 +80,13 @@ class Plan:
 
     Attributes:
         rate: mean events per second of one device.
-        duration: of the run, s.
-        people: enrolled in the fleet.
-        rhythm: of the run.
+        duration: how long the run takes, s.
+        people: the people enrolled in the fleet.
+        rhythm: decides when people pass.
         threshold: a score above it (strictly) is a match.
         period: seconds between batches.
         catch_up: batches in a period while a backlog remains.
-        photo: added to each event; empty for none.
+        photo: bytes added to each event; empty for none.
         capacity: events in each ring.
     """
 
@@ -105,7 +105,7 @@ class MemoryStore:
     """A device's store in memory: a ring of events in wire form.
 
     Args:
-        epoch: of the store.
+        epoch: the store's first one.
         capacity: events in the ring.
         new_id: makes another epoch if the store forks.
     """
@@ -154,8 +154,8 @@ class Device:
     """One device: its passers-by, its store, and its uploader.
 
     Args:
-        name: of the device in the topics.
-        plan: of the fleet.
+        name: the device's name in the topics.
+        plan: the fleet's.
         starts_at: start of the run, monotonic seconds.
         random: returns numbers in [0, 1), for this device alone: they decide who passes when.
         jitter: returns numbers in [0, 1), for the uploader.

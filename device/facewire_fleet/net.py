@@ -74,9 +74,9 @@ class Fleet:
     """Runs many devices in one event loop.
 
     Args:
-        address: of the broker.
+        address: the broker's.
         topics: names of the topics.
-        names: of the devices.
+        names: the devices'.
         plan: the devices' common settings.
         seed: decides who passes when.
         outage: how long all sessions are down in the middle of the run, s.

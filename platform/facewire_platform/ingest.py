@@ -97,7 +97,7 @@ def decide(
 
     Args:
         batch: as decoded, so its shape is right.
-        watermark: of the batch's stream, 0 if never seen.
+        watermark: the watermark of the batch's stream, 0 if never seen.
         stored: the stored contents for the batch's own seqs, those of bad events too.
         runs: all other stored seqs in (max(after, watermark), cursor]. They may overlap `stored`.
         elsewhere: seqs of the batch whose events are stored under another epoch (see `succession`).

@@ -1,4 +1,4 @@
-"""What the platform notes beside a device's status, by its own clock. Pure.
+"""Notes that the platform adds to a device's status, by its own clock. Pure.
 
 pace    samples of (platform's time, head): the rate of events, whatever times the events have
 turns   boots that speak in turns: two boxes use one id, and each takes the other's place

@@ -87,17 +87,17 @@ def end(watermark: int, head: int, link: Link | None = None, earlier_head: int =
     """End an epoch.
 
     Args:
-        watermark: of its stream.
+        watermark: its stream's.
         head: the highest seq that the platform knows of.
-        link: to the epoch that continues it; None if none does.
-        earlier_head: the highest seq that another boot reported than the one that goes on in the
+        link: the link to the epoch that continues it; None if none does.
+        earlier_head: the highest seq that any boot reported, except the one that goes on in the
             newer epoch.
     """
     if link is None:
         return Ending(max(watermark, head), _ranges((watermark + 1, head)))
     if link.diverged:
-        # The device knows that the platform had all before `first`. What its present boot reported
-        # of later ones is recorded again; what earlier boots reported of them were other events.
+        # The device knows that the platform had all events before `first`. Its present boot records
+        # later ones again; earlier boots reported other events under those seqs.
         last = max(earlier_head, link.first - 1)
         return Ending(max(watermark, last), _ranges((watermark + 1, last)))
     lost = _ranges((watermark + 1, link.first - 1), (max(watermark, link.last) + 1, head))
@@ -121,7 +121,7 @@ def leads(stream: int, boot: str, leader: int, leader_boot: str, links: Iterable
 
 
 def destination(links: Iterable[Link], stream: int, seq: int) -> tuple[int, int]:
-    """Where an event of `stream` belongs now: itself, or the newest epoch that it moved to."""
+    """The place of an event of `stream` now: the same, or in the newest epoch that it moved to."""
     by_older = {link.older: link for link in links if not link.diverged}
     while (link := by_older.get(stream)) is not None and (newer := link.newer_seq(seq)) is not None:
         stream, seq = link.newer, newer

@@ -1,4 +1,4 @@
-"""Who may see the page and use the API. Pure.
+"""Decides who may see the page and use the API. Pure.
 
 Without a token the server answers only this machine, and only under the machine's own names: a web
 site that points its name at 127.0.0.1 (DNS rebinding) sends that name as Host. With a token the

@@ -1,7 +1,8 @@
-"""Connections that wait for nobody for ever, and make room for others.
+"""Connections that wait for no client for ever, and make room for others.
 
-A client must send a whole request in time, and take its answer. If there are too many connections,
-some of those that wait for their client end: so whoever opens many keeps out nobody else.
+A client must send a whole request in time, and read its answer. If there are too many connections,
+the server ends some of those that wait for their client. So a client that opens many keeps out
+nobody else.
 """
 
 from dataclasses import dataclass

@@ -19,9 +19,9 @@ class WebMetrics:
     """The metrics of one web server.
 
     Args:
-        readings: of the database.
-        wall: whose streams are counted.
-        turns: whose questions are counted.
+        readings: the database's.
+        wall: its streams are counted.
+        turns: its questions are counted.
     """
 
     def __init__(self, readings: Readings, wall: Wall, turns: Turns) -> None:

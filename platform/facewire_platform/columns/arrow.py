@@ -62,7 +62,7 @@ class _Stream(ctypes.Structure):
 
 
 def _release(kind: type[ctypes.Structure]) -> Any:
-    """What a consumer calls when it is done: it marks the struct; the memory is Python's."""
+    """The callback of a consumer that is done: it marks the struct; the memory is Python's."""
 
     def mark(address: int) -> None:
         kind.from_address(address).release = None
@@ -141,7 +141,7 @@ class ArrowTable:
 
 
 def _texts(column: Sequence[str]) -> tuple[bytes, bytes]:
-    """Where each text begins, and where the last one ends; and all of them."""
+    """The offset of each text and of the end, and all texts as one."""
     joined = "".join(column)
     sizes: Iterable[int] = map(len, column) if joined.isascii() else map(len, map(str.encode, column))
     return array("q", itertools.accumulate(sizes, initial=0)).tobytes(), joined.encode()

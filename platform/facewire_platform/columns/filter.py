@@ -31,12 +31,12 @@ class Filter:
 
 
 def conditions(wanted: Filter, streams: Sequence[int] | None, kept: Callable[[str], str] = str) -> Iterator[tuple[str, list[Any]]]:
-    """What each event meets besides its time, in SQL that any database reads, each with its values.
+    """The conditions on all but an event's time, in SQL that any database reads, with their values.
 
     Args:
-        wanted: which events.
-        streams: those of the device, if there is one.
-        kept: what a database keeps in place of a text.
+        wanted: the filter.
+        streams: the streams of its device, if it has one.
+        kept: gives the text that a database keeps in place of a text.
     """
     if streams is not None:
         yield f"e.stream IN ({', '.join(map(str, streams)) or 'NULL'})", []

@@ -1,7 +1,7 @@
-"""Where the column files are, and who may change them.
+"""The folder of the column files, and the process that may change them.
 
 platform.db-columns/
-    identity                      as the database has it, too
+    identity                      the database has it too
     lock                          held by the process that changes files
     events/day=2026-11-21/….parquet
     new/                          files that are not whole yet
@@ -17,7 +17,7 @@ from facewire.events import MAX_INT
 from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.schema import CopiedRow, PartFolderRow, PartRow
 
-#: Of the rows whose day is not known, as Hive calls it.
+#: Hive's name for the day of rows whose day is not known.
 NO_DAY: Final = "__HIVE_DEFAULT_PARTITION__"
 EVENTS: Final = "events"
 NEW: Final = "new"
@@ -71,7 +71,7 @@ def _identity(folder: Path) -> str | None:
 
 
 def sync(path: Path) -> None:
-    """What a file or a folder holds is on the disk after this."""
+    """Write a file or a folder through to the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

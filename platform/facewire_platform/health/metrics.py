@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: of the database as a reading has it, and the worker's counters if any.
+"""Metrics for Prometheus: a reading of the database, and the worker's counters if there is one.
 
 facewire_device_*   the newest epoch of each device
 facewire_stream_*   the newest epochs of each device, and its older ones summed up as "older":
@@ -87,14 +87,14 @@ _REFUSED: Final = (("refused", "contract"), ("stale_statuses", "earlier_boot"), 
 
 
 class PlatformMetrics:
-    """The metrics of one database, and of the worker and whoever else adds a collector.
+    """The metrics of one database, of the worker, and of others who add a collector.
 
     A fleet of 10,000 devices has 110,000 samples, for which prometheus_client takes seconds. So the
     text of the devices is written here, once for each reading.
 
     Args:
-        readings: of the database, shared with others who ask for the devices.
-        counters: of the running worker; without them there are no facewire_worker_ metrics.
+        readings: the database's, shared with others who ask for the devices.
+        counters: the running worker's; without them there are no facewire_worker_ metrics.
 
     Attributes:
         registry: the metrics that follow those of the database.

@@ -25,7 +25,7 @@ NAMED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
-    """What counts as healthy; each field that is set adds a check.
+    """The limits of a healthy device; each field that is set adds a check.
 
     Attributes:
         max_lag: events that may wait on a device.

@@ -1,4 +1,4 @@
-"""What the platform knows of a device: its stream, its last status, its rate of events."""
+"""Describes a device as the platform knows it: its stream, its last status, its rate of events."""
 
 from typing import Any, Final, NamedTuple, TypeAlias
 

@@ -1,4 +1,4 @@
-"""What a worker has done since it started: counted, and said if somebody may need to act."""
+"""Counts a worker's deeds since it started, and logs those that somebody may need to act on."""
 
 import logging
 from dataclasses import dataclass, field, fields

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL do differently. All else runs on both.
+"""The differences between SQLite and PostgreSQL. All else runs on both.
 
 Dialect
 ├── SqliteDialect      a file; one worker at a time
@@ -114,7 +114,7 @@ class Dialect(abc.ABC):
 
     @abc.abstractmethod
     def column_folder(self, database: Any) -> Path:
-        """Where a new folder of column files goes."""
+        """The path for a new folder of column files."""
 
     @abc.abstractmethod
     def held_columns(self, database: Any, *, wait: bool) -> AbstractContextManager[bool]:

@@ -56,7 +56,7 @@ def store_errors(location: Location) -> Iterator[None]:
 
 
 def failure(location: Location, exc: Exception) -> str:
-    """What a driver says of a database, without the secrets of its URL."""
+    """A driver's error about a database, without the secrets of its URL."""
     return f"{shown(location)}: {without_secrets_of(str(location), str(exc).strip())}"
 
 

@@ -49,7 +49,7 @@ def is_writable(path: Path) -> bool:
 
 
 def denied(path: Path, exc: OSError) -> StoreError:
-    """The error for a file that could not be opened: of a permission, whose it is."""
+    """The error for a file that cannot be opened; if it is a permission, it names the owner."""
     if isinstance(exc, PermissionError) and (found := _stat(path)):
         return StoreError(f"{path}: {_user(os.geteuid())} may not open it; it belongs to {_owner(found)}")
     return StoreError(f"{path}: {exc.strerror}")

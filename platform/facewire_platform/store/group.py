@@ -1,4 +1,4 @@
-"""The rows of one transaction of the writer, as it reads, changes and writes them."""
+"""The rows that the writer reads, changes and writes in one transaction."""
 
 import operator
 from dataclasses import dataclass, field

@@ -28,7 +28,7 @@ def create_tables(dialect: Dialect, database: Any, identity: str) -> None:
     Args:
         dialect: the database's.
         database: open for writing.
-        identity: of the new store.
+        identity: the new store's.
     """
     with dialect.schema_transaction(database), database.bind_ctx(TABLES):
         if database.get_tables():

@@ -5,8 +5,8 @@
     with stoppable(connection.interrupt): …
     stop.ask("…")              any thread; again and again, until the question has ended
 
-A driver forgets an interruption that comes between two statements. So `ask` is repeated, and what
-asks several statements looks at `check` between them.
+A driver forgets an interruption between two statements. So `ask` is repeated, and a question of
+several statements calls `check` between them.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from facewire.errors import StoreError
 
 
 class Stop:
-    """Whether a question is to end, and what interrupts it."""
+    """Tells a question to end, and interrupts it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,7 +27,7 @@ class Stop:
         self.reason: str | None = None
 
     def ask(self, reason: str) -> None:
-        """Interrupt what runs, and let nothing begin."""
+        """Interrupt the statement that runs, and let none begin."""
         with self._lock:
             self.reason = self.reason or reason
             for interrupt in self._interrupts:
@@ -55,12 +55,12 @@ class Stop:
                 self._interrupts.remove(interrupt)
 
 
-#: Of the question that is asked in this context; nobody stops the others.
+#: The stop of the question that this context asks; nobody stops the others.
 STOP: Final[ContextVar[Stop | None]] = ContextVar("stop", default=None)
 
 
 def stoppable(interrupt: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
-    """What runs inside ends if its question is to end."""
+    """Interrupt the code within it if its question must end."""
     stop = STOP.get()
     return contextlib.nullcontext() if stop is None else stop.covers(interrupt)
 

@@ -27,7 +27,7 @@ _DELETED_AT_ONCE: Final = 500
 
 @dataclass(slots=True)
 class Located:
-    """Where the events of a message are stored under other names."""
+    """The places where a message's events are stored under other names."""
 
     #: By seq: the content stored where the seq has moved to.
     moved: dict[int, Content] = field(default_factory=dict)
@@ -47,9 +47,9 @@ class Successions:
 
     Args:
         database: open for writing.
-        statements: of its dialect.
-        losses: of the same database.
-        insert: stores rows for a stream, and writes all that waits in the group.
+        statements: its dialect's.
+        losses: the same database's.
+        insert: stores rows for a stream, and writes all rows that wait in the group.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Successions:
             self._end(stream, now_ms, group)
 
     def report_head(self, device: str, epoch: str, boot: str, head: int, now_ms: int, group: Group) -> None:
-        """A status said how far an epoch reaches, of which there may have been no batch."""
+        """Note how far an epoch reaches by a status; there may have been no batch of it."""
         stream = self._stream(device, epoch, group)
         stream.report(boot, head)
         group.change(stream)

@@ -298,8 +298,8 @@ def open_store(location: Location, *, alone: bool = True) -> Store:
 
     Args:
         location: the database. A worker creates a missing one.
-        alone: open it as a worker does, of which SQLite allows one at a time and PostgreSQL any
-            number. Otherwise for a command that writes a little beside a worker.
+        alone: open it as a worker does: SQLite allows one at a time, PostgreSQL any number. False
+            for a command that writes a little beside a worker.
 
     Raises:
         StoreError: another worker has it, or it cannot be opened (see `open_database`).
