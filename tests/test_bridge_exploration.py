@@ -53,7 +53,7 @@ class Box(NamedTuple):
 
 
 class Durable(NamedTuple):
-    """What survives a kill of the bridge."""
+    """The state that survives a kill of the bridge."""
 
     numbers: Numbers = Numbers()
     marks: frozenset[tuple[int, int, str]] = frozenset()

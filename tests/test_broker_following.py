@@ -199,7 +199,7 @@ def test_both_engines_serve_nobody_if_the_file_stays_unreadable(file: UsersFile,
 @pytest.mark.process
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit is not installed")
 def test_an_outsider_who_opens_all_the_files_that_there_are_delays_no_revocation(file: UsersFile) -> None:
-    """Of 400 descriptors, 200 stay free: enough to read the users, whoever connects."""
+    """200 of 400 descriptors stay free: enough to read the users at any load."""
     secrets = add(file, "dev1", "dev2")
     with (
         broker_process("--listen", "127.0.0.1:0", "--users", str(file.path), command=("prlimit", "--nofile=400:400")) as (_, where),

@@ -64,7 +64,7 @@ def waiting_bytes(pipe: Any) -> int:
 
 
 def last_status(address: Address, device: str) -> Status | None:
-    """What the broker retains."""
+    """The messages that the broker retains."""
     with Probe(address, "looks") as probe:
         probe.subscribe((TOPICS.of(device, "status"), 1))
         probe.ping()

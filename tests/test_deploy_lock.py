@@ -20,7 +20,7 @@ BAD: Final = {"msgpack": "1.2.0", "starlette": "1.3.0", "h11": "0.14.0", "python
 
 
 def locked() -> dict[str, tuple[Version, int]]:
-    """By name: the version, and how many hashes it has."""
+    """Each package's version and number of hashes, by name."""
     found: dict[str, tuple[Version, int]] = {}
     name = ""
     for line in LOCK.read_text().splitlines():

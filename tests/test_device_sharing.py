@@ -25,7 +25,7 @@ UNIT: Final = Path(__file__).parent.parent / "docs/deploy/systemd/facewire-devic
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """As docs/deploy/systemd makes it."""
+    """A folder as docs/deploy/systemd makes it."""
     (mode,) = re.findall(r"^StateDirectoryMode=(\d+)$", UNIT.read_text(), re.MULTILINE)
     with shared_folder(int(mode, 8)) as folder:
         yield folder

@@ -1,4 +1,4 @@
-"""What is said of a store: its ring overflows, its disk is slow, full, or works again."""
+"""The log about a store: its ring overflows, its disk is slow, full, or works again."""
 
 import json
 import logging

@@ -104,7 +104,7 @@ def test_help_fits_80_columns(words: tuple[str, ...], monkeypatch: pytest.Monkey
 
 
 def test_prose_keeps_to_120_columns() -> None:
-    """Of what is neither a table nor a block of code."""
+    """Lines of prose: neither a table nor a block of code."""
     prose = {name: re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL) for name, page in PAGES.items()}
     wide = {f"{name}: {line}" for name, page in prose.items() for line in page.splitlines() if len(line) > 120 and not line.startswith("|")}
     assert wide == set()

@@ -27,7 +27,7 @@ REFUSED: Final = {batch for (_, batch), (_, ack) in itertools.pairwise(SHOWN) if
 
 
 def answer(store: Store, payload: bytes) -> Ack:
-    """What the platform answers to a history payload."""
+    """The platform's answer to a history payload."""
     try:
         batch = decode("history", payload)
     except BatchRefused as refused:

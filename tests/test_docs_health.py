@@ -1,4 +1,4 @@
-"""What docs/health.md shows works, and names what there is."""
+"""The commands of docs/health.md work, and it names every metric."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ PAGE: Final = (Path(__file__).parent.parent / "docs" / "health.md").read_text(en
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    """That of a platform with one device, which has one bad event in quarantine."""
+    """A platform's database; its one device has a bad event in quarantine."""
     bad = BadEvent(2, "odd", pack({"seq": 2, "timestamp": 1, "score": 0.5, "identity_id": "", "identity_name": "", "person_type": 1}))
     with open_store(tmp_path / "platform.db") as store:
         store.store([Message("lobby-1", batch(0, 2, 1, bad=(bad,)), 1)])

@@ -1,4 +1,4 @@
-"""What docs/history.md shows works."""
+"""The commands of docs/history.md work."""
 
 import json
 from pathlib import Path

@@ -155,7 +155,7 @@ def with_one_direction(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_the_clock_of_the_first_boot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an unknown boot has shown is forgotten when it becomes the newest."""
+    """The gate forgets an unknown boot's clock when that boot becomes the newest."""
     adopt = freshness._Device._adopt
 
     def forgetful(self: Any, boot: str, arrived: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a consumer may act on: pure, time is an argument."""
+"""Matches that a consumer may act on: pure, time is an argument."""
 
 import math
 from typing import Any
@@ -465,7 +465,7 @@ class Pipe(RuleBasedStateMachine):
         return self.ahead <= self.limits.clock_error * 1000
 
     def keep_promise(self) -> None:
-        """Of a wrong clock, some message is prompt now and then."""
+        """Under a wrong clock, some message is prompt now and then."""
         if not self.right or self.ahead < 0:
             self.hear(0)
 

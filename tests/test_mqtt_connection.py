@@ -247,7 +247,7 @@ def test_many_messages_may_wait_for_their_puback(mosquitto: Address) -> None:
 
 @contextmanager
 def impostor(answer: bytes) -> Iterator[Address]:
-    """A listener that sends these bytes to whoever connects, and then says nothing."""
+    """A listener that sends these bytes to each client, and then nothing."""
     done = threading.Event()
 
     def serve() -> None:

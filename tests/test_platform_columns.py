@@ -420,7 +420,7 @@ def test_a_moment_is_asked_of_the_table(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_stream_whose_watermark_went_back_is_copied_anew(location: Location) -> None:
-    """As `successions` does it with an epoch that ends below its watermark."""
+    """Does as `successions` with an epoch that ends below its watermark."""
     fill(location)
     build(location)
     for sql in ("DELETE FROM event WHERE seq > 5", "UPDATE stream SET watermark = 5, head = 5, stored = 5", "UPDATE copied SET seq = -1"):

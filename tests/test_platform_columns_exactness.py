@@ -46,7 +46,7 @@ class Killed(BaseException):
 
 
 class Device:
-    """What a device could send: its events, some of which it may never send."""
+    """A device: its events, some of which it may never send."""
 
     def __init__(self, name: str, chance: random.Random) -> None:
         self.name, self.chance = name, chance

@@ -63,7 +63,7 @@ class Client:
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    """Of a database that no test changes."""
+    """A client of a database that no test changes."""
     if request.param == "sqlite":
         location: Location = tmp_path_factory.mktemp("web") / "platform.db"
     else:
@@ -74,7 +74,7 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Client:
-    """Of a new database."""
+    """A client of a new database."""
     path = tmp_path_factory.mktemp("web") / "empty.db"
     open_store(path).close()
     return Client(path)
@@ -360,7 +360,7 @@ def test_a_server_without_a_token_refuses_every_login(empty: Client) -> None:
 
 
 def stream(send: Any, receive: Any) -> Wall:
-    """Serve a stream of a wall to whoever sends and receives so."""
+    """Serve a stream of a wall to a client with these functions."""
     wall = Wall()
 
     async def run() -> None:

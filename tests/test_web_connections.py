@@ -127,7 +127,7 @@ def test_thousand_idle_connections_keep_nobody_out(tmp_path: Path) -> None:
 
 def test_the_client_with_most_idle_connections_makes_room() -> None:
     class Held:
-        """As much of a connection as is asked about."""
+        """The part of a connection that the code asks about."""
 
         def __init__(self, host: str, since: float, *, due: bool = True) -> None:
             self.host, self.since, self.is_request_due, self.aborted = host, since, due, False

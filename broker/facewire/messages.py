@@ -123,7 +123,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a device says of itself; with `online` false and nothing else, its last will."""
+    """A device's report on itself; with `online` false and nothing else, its last will."""
 
     boot: str
     online: bool

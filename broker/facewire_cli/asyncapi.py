@@ -52,7 +52,7 @@ _TOPICS: Final[dict[Kind, str]] = {
     "match": "Realtime: an event over the threshold, the moment it was made. Never retained; a late one opens no door.",
     "history": "Every event, in batches, until it is acked. Once a period, a probe where there is nothing to send.",
     "ack": "The platform's answer to a batch, once what it holds is durable.",
-    "status": "What a device says of itself; retained, and the last will.",
+    "status": "A device's report on itself; retained, and the last will.",
 }
 _EPOCH, _BOOT, _STORE, _AT = "4be6a1f03c9d2e58", "91c07d5ea2b3f464", "0f3d9a7c55e1b286", 1_764_054_000_000
 _EVENT: Final = Event(41, _AT, 0.93, "666666", "小明", 1, "staff", "gate-2", {"card_id": "A7"})

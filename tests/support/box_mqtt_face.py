@@ -41,7 +41,7 @@ class Stored:
 
 @dataclass
 class Faults:
-    """What goes wrong, as probabilities."""
+    """Probabilities of faults."""
 
     lose_push: float = 0.0
     lose_ack: float = 0.0

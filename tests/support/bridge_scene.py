@@ -28,19 +28,19 @@ def write_settings(folder: Path, broker: Address, text: str) -> Path:
 
 
 class Stores:
-    """What the bridge's devices hold."""
+    """The stores of the bridge's devices."""
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.folder = settings.stores
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """What history will send: the events as they travel, in order."""
+        """The events that history will send, as they travel, in order."""
         with open_store(self.folder / f"{name}.db", create=False, check=False) as store:
             rows = store.query("SELECT packed FROM event WHERE crc >= 0 ORDER BY seq")
         return [codec.unpack(packed) for (packed,) in rows]
 
     def matches(self, name: str) -> list[dict[str, Any]]:
-        """What may become a match."""
+        """The events that may become matches."""
         with open_store(self.folder / f"{name}.db", create=False, check=False) as store:
             return [codec.unpack(packed) for _, packed in store.events_above(0, -1e300)]
 

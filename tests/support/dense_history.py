@@ -37,7 +37,7 @@ EMPLOYEE, VISITOR, BLOCKED, STRANGER, VIP = 1, 2, 3, 4, 5
 
 
 def name_of(person: int) -> str:
-    """What a person is called."""
+    """A person's name."""
     return f"name {person}"
 
 

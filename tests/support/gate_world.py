@@ -26,7 +26,7 @@ HOUR = 3_600_000
 
 @dataclass
 class Plan:
-    """What happens in a world; times are ms from its beginning, in true time."""
+    """The course of a world; times are ms from its beginning, in true time."""
 
     #: (from, ms): the device's clock is so far ahead from then on.
     ahead: Sequence[tuple[int, int]] = ((0, 0),)

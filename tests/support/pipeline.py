@@ -60,7 +60,7 @@ class Device(NamedTuple):
 
 
 class Platform(NamedTuple):
-    """What the platform's database holds. A stream is known by the number in its epoch's name."""
+    """The platform's database. A stream is known by the number in its epoch's name."""
 
     streams: tuple[tuple[int, Stream], ...] = ()
     links: tuple[Link, ...] = ()

@@ -18,7 +18,7 @@ class Manager:
     @classmethod
     @contextmanager
     def in_a_short_folder(cls) -> "Iterator[Manager]":
-        """Not below pytest's own folder: the path of a socket ends at 107 bytes."""
+        """A folder outside pytest's own: the path of a socket ends at 107 bytes."""
         with tempfile.TemporaryDirectory(prefix="fw-notify-") as folder:
             manager = cls(f"{folder}/notify")
             yield manager

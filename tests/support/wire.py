@@ -20,7 +20,7 @@ WITHIN = 20.0
 
 
 class Where(Protocol):
-    """What says where a broker is."""
+    """Tells where a broker is."""
 
     @property
     def host(self) -> str: ...
