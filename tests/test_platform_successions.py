@@ -99,6 +99,20 @@ def test_a_store_that_died_before_its_first_batch_is_named_by_its_status(locatio
         assert [(row["epoch"], row["gaps"]) for row in history.devices()] == [(NEW, 7)]
 
 
+def test_two_copies_of_one_store_that_both_moved_store_an_event_once(location: Location) -> None:
+    copies = ("00000000000000e2", "00000000000000b2"), ("00000000000000e3", "00000000000000b3")
+    with open_store(location) as store:
+        store_batches(store, batch(0, 0, epoch=OLD, boot="00000000000000b1"))
+        for epoch, boot in copies:
+            moved = batch(0, 3, 1, 2, 3, epoch=epoch, boot=boot)
+            store_batches(store, replace(moved, origins=(Origin(OLD, 1, 3),)))
+    assert rows(location, "SELECT epoch, seq FROM event JOIN stream ON stream.id = event.stream ORDER BY 1, 2") == [
+        ("00000000000000e3", seq) for seq in (1, 2, 3)
+    ]
+    with History(location) as history:
+        assert {row["unaccounted"] for row in history.conservation()} == {0}
+
+
 def test_a_replaced_store_is_named_and_what_came_of_it_stays(location: Location) -> None:
     with open_store(location) as store:
         store_batches(store, batch(0, 3, 1, 2, 3, head=201))

@@ -67,7 +67,7 @@ class Group:
     contents: dict[int, dict[int, Content]] = field(default_factory=dict)
     #: New events, for `insert_events`.
     events: list[Any] = field(default_factory=list)
-    #: By device.
+    #: By device, those that were needed.
     links: dict[str, list[Link]] = field(default_factory=dict)
     #: The streams and devices to be written, by id and name.
     changed_streams: dict[int, Stream] = field(default_factory=dict)

@@ -60,17 +60,9 @@ class Successions:
         self._losses = losses
         self._insert = insert
 
-    def read_links(self, group: Group) -> None:
-        """Read the links of the group's devices that have any."""
-        devices = {stream.device for stream in group.streams.values() if stream.linked}
-        if devices:
-            query = LinkRow.select(StreamRow.device, LinkRow).join(StreamRow, on=StreamRow.id == LinkRow.older)
-            for device, *values in self._run(query.where(StreamRow.device.in_(sorted(devices))).tuples()):
-                group.links.setdefault(device, []).append(Link(*values))
-
     def follow(self, stream: Stream, batch: BatchOf[Event | Row], now_ms: int, group: Group) -> None:
         """End the epochs that the batch's epoch continues, or that its device has left for it."""
-        links = group.links.setdefault(stream.device, [])
+        links = self._links(stream.device, group)
         if sum(known.newer == stream.id for known in links) < len(batch.origins):
             for origin in batch.origins:
                 older = self._stream(stream.device, origin.epoch, group)
@@ -98,7 +90,7 @@ class Successions:
     def locate(self, stream: Stream, events: Sequence[Event | Row], group: Group) -> Located:
         """Find the events under other names. Those whose seqs have moved are stored there."""
         located = Located()
-        links = group.links.get(stream.device, [])
+        links = self._links(stream.device, group)
         others = {event.seq: found for event in events if (found := places(links, stream.id, event.seq))}
         if not others:
             return located
@@ -112,7 +104,7 @@ class Successions:
     def _locate_one(self, stream: Stream, event: Event | Row, stored: Mapping[Place, Content], located: Located, group: Group) -> None:
         content, seq = Content.of(event), event.seq
         equal = [place for place, other in stored.items() if other == content]
-        target = destination(group.links[stream.device], stream.id, seq)
+        target = destination(self._links(stream.device, group), stream.id, seq)
         if target != (stream.id, seq):
             if target not in stored and not equal:
                 self._insert(group, stream, (event,))
@@ -131,7 +123,7 @@ class Successions:
 
     def _lead(self, stream: Stream, boot: str, now_ms: int, group: Group) -> None:
         leader = self._leader(stream.device, group)
-        links = group.links.get(stream.device, [])
+        links = self._links(stream.device, group)
         if leader is not None and not leads(stream.id, boot, leader.id, leader.boot, links):
             return
         for other in self._open_streams(stream, group):
@@ -140,6 +132,13 @@ class Successions:
             self._end(other, now_ms, group)
         stream.leads = True
         group.change(stream)
+
+    def _links(self, device: str, group: Group) -> list[Link]:
+        """The links of a device, read once for each group."""
+        if device not in group.links:
+            query = LinkRow.select(LinkRow).join(StreamRow, on=StreamRow.id == LinkRow.older).where(StreamRow.device == device)
+            group.links[device] = [Link(*values) for values in self._run(query.tuples())]
+        return group.links[device]
 
     def _leader(self, device: str, group: Group) -> Stream | None:
         for stream in group.streams.values():
@@ -204,7 +203,7 @@ class Successions:
         older.continued += span.size - continued
         if span.size:
             self._losses.continue_elsewhere(older.id, (span,))
-        targets = {seq: destination(group.links[older.device], older.id, seq) for seq in rows}
+        targets = {seq: destination(self._links(older.device, group), older.id, seq) for seq in rows}
         taken = self._contents(targets.values())
         self._losses.change(older.id, [(seq, content.timestamp) for seq, content in rows.items() if seq <= older.watermark])
         self._delete(older.id, [seq for seq in rows if targets[seq] in taken])

@@ -126,7 +126,6 @@ class Store:
         names = {device for device, body in about if body.boot != group.streams[device, body.epoch].boot}
         names |= {message.device for message in messages if isinstance(message.body, Status)}
         group.devices = {row[0]: Device(*row) for row in self._sql.devices(sorted(names))}
-        self._successions.read_links(group)
         return group
 
     def _write(self, group: Group) -> None:
