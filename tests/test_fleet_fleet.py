@@ -32,7 +32,7 @@ def pass_all(device: Device) -> list[float]:
     moments = []
     while device.next_at < math.inf:
         moments.append(device.next_at)
-        device.record(NOW_MS + len(moments))
+        device.record(NOW_MS + len(moments), 0)
     return moments
 
 
@@ -82,7 +82,7 @@ def test_events_keep_the_contract_and_people_pass_repeatedly() -> None:
     busy = device(plan=replace(PLAN, rate=0.8))
     matches = []
     while busy.next_at < math.inf:
-        if payload := busy.record(NOW_MS):
+        if payload := busy.record(NOW_MS, 0):
             matches.append(decode_match(payload).event)
     batch = decode_batch(busy.batch().payload)
     assert not batch.bad
@@ -99,17 +99,17 @@ def test_a_score_equal_to_the_threshold_is_no_match() -> None:
     moment = NOW_MS
     payload = None
     while payload is None:
-        payload = sure.record(moment)
+        payload = sure.record(moment, 0)
     score = decode_match(payload).event.score
     again = device(plan=replace(PLAN, threshold=score))
-    recorded = [again.record(moment) for _ in range(decode_match(payload).event.seq)]
+    recorded = [again.record(moment, 0) for _ in range(decode_match(payload).event.seq)]
     assert recorded[-1] is None
 
 
 def test_a_photo_goes_with_each_event_and_a_batch_stays_within_its_bytes() -> None:
     seen = device(plan=replace(PLAN, photo=bytes(50_000)))
     for _ in range(10):
-        seen.record(NOW_MS)
+        seen.record(NOW_MS, 0)
     batch = decode_batch(seen.batch().payload)
     assert [len(event.extra["photo"]) for event in batch.events] == [50_000] * 4
     assert (batch.cursor, batch.head) == (4, 10)
@@ -139,7 +139,7 @@ def test_a_ring_in_memory_overwrites_the_oldest_and_reports_it() -> None:
 def test_an_ack_moves_the_cursor_ahead_or_back_and_the_next_batch_follows_it() -> None:
     one = device()
     for _ in range(8):
-        one.record(NOW_MS)
+        one.record(NOW_MS, 0)
     key = send(one, 200.0)
     assert one.acked(201.0, ack(one, key, 5)) == Adopt(5)
     assert [event.seq for event in decode_batch(one.batch().payload).events] == [6, 7, 8]
@@ -156,7 +156,7 @@ def test_without_anything_new_a_probe_is_sent() -> None:
 def test_a_conflict_forks_into_a_new_epoch_with_the_rest_recorded_again() -> None:
     one = device()
     for n in range(6):
-        one.record(NOW_MS + n)
+        one.record(NOW_MS + n, 0)
     before = decode_batch(one.batch().payload)
     assert one.acked(201.0, ack(one, send(one, 200.0), 3, conflict=4)) == Fork(4)
     after = decode_batch(one.batch().payload)
@@ -201,11 +201,26 @@ def test_the_people_of_a_fleet_have_names_and_kinds() -> None:
     assert {person.person_type for person in people} == {1, 2, 5}
 
 
+def test_a_simulated_device_says_how_far_its_clock_is_off() -> None:
+    one = device()
+    assert one.status(NOW_MS, 0, "1").clock_error_ms is None
+    one.clock.batch_sent(1_000)
+    received = NOW_MS + 1_005 - 500
+    one.clock.acked(1_010, Ack(one.memory.ring.epoch, one.boot, 0, 0, "s", received_at=received, sent_at=received))
+    said = one.status(NOW_MS + 1_010, 1_010, "1")
+    assert said.clock_error_ms is not None
+    assert said.clock_uncertainty_ms is not None
+    assert abs(said.clock_error_ms - 500) <= said.clock_uncertainty_ms <= 10
+    while (payload := one.record(NOW_MS + 1_010, 1_010)) is None:
+        pass
+    assert decode_match(payload).clock_error_ms == said.clock_error_ms
+
+
 def test_simulated_events_can_be_read_back() -> None:
     one = device()
-    payload = one.record(NOW_MS)
+    payload = one.record(NOW_MS, 0)
     while payload is None:
-        payload = one.record(NOW_MS)
+        payload = one.record(NOW_MS, 0)
     event = decode_match(payload).event
     assert event_from_map(event.to_map()) == event
 

@@ -57,6 +57,8 @@ class ClockError:
     `elapsed` is ms of a clock that nobody sets, `wall` ms since 1970 UTC.
     """
 
+    __slots__ = ("_before", "_began", "_round_trips", "_since", "_window")
+
     def __init__(self) -> None:
         #: Elapsed time of the batch in flight.
         self._began = 0

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from facewire.events import MAX_EVENT_BYTES
 from facewire.messages import MAX_BATCH_EVENTS, Status, splice_batch
+from facewire_device.clock_error import ClockReading
 from facewire_device.ring import Ring
 
 #: A batch ends before it would grow past this. The largest event fits, and so does the batch in
@@ -55,7 +56,9 @@ def build_batch(ring: Ring, boot: str, events: Iterable[tuple[int, bytes]], limi
     return OutgoingBatch(ring.epoch, key, payload)
 
 
-def online_status(ring: Ring, boot: str, *, at: int, threshold: float | None, period: float, capacity: int, version: str) -> Status:
+def online_status(
+    ring: Ring, boot: str, *, at: int, threshold: float | None, period: float, capacity: int, version: str, clock: ClockReading | None
+) -> Status:
     """Build the status of a connected device. `at` is its clock, ms since 1970 UTC."""
     return Status(
         boot,
@@ -70,4 +73,6 @@ def online_status(ring: Ring, boot: str, *, at: int, threshold: float | None, pe
         capacity=capacity,
         dropped=ring.dropped,
         version=version,
+        clock_error_ms=clock and clock.error,
+        clock_uncertainty_ms=clock and clock.uncertainty,
     )

@@ -50,9 +50,10 @@ class Publisher:
     def status(self, ring: Ring, *, threshold: float | None, capacity: int, clock: ClockError, more: Mapping[str, Any]) -> None:
         """Publish the status of a connected device, with more of its keys."""
         now, period = now_ms(), self._settings.period
-        online = online_status(ring, self.boot, at=now, threshold=threshold, period=period, capacity=capacity, version=_VERSION)
-        if (reading := clock.read(elapsed_ms(), now)) is not None:
-            online = dataclasses.replace(online, clock_error_ms=reading.error, clock_uncertainty_ms=reading.uncertainty)
+        reading = clock.read(elapsed_ms(), now)
+        online = online_status(
+            ring, self.boot, at=now, threshold=threshold, period=period, capacity=capacity, version=_VERSION, clock=reading
+        )
         self.connection.publish(self._status(dataclasses.replace(online, **more)))
 
     def close(self) -> None:

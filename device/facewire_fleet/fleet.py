@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from facewire import codec
 from facewire.events import PersonType
 from facewire.messages import Ack, Status, splice_match
+from facewire_device.clock_error import ClockError
 from facewire_device.outgoing import OutgoingBatch, build_batch, online_status
 from facewire_device.ring import Ring
 from facewire_device.uploader import Adopt, Fork, Outcome, Uploader
@@ -162,15 +163,29 @@ class Device:
         new_id: makes an epoch or a boot.
 
     Attributes:
+        clock: knows the error of the device's clock, which its matches and statuses say.
         next_at: when the next person passes, monotonic seconds; infinite when the run is over.
     """
 
-    __slots__ = ("_first_regular", "_plan", "_random", "_share_done", "_starts_at", "boot", "memory", "name", "next_at", "uploader")
+    __slots__ = (
+        "_first_regular",
+        "_plan",
+        "_random",
+        "_share_done",
+        "_starts_at",
+        "boot",
+        "clock",
+        "memory",
+        "name",
+        "next_at",
+        "uploader",
+    )
 
     def __init__(self, name: str, plan: Plan, *, starts_at: float, random: Random, jitter: Random, new_id: Callable[[], str]) -> None:
         self.name = name
         self.boot = new_id()
         self.memory = MemoryStore(new_id(), plan.capacity, new_id)
+        self.clock = ClockError()
         # Spread the first batches over a period, or over the run if that is shorter. Otherwise a
         # fleet would send all of its batches at once.
         first_at = starts_at + min(plan.period, plan.duration) * random()
@@ -185,11 +200,12 @@ class Device:
         self.next_at = 0.0
         self._schedule_next()
 
-    def record(self, now_ms: int) -> bytes | None:
+    def record(self, now_ms: int, elapsed_ms: int) -> bytes | None:
         """Record that somebody passes. Returns the match to publish, if it is one.
 
         Args:
             now_ms: device clock, ms since 1970 UTC.
+            elapsed_ms: a clock that nobody sets.
         """
         score, person = self._compare()
         fields: dict[str, Any] = {
@@ -204,7 +220,9 @@ class Device:
             fields["photo"] = self._plan.photo
         packed = self.memory.append(fields)
         self._schedule_next()
-        return splice_match(self.memory.ring.epoch, self.boot, now_ms, packed) if score > self._plan.threshold else None
+        if score <= self._plan.threshold:
+            return None
+        return splice_match(self.memory.ring.epoch, self.boot, now_ms, packed, clock=self.clock.read(elapsed_ms, now_ms))
 
     def batch(self) -> OutgoingBatch:
         """The batch to publish now."""
@@ -214,11 +232,18 @@ class Device:
         """An ack arrived: apply its outcome to the store."""
         return self.memory.apply_ack(lambda ring: self.uploader.acked(now, ack, ring))
 
-    def status(self, at_ms: int, version: str) -> Status:
+    def status(self, at_ms: int, elapsed_ms: int, version: str) -> Status:
         """The status to publish while online."""
-        plan, ring = self._plan, self.memory.ring
+        plan = self._plan
         return online_status(
-            ring, self.boot, at=at_ms, threshold=plan.threshold, period=plan.period, capacity=plan.capacity, version=version
+            self.memory.ring,
+            self.boot,
+            at=at_ms,
+            threshold=plan.threshold,
+            period=plan.period,
+            capacity=plan.capacity,
+            version=version,
+            clock=self.clock.read(elapsed_ms, at_ms),
         )
 
     def _compare(self) -> tuple[float, Person]:

@@ -158,6 +158,7 @@ class Member:
             case Fork():
                 network.tally.forks += 1
                 self._status_due = now
+        self.device.clock.acked(round(now * 1000), ack)
         network.tally.rejected += len(ack.rejected)
         if self._sent_at is not None:
             network.tally.latencies.append(now - self._sent_at)
@@ -226,7 +227,7 @@ class Member:
     def _turn(self) -> None:
         now = self._network.loop.time()
         while self.device.next_at <= now:
-            self._publish_match(self.device.record(now_ms()))
+            self._publish_match(self.device.record(now_ms(), self._elapsed_ms()))
         if self.device.uploader.poll(now):
             self._publish_batch(now)
         self._set_timer()
@@ -246,6 +247,8 @@ class Member:
             self.session.abort()
             return
         resends = self.device.uploader.sent(now, batch.epoch, batch.key)
+        if not resends:
+            self.device.clock.batch_sent(round(now * 1000))
         tally.batches += 1
         tally.resends += bool(resends)
         self._sent_at = now if self._sent_at is None else self._sent_at
@@ -254,7 +257,10 @@ class Member:
 
     def _publish_status(self) -> None:
         self._status_due = self._network.loop.time() + self.device.uploader.period
-        self._publish("status", encode(self.device.status(now_ms(), _VERSION)), retain=True)
+        self._publish("status", encode(self.device.status(now_ms(), self._elapsed_ms(), _VERSION)), retain=True)
+
+    def _elapsed_ms(self) -> int:
+        return round(self._network.loop.time() * 1000)
 
     def _publish(self, kind: Kind, payload: bytes, *, retain: bool = False) -> bool:
         return self.session.publish(self._topic[kind], payload, QOS[kind], retain=retain)
