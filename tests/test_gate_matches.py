@@ -462,6 +462,14 @@ class TestTail:
             assert tail.ended() == 0
             tail.wait_for("refused so far: 1 repeated, 1 retained")
 
+    def test_the_proof_may_be_stricter(self) -> None:
+        with Hostile() as broker, tail_of(broker.address.port, "--fresh", "--proof", "round_trip", "-W", "30", "-C", "1") as tail:
+            tail.ready()
+            silent, speaks = match(1), match(2, said=(0, 5))
+            broker.send(publish(TOPIC, silent), publish(TOPIC, speaks))
+            assert tail.row()["event"]["seq"] == 2
+            tail.wait_for("refused so far: 1 unproven")
+
     def test_a_line_for_people(self) -> None:
         with Hostile() as broker, tail_of(broker.address.port, "--fresh", "-o", "pretty", "-C", "1", "-d", "lobby-1") as tail:
             tail.ready()
@@ -479,8 +487,9 @@ class TestTail:
         with Hostile() as broker, tail_of(broker.address.port, "--fresh", "-W", "0.5") as tail:
             tail.ready()
             assert tail.ended() == 124
-        with tail_of(1, "--fresh", "--kind", "ack") as tail:
-            assert tail.ended() == 2
+        for wrong in (["--fresh", "--kind", "ack"], ["--proof", "clock"]):
+            with tail_of(1, *wrong) as tail:
+                assert tail.ended() == 2
 
 
 @contextlib.contextmanager

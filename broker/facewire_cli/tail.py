@@ -17,6 +17,7 @@ from facewire_cli.options import DEVICE, SECONDS, connection_options, output_opt
 from facewire_cli.output import Form, standard_output, write_rows
 
 if TYPE_CHECKING:
+    from facewire_gate.freshness import Proof
     from facewire_mqtt import Address
 
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 @click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="Only this device; may be repeated.")
 @click.option("--kind", "kinds", type=click.Choice(KINDS), multiple=True, help="Only this kind; may be repeated.  [default: all]")
 @click.option("--fresh", is_flag=True, help="Only matches that a gate may act on.")
+@click.option(
+    "--proof",
+    type=click.Choice(["round_trip", "clock", "steady"]),
+    help="What --fresh takes for proof (docs/consumers.md).  [default: clock]",
+)
 @click.option("-C", "--count", type=click.IntRange(min=1), help="End after this many messages.")
 @click.option("-W", "--wait", type=SECONDS, help="End after this time, such as 30 or 5m, with exit code 124.")
 @output_option
@@ -36,6 +42,7 @@ def tail(
     devices: Sequence[str],
     kinds: Sequence[Kind],
     fresh: bool,
+    proof: "Proof | None",
     count: int | None,
     wait: float | None,
     output: Form,
@@ -49,13 +56,15 @@ def tail(
     a match that is retained, repeated, late, of a previous boot or not shown
     to be fresh, and counts it on standard error.
     """
+    if proof and not fresh:
+        raise click.UsageError("--proof says how to judge freshness: add --fresh")
     if fresh and kinds:
         raise click.UsageError("--fresh shows only matches: leave out --kind")
     deadline = None if wait is None else time.monotonic() + wait
     out = standard_output()
     with Ending() as ending:
         until = Until(ending, deadline, out)
-        following = _fresh(address, topics, devices, until) if fresh else _all(address, topics, devices, kinds, until)
+        following = _fresh(address, topics, devices, until, proof or "clock") if fresh else _all(address, topics, devices, kinds, until)
         with following as rows:
             wanted = (narrowed for row in rows if (narrowed := render.narrow(row, person, min_score)) is not None)
             write(itertools.islice(wanted, count), output, cast("TextIO", Output(out, ending)))
@@ -96,11 +105,12 @@ class Output:
 
 
 @contextlib.contextmanager
-def _fresh(address: "Address", topics: Topics, devices: Sequence[str], until: Until) -> Iterator[Iterator[render.Row]]:
-    from facewire_gate import fresh_matches
+def _fresh(address: "Address", topics: Topics, devices: Sequence[str], until: Until, proof: "Proof") -> Iterator[Iterator[render.Row]]:
+    from facewire_gate import Limits, fresh_matches
 
+    limits, notices = Limits(proof=proof), Notices(str(address))
     with (
-        fresh_matches(address, topics=topics, devices=devices, on_notice=Notices(str(address)).tell) as matches,
+        fresh_matches(address, topics=topics, devices=devices, limits=limits, on_notice=notices.tell) as matches,
         # Closed here, so that its last notice comes before the command's own.
         contextlib.closing(FreshFollower(matches, topics, until).rows()) as rows,
     ):
