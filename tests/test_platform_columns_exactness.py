@@ -12,12 +12,12 @@ from zoneinfo import ZoneInfo
 
 import history_scan
 import pytest
-from pipeline import Faults, World
+from pipeline import Faults, RealtimeCopy, World
 
 import facewire_platform.columns.builder as building
 import facewire_platform.columns.files as writing
 from facewire.events import Event
-from facewire.messages import Ack, Batch, Match
+from facewire.messages import Batch, Match
 from facewire_platform.columns import engine, folder
 from facewire_platform.columns.builder import Builder
 from facewire_platform.columns.files import Files
@@ -288,7 +288,7 @@ def test_epochs_that_end_and_continue_are_answered_as_the_table_has_them(locatio
     state = world.start(FAULTS)
     with open_store(location) as store:
         for _ in range(SUCCESSION_STEPS):
-            inbound = sorted((message for message in state.pipe if not isinstance(message, Ack)), key=repr)
+            inbound = sorted((message for message in state.pipe if isinstance(message, Batch | RealtimeCopy)), key=repr)
             if inbound and chance.random() < 0.5:
                 message = chance.choice(inbound)
                 state = world.deliver(state, message)

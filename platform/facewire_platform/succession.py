@@ -9,7 +9,7 @@ these events under the older epoch: they move to the newer one, so that each com
 once. Events between the watermark and the head that do not move will never arrive: they are a gap.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,17 +37,26 @@ class Link(NamedTuple):
         return older if older <= self.last else None
 
 
-def link(origin: Origin, older: int, newer: int, links: Iterable[Link]) -> Link | None:
-    """The link that a batch of `newer` declares, None if it is known already.
+def link(origin: Origin, older: int, newer: int, links: Sequence[Link]) -> Link | None:
+    """The link that a batch of `newer` declares, None if it is known already or cannot be true.
 
-    If two stores continue the same seqs of an epoch, as clones do, the first of them takes the
-    seqs. The events of the second are told by their content.
+    An epoch cannot continue one that continues it. If two stores continue the same seqs of an
+    epoch, as clones do, the first of them takes the seqs. The events of the second are told by
+    their content.
     """
     others = [known for known in links if known.older == older]
-    if any(known.newer == newer for known in others):
+    if any(known.newer == newer for known in others) or older in _continuing(newer, links):
         return None
     taken = any(origin.first <= known.last and known.first <= origin.last for known in others if not known.diverged)
     return Link(older, newer, origin.first, origin.last, origin.diverged or taken)
+
+
+def _continuing(stream: int, links: Sequence[Link]) -> set[int]:
+    """A stream, and all that continue it, directly or not."""
+    found = {stream}
+    while more := {known.newer for known in links if known.older in found} - found:
+        found |= more
+    return found
 
 
 class Heads(NamedTuple):
@@ -122,9 +131,9 @@ def leads(stream: int, boot: str, leader: int, leader_boot: str, links: Iterable
 
 def destination(links: Iterable[Link], stream: int, seq: int) -> tuple[int, int]:
     """The place of an event of `stream` now: the same, or in the newest epoch that it moved to."""
-    by_older = {link.older: link for link in links if not link.diverged}
-    while (link := by_older.get(stream)) is not None and (newer := link.newer_seq(seq)) is not None:
-        stream, seq = link.newer, newer
+    moves = [link for link in links if not link.diverged]
+    while place := next(((link.newer, newer) for link in moves if link.older == stream and (newer := link.newer_seq(seq))), None):
+        stream, seq = place
     return stream, seq
 
 

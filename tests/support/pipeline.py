@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import facewire_device.uploader as real_uploader
 from facewire.events import Event
-from facewire.messages import Ack, Batch
+from facewire.messages import Ack, Batch, Status
 from facewire_device.ring import Ring
 from facewire_platform.ingest import Content, Range, answer, decide
-from facewire_platform.presence import seen
+from facewire_platform.presence import counts, seen
 from facewire_platform.succession import Heads, Link, destination, end, leads, link, places
 
 #: A moment by which every wait is over, s.
@@ -51,6 +51,8 @@ class Stream(NamedTuple):
     gaps: frozenset[int] = frozenset()
     #: Seqs at or below the watermark whose events belong to another epoch now.
     continued: frozenset[int] = frozenset()
+    #: Seqs at or below the watermark whose events broke the contract.
+    rejected: frozenset[int] = frozenset()
 
 
 class Device(NamedTuple):
@@ -68,9 +70,11 @@ class Platform(NamedTuple):
     boots: tuple[str, ...] = ()
     #: The epoch that the device is in, as its batches say.
     leader: int = 0
+    #: The last status that counts.
+    status: Status | None = None
 
 
-Message: TypeAlias = Batch | RealtimeCopy | Ack
+Message: TypeAlias = Batch | RealtimeCopy | Ack | Status
 
 
 class Faults(NamedTuple):
@@ -117,6 +121,8 @@ class World:
         tails: bool = True,
         hears: bool = True,
         pipe_size: int = 2,
+        capacity: int = CAPACITY,
+        batch_size: int = BATCH,
     ) -> None:
         self.uploader = uploader
         self.probes = probes
@@ -125,6 +131,7 @@ class World:
         #: Whether to remember what died with a store although the platform had heard of it.
         self.hears = hears
         self.pipe_size = pipe_size
+        self.capacity, self.batch_size = capacity, batch_size
         #: The cursor and the conflict of the last ack of each batch.
         self.answers: dict[Batch, tuple[int, int | None]] = {}
 
@@ -159,7 +166,7 @@ class World:
     def record(self, s: State) -> Iterator[State]:
         content = s.recorded + 1
         before = s.device
-        ring = before.ring.appended(1, CAPACITY)
+        ring = before.ring.appended(1, self.capacity)
         # A restored store that records before it is told of its lost tail gives a lost seq away.
         s = s._replace(heard=frozenset(item for item in s.heard if item[1] != int(ring.epoch[1:])))
         overwritten = ring.oldest - before.ring.oldest
@@ -182,11 +189,18 @@ class World:
         s = s._replace(in_flight=uploader.in_flight)
         yield from self._put(s, batch)
 
+    def say(self, s: State) -> Iterator[State]:
+        """The device publishes its status. `successors` has none, or there would be too many."""
+        ring = s.device.ring
+        yield from self._put(s, Status(f"b{s.boot}", True, 1, ring.epoch, ring.head, ring.oldest, ring.cursor))
+
     def deliver(self, s: State, message: Message) -> State:
         """The message stays in the pipe, so that it may arrive again."""
         match message:
             case RealtimeCopy():
                 return s._replace(platform=self._store_copy(s.platform, message))
+            case Status():
+                return s._replace(platform=self._store_status(s.platform, message))
             case Batch():
                 platform, ack = self._ingest(s.platform, message)
                 return next(self._put(s._replace(platform=platform), ack), s._replace(platform=platform))
@@ -215,7 +229,7 @@ class World:
     def _batch(self, s: State) -> Batch:
         ring, held = s.device
         first = max(ring.cursor + 1, ring.oldest)
-        events = tuple(event(seq, held[seq - ring.oldest]) for seq in range(first, min(first + BATCH, ring.head + 1)))
+        events = tuple(event(seq, held[seq - ring.oldest]) for seq in range(first, min(first + self.batch_size, ring.head + 1)))
         cursor = events[-1].seq if events else ring.cursor
         return Batch(ring.epoch, f"b{s.boot}", ring.cursor, cursor, ring.head, ring.oldest, events, origins=ring.origins)
 
@@ -270,8 +284,8 @@ class World:
             database.store(number, e.seq, e.timestamp)
         stream = database.stream(number)
         declared = {seq for span in decision.declared for seq in range(span.first, span.last + 1)}
-        continued = stream.continued.union(decision.continued)
-        database.change(number, watermark=decision.watermark, gaps=stream.gaps | declared, continued=continued)
+        continued, rejected = stream.continued.union(decision.continued), stream.rejected.union(decision.quarantined)
+        database.change(number, watermark=decision.watermark, gaps=stream.gaps | declared, continued=continued, rejected=rejected)
         if self.successions:
             database.settle(number)
         ack = answer(batch, decision, "store")
@@ -290,6 +304,11 @@ class World:
                 database.settle(number)
         return database.state()
 
+    def _store_status(self, platform: Platform, status: Status) -> Platform:
+        database = Database(platform)
+        database.remember(status)
+        return database.state()
+
 
 def _heard(s: State) -> set[tuple[int, int, int]]:
     """The events of the device's store that the platform knows of and does not have."""
@@ -305,13 +324,13 @@ class Database:
 
     def __init__(self, platform: Platform) -> None:
         self.streams, self.links = dict(platform.streams), list(platform.links)
-        self.boots, self.leader = platform.boots, platform.leader
+        self.boots, self.leader, self.status = platform.boots, platform.leader, platform.status
         self._contents: dict[int, dict[int, int]] = {}
 
     def state(self) -> Platform:
         for number, stored in self._contents.items():
             self.streams[number] = self.streams[number]._replace(stored=tuple(sorted(stored.items())))
-        return Platform(tuple(sorted(self.streams.items())), tuple(self.links), self.boots, self.leader)
+        return Platform(tuple(sorted(self.streams.items())), tuple(self.links), self.boots, self.leader, self.status)
 
     def stream(self, number: int) -> Stream:
         return self.streams.setdefault(number, Stream())
@@ -332,6 +351,16 @@ class Database:
         self.boots = seen(self.boots, boot)
         newest = self.boots[-1] == boot
         self.change(number, boot=boot if newest else stream.boot, heads=stream.heads.report(boot, head))
+
+    def remember(self, status: Status) -> None:
+        """The status before this one may name an epoch that the platform has no batch of."""
+        before = self.status
+        if before is not None and before.head and before.epoch != status.epoch:
+            number = int(str(before.epoch)[1:])
+            self.change(number, heads=self.stream(number).heads.report(before.boot, before.head))
+            self.settle(number)
+        if counts(self.boots, status.boot, online=True):
+            self.boots, self.status = seen(self.boots, status.boot), status
 
     def succeed(self, number: int, batch: Batch) -> None:
         """End the epochs that this one follows."""
@@ -374,7 +403,7 @@ class Database:
         stream = self.stream(number)
         self.stored(number)[seq] = content
         if seq <= stream.watermark:
-            self.change(number, gaps=stream.gaps - {seq}, continued=stream.continued - {seq})
+            self.change(number, gaps=stream.gaps - {seq}, continued=stream.continued - {seq}, rejected=stream.rejected - {seq})
 
     def _is_elsewhere(self, number: int, seq: int, content: int) -> bool:
         return any(self.stored(other).get(at) == content for other, at in places(self.links, number, seq))
@@ -406,7 +435,7 @@ class Database:
         moving = {seq: content for seq, content in self.stored(older).items() if seq in seqs}
         for seq in moving:
             del self.stored(older)[seq]
-        self.change(older, gaps=stream.gaps - seqs, continued=stream.continued | seqs)
+        self.change(older, gaps=stream.gaps - seqs, continued=stream.continued | seqs, rejected=stream.rejected - seqs)
         for seq, content in moving.items():
             number, place = destination(self.links, older, seq)
             if place not in self.stored(number):

@@ -2,9 +2,10 @@
 
 import functools
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
 from platform_model import BOOT, EPOCH, batch, event
@@ -13,6 +14,7 @@ from facewire.errors import BatchRefused
 from facewire.events import Event
 from facewire.messages import Ack, Batch, Match
 from facewire_platform.store.drivers import Location
+from facewire_platform.store.schema import TABLES
 from facewire_platform.store.writer import Message, Store
 
 
@@ -53,14 +55,31 @@ def rows(location: Location, sql: str) -> list[Any]:
     return _server(location).execute(sql.encode()).fetchall()
 
 
-def run(location: Location, sql: str) -> None:
+def run(location: Location, sql: str, values: Sequence[Any] = ()) -> None:
     """Change the database behind the store's back."""
     if isinstance(location, Path):
         with closing(sqlite3.connect(location)) as lite:
-            lite.execute(sql)
+            lite.execute(sql, values)
             lite.commit()
         return
-    _server(location).execute(sql.encode())
+    _server(location).execute(sql.encode(), values or None)
+
+
+Snapshot: TypeAlias = dict[str, list[Any]]
+
+
+def snapshot(location: Location) -> Snapshot:
+    """All rows of all tables."""
+    return {table._meta.table_name: rows(location, f"SELECT * FROM {table._meta.table_name}") for table in TABLES}
+
+
+def restore(location: Location, kept: Snapshot) -> None:
+    """Make the tables what they were at a snapshot."""
+    mark = "?" if isinstance(location, Path) else "%s"
+    for table, found in kept.items():
+        run(location, f"DELETE FROM {table}")
+        for row in found:
+            run(location, f"INSERT INTO {table} VALUES ({', '.join([mark] * len(row))})", row)
 
 
 @functools.cache

@@ -66,7 +66,7 @@ class Successions:
         if sum(known.newer == stream.id for known in links) < len(batch.origins):
             for origin in batch.origins:
                 older = self._stream(stream.device, origin.epoch, group)
-                declared = link(origin, older.id, stream.id, links) if older is not stream else None
+                declared = link(origin, older.id, stream.id, links)
                 if declared is not None:
                     links.append(declared)
                     self._run(LinkRow.insert(declared._asdict()))
