@@ -177,7 +177,7 @@ def test_status_shows_the_state_of_a_store(store: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "budget"),
-    [(4, "outage budget unknown"), (5, "ring full in 3 h 0 m at this rate"), (11, "ring full: each new event overwrites")],
+    [(2, "outage budget unknown"), (5, "ring full in 3 h 0 m at this rate"), (11, "ring full: each new event overwrites")],
 )
 def test_status_shows_how_long_an_outage_may_last(store: Path, count: int, budget: str) -> None:
     with open_store(store, capacity=10) as opened:

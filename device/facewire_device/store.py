@@ -39,7 +39,7 @@ MAX_CAPACITY: Final = 100_000_000
 #: Overwritten rows are deleted this many at a time; one by one it would cost a third of the speed.
 TRIM_EVERY: Final = 100
 #: Fewer events than this show no rate: two could be a minute apart, or a year.
-FEWEST_FOR_RATE: Final = 5
+FEWEST_FOR_RATE: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

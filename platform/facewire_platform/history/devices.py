@@ -14,7 +14,7 @@ Row: TypeAlias = dict[str, Any]
 #: The rate of a device is the rate of this many of its last events.
 RATE_EVENTS: Final = 1_000
 #: Fewer events than this show no rate: two could be a minute apart, or a year.
-FEWEST: Final = 5
+FEWEST: Final = 3
 
 
 class Rate(NamedTuple):
