@@ -1,15 +1,17 @@
 """`facewire bridge mqtt-face`: hears the terminals of the mqtt/face family on their broker.
 
-    paho's thread ── topic ──▶ the device's lane: FaceSource ──▶ PushAck
+    paho's thread ── topic ──▶ the device's lane: FaceSource ──▶ one commit ──▶ PushAcks
     ticker's thread ─────────▶ every lane: pulls that are due
 
 A terminal that is not in the settings gets no ack: it keeps its records.
 """
 
+import contextlib
 import logging
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -24,6 +26,8 @@ from facewire_mqtt.happenings import Connected, Disconnected, Happening, Publica
 log = logging.getLogger(__name__)
 
 TICK: Final = 0.5
+#: Records of a device that are taken together at most: a commit must end.
+_MOST_TOGETHER: Final = 100
 #: Names of strangers that are remembered, so that each is said once.
 _MOST_STRANGERS: Final = 1_000
 
@@ -49,11 +53,13 @@ class FaceBridge:
             device.id: (number, FaceSource(device, member, self._sender(device.id), pace))
             for number, (device, member) in enumerate(members)
         }
+        #: Records that wait for their device's lane, which takes all of them together.
+        self._waiting: dict[str, deque[tuple[str, bytes]]] = {device_id: deque() for device_id in self._sources}
         self._strangers: set[str] = set()
         #: How a device stands in its topics.
         self._topic_ids: dict[str, str] = {}
         self._stopping = threading.Event()
-        self._ticker = threading.Thread(target=self._run, name="ticker", daemon=True)
+        self._ticker = threading.Thread(target=self._tick_all, name="ticker", daemon=True)
         filters = [(name, 0) for name in mqtt_face.subscriptions(self._prefix)]
         self._connection = Connection(settings.face_broker, f"facewire-{secrets.token_hex(4)}", filters, self._on_happening)
         self.connected = threading.Event()
@@ -100,29 +106,55 @@ class FaceBridge:
         elif kind == "Ack":
             self._on_one(device_id, lambda source, now, _: source.answered(payload, now=now), len(payload))
         else:
-            self._on_one(
-                device_id, lambda source, now, now_ms: source.take(kind, payload, now=now, now_ms=now_ms), len(payload), writes=True
-            )
+            self._on_record(device_id, (kind, payload))
 
-    def _on_one(self, device_id: str, work: Callable[[FaceSource, float, int], None], size_bytes: int, *, writes: bool = False) -> None:
-        # A device may stand in its topics as it does in its messages, behind a prefix and `@@@`.
-        number, source = self._sources.get(device_id) or self._sources.get(device_id.rpartition("@@@")[2]) or (0, None)
+    def _on_one(self, device_id: str, work: Callable[[FaceSource, float, int], None], size_bytes: int) -> None:
+        number, source = self._find(device_id)
+        if source is not None:
+            self._run(number, source, lambda: self._guarded(source, work), size_bytes)
+
+    def _on_record(self, device_id: str, record: tuple[str, bytes]) -> None:
+        number, source = self._find(device_id)
         if source is None:
-            self._say_stranger(device_id)
             return
-        if writes:
-            self._topic_ids[source.device.id] = device_id
-        if self._lanes.run(number, lambda: self._guarded(source, work, writes=writes), size_bytes) is None:
-            log.warning("too much waits, dropped device=%s bytes=%d: it repeats what is not acked", source.member.name, size_bytes)
+        self._topic_ids[source.device.id] = device_id
+        waiting = self._waiting[source.device.id]
+        waiting.append(record)
+        if not self._run(number, source, lambda: self._take_waiting(source, waiting), len(record[1])):
+            with contextlib.suppress(IndexError):  # its lane was faster
+                waiting.pop()
+
+    def _find(self, device_id: str) -> tuple[int, FaceSource | None]:
+        # A device may stand in its topics as it does in its messages, behind a prefix and `@@@`.
+        found = self._sources.get(device_id) or self._sources.get(device_id.rpartition("@@@")[2])
+        if found is None:
+            self._say_stranger(device_id)
+        return found or (0, None)
+
+    def _run(self, number: int, source: FaceSource, work: Callable[[], object], size_bytes: int) -> bool:
+        if self._lanes.run(number, work, size_bytes) is not None:
+            return True
+        log.warning("too much waits, dropped device=%s bytes=%d: it repeats what is not acked", source.member.name, size_bytes)
+        return False
+
+    def _take_waiting(self, source: FaceSource, waiting: deque[tuple[str, bytes]]) -> None:
+        """Take all records that wait, or each alone if they cannot be taken together."""
+        while records := [waiting.popleft() for _ in range(min(len(waiting), _MOST_TOGETHER))]:
+            if not self._take(source, records) and len(records) > 1:
+                for record in records:
+                    self._take(source, [record])
+
+    def _take(self, source: FaceSource, records: Sequence[tuple[str, bytes]]) -> bool:
+        return self._guarded(source, lambda source, now, now_ms: source.take(records, now=now, now_ms=now_ms), writes=True)
 
     def _on_all(self, work: Callable[[FaceSource, float, int], None]) -> None:
         for number, source in self._sources.values():
             self._lanes.run(number, lambda source=source: self._guarded(source, work))  # type: ignore[misc]  # bound early
 
-    def _guarded(self, source: FaceSource, work: Callable[[FaceSource, float, int], None], *, writes: bool = False) -> None:
-        self._troubles.guard(source.member.name, lambda: work(source, time.monotonic(), time.time_ns() // 1_000_000), writes=writes)
+    def _guarded(self, source: FaceSource, work: Callable[[FaceSource, float, int], None], *, writes: bool = False) -> bool:
+        return self._troubles.guard(source.member.name, lambda: work(source, time.monotonic(), time.time_ns() // 1_000_000), writes=writes)
 
-    def _run(self) -> None:
+    def _tick_all(self) -> None:
         while not self._stopping.wait(self._tick):
             if self.connected.is_set():
                 self._on_all(lambda source, now, now_ms: source.tick(now=now, now_ms=now_ms))

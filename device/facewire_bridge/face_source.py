@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from facewire.proof import Proof
@@ -67,13 +67,24 @@ class FaceSource:
             "source_offset": self.offset_ms,
         }
 
-    def take(self, kind: str, payload: bytes, *, now: float, now_ms: int) -> None:
-        """Take a message of a record topic. The terminal keeps every record that we do not ack.
+    def take(self, messages: Sequence[tuple[str, bytes]], *, now: float, now_ms: int) -> None:
+        """Take messages of record topics in one commit. The terminal keeps what we do not ack.
+
+        Args:
+            messages: last level of its topic, and payload, of each.
+            now: monotonic seconds.
+            now_ms: our clock, ms since 1970 UTC.
 
         Raises:
-            StoreError: it is not taken, and not acked.
+            StoreError: none is taken, and none acked.
         """
         self._heard_at = now
+        acks = self.member.together(lambda: [self._take(kind, payload, now, now_ms) for kind, payload in messages])
+        for form, number in acks:
+            if number is not None:
+                self._send(mqtt_face.push_ack(form, number, self._next_message()))
+
+    def _take(self, kind: str, payload: bytes, now: float, now_ms: int) -> tuple[str, int | None]:
         form = "rec" if kind == "Rec" else "snap"
         source_ms = now_ms + (self.offset_ms or 0)
         made_before = self._placing.numbers()[form].made_before
@@ -83,9 +94,9 @@ class FaceSource:
             self._puller.received(now, form)
         if record.number is None:
             self.member.keep_poison(payload, record.reason if isinstance(record, Poison) else "has no number")
-            return
-        self._placing.take(self._corrected(record, late=late), payload, late=late, now_ms=now_ms)
-        self._send(mqtt_face.push_ack(form, record.number, self._next_message()))
+        else:
+            self._placing.take(self._corrected(record, late=late), payload, late=late, now_ms=now_ms)
+        return form, record.number
 
     def hear(self, presence: Presence, *, now: float, now_ms: int) -> None:
         """`Online`, `Offline` or a heartbeat."""

@@ -1,15 +1,17 @@
 """One foreign device as a facewire device of its own: agent, store, ledger, photographs.
 
-    Record ──▶ photographs to their folder ──▶ event and ledger row, one commit ──▶ foreign ack
+    records that wait ──▶ photographs to their folder ──▶ one commit, ledger too ──▶ foreign acks
 
 One thread, the lane's, works on a member and owns its connection to the store; the agent has a
 connection of its own. A record that cannot be an event is poison: we keep it raw, and it takes a
 seq that history declares lost. Then it may be acked; otherwise it would block its source.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -38,6 +40,15 @@ class Placed(NamedTuple):
     raw: bytes
 
 
+@dataclass
+class _Turn:
+    """What is taken together: files that must be durable before it, and what became of it."""
+
+    photographs: list[Photograph] = field(default_factory=list)
+    poison: list[Photograph] = field(default_factory=list)
+    taken: list[tuple[Entry, Outcome]] = field(default_factory=list)
+
+
 class Member:
     """One foreign device.
 
@@ -46,7 +57,7 @@ class Member:
         photo_bytes: bytes that its photographs may take.
 
     Attributes:
-        counts: numbers of its records by outcome.
+        counts: numbers of its records by outcome; `refused` counts commits.
     """
 
     def __init__(self, agent: Agent, photo_bytes: int) -> None:
@@ -56,6 +67,7 @@ class Member:
         self.poison = poison_of(store)
         self.counts = {"recorded": 0, "repeated": 0, "too_old": 0, "poison": 0, "refused": 0}
         self._ledger: Ledger | None = None
+        self._turn: _Turn | None = None
 
     @property
     def name(self) -> str:
@@ -73,6 +85,11 @@ class Member:
                 raise
         return self._ledger
 
+    def open(self) -> None:
+        """Open the ledger, on this member's lane. If it cannot be, the first record says so."""
+        with contextlib.suppress(StoreError):
+            _ = self.ledger
+
     def close(self) -> None:
         """Close the store, on this member's lane."""
         ledger, self._ledger = self._ledger, None
@@ -84,30 +101,38 @@ class Member:
         try:
             return use(self.ledger)
         except ReplacedError as exc:
+            if self._turn is not None:  # then all that is taken together begins anew
+                raise
             log.warning("store opened anew device=%s error=%s", self.name, exc)
             self.close()
             return use(self.ledger)
 
-    def take(self, placed: Sequence[Placed], *, now_ms: int, notes: Mapping[str, str] | None = None) -> list[Outcome]:
-        """Take records in one commit, all or none: each may be acked to its source on return.
+    def together(self, work: Callable[[], T]) -> T:
+        """Do `work`, which takes records, in one commit: all may be acked on return.
 
         Raises:
             StoreError: the store or the disk takes nothing now. Nothing may be acked.
         """
-        photographs: list[Photograph] = []
-        poison: list[Photograph] = []
-        entries = [_entry(one, photographs, poison) for one in placed]
+        if self._turn is not None:
+            return work()
         try:
-            self.photos.keep(photographs)
-            self.poison.keep(poison)
-            outcomes = self.with_ledger(lambda ledger: ledger.take(entries, now_ms=now_ms, notes=notes))
-        except StoreError:
-            self.counts["refused"] += len(placed)
+            return self.with_ledger(lambda ledger: self._commit(ledger, work))
+        except BaseException as exc:
+            self.counts["refused"] += isinstance(exc, StoreError)
+            # What was read from the store meanwhile may be of records that it did not take.
+            self.close()
             raise
-        self._count(entries, outcomes)
-        if Outcome.RECORDED in outcomes:
-            self.agent.wake()
-        return outcomes
+
+    def take(self, placed: Sequence[Placed], *, now_ms: int, notes: Mapping[str, str] | None = None) -> None:
+        """Take records in one commit, all or none. Raises as `together`."""
+
+        def work() -> None:
+            turn = self._turn
+            assert turn is not None  # noqa: S101  # `together` began it
+            entries = [_entry(one, turn.photographs, turn.poison) for one in placed]
+            turn.taken += zip(entries, self.ledger.take(entries, now_ms=now_ms, notes=notes), strict=True)
+
+        self.together(work)
 
     def keep_poison(self, raw: bytes, reason: str) -> None:
         """Keep what has no number: it can be neither acked nor named. Raises `StoreError`."""
@@ -115,15 +140,28 @@ class Member:
         self.counts["poison"] += 1
         log.warning("poison device=%s reason=%s", self.name, reason)
 
-    def _count(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
-        for entry, outcome in zip(entries, outcomes, strict=True):
-            if outcome is Outcome.RECORDED and entry.event is None:
-                self.counts["poison"] += 1
-                log.warning("poison device=%s form=%s key=%s reason=%s", self.name, entry.form, entry.key, entry.reason)
-            else:
-                self.counts[outcome.name.lower()] += 1
-            if outcome is Outcome.TOO_OLD:
-                log.warning("refused as older than the ledger device=%s form=%s key=%s", self.name, entry.form, entry.key)
+    def _commit(self, ledger: Ledger, work: Callable[[], T]) -> T:
+        turn = self._turn = _Turn()
+        try:
+            with ledger.store.transaction():
+                done = work()
+                self.photos.keep(turn.photographs)
+                self.poison.keep(turn.poison)
+        finally:
+            self._turn = None
+        for entry, outcome in turn.taken:
+            self._count(entry, outcome)
+        if any(outcome is Outcome.RECORDED and entry.event and entry.realtime for entry, outcome in turn.taken):
+            self.agent.wake()
+        return done
+
+    def _count(self, entry: Entry, outcome: Outcome) -> None:
+        is_poison = outcome is Outcome.RECORDED and entry.event is None
+        self.counts["poison" if is_poison else outcome.name.lower()] += 1
+        if is_poison:
+            log.warning("poison device=%s form=%s key=%s reason=%s", self.name, entry.form, entry.key, entry.reason)
+        elif outcome is Outcome.TOO_OLD:
+            log.warning("refused as older than the ledger device=%s form=%s key=%s", self.name, entry.form, entry.key)
 
 
 def _entry(placed: Placed, photographs: list[Photograph], poison: list[Photograph]) -> Entry:

@@ -89,7 +89,9 @@ class Numbers:
             late: it was asked for, or is not fresh by the source's own word: it shows no reset.
             mark_of: the mark under which (generation, number) was recorded; None if it was not.
         """
-        for generation in (self.generation, self.generation - 1):
+        # A number above the highest is not in the ledger, and no generation is before the first.
+        first = self.generation - (number > self.highest)
+        for generation in range(first, max(0, self.generation - 2), -1):
             if mark_of(generation, number) == mark:
                 # Of the generation before too: then the reset that we believed in was none.
                 return Seen(generation, repeated=True), self.filled(number)

@@ -86,7 +86,6 @@ class Placing:
             ranges = ", ".join(f"{hole.first} to {hole.last}" for hole in lost)
             reason = f"{form}: the source does not have {ranges}, asked {most} times"
             self._member.with_ledger(lambda ledger: ledger.skip(sum(hole.count for hole in lost), reason, notes))
-            self._member.agent.wake()
         else:
             self._member.with_ledger(lambda ledger: ledger.write_notes(notes))
         self._numbers[form] = after
@@ -99,13 +98,13 @@ class Placing:
             return
         missing = self._numbers[record.form].missing
 
-        def use(ledger: Ledger) -> None:
-            with ledger.store.transaction():
-                if missing:  # it cannot be asked for any more
-                    ledger.skip(missing, f"{record.form}: the source was reset before it sent them", {})
-                self._member.take([placed], now_ms=now_ms, notes=notes | {_RESET: str(now_ms)})
+        def work() -> None:
+            if missing:  # it cannot be asked for any more
+                reason = f"{record.form}: the source was reset before it sent them"
+                self._member.with_ledger(lambda ledger: ledger.skip(missing, reason, {}))
+            self._member.take([placed], now_ms=now_ms, notes=notes | {_RESET: str(now_ms)})
 
-        self._member.with_ledger(use)
+        self._member.together(work)
         self.resets += 1
         self.reset_ms = now_ms
         log.warning("source was reset device=%s form=%s at=%s: losses before it are unknown", self._member.name, record.form, after.at)

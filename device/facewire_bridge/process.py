@@ -6,7 +6,7 @@ import logging
 import resource
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final, Generic, TypeVar
 
 from facewire_bridge.lanes import Lanes
@@ -62,9 +62,11 @@ class Fleet(Generic[D]):
             raise
 
     def start(self) -> None:
-        """Let the agents publish."""
+        """Let the agents publish, and open the ledgers, which no record then has to wait for."""
+        opening = [self.lanes.run(number, member.open) for number, (_, member) in enumerate(self.members)]
         for _, member in self.members:
             member.agent.start()
+        wait(future for future in opening if future is not None)
 
     def turns(self) -> bool:
         """Whether every agent and lane went round lately; for the main thread, once a second."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from facewire_bridge.family import Box, Family, Post
+from facewire_bridge.family import Box, Family, Post, Read
 from facewire_bridge.member import Member, Placed
 from facewire_bridge.placing import Placing
 from facewire_bridge.record import Poison
@@ -81,6 +81,9 @@ class PushSource:
             found = self._family.read(post, Box(self.device.zone, after_ms))
         except ValueError as exc:
             found = [(Poison("post", "", str(exc)), post.body)]
+        self.member.together(lambda: self._take(found, now_ms))
+
+    def _take(self, found: Read, now_ms: int) -> None:
         unnumbered = [Placed(record, record.key, raw_of(item)) for record, item in found if record.number is None]
         if unnumbered:
             self.member.take(unnumbered, now_ms=now_ms)

@@ -65,6 +65,7 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._untrimmed = _TRIM_EVERY
         with store.transaction():
             for statement in LEDGER_TABLES:
                 store.execute(statement)
@@ -111,27 +112,29 @@ class Ledger:
         return outcomes
 
     def _take(self, entry: Entry, now_ms: int) -> Outcome:
-        if self.mark_of(entry.form, entry.key) is not None:
-            return Outcome.REPEATED
         at_ms = now_ms if entry.event is None else min(entry.event.timestamp, now_ms)
-        if any(self._is_copy(entry.form, shared) for shared in entry.shared):
-            self._write(entry, self.store.ring().epoch, 0, at_ms)
+        is_copy = any(self._is_copy(entry.form, shared) for shared in entry.shared)
+        if at_ms <= self._horizon_ms and not is_copy:
+            return Outcome.TOO_OLD if self.mark_of(entry.form, entry.key) is None else Outcome.REPEATED
+        ring = self.store.ring()
+        if not self._write(entry, ring.epoch, 0 if is_copy else ring.head + 1, at_ms) or is_copy:
             return Outcome.REPEATED
-        if at_ms <= self._horizon_ms:
-            return Outcome.TOO_OLD
         if entry.event is None:
-            added = self.store.skip(1, entry.reason)
+            self.store.skip(1, entry.reason)
         else:
-            added = self.store.append([entry.event], realtime=lambda _: entry.realtime)
-        self._write(entry, added.epoch, added.last, at_ms)
+            self.store.append([entry.event], realtime=lambda _: entry.realtime)
         return Outcome.RECORDED
 
-    def _write(self, entry: Entry, epoch: str, seq: int, at_ms: int) -> None:
-        self.store.execute(_INSERT, entry.form, entry.key, entry.mark, epoch, seq, at_ms)
+    def _write(self, entry: Entry, epoch: str, seq: int, at_ms: int) -> bool:
+        """Write the row of a record, unless there is one."""
+        if not self.store.execute(_INSERT, entry.form, entry.key, entry.mark, epoch, seq, at_ms):
+            return False
+        self._untrimmed += 1
         if entry.shared:
             place = self.store.query("SELECT last_insert_rowid()")[0][0]
             for shared in entry.shared:
                 self.store.execute("INSERT INTO shared (shared, form, place) VALUES (?, ?, ?)", shared, entry.form, place)
+        return True
 
     def _is_copy(self, form: str, shared: str) -> bool:
         reported: dict[str, int] = dict(self.store.query("SELECT form, count(*) FROM shared WHERE shared = ? GROUP BY form", shared))
@@ -143,9 +146,12 @@ class Ledger:
 
     def _trim(self) -> int:
         """Forget what is over the limit, if that is enough to be worth it; the horizon after it."""
+        if self._untrimmed < _TRIM_EVERY:
+            return self._horizon_ms
+        self._untrimmed = 0
         last, first = self.store.query("SELECT (SELECT max(place) FROM ledger), (SELECT min(place) FROM ledger)")[0]
         least = (last or 0) - TIMES_CAPACITY * self.store.capacity + 1
-        if first is None or least - first < _TRIM_EVERY:
+        if first is None or first >= least:
             return self._horizon_ms
         newest = self.store.query("SELECT max(at) FROM ledger WHERE place < ?", least)[0][0]
         horizon_ms: int = max(newest, self._horizon_ms)
@@ -156,4 +162,4 @@ class Ledger:
 
 
 _HORIZON: Final = "ledger.horizon"
-_INSERT: Final = "INSERT INTO ledger (form, key, mark, epoch, seq, at) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT: Final = "INSERT INTO ledger (form, key, mark, epoch, seq, at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"

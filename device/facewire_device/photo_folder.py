@@ -53,8 +53,10 @@ class PhotoFolder:
             StoreError: the disk does not take them.
         """
         try:
-            for photograph in photographs:
-                self._keep(photograph)
+            with self._lock:
+                for folder in {self._keep(photograph) for photograph in photographs}:
+                    if folder is not None:
+                        _sync(folder)
         except OSError as exc:
             raise StoreError(f"{self.path}: {exc.strerror or exc}") from exc
 
@@ -76,35 +78,40 @@ class PhotoFolder:
         """Each file in the folder, oldest first: time written (ns since 1970 UTC), size, path."""
         return sorted(self._files())
 
-    def _keep(self, photograph: Photograph) -> None:
+    def _keep(self, photograph: Photograph) -> Path | None:
+        """Keep a photograph but for its name, which is durable once the folder is synced."""
         place = self._place(photograph.sha256)
-        with self._lock:
-            if place.exists():
-                os.utime(place)  # the picture of an enrolled person comes with each of their events: it is not old
-                return
-            self._make_room(len(photograph.data), self._limit)
-            try:
-                self._write(place, photograph.data)
-            except OSError as exc:
-                if exc.errno != errno.ENOSPC or not self._held:
-                    raise
-                # The disk is smaller than the limit. Events need room more than old photographs do.
-                self._make_room(len(photograph.data), self._held)
-                self._write(place, photograph.data)
-            self._held = (self._held or 0) + len(photograph.data)
+        if place.exists():
+            os.utime(place)  # the picture of an enrolled person comes with each of their events: it is not old
+            return None
+        self._make_room(len(photograph.data), self._limit)
+        try:
+            self._write(place, photograph.data)
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC or not self._held:
+                raise
+            # The disk is smaller than the limit. Events need room more than old photographs do.
+            self._make_room(len(photograph.data), self._held)
+            self._write(place, photograph.data)
+        self._held = (self._held or 0) + len(photograph.data)
+        return place.parent
 
     def _place(self, sha256: str) -> Path:
         return self.path / sha256[:2] / sha256
 
     def _make_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync(folder.parent)
+        is_first = not self.path.is_dir()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync(self.path)
+        if is_first:
             _sync(self.path.parent)
 
     def _write(self, place: Path, data: bytes) -> None:
-        self._make_folder(place.parent)
-        _write_durably(place, data)
+        try:
+            _write_durably(place, data)
+        except FileNotFoundError:
+            self._make_folder(place.parent)
+            _write_durably(place, data)
 
     def _make_room(self, size_bytes: int, limit: int) -> None:
         if self._held is None:
@@ -134,15 +141,19 @@ class PhotoFolder:
 def _write_durably(place: Path, data: bytes) -> None:
     new = place.with_name(f"{place.name}.{os.getpid()}.new")
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        # Unbuffered: each call into the system is one more turn for other threads.
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(fd, left) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
         new.replace(place)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    _sync(place.parent)
 
 
 def _sync(folder: Path) -> None:

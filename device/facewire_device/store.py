@@ -58,10 +58,13 @@ class Store(StoreDatabase):
         super().__init__(database, path)
         self.capacity = 0
         self._state: State
+        #: Whether that is what the file says: nobody else changes it within our transaction.
+        self._is_read = False
 
     def ring(self) -> Ring:
         """The state of the ring now."""
-        self._check_file()
+        if not self._is_read:  # a transaction checks the file at its end
+            self._check_file()
         return self._read_ring()
 
     def append(self, events: Sequence[Event], *, realtime: Callable[[int], bool] = lambda _: True) -> Appended:
@@ -225,12 +228,18 @@ class Store(StoreDatabase):
                 log.error("event damaged store=%s seq=%d: left out", self.path, row[0])
 
     def _read(self) -> State:
+        if self._is_read:
+            return self._state
         rows = self.query(SELECT_STATE)
         state = read_state(rows[0]) if rows else None
         if state is None:
             raise DamagedError(f"{self.path}: is damaged: its state is not what was written")
         self._state, self.capacity = state, state.capacity
+        self._is_read = self._db.in_transaction()
         return state
+
+    def _ended(self) -> None:
+        self._is_read = False
 
     def _write(self, state: State) -> None:
         self.execute(UPDATE_STATE, *state.to_row())

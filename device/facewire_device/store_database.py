@@ -53,17 +53,26 @@ class StoreDatabase:
             rows: list[tuple[Any, ...]] = self._db.execute_sql(sql, values).fetchall()
         return rows
 
-    def execute(self, sql: str, *values: Any) -> None:
-        """Run a statement within a `transaction`; for this package's modules."""
-        self._db.execute_sql(sql, values)
+    def execute(self, sql: str, *values: Any) -> int:
+        """Run a statement within a `transaction`, for this package's modules; rows it changed."""
+        changed: int = self._db.execute_sql(sql, values).rowcount
+        return changed
 
     @contextlib.contextmanager
     def transaction(self, lock: str = "IMMEDIATE") -> Iterator[None]:
-        """All that is done inside is one commit, and so is a transaction inside."""
-        timed = contextlib.nullcontext() if self._db.in_transaction() else self._watch.timed()
-        with self._errors(), timed, self._db.transaction(lock):
+        """All that is done inside is one commit; a transaction inside is part of it."""
+        if self._db.in_transaction():
             yield
+            return
+        with self._errors(), self._watch.timed(), self._db.transaction(lock):
+            try:
+                yield
+            finally:
+                self._ended()
             self._check_file()
+
+    def _ended(self) -> None:
+        """What was read in this transaction may change from now on."""
 
     def _check_file(self) -> None:
         if file_id(self._db.database) != self._file_id:
