@@ -40,7 +40,7 @@ def test_the_commands_of_the_page_work_one_after_the_other(database: Path, tmp_p
 
 
 def test_every_metric_of_the_page_exists_and_every_metric_is_on_the_page(database: Path) -> None:
-    with open_store(database) as store:  # fewer than five events show no rate
+    with open_store(database) as store:  # fewer than three events show no rate
         store.store([Message("lobby-2", batch(0, 5, 1, 2, 3, 4, 5), 1)])
         said = Status(BOOT, True, 1_700_000_010_000, EPOCH, head=5, oldest=1, cursor=5, period=20.0, capacity=100, dropped=0)
         store.store([Message("lobby-2", said, 1)])

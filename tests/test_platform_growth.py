@@ -88,7 +88,9 @@ def history(location: Location, events: int, kind: str) -> Location:
                 if seq != events - 5
             )
             store_events(store, device, *made, epoch=epoch, now_ms=END)
-            store.store([Message(device, Status(BOOT, True, END, epoch, head=events, oldest=1, cursor=0, capacity=10_000), END)])
+            # The first box has a wrong clock, so attendance looks up the bridge's times.
+            status = Status(BOOT, True, END, epoch, head=events, oldest=1, cursor=0, capacity=10_000, source_offset=0 if number else HOUR)
+            store.store([Message(device, status, END)])
             store.store([Message(device, Unreadable(f"facewire/v1/{device}/history", "not msgpack", b"?"), END)])
     run(location, f"DELETE FROM event WHERE timestamp < {END - events * STEP + HOUR}")
     if kind == "analyzed":

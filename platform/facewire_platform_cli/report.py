@@ -148,10 +148,10 @@ def attendance(
         found = reports.attendance_of_days(history, wanted, days, entrances=entrances, exits=exits)
         for day, some in itertools.groupby(found, key=lambda one: one[0]):
             date, whole = iso(day.since, zone)[:10], complete.covers(day)
-            for _, row in some:
-                both = {**row, **reports.corrected_times(history, row, moments)} if corrected else row
-                times = {name: iso(both[name], zone) for name in (*moments, *corrected)}
-                yield {"record": "attendance", "day": date, **both, **times, "complete": whole}
+            people = (row for _, row in some)
+            for row in reports.with_corrected_times(history, people, moments) if corrected else people:
+                times = {name: iso(row[name], zone) for name in (*moments, *corrected)}
+                yield {"record": "attendance", "day": date, **row, **times, "complete": whole}
 
     columns = ("day", "identity_id", "identity_name", *moments, *corrected, "passes", "complete")
     _write_report(rows(), complete, days, zone, output, columns)

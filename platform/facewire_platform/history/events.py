@@ -10,9 +10,9 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import peewee
 
@@ -22,6 +22,9 @@ from facewire_platform.columns.filter import Filter
 from facewire_platform.history.reader import Reader, Row
 from facewire_platform.store.rows import key as key_of
 from facewire_platform.store.schema import EVENT_FIELDS, EventRow, StreamRow, columns_of
+
+#: A moment, ms since 1970 UTC, and the identity id of a person seen then.
+Sighting: TypeAlias = tuple[int, str]
 
 #: The columns of a `Key`.
 KEY: Final = (EventRow.timestamp, EventRow.stream, EventRow.seq)
@@ -37,6 +40,11 @@ SHORT_MS: Final = 10_000
 _AT: Final = (
     f"SELECT {columns_of(EVENT_FIELDS, 'e')} FROM {{}} AS span "
     "CROSS JOIN event AS e ON e.stream = span.stream AND e.seq > span.after AND e.seq <= span.last"
+)
+#: `span` holds a person's key and the time of an event.
+_OF_PERSON: Final = (
+    "SELECT e.timestamp, e.identity_id, e.extra FROM {} AS span "
+    "CROSS JOIN event AS e ON e.timestamp = span.after AND e.id_key = span.stream ORDER BY e.stream, e.seq"
 )
 
 
@@ -136,6 +144,18 @@ def _at(reader: Reader, keys: Sequence[Key]) -> dict[Key, tuple[Any, ...]]:
     spans = json.dumps([(stream, seq - 1, seq) for _, stream, seq in keys])
     rows = reader.run(_AT.format(reader.dialect.spans), (spans,))
     return {(row[2], row[0], row[1]): row for row in rows}
+
+
+def vendor_fields(reader: Reader, sightings: Iterable[Sighting]) -> dict[Sighting, dict[str, Any]]:
+    """For each sighting, the vendor's fields of its event; of the first, if there are several."""
+    wanted = set(sightings)
+    spans = json.dumps([(key_of(person), timestamp, 0) for timestamp, person in wanted])
+    found: dict[Sighting, dict[str, Any]] = {}
+    for timestamp, person, extra in reader.run(_OF_PERSON.format(reader.dialect.spans), (spans,)):
+        sighting = (timestamp, reader.from_stored(person))
+        if sighting in wanted and sighting not in found:
+            found[sighting] = codec.unpack(reader.from_stored(extra)) if extra else {}
+    return found
 
 
 def page_query(reader: Reader, wanted: Filter, after: Key | None, limit: int, *, newest_first: bool) -> Any:

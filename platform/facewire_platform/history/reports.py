@@ -18,7 +18,7 @@ from typing import Any, Final
 import peewee
 
 from facewire_platform.columns.filter import Filter
-from facewire_platform.history.events import conditions
+from facewire_platform.history.events import conditions, vendor_fields
 from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import STRANGER, History
 from facewire_platform.history.reader import Row
@@ -28,6 +28,8 @@ from facewire_platform.store.schema import EventRow, GapRow, StreamRow
 CLOCK_TOLERANCE: Final = 3.0
 #: People per query; each query sorts the events of the day once.
 PEOPLE: Final = 10_000
+#: Attendance rows whose events one query looks up.
+CORRECTED_AT_ONCE: Final = 500
 #: Days of one question: people times days must fit in memory.
 DAYS: Final = 31
 
@@ -119,19 +121,18 @@ def attendance(
     return (row for _, row in attendance_of_days(history, wanted, [day], entrances=entrances, exits=exits))
 
 
-def corrected_times(history: History, row: Row, moments: Collection[str]) -> Row:
-    """An attendance row's moments by the bridge's clock, ms since 1970 UTC.
+def with_corrected_times(history: History, rows: Iterable[Row], moments: Sequence[str]) -> Iterator[Row]:
+    """Attendance rows, with each of their moments by the bridge's clock too.
 
-    A moment is None if the box's clock was right.
+    `first_seen_corrected` is ms since 1970 UTC, or None if the box's clock was right.
     """
-
-    def corrected(at_ms: int | None) -> int | None:
-        if at_ms is None:
-            return None
-        events = history.events(Filter(since=at_ms, until=at_ms + 1, person=row["identity_id"]), limit=1)
-        return next((event.get("corrected_timestamp") for event in events), None)
-
-    return {f"{name}_corrected": corrected(row[name]) for name in moments}
+    rows = iter(rows)
+    while some := list(itertools.islice(rows, CORRECTED_AT_ONCE)):
+        sightings = {(row[name], row["identity_id"]) for row in some for name in moments if row[name] is not None}
+        fields = vendor_fields(history, sightings)
+        for row in some:
+            own = {name: fields.get((row[name], row["identity_id"]), {}) for name in moments}
+            yield row | {f"{name}_corrected": own[name].get("corrected_timestamp") for name in moments}
 
 
 def attendance_of_days(
