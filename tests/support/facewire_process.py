@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 FACEWIRE = [sys.executable, "-P", "-m", "facewire_cli"]
@@ -21,9 +22,12 @@ class Running:
         arguments: of `facewire`.
         stdin: whether it gets one to `write` to.
         command: what to run as `facewire`.
+        env: more of its environment.
     """
 
-    def __init__(self, *arguments: str | Path, stdin: bool = False, command: Sequence[str] = FACEWIRE) -> None:
+    def __init__(
+        self, *arguments: str | Path, stdin: bool = False, command: Sequence[str] = FACEWIRE, env: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.log: list[str] = []
         self._changed = threading.Condition()
         self.process = subprocess.Popen(
@@ -32,7 +36,7 @@ class Running:
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
