@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from platform_model import batch
+from platform_processes import make_old_database
 from platform_store import check_conserved, rows, run, store_batches
 
 from facewire.errors import StoreError
@@ -16,18 +17,13 @@ from facewire_platform.store.migrate import migrate
 from facewire_platform.store.rows import key
 from facewire_platform.store.writer import Message, Unreadable, open_store
 
-#: A store of facewire 0.1: two events, one in a gap, one in quarantine, one above the watermark.
-SCHEMA_1 = Path(__file__).parent / "data" / "schema-1.sql"
-
-
 MIGRATIONS = ["0002_counts_and_keys", "0003_wide_ids", "0004_columns", "0005_successions"]
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     path = tmp_path / "old.db"
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript(SCHEMA_1.read_text())
+    make_old_database(path)
     return path
 
 

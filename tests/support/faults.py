@@ -6,6 +6,7 @@ Run as a program, it is the process of `die_at_each_step`.
 import atexit
 import ctypes
 import functools
+import importlib
 import itertools
 import logging
 import os
@@ -40,28 +41,32 @@ def faulty(folder: Path, settings: Path | None = None) -> dict[str, str]:
     return {**os.environ, "LD_PRELOAD": str(_library()), "FAULTS_FOLDER": str(folder), "FAULTS_FILE": str(settings or "")}
 
 
-def die_at_each_step(folder: Path, work: Callable[[Path], object], before: Callable[[Path], object] = Path.exists) -> list[Path]:
+def die_at_each_step(
+    folder: Path, work: Callable[[Path], object], before: Callable[[Path], object] = Path.exists, *, halves: bool = True
+) -> list[Path]:
     """Run `work` in processes that die at the first, second, … change of a file below `folder`.
 
     Args:
         folder: where each process gets a folder of its own.
-        work: is given the path of a store in it; a function of `device_processes`, as `before` is.
+        work: is given the path of a store in it; a function of a module in this folder, as is
+            `before`.
         before: is given the same first, and never dies.
+        halves: die in the middle of each write too.
 
     Returns:
         The stores, one for each death.
     """
-    command = [sys.executable, __file__, str(folder), work.__name__, before.__name__]
+    command = [sys.executable, __file__, str(folder), str(1 + halves), work.__module__, work.__name__, before.__name__]
     subprocess.run(command, env=faulty(folder) | {"PYTHONPATH": str(SOURCE.parent)}, check=True)
     stores = sorted(died.with_name("store.db") for died in folder.glob("*/died"))
     assert stores, "no process died"
     return stores
 
 
-def _die_at_each_step(root: Path, work: Callable[[Path], object], before: Callable[[Path], object]) -> None:
+def _die_at_each_step(root: Path, ways: int, work: Callable[[Path], object], before: Callable[[Path], object]) -> None:
     library = ctypes.CDLL(os.environ["LD_PRELOAD"])
     logging.disable()
-    for step, half in ((step, half) for step in itertools.count(1) for half in (0, 1)):
+    for step, half in ((step, half) for step in itertools.count(1) for half in range(ways)):
         path = root / f"{step:03}-{half}" / "store.db"
         path.parent.mkdir()
         if not (child := os.fork()):
@@ -78,6 +83,5 @@ def _die_at_each_step(root: Path, work: Callable[[Path], object], before: Callab
 
 
 if __name__ == "__main__":
-    import device_processes
-
-    _die_at_each_step(Path(sys.argv[1]), *(getattr(device_processes, name, Path.exists) for name in sys.argv[2:]))
+    module = importlib.import_module(sys.argv[3])
+    _die_at_each_step(Path(sys.argv[1]), int(sys.argv[2]), *(getattr(module, name, Path.exists) for name in sys.argv[4:]))
