@@ -146,14 +146,12 @@ class Successions:
                 return stream
         query = StreamRow.select(StreamRow.epoch).where((StreamRow.device == device) & StreamRow.leads)
         for (epoch,) in self._run(query.tuples()):
-            stream = self._stream(device, epoch, group)
-            if stream.leads:  # it has not lost the lead in this group
-                return stream
+            return self._stream(device, epoch, group)
         return None
 
     def _open_streams(self, stream: Stream, group: Group) -> list[Stream]:
-        """The device's other streams that lead, or that the platform expects more of."""
-        is_open = StreamRow.leads | (StreamRow.head > StreamRow.watermark)
+        """The device's other streams that the platform expects more of, and those of the group."""
+        is_open = StreamRow.head > StreamRow.watermark
         query = StreamRow.select(StreamRow.epoch).where((StreamRow.device == stream.device) & is_open)
         epochs = {epoch for (epoch,) in self._run(query.tuples())} | {epoch for device, epoch in group.streams if device == stream.device}
         return [self._stream(stream.device, epoch, group) for epoch in sorted(epochs - {stream.epoch})]
@@ -163,7 +161,6 @@ class Successions:
         if key not in group.streams:
             (row,) = self._sql.streams([key])
             group.streams[key] = Stream(*row)
-            group.contents[group.streams[key].id] = {}
         return group.streams[key]
 
     def _stream_by_id(self, stream: int, group: Group) -> Stream:
