@@ -229,7 +229,7 @@ class Fetcher:
         if self._source.device.cameras:
             return list(self._source.device.cameras)
         v5 = self._source.device.version == 5
-        answer = await (self._get("/SophonDevice/api/Devices", {}) if v5 else self._post("/sophon/v2/face/getmediadevices", {}))
+        answer = await (self._get(sophon.V5_CAMERAS, {}) if v5 else self._post(sophon.V6_CAMERAS, {}))
         return sophon.cameras(answer)
 
     async def _get(self, path: str, params: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from facewire_bridge.settings import BridgeSettings, Device
 from facewire_device.agent import Agent
 from facewire_device.identity import machine_identity
 from facewire_device.settings import Settings
+from facewire_mqtt.address import Address
 
 log = logging.getLogger(__name__)
 
@@ -106,17 +107,21 @@ def _allow_files(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _agent_settings(settings: BridgeSettings, device: Device, machine: str | None) -> Settings:
-    address = settings.broker
+def address_of(settings: BridgeSettings, device: Device) -> Address:
+    """Facewire's broker, with the credential of a device."""
     if device.credential is not None:
         username, password = device.credential
-        address = dataclasses.replace(address, username=username, password=password)
-    elif settings.as_device:
-        address = dataclasses.replace(address, username=device.name)
+        return dataclasses.replace(settings.broker, username=username, password=password)
+    if settings.as_device:
+        return dataclasses.replace(settings.broker, username=device.name)
+    return settings.broker
+
+
+def _agent_settings(settings: BridgeSettings, device: Device, machine: str | None) -> Settings:
     return Settings(
         device.name,
         store_path(settings.stores, device.name),
-        address=address,
+        address=address_of(settings, device),
         topics=settings.topics,
         threshold=device.threshold,
         capacity=device.capacity,

@@ -22,6 +22,9 @@ from facewire_bridge.record import Poison, Record
 
 #: The answer that means "stored" (of the sibling interfaces: no version documents this one).
 STORED: Final = b'{"status":0,"code":0,"message":"SUCCESS","data":null}'
+#: Where V5 and V6 list their cameras.
+V5_CAMERAS: Final = "/SophonDevice/api/Devices"
+V6_CAMERAS: Final = "/sophon/v2/face/getmediadevices"
 #: A page of the event API.
 PAGE: Final = 100
 

@@ -11,13 +11,15 @@ from facewire_bridge.face_bridge import FaceBridge
 from facewire_bridge.member import Member, poison_of, store_path
 from facewire_bridge.process import Fleet
 from facewire_bridge.push_source import Posting, PushSource
+from facewire_bridge.reaching import check_connections
 from facewire_bridge.settings import BridgeSettings, Device, read_settings
 from facewire_bridge.sophon_source import SophonSource
 from facewire_bridge.tables import SettingsError
 from facewire_cli.ending import Ending
 from facewire_cli.logs import say
+from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import output_option
-from facewire_cli.output import Form, write_rows
+from facewire_cli.output import Form, visible, write_rows
 from facewire_cli.systemd import Service
 
 D = TypeVar("D", bound=Device)
@@ -42,8 +44,13 @@ def bridge() -> None:
 
 @bridge.command()
 @_FILE
-def check(file: Path) -> None:
-    """Check a settings file, and show the devices in it."""
+@click.option("--connect", is_flag=True, help="Also try the brokers, the addresses to listen on, and the boxes.")
+def check(file: Path, connect: bool) -> None:
+    """Check a settings file, and show the devices in it.
+
+    With --connect it exits with 3 if a connection fails. It publishes nothing,
+    and writes nothing to a box.
+    """
     settings = _read(file)
     for device in settings.face:
         click.echo(f"mqtt-face {device.name}: id {device.id}, zone {device.zone}, resume {'on' if device.resume else 'off'}")
@@ -54,7 +61,20 @@ def check(file: Path) -> None:
         click.echo(f"http {other.name}: id {other.id}, family {other.family.name}, zone {other.zone}")
     if not settings.devices:
         raise click.UsageError(f"{file}: has no device; add a table such as [mqtt-face.device.gate-1]")
+    if connect:
+        _check_connections(settings)
     say("%s is fine: %d devices", file, len(settings.devices))
+
+
+def _check_connections(settings: BridgeSettings) -> None:
+    failed = False
+    for finding in check_connections(settings):
+        failed = failed or finding.verdict == "FAIL"
+        click.echo(visible(f"{finding.verdict:<4}  {finding.check:<20}  {finding.message}"))
+        if finding.remedy:
+            click.echo(visible(f"{'':<28}{finding.remedy}"))
+    if failed:
+        raise click.exceptions.Exit(EXIT_UNHEALTHY)
 
 
 @bridge.command()
