@@ -18,7 +18,6 @@ from click.testing import CliRunner, Result
 from facewire_process import FACEWIRE
 from platform_model import BOOT, EPOCH, batch, event
 from platform_store import rows, store_batches
-from platform_store import run as execute
 
 import facewire_platform.columns.builder
 import facewire_platform.columns.copier
@@ -417,17 +416,3 @@ def test_a_moment_is_asked_of_the_table(tmp_path: Path, monkeypatch: pytest.Monk
     assert seqs(path, Filter(since=MONDAY, until=MONDAY + 1, person="person-1")) == [1]
     with pytest.raises(AttributeError):
         seqs(path, Filter(person="person-1"))
-
-
-def test_a_stream_whose_watermark_went_back_is_copied_anew(location: Location) -> None:
-    """Does as `successions` with an epoch that ends below its watermark."""
-    fill(location)
-    build(location)
-    for sql in ("DELETE FROM event WHERE seq > 5", "UPDATE stream SET watermark = 5, head = 5, stored = 5", "UPDATE copied SET seq = -1"):
-        execute(location, sql)
-    for last in (5, 7):
-        assert seqs(location, Filter(person_type=1)) == list(range(1, last + 1))
-        fill(location, 2, after=5)
-    build(location)
-    assert seqs(location, Filter(person_type=1)) == list(range(1, 8))
-    assert rows(location, "SELECT sum(events) FROM part") == [(7,)]

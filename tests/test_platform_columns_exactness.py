@@ -283,7 +283,7 @@ def test_each_answer_is_that_of_a_scan(location: Location, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_epochs_that_end_and_continue_are_answered_as_the_table_has_them(location: Location, seed: int) -> None:
-    """Events move to other streams, and watermarks go back (see `test_platform_successions`)."""
+    """Events move to other streams (see `test_platform_successions`)."""
     chance, world = random.Random(seed), World(pipe_size=4)
     state = world.start(FAULTS)
     with open_store(location) as store:

@@ -164,7 +164,6 @@ def _load(stack: contextlib.ExitStack, tables: Tables, wanted: Filter) -> Column
         return None
     folder, floor = found
     streams = None if wanted.device is None else tables.streams(wanted.device)
-    forgotten = tables.forgotten()
     gone = sorted({(stream, seq) for _, stream, seq, _ in tables.changed()})
     duck = stack.enter_context(engine.opened())
     lacking = engine.put(duck, "lacking", _not_too_many(tables.lacking(wanted, floor, streams)))
@@ -174,9 +173,7 @@ def _load(stack: contextlib.ExitStack, tables: Tables, wanted: Filter) -> Column
     with _readable():
         files = f"SELECT {engine.NAMES} FROM {engine.files(folder, [part.name for part in parts])}"
         files += " ANTI JOIN gone USING (stream, seq)" if gone else ""
-        tests = [f"timestamp >= {floor}"] if floor > FIRST_MS else []
-        tests += [f"stream NOT IN ({', '.join(map(str, forgotten))})"] if forgotten else []
-        files += f" WHERE {' AND '.join(tests)}" if tests else ""
+        files += f" WHERE timestamp >= {floor}" if floor > FIRST_MS else ""
         duck.execute(f"CREATE OR REPLACE TEMP VIEW event AS {files} UNION ALL SELECT {engine.NAMES} FROM lacking")
     [ends] = duck.execute("SELECT min(timestamp), max(timestamp) FROM lacking").fetchall() if lacking else [None]
     ends = [*([ends] if ends else []), *((part.first_at, part.last_at) for part in parts)]

@@ -1,6 +1,5 @@
 """Writes column files in steps. If a step is killed, the next one removes the files that it left.
 
-    expel     write files anew without the streams whose watermark went back
     extend    copy newly stored events, into one file for each of their days
     mend      write files anew without deleted events, and copy those that were stored late
     clear     remove the events before the floor
@@ -36,10 +35,6 @@ CHUNK: Final = 100_000
 MANY: Final = 6
 #: The pause between two steps, so that a purge gets its turn, s.
 REST: Final = 0.02
-
-
-class _StreamChanged(Exception):
-    """A stream's watermark went back while a step copied it."""
 
 
 class Builder:
@@ -119,7 +114,7 @@ class Builder:
         if not engine.is_installed():
             self._drop()
             return
-        while self._any(folder, self._expel, self._mend, self._clear):
+        while self._any(folder, self._mend, self._clear):
             pass
 
     def drop(self) -> None:
@@ -139,15 +134,13 @@ class Builder:
 
     def _step(self) -> bool:
         """Take one step; returns whether there was anything to do."""
-        return self._any(self._folder(), self._expel, self._extend, self._mend, self._clear, self._merge)
+        return self._any(self._folder(), self._extend, self._mend, self._clear, self._merge)
 
     def _any(self, folder: Path, *steps: Callable[[Files], bool]) -> bool:
         try:
             with engine.opened() as duck:
                 files = Files(folder, duck)
                 return any(step(files) for step in steps)
-        except _StreamChanged:
-            return True  # the database does not name its files, so the next step removes them
         except Exception as exc:
             if not engine.is_unreadable(exc):
                 raise
@@ -175,19 +168,6 @@ class Builder:
         with self._dialect.transaction(self._db):
             for table in (PartRow, CopiedRow, ChangedRow):
                 table.delete().bind(self._db).execute()
-
-    def _expel(self, files: Files) -> bool:
-        """Write files anew without the streams whose copies are wrong; `_extend` copies those."""
-        with self._dialect.snapshot(self._db):
-            streams, parts = self._tables.forgotten(), self._tables.parts()
-        if not streams:
-            return False
-        wrong = "wrong USING (stream)"
-        engine.put(files.duck, "wrong", [[(stream,) for stream in streams]], {"stream": "q"})
-        having = [part for part in parts if files.has(part, wrong)]
-        self._commit(files.without(having, wrong), having, (), (), streams)
-        files.remove(having)
-        return True
 
     def _extend(self, files: Files) -> bool:
         with self._dialect.snapshot(self._db):
@@ -244,14 +224,7 @@ class Builder:
         self._commit(files.rewrite(parts, rest), parts, (), ())
         files.remove(parts)
 
-    def _commit(
-        self,
-        fresh: Sequence[Part],
-        old: Sequence[Part],
-        seen: Sequence[int],
-        spans: Iterable[tuple[int, int, int]],
-        expelled: Sequence[int] = (),
-    ) -> None:
+    def _commit(self, fresh: Sequence[Part], old: Sequence[Part], seen: Sequence[int], spans: Iterable[tuple[int, int, int]]) -> None:
         with self._dialect.transaction(self._db):
             for part in fresh:
                 PartRow.insert({name: value for name, value in part._asdict().items() if name != "id"}).bind(self._db).execute()
@@ -259,19 +232,9 @@ class Builder:
                 PartRow.delete().where(PartRow.id.in_(some)).bind(self._db).execute()
             for some in _some(seen):
                 ChangedRow.delete().where(ChangedRow.id.in_(some)).bind(self._db).execute()
-            for some in _some(expelled):
-                CopiedRow.update(seq=0).where(CopiedRow.stream.in_(some) & (CopiedRow.seq < 0)).bind(self._db).execute()
-            for span in spans:
-                self._advance(*span)
-
-    def _advance(self, stream: int, after: int, last: int) -> None:
-        """Note how far a stream is copied. If a worker took its watermark back, raise instead."""
-        run = self._dialect.run
-        advanced = run(self._db, "UPDATE copied SET seq = ? WHERE stream = ? AND seq = ?", (last, stream, after)).rowcount
-        if not advanced and after == 0:
-            advanced = run(self._db, "INSERT INTO copied (stream, seq) VALUES (?, ?) ON CONFLICT DO NOTHING", (stream, last)).rowcount
-        if not advanced:
-            raise _StreamChanged
+            for stream, _, last in spans:
+                upsert = CopiedRow.insert(stream=stream, seq=last).on_conflict(conflict_target=[CopiedRow.stream], update={"seq": last})
+                upsert.bind(self._db).execute()
 
 
 @contextlib.contextmanager

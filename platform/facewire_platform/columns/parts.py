@@ -100,11 +100,7 @@ class Tables:
         found = self.rows(
             f"SELECT s.id, coalesce(c.seq, 0), s.watermark, ({nth}) {_BEHIND} ORDER BY s.id LIMIT ?", (share - 1, most // share + 1)
         )
-        return [(stream, after, min(watermark, last or watermark)) for stream, after, watermark, last in found if after >= 0]
-
-    def forgotten(self) -> list[int]:
-        """The streams whose events in column files do not count."""
-        return [stream for (stream,) in self.rows("SELECT stream FROM copied WHERE seq < 0")]
+        return [(stream, after, min(watermark, last or watermark)) for stream, after, watermark, last in found]
 
     def floor(self) -> int:
         """The time before which column files do not count; see `PartFolderRow`."""

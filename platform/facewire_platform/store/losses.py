@@ -8,7 +8,7 @@ import peewee
 
 from facewire_platform.ingest import Decision, Decisive, Range
 from facewire_platform.store.group import Stream
-from facewire_platform.store.schema import ChangedRow, ContinuedRow, CopiedRow, GapRow, QuarantineRow, RejectedRow
+from facewire_platform.store.schema import ChangedRow, ContinuedRow, GapRow, QuarantineRow, RejectedRow
 
 #: Quarantine keeps at most so many entries, and so many bytes of each.
 MOST_QUARANTINED: Final = 10_000
@@ -30,11 +30,6 @@ class Losses:
         for start in range(0, len(events), ROWS_AT_ONCE):
             some = [{"stream": stream, "seq": seq, "timestamp": at} for seq, at in events[start:][:ROWS_AT_ONCE]]
             self._run(ChangedRow.insert_many(some))
-
-    def forget_copies(self, stream: int) -> None:
-        """Note that column files are wrong about a stream: its watermark goes back."""
-        again = CopiedRow.insert(stream=stream, seq=-1).on_conflict(conflict_target=[CopiedRow.stream], update={"seq": -1})
-        self._run(again)
 
     def add(self, stream: Stream, count: int, late: tuple[int, ...]) -> None:
         """Count events that are stored now.

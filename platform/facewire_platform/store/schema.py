@@ -229,10 +229,7 @@ class PartRow(peewee.Model):
 
 
 class CopiedRow(peewee.Model):
-    """The events of a stream up to `seq` are in column files, except those that `changed` names.
-
-    If it is negative, column files may have events of the stream, but none of them counts.
-    """
+    """The events of a stream up to `seq` are in column files, except those that `changed` names."""
 
     stream = peewee.BigIntegerField(primary_key=True)
     seq = peewee.BigIntegerField()

@@ -182,8 +182,6 @@ class Successions:
             gaps = list(missing(span, self.runs(stream.id, span)))
             self._losses.declare(stream.id, gaps, now_ms)
             stream.gaps += sum(gap.size for gap in gaps)
-        if ending.watermark < stream.watermark:
-            self._losses.forget_copies(stream.id)
         stream.watermark = stream.head = ending.watermark
         group.change(stream)
 
