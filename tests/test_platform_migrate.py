@@ -17,7 +17,7 @@ from facewire_platform.store.migrate import migrate
 from facewire_platform.store.rows import key
 from facewire_platform.store.writer import Message, Unreadable, open_store
 
-MIGRATIONS = ["0002_counts_and_keys", "0003_wide_ids", "0004_columns", "0005_successions"]
+MIGRATIONS = ["0002_counts_and_keys", "0003_wide_ids", "0004_columns", "0005_successions", "0006_reasons"]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def schema(path: Path) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("opener", [open_store, History])
 def test_a_database_of_an_older_facewire_is_refused_with_a_remedy(old: Path, opener: Any) -> None:
-    with pytest.raises(StoreError, match="has schema 1, this facewire needs 5: run `facewire platform migrate`"):
+    with pytest.raises(StoreError, match="has schema 1, this facewire needs 6: run `facewire platform migrate`"):
         opener(old)
 
 
@@ -46,7 +46,7 @@ def test_a_migration_of_the_first_schema_keeps_everything_and_copies_first(old: 
     before = rows(old, "SELECT * FROM event")
     told: list[str] = []
     assert migrate(old, told.append) == MIGRATIONS
-    copy = old.with_name("old.db.before-5-1")
+    copy = old.with_name("old.db.before-6-1")
     assert told == [f"copied to {copy}"]
     assert rows(copy, "PRAGMA user_version") == [(1,)]
     assert [row[:10] for row in rows(old, "SELECT * FROM event")] == rows(copy, "SELECT * FROM event") == before
@@ -85,7 +85,7 @@ def test_a_migration_that_fails_changes_nothing(old: Path) -> None:
 def test_a_database_of_a_newer_facewire_is_not_called_up_to_date(old: Path) -> None:
     migrate(old)
     run(old, "PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="schema 99, this facewire knows 5"):
+    with pytest.raises(StoreError, match="schema 99, this facewire knows 6"):
         migrate(old)
 
 
@@ -123,13 +123,14 @@ def test_postgresql_is_migrated_from_its_first_schema(postgresql: str) -> None:
         db.execute("ALTER TABLE stream DROP COLUMN continued, DROP COLUMN head_boot, DROP COLUMN other_head")
         db.execute("ALTER TABLE stream DROP COLUMN leads, DROP COLUMN linked")
         db.execute("DROP TABLE continued, link")
+        db.execute("ALTER TABLE gap DROP COLUMN reason")
         db.execute("DELETE FROM schema_migration WHERE name > '0003'")
         db.execute(
             "INSERT INTO stream (device, epoch, watermark, head, oldest, gaps, quarantined, boot, last_seen)"
             " VALUES ('d', %s, 2, 2, 1, 1, 0, '', 0)",
             ("0" * 16,),
         )
-    with pytest.raises(StoreError, match="has schema 1, this facewire needs 5"):
+    with pytest.raises(StoreError, match="has schema 1, this facewire needs 6"):
         open_store(postgresql)
     assert migrate(postgresql) == MIGRATIONS
     assert rows(postgresql, "SELECT watermark, stored, gaps FROM stream") == [(2, 1, 1)]

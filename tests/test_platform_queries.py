@@ -295,7 +295,7 @@ def test_status_and_gaps_have_the_fields_that_others_rely_on(vendor: tuple[Path,
     row = lines(run(path, "status", "-o", "json"))[0]
     assert {"device", "epoch", "head", "watermark", "lag", "gaps", "online", "last_seen"} <= row.keys()
     assert (row["head"], row["watermark"], row["lag"], row["gaps"], row["online"]) == (9, 9, 0, 5, False)
-    gap = {"device": "box-1", "epoch": EPOCH, "first": 4, "last": 8, "declared_at": 1, "events": 5}
+    gap = {"device": "box-1", "epoch": EPOCH, "first": 4, "last": 8, "declared_at": 1, "reason": "missing", "events": 5}
     assert lines(run(path, "gaps", "-o", "json")) == [gap]
     assert lines(run(path, "gaps", "-o", "json", "-d", "other")) == []
 

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,17 @@ def test_a_split_gap_keeps_the_time_at_which_it_was_declared(store: Store, locat
     store_batches(store, batch(0, 9, 9), now_ms=70)
     store_match(store, 4, now_ms=90)
     assert rows(location, "SELECT DISTINCT declared_at FROM gap") == [(70,)]
+
+
+def test_a_gap_says_why_its_events_are_lost(store: Store, location: Location) -> None:
+    second = "00000000000000e2"
+    store_batches(store, batch(0, 9, 9), batch(9, 2**62, 2**62), batch(2**62, 2**62, head=2**62 + 5))
+    store_batches(store, batch(0, 1, 1, epoch=second, boot="00000000000000b2"))
+    assert rows(location, "SELECT first, reason FROM gap ORDER BY first") == [(1, "missing"), (10, "jump"), (2**62 + 1, "ended")]
+    store_batches(store, replace(batch(1, 9, 9, epoch=second, boot="00000000000000b2"), oldest=9))
+    assert rows(location, "SELECT first, reason FROM gap JOIN stream ON stream.id = gap.stream WHERE epoch = '00000000000000e2'") == [
+        (2, "overwritten")
+    ]
 
 
 def test_a_bad_event_later_sent_good_leaves_the_quarantine(store: Store, location: Location) -> None:

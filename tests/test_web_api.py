@@ -200,7 +200,7 @@ def test_devices_are_paged_by_name(client: Client) -> None:
 
 def test_gaps_are_ranges(client: Client) -> None:
     assert get(client, "/api/gaps") == {
-        "gaps": [{"device": "box-2", "epoch": EPOCH, "first": 11, "last": 20, "events": 10, "declared_at": 2_000}],
+        "gaps": [{"device": "box-2", "epoch": EPOCH, "first": 11, "last": 20, "events": 10, "declared_at": 2_000, "reason": "missing"}],
         "more": False,
     }
     assert get(client, "/api/gaps", device="box-1")["gaps"] == []

@@ -13,7 +13,7 @@ quarantine:
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from facewire.messages import Ack, BadEvent, BatchOf, Rejected
 
@@ -21,6 +21,10 @@ from facewire.messages import Ack, BadEvent, BatchOf, Rejected
 #: five a second.
 JUMP: Final = 1_000_000
 JUMP_PER_SECOND: Final = 100
+#: Why events are lost. `overwritten`: the device's ring was full. `missing`: its store does not
+#: have them; a bridge may have seen a hole in its source's numbers. `jump`: seqs rose by more than
+#: a device can record. `ended`: the device left the epoch.
+Loss: TypeAlias = Literal["overwritten", "missing", "jump", "ended"]
 
 
 class Decisive(Protocol):
@@ -161,6 +165,19 @@ def highest(head: int, silent_ms: int) -> int:
         silent_ms: time since the stream was last heard from; of a new one since 1970.
     """
     return head + JUMP + JUMP_PER_SECOND * max(0, silent_ms) // 1000
+
+
+def loss(gap: Range, oldest: int, most: int) -> Loss:
+    """Why the events of a gap are lost that a batch declares.
+
+    Args:
+        gap: the lost seqs.
+        oldest: the oldest seq that the device holds.
+        most: the highest plausible seq (`highest`).
+    """
+    if gap.last > most:
+        return "jump"
+    return "overwritten" if gap.last < oldest else "missing"
 
 
 def missing(span: Range, present: Iterable[tuple[int, int]]) -> Iterator[Range]:

@@ -24,7 +24,7 @@ EVENT_COLUMNS: Final = (
     "group_name",
     "ep_id",
 )
-GAP_COLUMNS: Final = ("device", "epoch", "first", "last", "events", "declared_at")
+GAP_COLUMNS: Final = ("device", "epoch", "first", "last", "events", "declared_at", "reason")
 MOMENTS: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(("timestamp", "declared_at"), moment)
 
 

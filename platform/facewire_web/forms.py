@@ -196,6 +196,9 @@ class Gap(BaseModel):
     last: int
     events: int
     declared_at: int = Field(description="Platform clock, ms since 1970 UTC.")
+    reason: str | None = Field(
+        description="Why the events are lost: overwritten, missing, jump or ended; null if it was declared before this was noted."
+    )
 
 
 class Gaps(BaseModel):

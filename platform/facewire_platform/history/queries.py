@@ -95,7 +95,7 @@ class History(Reader):
         if device is not None:
             with_gaps = with_gaps.where(StreamRow.device == device)
         for stream, name, epoch in self.rows(with_gaps.order_by(StreamRow.device, StreamRow.id).tuples()):
-            gaps = GapRow.select(GapRow.first, GapRow.last, GapRow.declared_at).where(GapRow.stream == stream)
+            gaps = GapRow.select(GapRow.first, GapRow.last, GapRow.declared_at, GapRow.reason).where(GapRow.stream == stream)
             for gap in self.paged(gaps.dicts(), GapRow.first):
                 yield {"device": name, "epoch": epoch, **gap, "events": gap["last"] - gap["first"] + 1}
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import peewee
 
-from facewire_platform.ingest import Decision, Decisive, Range
+from facewire_platform.ingest import Decision, Decisive, Loss, Range
 from facewire_platform.store.group import Stream
 from facewire_platform.store.schema import ChangedRow, ContinuedRow, GapRow, QuarantineRow, RejectedRow
 
@@ -77,12 +77,11 @@ class Losses:
             if not self._run(ContinuedRow.update(last=span.last).where(joined)):
                 self._run(ContinuedRow.insert(stream=stream, first=span.first, last=span.last))
 
-    def declare(self, stream: int, gaps: Sequence[Range], declared_at: int) -> None:
-        """Record gaps. `declared_at`: platform clock, ms since 1970 UTC."""
+    def declare(self, stream: int, gaps: Sequence[tuple[Range, Loss]], declared_at: int) -> None:
+        """Record gaps and why they are lost. `declared_at`: platform clock, ms since 1970 UTC."""
         for start in range(0, len(gaps), ROWS_AT_ONCE):
-            rows = [
-                {"stream": stream, "first": gap.first, "last": gap.last, "declared_at": declared_at} for gap in gaps[start:][:ROWS_AT_ONCE]
-            ]
+            some = gaps[start:][:ROWS_AT_ONCE]
+            rows = [gap._asdict() | {"stream": stream, "declared_at": declared_at, "reason": reason} for gap, reason in some]
             self._run(GapRow.insert_many(rows))
 
     def reject(self, device: str, stream: int, decision: Decision[Decisive], now_ms: int) -> None:

@@ -28,7 +28,7 @@ import peewee
 
 from facewire.errors import StoreError
 
-SCHEMA: Final = 5
+SCHEMA: Final = 6
 
 
 class StoreRow(peewee.Model):
@@ -128,6 +128,8 @@ class GapRow(peewee.Model):
     last = peewee.BigIntegerField()
     #: Platform clock, ms since 1970 UTC.
     declared_at = peewee.BigIntegerField()
+    #: `ingest.Loss`; null in a gap from before schema 6.
+    reason = peewee.TextField(null=True)
 
     class Meta:  # noqa: D106  # peewee's
         table_name = "gap"

@@ -180,7 +180,7 @@ class Successions:
             self._move(stream, successor, ending.continued, group)
         for span in ending.lost:
             gaps = list(missing(span, self.runs(stream.id, span)))
-            self._losses.declare(stream.id, gaps, now_ms)
+            self._losses.declare(stream.id, [(gap, "ended") for gap in gaps], now_ms)
             stream.gaps += sum(gap.size for gap in gaps)
         stream.watermark = stream.head = ending.watermark
         group.change(stream)

@@ -17,7 +17,7 @@ from facewire.errors import BatchRefused, StoreError
 from facewire.events import Event
 from facewire.messages import Ack, BatchOf, Match, Status, encode, to_map
 from facewire_platform import presence
-from facewire_platform.ingest import Content, Range, answer, decide, highest
+from facewire_platform.ingest import Content, Range, answer, decide, highest, loss
 from facewire_platform.sightings import Turns, pace
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.dialect import Dialect
@@ -161,6 +161,7 @@ class Store:
 
     def _apply_batch(self, device: str, batch: BatchOf[Event | Row], now_ms: int, group: Group) -> Ack:
         stream = group.streams[device, batch.epoch]
+        known_head, silent_ms = stream.head, now_ms - stream.last_seen
         self._hear(stream, batch.boot, batch.head, now_ms, group)
         located = Located()
         if batch.origins or stream.linked or not stream.leads:
@@ -179,7 +180,8 @@ class Store:
             self._successions.take_over(decision.store, located, group)
         self._add(stream, decision.store, group)
         self._losses.add(stream, len(decision.store), decision.late)
-        self._losses.declare(stream.id, decision.declared, now_ms)
+        most = highest(known_head, silent_ms)
+        self._losses.declare(stream.id, [(gap, loss(gap, batch.oldest, most)) for gap in decision.declared], now_ms)
         self._losses.reject(device, stream.id, decision, now_ms)
         self._losses.continue_elsewhere(stream.id, [Range(seq, seq) for seq in decision.continued])
         stream.gaps += sum(span.size for span in decision.declared)

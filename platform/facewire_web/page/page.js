@@ -272,7 +272,7 @@ function drawGaps({gaps, more}) {
   show($("gaps"), gaps.length > 0);
   $("gaps").querySelector("summary").textContent = `Lost ranges (${count.format(gaps.length)}${more ? "+" : ""})`;
   $("gaps-rows").replaceChildren(...gaps.map((gap) => make("li", {},
-    `${gap.device}: ${plural(gap.events, "event")}, seq ${gap.first} to ${gap.last} `, make("span", {class: "quiet"}, `declared ${time(gap.declared_at)}`))));
+    `${gap.device}: ${plural(gap.events, "event")}, seq ${gap.first} to ${gap.last} `, make("span", {class: "quiet"}, `${gap.reason || "lost"}, declared ${time(gap.declared_at)}`))));
 }
 
 $("devices-name").addEventListener("input", () => fleet.summary && drawDevices());
