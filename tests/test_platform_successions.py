@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import pytest
 from pipeline import Faults, Platform, RealtimeCopy, State, Stream, World
 from platform_model import bad_event, batch, event
-from platform_store import restore, rows, snapshot, store_batches, store_match
+from platform_store import restore, rows, run, snapshot, store_batches, store_match
 
 from facewire.messages import Ack, Batch, Match, Origin, Status
 from facewire_platform.history.queries import History
@@ -295,3 +295,20 @@ def test_two_stores_that_continue_other_seqs_of_an_epoch_each_get_theirs(locatio
         store_match(store, 2)
     query = "SELECT stream.epoch, event.seq FROM event JOIN stream ON stream.id = event.stream ORDER BY 1"
     assert [tuple(row) for row in rows(location, query)] == [(NEW, 2), (third, 2)]
+
+
+def test_whatever_became_of_the_seqs_that_move_the_counts_stay_right(location: Location) -> None:
+    third = "00000000000000e3"
+    with open_store(location) as store:
+        store_batches(store, batch(0, 5, 1, 4, 5, bad=(bad_event(2),)))  # 3 is a gap
+        run(location, "DELETE FROM event WHERE seq = 1")  # as retention does
+        store_match(store, 7)
+        store_batches(store, replace(batch(0, 1, 1, epoch=NEW), origins=(Origin(OLD, 5, 5, diverged=True),)))  # takes 5 over
+        store_batches(store, replace(batch(0, 0, epoch=third, head=8), origins=(Origin(OLD, 1, 8),)))
+    columns = "epoch, watermark, stored, gaps, quarantined, continued"
+    assert [tuple(row) for row in rows(location, f"SELECT {columns} FROM stream ORDER BY epoch")] == [
+        (OLD, 8, 0, 0, 0, 8),
+        (NEW, 1, 1, 0, 0, 0),
+        (third, 0, 2, 0, 0, 0),
+    ]
+    assert all(equal for (equal,) in rows(location, COUNTS))
