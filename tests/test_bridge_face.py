@@ -5,6 +5,7 @@ import datetime as dt
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -317,3 +318,12 @@ def test_a_new_store_asks_for_what_the_terminal_has_if_it_is_told_since_when(bro
         with face_bridge(settings):
             wait_until(lambda: len(stores.events("gate-1")) == 6)
     assert stores.matches("gate-1") == []
+
+
+def test_a_hole_is_asked_for_in_the_vendors_form_of_a_time(broker: Address, settings: Path) -> None:
+    with face_bridge(settings), Box(broker.port, "1099001", resume=False, clock=now) as box:
+        for number in range(3):
+            box.record(push=number != 1, time=now().strftime("%Y/%m/%d %H:%M:%S.250"))
+        wait_until(lambda: bool(box.pulls))
+        asked = box.pulls[0]["info"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", asked[name]) for name in ("TimeS", "TimeE")), asked

@@ -108,10 +108,26 @@ def test_what_was_refused_or_is_late_never_matches(changes: dict[str, Any]) -> N
 
 
 def test_numbers_may_be_text_or_numbers() -> None:
-    record = read(VerifyStatus=1, PersonType=0, Sendintime="1", PushType="0", similarity1=83, RecordID=389)
+    record = read(VerifyStatus=1, PersonType=0, Sendintime="1", PushType="0", similarity1=83, RecordID=389.0)
     assert record.realtime
     assert record.mark == read().mark
     assert record.event["score"] == 83.0
+
+
+@pytest.mark.parametrize(
+    "time", ["2025-11-25 15:00:07.5", "2025/11/25 15:00:07", "2025-11-25T15:00:07", "2025-11-25T15:00:07+08:00", "2025-11-25T07:00:07Z"]
+)
+def test_a_time_may_have_another_form_and_is_kept_as_it_is(time: str) -> None:
+    event = read(time=time).event
+    assert (event["timestamp"], event["source_time"]) == (read().event["timestamp"], time)
+
+
+@pytest.mark.parametrize("name", ["王丽".encode("gbk"), "王丽".encode()[:-1]])
+def test_a_name_that_is_no_utf_8_does_not_cost_the_record(name: bytes) -> None:
+    found = read_record("Rec", b"\xef\xbb\xbf" + rec(personName="NAME").replace(b"NAME", name), SHANGHAI)
+    assert isinstance(found, Record)
+    assert (found.number, found.event["identity_id"], "\ufffd" in found.event["identity_name"]) == (389, "emp-00417", True)
+    event_from_source(found.event)
 
 
 def test_a_blocked_person_is_blocklisted() -> None:

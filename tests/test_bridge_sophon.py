@@ -119,6 +119,22 @@ def test_a_post_may_hold_an_array() -> None:
     assert [type(item) for item in found] == [Record, Record, Poison]
 
 
+def test_numbers_may_be_text_wherever_they_stand() -> None:
+    body = shape("se3_v2_realtime_post")
+    texts = body | {"timestamp": str(body["timestamp"]), "score": "0.7316", "ext_data": body["ext_data"] | {"person_type": "3"}}
+    event = push("realtime", texts).event
+    assert (event["timestamp"], event["score"], event["person_type"]) == (body["timestamp"], 0.7316, 3)
+    assert push("realtime", texts).key == push("realtime", body).key
+
+
+def test_an_object_may_hold_the_events_and_a_name_may_be_no_utf_8() -> None:
+    body = shape("se3_v2_history_post")
+    assert sophon.read_body("", json.dumps({"code": 0, "events": [body]}).encode()) == [body]
+    assert sophon.read_body("", json.dumps(shape("se3_device_status_post")).encode()) == shape("se3_device_status_post")
+    raw = b"\xef\xbb\xbf" + json.dumps(body | {"identity_name": "NAME"}).encode().replace(b"NAME", "王丽".encode("gbk"))
+    event_from_source(push("history", sophon.read_body("", raw)).event)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -9,14 +9,15 @@ import datetime as dt
 import re
 from typing import Final
 
-_LOCAL = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})[ T](\d{1,2}):(\d{2}):(\d{2})")
+_LOCAL = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})[ T](\d{1,2}):(\d{2}):(\d{2})(?:\.\d+)?")
+_WITH_ZONE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
 #: A fresh record in the hour that happens twice is of the second pass if that is nearer than this
 #: to now, ms.
 _NEAR_MS: Final = 20 * 60 * 1000
 
 
 def read_local(text: object, zone: dt.tzinfo, *, after_ms: int | None = None, now_ms: int | None = None) -> int:
-    """Read `YYYY-MM-DD hh:mm:ss` as ms since 1970 UTC.
+    """Read `YYYY-MM-DD hh:mm:ss`, with its zone if it has one, as ms since 1970 UTC.
 
     Args:
         text: as the source wrote it.
@@ -28,6 +29,8 @@ def read_local(text: object, zone: dt.tzinfo, *, after_ms: int | None = None, no
         ValueError: it is no such time.
     """
     found = _LOCAL.fullmatch(text.strip()) if isinstance(text, str) else None
+    if isinstance(text, str) and _WITH_ZONE.fullmatch(text.strip()):
+        return _ms(dt.datetime.fromisoformat(text.strip()))
     if not found:
         raise ValueError(f"time {ascii(text)[:40]} is not YYYY-MM-DD hh:mm:ss")
     local = dt.datetime(*map(int, found.groups()), tzinfo=zone)  # type: ignore[misc,arg-type]  # six numbers
@@ -42,6 +45,11 @@ def read_local(text: object, zone: dt.tzinfo, *, after_ms: int | None = None, no
 def write_local(at_ms: int, zone: dt.tzinfo) -> str:
     """The same backwards."""
     return dt.datetime.fromtimestamp(at_ms // 1000, tz=zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def without_fraction(text: str) -> str:
+    """A time that `read_local` reads, in the form in which a source is asked: without its zone."""
+    return text.strip()[:19].replace("/", "-").replace("T", " ")
 
 
 def _ms(moment: dt.datetime) -> int:

@@ -85,7 +85,8 @@ def read_payload(payload: bytes) -> dict[str, Any]:
         ValueError: it is no JSON object.
     """
     try:
-        message = json.loads(payload.decode())
+        # A name that is cut within a character, or in another encoding, must not cost the record.
+        message = json.loads(payload.decode("utf-8-sig", errors="replace"))
     except (ValueError, RecursionError) as exc:
         raise ValueError(f"is not JSON: {exc}") from exc
     if not isinstance(message, dict):
@@ -216,7 +217,7 @@ def _text(info: Mapping[str, Any], name: str) -> str:
 
 
 def _integer(info: Mapping[str, Any], name: str) -> int:
-    text = _text(info, name)
+    text = _text(info, name).removesuffix(".0")
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise ValueError(f"{name} {ascii(info.get(name))[:40]} is not a number")
     return int(text)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from facewire_bridge.clock import without_fraction
 from facewire_bridge.member import Member, Placed
 from facewire_bridge.numbering import Hole, Numbers, Seen
 from facewire_bridge.record import Poison, Record
@@ -60,7 +61,7 @@ class Placing:
         numbers = self.numbers()[record.form]
         at_ms, at = numbers.at_ms, numbers.at
         if isinstance(record, Record):
-            at_ms, at = record.event["timestamp"], str(record.event.get("source_time", ""))
+            at_ms, at = record.event["timestamp"], without_fraction(str(record.event.get("source_time", "")))
         seen, after = numbers.see(number, at_ms, at, record.mark, late=late, mark_of=self._mark_of(record.form))
         if not seen.repeated:
             self._record(record, raw, seen, after, now_ms)

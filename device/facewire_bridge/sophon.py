@@ -63,19 +63,28 @@ def read_body(content_type: str, raw: bytes) -> object:
     if content_type.partition(";")[0].strip().lower() == "application/x-www-form-urlencoded" and raw.lstrip()[:1] not in {b"{", b"["}:
         return read_form(dict(parse_qsl(raw.decode(), keep_blank_values=True, strict_parsing=True)))
     try:
-        return json.loads(raw.decode())
+        # A name that is cut within a character, or in another encoding, must not cost the event.
+        return _unwrapped(json.loads(raw.decode("utf-8-sig", errors="replace")))
     except (ValueError, RecursionError) as exc:
         raise ValueError(f"body is not JSON: {exc}") from exc
 
 
 def read_form(fields: Mapping[str, str | bytes]) -> object:
     """The object in a form: its fields may be JSON, or one of them may hold all of it."""
-    values = {name: _form_value(value) for name, value in fields.items()}
-    if "timestamp" not in values:
-        for value in values.values():
-            if isinstance(value, list) or (isinstance(value, dict) and "timestamp" in value):
+    return _unwrapped({name: _form_value(value) for name, value in fields.items()})
+
+
+def _unwrapped(body: object) -> object:
+    """An object's one value that holds events, if it is none itself."""
+    if isinstance(body, dict) and "timestamp" not in body:
+        for value in body.values():
+            if (isinstance(value, list) and any(_is_event(one) for one in value)) or _is_event(value):
                 return value
-    return values
+    return body
+
+
+def _is_event(value: object) -> bool:
+    return isinstance(value, dict) and "timestamp" in value
 
 
 def websocket_request(version: int, cameras: list[str]) -> bytes:
@@ -144,8 +153,8 @@ def _read(form: str, item: object) -> Record | Poison:
 
 
 def _event(item: Mapping[str, Any]) -> dict[str, Any]:
-    inner = item.get("common")
-    event = common_form({**item, "common": _with_numbers(inner)} if isinstance(inner, Mapping) else _with_numbers(item))
+    inner = {name: _with_numbers(value) for name in ("common", "ext_data") if isinstance(value := item.get(name), Mapping)}
+    event = common_form(_with_numbers(item) | inner)
     for name in ("identity_id", "identity_name"):
         event[name] = _text(event.get(name))
     if type(item.get("timestamp")) is not int:
