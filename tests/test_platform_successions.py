@@ -312,3 +312,16 @@ def test_whatever_became_of_the_seqs_that_move_the_counts_stay_right(location: L
         (third, 0, 2, 0, 0, 0),
     ]
     assert all(equal for (equal,) in rows(location, COUNTS))
+
+
+def test_an_event_moves_on_through_an_epoch_that_moved_before(location: Location) -> None:
+    """The newest epoch may name no more than its last origins, and batches may be late."""
+    third = "00000000000000e3"
+    with open_store(location) as store:
+        store_match(store, 2)
+        store_match(store, 3)
+        store_batches(store, replace(batch(0, 0, epoch=third, head=3), origins=(Origin(NEW, 1, 2),)))
+        store_batches(store, replace(batch(0, 0, epoch=NEW, head=3), origins=(Origin(OLD, 1, 3),)))
+    query = "SELECT stream.epoch, event.seq FROM event JOIN stream ON stream.id = event.stream ORDER BY 1"
+    assert [tuple(row) for row in rows(location, query)] == [(NEW, 3), (third, 2)]
+    assert all(equal for (equal,) in rows(location, COUNTS))
