@@ -269,6 +269,7 @@ def test_a_store_forks_if_the_platform_is_ahead_of_it(
     assert status.epoch == ring_of(tmp_path).epoch, "it says so at once"
     assert f"store lost its tail epoch={batch.epoch} head=0 platform_head=70 gone=70" in caplog.text
     agent.wait(0)
+    assert not agent.wait_acked(pause=lambda _: True), "the platform has not heard of the new epoch"
 
 
 def test_the_status_describes_the_store_and_the_goodbye_says_offline(start: Start, platform: PlayedPlatform, stack: ExitStack) -> None:

@@ -287,7 +287,8 @@ class Agent:
         if isinstance(outcome, Fork):
             self.realtime.forked(ring, outcome.first)
             self._status_due = now
-        if ring.lag == 0:
+            self._confirmed.clear()  # the platform has yet to hear of the new epoch
+        elif ring.lag == 0:
             self._confirmed.set()
         if now >= self._status_due:
             self._publish_status(store)

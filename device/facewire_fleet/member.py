@@ -20,7 +20,7 @@ from facewire.errors import BrokerError, CredentialsRefused, DecodeError
 from facewire.messages import Status, decode_ack, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_device.agent import RESENDS_PER_SESSION
-from facewire_device.uploader import Fork, Ignore, Retry
+from facewire_device.uploader import Adopt, Fork, Ignore, Retry
 from facewire_fleet.fleet import Device
 from facewire_fleet.mqtt import Session, hello
 from facewire_mqtt.address import Address
@@ -158,12 +158,14 @@ class Member:
             case Fork():
                 network.tally.forks += 1
                 self._status_due = now
+                self._confirmed = False
+            case Adopt():
+                self._confirmed = self._confirmed or self.device.memory.ring.lag == 0
         self.device.clock.acked(round(now * 1000), ack)
         network.tally.rejected += len(ack.rejected)
         if self._sent_at is not None:
             network.tally.latencies.append(now - self._sent_at)
         self._sent_at = None
-        self._confirmed = self._confirmed or self.device.memory.ring.lag == 0
         if now >= self._status_due:
             self._publish_status()
         self._set_timer()
