@@ -224,7 +224,6 @@ class Successions:
         late = (target[1],) if target[1] <= newer.watermark else ()
         self._losses.add(newer, 1, late)
         self._losses.change(newer.id, [(seq, content.timestamp) for seq in late])
-        newer.head = max(newer.head, target[1])
         group.contents.setdefault(place[0], {}).pop(place[1], None)
         group.contents.setdefault(target[0], {})[target[1]] = content
 
