@@ -325,3 +325,13 @@ def test_an_event_moves_on_through_an_epoch_that_moved_before(location: Location
     query = "SELECT stream.epoch, event.seq FROM event JOIN stream ON stream.id = event.stream ORDER BY 1"
     assert [tuple(row) for row in rows(location, query)] == [(NEW, 3), (third, 2)]
     assert all(equal for (equal,) in rows(location, COUNTS))
+
+
+def test_an_event_that_is_taken_over_continues_if_its_old_copy_is_in_the_same_group(location: Location) -> None:
+    again = replace(batch(0, 1, event(1, 7), epoch=NEW), origins=(Origin(OLD, 3, 3, diverged=True),))
+    with open_store(location) as store:
+        store_batches(store, batch(0, 2, 1, 2))
+        store_match(store, 3, 7)
+        store_batches(store, again, batch(2, 3, event(3, 7)))
+    assert rows(location, "SELECT watermark, stored, continued FROM stream ORDER BY epoch") == [(3, 2, 1), (1, 1, 0)]
+    assert all(equal for (equal,) in rows(location, COUNTS))

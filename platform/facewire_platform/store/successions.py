@@ -209,7 +209,7 @@ class Successions:
             moved = {EventRow.stream: successor.newer, EventRow.seq: EventRow.seq - (span.first - 1)}
             self._run(EventRow.update(moved).where(in_span))
             for seq, target in free.items():
-                self._count_moved((older.id, seq), target, rows[seq], group)
+                self._count_moved(target, rows[seq], group)
         else:
             for seq, target in free.items():
                 self._move_row((older.id, seq), target, rows[seq], group)
@@ -217,14 +217,13 @@ class Successions:
     def _move_row(self, place: Place, target: Place, content: Content, group: Group) -> None:
         moved = {EventRow.stream: target[0], EventRow.seq: target[1]}
         self._run(EventRow.update(moved).where((EventRow.stream == place[0]) & (EventRow.seq == place[1])))
-        self._count_moved(place, target, content, group)
+        self._count_moved(target, content, group)
 
-    def _count_moved(self, place: Place, target: Place, content: Content, group: Group) -> None:
+    def _count_moved(self, target: Place, content: Content, group: Group) -> None:
         newer = group.change(self._stream_by_id(target[0], group))
         late = (target[1],) if target[1] <= newer.watermark else ()
         self._losses.add(newer, 1, late)
         self._losses.change(newer.id, [(seq, content.timestamp) for seq in late])
-        group.contents.setdefault(place[0], {}).pop(place[1], None)
         group.contents.setdefault(target[0], {})[target[1]] = content
 
     def _remove(self, place: Place, timestamp: int, group: Group) -> None:
