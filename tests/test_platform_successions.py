@@ -189,8 +189,8 @@ def modelled(platform: Platform) -> dict[int, dict[str, Any]]:
 def test_a_walk_through_every_fault_leaves_in_the_store_what_the_rules_say(
     location: Location, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "ROWS_AT_ONCE", 2)
-    monkeypatch.setattr(successions, "_DELETED_AT_ONCE", 2)
+    monkeypatch.setattr(losses, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(successions, "_DELETED_AT_ONCE", 1)
     monkeypatch.setattr(writer, "DENSE", 1_000 * (seed % 2))
     with open_store(location) as store:
         walk = Walk(location, store, seed)
@@ -276,7 +276,8 @@ def test_after_a_conflict_an_event_moves_to_the_epoch_that_records_it_again(loca
 def test_epochs_that_claim_to_continue_each_other_do_not_stop_the_worker(location: Location) -> None:
     with open_store(location) as store:
         store_batches(store, batch(0, 3, 1, 2, 3))
-        store_batches(store, replace(batch(0, 3, 1, 2, 3, epoch=NEW), origins=(Origin(OLD, 1, 3), Origin(NEW, 1, 3))))
+        for _ in range(2):
+            store_batches(store, replace(batch(0, 3, 1, 2, 3, epoch=NEW), origins=(Origin(OLD, 1, 3), Origin(NEW, 1, 3))))
         assert store_batches(store, replace(batch(0, 3, 1, 2, 3), origins=(Origin(NEW, 1, 3),))).cursor == 3
         store_match(store, 1)
     assert rows(location, "SELECT older < newer FROM link") == [(1,)]
@@ -284,17 +285,17 @@ def test_epochs_that_claim_to_continue_each_other_do_not_stop_the_worker(locatio
         assert {row["unaccounted"] for row in history.conservation()} == {0}
 
 
-def test_two_stores_that_continue_other_seqs_of_an_epoch_each_get_theirs(location: Location) -> None:
-    """A card is copied when it has 2 events, and both go on in other machines."""
-    third = "00000000000000e3"
+def test_stores_that_continue_other_seqs_of_an_epoch_each_get_theirs(location: Location) -> None:
+    """A card is copied when it has 2 events, and when it has 4, and all go on in other machines."""
+    epochs = {NEW: 3, "00000000000000e3": 1, "00000000000000e4": 5}
     with open_store(location) as store:
         store_batches(store, batch(0, 0))
-        store_batches(store, replace(batch(0, 0, epoch=NEW, head=2), origins=(Origin(OLD, 3, 4),)))
-        store_batches(store, replace(batch(0, 0, epoch=third, head=2), origins=(Origin(OLD, 1, 2),)))
-        store_match(store, 4)
-        store_match(store, 2)
+        for epoch, first in epochs.items():
+            store_batches(store, replace(batch(0, 0, epoch=epoch, head=2), origins=(Origin(OLD, first, first + 1),)))
+        for first in epochs.values():
+            store_match(store, first + 1)
     query = "SELECT stream.epoch, event.seq FROM event JOIN stream ON stream.id = event.stream ORDER BY 1"
-    assert [tuple(row) for row in rows(location, query)] == [(NEW, 2), (third, 2)]
+    assert [tuple(row) for row in rows(location, query)] == [(epoch, 2) for epoch in epochs]
 
 
 def test_whatever_became_of_the_seqs_that_move_the_counts_stay_right(location: Location) -> None:
