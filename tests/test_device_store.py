@@ -135,6 +135,8 @@ def test_the_rate_uses_the_devices_clock(store: Store) -> None:
     store.append(events(1000, 1000))
     assert store.rate() is None
     store.append(events(5000, 5000))
+    assert store.rate() is None, "two events show no rate"
+    store.append(events(9000, 9000))
     assert store.rate() == pytest.approx(0.25)
 
 
