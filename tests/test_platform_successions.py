@@ -107,6 +107,9 @@ class Walk:
         self.stored = stored(self.location)
         assert self.stored == {device: modelled(state.platform) for device, state in self.states.items()}
         assert all(equal for (equal,) in rows(self.location, COUNTS))
+        for streams in self.stored.values():
+            contents = [content for stream in streams.values() for content in stream["stored"].values()]
+            assert len(contents) == len(set(contents)), "stored twice"
 
 
 def _device_steps(kind: str, world: World, state: State) -> list[State]:
