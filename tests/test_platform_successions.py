@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from pipeline import Faults, Platform, RealtimeCopy, State, Stream, World
-from platform_model import bad_event, batch, event
+from platform_model import BOOT, bad_event, batch, event
 from platform_store import restore, rows, run, snapshot, store_batches, store_match
 
 from facewire.messages import Ack, Batch, Match, Origin, Status
@@ -23,7 +23,7 @@ KINDS = {
     "keep": 1, "restore": 1, "purge": 1,
 }  # fmt: skip
 NO_FAULT = Faults(0, 0, 0, 0, 0, 0, 0)
-STEPS, SEEDS = 300, range(12)
+STEPS, SEEDS = 250, range(12)
 DEVICES = ("d", "e")
 COUNTS = """
     SELECT gaps = (SELECT coalesce(sum(last - first + 1), 0) FROM gap WHERE gap.stream = stream.id)
@@ -338,4 +338,24 @@ def test_an_event_that_is_taken_over_continues_if_its_old_copy_is_in_the_same_gr
         store_match(store, 3, 7)
         store_batches(store, again, batch(2, 3, event(3, 7)))
     assert rows(location, "SELECT watermark, stored, continued FROM stream ORDER BY epoch") == [(3, 2, 1), (1, 1, 0)]
+    assert all(equal for (equal,) in rows(location, COUNTS))
+
+
+def test_a_late_batch_of_the_epoch_that_was_left_does_not_lead(location: Location) -> None:
+    with open_store(location) as store:
+        store_batches(store, batch(0, 1, 1))
+        store_batches(store, replace(batch(0, 1, event(1, 7), epoch=NEW), origins=(Origin(OLD, 2, 1),)))
+        store_batches(store, batch(0, 2, 1, 2))
+    assert rows(location, "SELECT epoch FROM stream WHERE leads") == [(NEW,)]
+
+
+def test_copies_under_both_names_become_one_and_other_devices_keep_theirs(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(successions, "_DELETED_AT_ONCE", 1)
+    copies = [Message("d", Match(epoch, BOOT, 1, event(seq)), 1) for epoch in (OLD, NEW) for seq in (1, 2)]
+    with open_store(location) as store:
+        store_batches(store, batch(0, 2, 1, 2), device="other")
+        store.store(copies)
+        store_batches(store, replace(batch(0, 0, epoch=NEW, head=2), origins=(Origin(OLD, 1, 2),)))
+    query = "SELECT device, epoch, seq FROM event JOIN stream ON stream.id = event.stream ORDER BY 1, 3"
+    assert [tuple(row) for row in rows(location, query)] == [(*name, seq) for name in (("d", NEW), ("other", OLD)) for seq in (1, 2)]
     assert all(equal for (equal,) in rows(location, COUNTS))
