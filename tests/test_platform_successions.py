@@ -359,3 +359,19 @@ def test_copies_under_both_names_become_one_and_other_devices_keep_theirs(locati
     query = "SELECT device, epoch, seq FROM event JOIN stream ON stream.id = event.stream ORDER BY 1, 3"
     assert [tuple(row) for row in rows(location, query)] == [(*name, seq) for name in (("d", NEW), ("other", OLD)) for seq in (1, 2)]
     assert all(equal for (equal,) in rows(location, COUNTS))
+
+
+def test_seqs_that_continue_are_ranges_of_their_own_stream(location: Location) -> None:
+    same, other = (1, 2, 4, 6), ("other", "d")
+    again = [event(seq) if seq in same else event(seq, 9) for seq in range(1, 7)]
+    with open_store(location) as store:
+        for device, last in zip(other, (1, 6), strict=True):
+            store_batches(store, batch(0, last, *range(1, last + 1)), device=device)
+            forked = batch(0, last, *again[:last], epoch=NEW)
+            store_batches(store, replace(forked, origins=(Origin(OLD, 1, last, diverged=True),)), device=device)
+        query = "SELECT device, first, last FROM continued JOIN stream ON stream.id = continued.stream ORDER BY 1, 2"
+        assert [tuple(row) for row in rows(location, query)] == [("d", 1, 2), ("d", 4, 4), ("d", 6, 6), ("other", 1, 1)]
+        run(location, "DELETE FROM event WHERE seq = 4")  # as retention does
+        store_match(store, 4)
+    assert [tuple(row) for row in rows(location, query)] == [("d", 1, 2), ("d", 6, 6), ("other", 1, 1)]
+    assert all(equal for (equal,) in rows(location, COUNTS))
