@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -209,3 +210,13 @@ def test_the_login_answer_has_the_vendors_fields() -> None:
     answer = sophon.login_answer(2, "/h", "/s", shown["rabbitmq"])
     assert answer.keys() >= shown.keys() - {"deviceListInfoAddr"}
     assert (answer["recordAddr"], answer["rabbitmq"]) == ("/h", shown["rabbitmq"])
+
+
+def test_two_ranges_side_by_side_have_every_event() -> None:
+    middle = 1_764_054_000_123
+    left, right = sophon.time_range(0, middle, 0.001), sophon.time_range(middle + 1, middle + 500, 0.001)
+    assert left["datetime_lte"] < right["datetime_gte"]
+    for fraction in (0.0, 0.0005, 0.000999):
+        assert left["datetime_gte"] <= middle / 1000 + fraction <= left["datetime_lte"]
+    assert math.nextafter(left["datetime_lte"], math.inf) == right["datetime_gte"]
+    assert sophon.time_range(1, 2, 1.0) == {"datetime_gte": 1, "datetime_lte": 2}

@@ -155,10 +155,7 @@ class Fetcher:
         return await self._on_lane(lambda: self._source.queried(answer, now_ms=now_ms()))
 
     async def _ask_events(self, first_ms: int, last_ms: int, page: int, unit: float) -> Any:
-        # In seconds a range's ends have a fraction.
-        span = {"datetime_gte": first_ms * unit, "datetime_lte": last_ms * unit}
-        if unit == 1.0:
-            span = {name: int(value) for name, value in span.items()}
+        span = sophon.time_range(first_ms, last_ms, unit)
         if self._source.device.version == 5:
             return await self._get("/SophonFace/api/events", span | {"per_page": sophon.PAGE, "page": page})
         return await self._post("/sophon/v2/face/getevents", {"filters": span, "page_limit": sophon.PAGE, "page_index": page})

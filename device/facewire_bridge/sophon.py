@@ -99,6 +99,20 @@ def cameras(answer: object) -> list[str]:
     return list(dict.fromkeys(_ids(answer)))
 
 
+def time_range(first_ms: int, last_ms: int, unit: float) -> dict[str, float]:
+    """The filters for events of `first_ms` to `last_ms`, both included.
+
+    Args:
+        first_ms: box clock, ms since 1970 UTC.
+        last_ms: the same.
+        unit: 1.0 if the box counts in ms, 0.001 if in seconds. Then times have fractions, and the
+            last ms is included to its end: otherwise an event could be in neither of two ranges.
+    """
+    if unit == 1.0:
+        return {"datetime_gte": first_ms, "datetime_lte": last_ms}
+    return {"datetime_gte": first_ms * unit, "datetime_lte": math.nextafter((last_ms + 1) * unit, 0.0)}
+
+
 def threshold(answer: object) -> float | None:
     """The box's threshold, on its scale, in an answer of `Configs` (V5) or `getconfigs` (V6)."""
     for name, value in _pairs(answer):

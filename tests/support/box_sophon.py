@@ -219,7 +219,7 @@ class Server:
     def compare(self, score: float, person_type: int = 1, *, realtime: bool = True) -> Passed:
         with self.lock:
             number = len(self.events) + 1
-            one = Passed(number, self.clock() + number * 1e-6, score, person_type, f"E-{number}" if person_type != 4 else "")
+            one = Passed(number, self.clock() + number * 1e-5, score, person_type, f"E-{number}" if person_type != 4 else "")
             self.events.append(one)
             clients = list(self.clients) if realtime else []
         for client in clients:
