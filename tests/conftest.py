@@ -2,11 +2,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from mosquitto_server import ANONYMOUS, Mosquitto
 from postgresql_server import PostgreSQL
 
 from facewire_mqtt import Address
 from facewire_platform.store.drivers import Location
+
+# An example may take long beside other work, and that is no fault.
+settings.register_profile("facewire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("facewire")
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ class Client(RuleBasedStateMachine):
 
 
 TestClient = Client.TestCase
-TestClient.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestClient.settings = settings(max_examples=200, stateful_step_count=40)
 
 
 def test_retained_messages_wait_for_room_and_arrive_in_order() -> None:

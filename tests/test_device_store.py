@@ -342,7 +342,7 @@ class AgainstAModel(RuleBasedStateMachine):
 
 
 TestAgainstAModel = AgainstAModel.TestCase
-TestAgainstAModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestAgainstAModel.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 # Processes

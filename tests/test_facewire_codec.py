@@ -5,14 +5,12 @@ from typing import Any
 import msgpack
 import pytest
 from any_event import FLOATS, TEXT
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from facewire import codec
 from facewire.codec import Format
 from facewire.errors import DecodeError
-
-relaxed = settings(deadline=None)
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | FLOATS | TEXT
 JSON_VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=12)
@@ -30,14 +28,12 @@ def nested(levels: int) -> Any:
     return value
 
 
-@relaxed
 @given(st.dictionaries(TEXT, VALUES, max_size=6))
 def test_a_map_comes_back_from_msgpack_as_it_went_in(value: dict[str, Any]) -> None:
     assert codec.decode(codec.encode(value)) == (value, Format.MSGPACK, True)
     assert codec.unpack(codec.pack(value)) == value
 
 
-@relaxed
 @given(st.dictionaries(TEXT, JSON_VALUES, max_size=6))
 def test_a_map_comes_back_from_json_as_it_went_in(value: dict[str, Any]) -> None:
     assert codec.decode(codec.encode(value, Format.JSON)) == (value, Format.JSON, False)
@@ -54,7 +50,6 @@ def test_text_and_photographs_are_told_apart() -> None:
     assert codec.decode(b"\x82\xa1t\xa1x\xa1p\xc4\x01x").map == {"t": "x", "p": b"x"}
 
 
-@relaxed
 @given(st.binary(max_size=64))
 @example(b"")
 @example(b"{")
@@ -72,7 +67,6 @@ def test_noise_is_a_map_or_a_decode_error(payload: bytes) -> None:
     assert all(type(key) is str for key in decoded.map)
 
 
-@relaxed
 @given(st.data(), st.dictionaries(TEXT, JSON_VALUES, min_size=1, max_size=4), st.sampled_from(Format))
 def test_a_truncated_map_is_refused(data: st.DataObject, value: dict[str, Any], fmt: Format) -> None:
     payload = codec.encode(value, fmt)
@@ -81,7 +75,6 @@ def test_a_truncated_map_is_refused(data: st.DataObject, value: dict[str, Any], 
         codec.decode(payload[:cut])
 
 
-@relaxed
 @given(st.dictionaries(TEXT, JSON_VALUES, max_size=4), st.sampled_from(Format), st.binary(min_size=1, max_size=4).filter(bytes.strip))
 def test_trailing_bytes_are_refused(value: dict[str, Any], fmt: Format, tail: bytes) -> None:
     with pytest.raises(DecodeError):
@@ -165,14 +158,12 @@ def test_a_value_outside_json_is_a_value_error(value: object) -> None:
         codec.encode({"a": value}, Format.JSON)
 
 
-@relaxed
 @given(st.dictionaries(TEXT, SCALARS, max_size=3), st.lists(VALUES, max_size=20))
 def test_a_spliced_list_is_what_encode_would_have_written(head: dict[str, Any], values: list[Any]) -> None:
     head.pop("events", None)
     assert codec.splice(head, "events", [codec.pack(value) for value in values]) == codec.encode({**head, "events": values})
 
 
-@relaxed
 @given(st.dictionaries(TEXT, SCALARS, max_size=3), VALUES)
 def test_a_spliced_value_is_what_encode_would_have_written(head: dict[str, Any], value: Any) -> None:
     head.pop("event", None)

@@ -9,14 +9,12 @@ from typing import Any
 import msgpack
 import pytest
 from any_event import EVENTS, VALUES
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from facewire import codec
 from facewire.errors import EventError
 from facewire.events import MAX_EVENT_BYTES, MAX_INT, Event, columns_from_maps, event_from_map, event_from_source, read_seq, read_source
-
-relaxed = settings(deadline=None)
 
 VENDOR = [json.loads(line) for line in (Path(__file__).parent / "data" / "vendor-events.jsonl").read_text(encoding="utf-8").splitlines()]
 GOOD: dict[str, Any] = {
@@ -39,13 +37,11 @@ def nested(levels: int) -> Any:
     return value
 
 
-@relaxed
 @given(EVENTS, st.booleans())
 def test_an_event_comes_back_from_its_map_as_it_was(event: Event, clean: bool) -> None:
     assert event_from_map(codec.unpack(codec.pack(event.to_map())), clean=clean) == event
 
 
-@relaxed
 @given(EVENTS)
 @example(event_from_map(GOOD)._replace(extra={"extra": 1, "fields": 2, "_fields": 3}))
 def test_a_source_s_event_keeps_every_field_and_gets_no_seq(event: Event) -> None:
@@ -214,7 +210,6 @@ ALMOST_EVENTS = (
 )
 
 
-@relaxed
 @given(st.lists(ALMOST_EVENTS, max_size=4))
 @example([{**GOOD, "score": 82}, GOOD])
 def test_events_are_read_at_once_as_one_by_one(maps: list[Any]) -> None:
@@ -310,7 +305,6 @@ def test_a_seq_is_read_if_it_is_valid(seq: object, read: int | None) -> None:
     assert read_seq({"seq": seq}) == read
 
 
-@relaxed
 @given(st.dictionaries(st.sampled_from([*GOOD, "ext_data", 1]), VALUES | st.floats() | st.text(max_size=3)))
 def test_noise_is_an_event_or_an_event_error(noise: dict[Any, Any]) -> None:
     for fields in (noise, {**GOOD, **noise}):

@@ -5,7 +5,7 @@ from typing import Any
 import msgpack
 import pytest
 from any_event import INTS, TEXT
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from facewire import codec
@@ -31,8 +31,6 @@ from facewire.messages import (
     to_map,
 )
 from facewire.topics import KINDS, Kind
-
-relaxed = settings(deadline=None)
 
 EPOCH, BOOT = "0123456789abcdef", "fedcba9876543210"
 EVENT = Event(7, 1602612036150, 82.5, "01220615", "小明", 1, "staff", None, {"photo": b"\xff\xd8"})
@@ -165,7 +163,6 @@ def test_the_bytes_of_an_ack_in_json_are_pinned(ack: Ack, payload: bytes) -> Non
     assert decode_ack(payload) == ack
 
 
-@relaxed
 @given(st.sampled_from(Format), MATCHES, batches(), ACKS, STATUSES)
 def test_every_message_comes_back_as_it_went_in(fmt: Format, match: Match, batch: Batch, ack: Ack, status: Status) -> None:
     messages: list[Message] = [match, batch, ack, status]
@@ -173,7 +170,6 @@ def test_every_message_comes_back_as_it_went_in(fmt: Format, match: Match, batch
         assert decode(kind, encode(message, fmt)) == message
 
 
-@relaxed
 @given(MATCHES, batches())
 @example(MATCH, BATCH)
 @example(MATCH, PROBE)
@@ -455,7 +451,6 @@ def test_a_match_with_a_bad_event_is_refused() -> None:
         decode_match(codec.encode({**to_map(MATCH), "event": {**event(7), "x": "??"}}).replace(b"??", b"\xff\xff"))
 
 
-@relaxed
 @given(st.sampled_from(GOLDEN), st.data())
 def test_a_message_with_some_bytes_changed_is_read_or_refused(golden: tuple[Kind, Message, bytes], data: st.DataObject) -> None:
     kind, _, payload = golden
@@ -470,7 +465,6 @@ def test_a_message_with_some_bytes_changed_is_read_or_refused(golden: tuple[Kind
             assert decode(kind, encode(message)) == message
 
 
-@relaxed
 @given(st.sampled_from(KINDS), st.binary(max_size=50))
 @example("ack", b"")
 @example("ack", b"{}")

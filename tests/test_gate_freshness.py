@@ -556,4 +556,4 @@ class Pipe(RuleBasedStateMachine):
 
 
 TestPipe = Pipe.TestCase
-TestPipe.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestPipe.settings = settings(max_examples=300, stateful_step_count=40)

@@ -40,7 +40,7 @@ def test_the_file_is_bounded_and_the_oldest_give_way(tmp_path: Path, monkeypatch
     assert [acted.seq - 2**62 for acted in remembered(path)] == list(range(5_000 - SLOTS, 5_000))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(noise=st.binary(max_size=400), at=st.integers(0, 800), cut=st.integers(0, 1_000))
 def test_a_damaged_file_costs_at_most_what_was_damaged(tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int, cut: int) -> None:
     path = tmp_path_factory.mktemp("memory") / "acted"

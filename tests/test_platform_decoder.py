@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from any_event import EVENTS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from platform_model import BOOT, EPOCH, batch
 
@@ -18,7 +18,6 @@ from facewire_platform.store.rows import CopyRows, InsertRows, Rows
 both = pytest.mark.parametrize("rows", [InsertRows, CopyRows])
 
 
-@settings(deadline=None)
 @given(st.sampled_from([InsertRows, CopyRows]), st.lists(EVENTS, max_size=5))
 def test_an_unpacked_batch_equals_the_decoded_one(rows: type[Rows], events: list[Event]) -> None:
     payload = encode(Batch(EPOCH, BOOT, 0, len(events), 9, 1, tuple(made._replace(seq=seq) for seq, made in enumerate(events, 1))))

@@ -3,15 +3,13 @@ import time
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from platform_model import StreamModel, bad_event, batch, event
 
 from facewire.events import MAX_INT
 from facewire.messages import BadEvent, Batch, Rejected
 from facewire_platform.ingest import Content, Decision, Decisive, Range, answer, decide, missing
-
-relaxed = settings(deadline=None)
 
 
 def contents(*seqs: int, content: int = 0) -> dict[int, Content]:
@@ -142,7 +140,6 @@ def test_the_ack_repeats_the_batch_key_and_names_the_rejected_events() -> None:
     assert ack.rejected == (Rejected(2, "why"), Rejected(None, "unreadable"))
 
 
-@relaxed
 @given(st.integers(1, 12), st.integers(0, 15), st.lists(st.tuples(st.integers(1, 15), st.integers(0, 4))))
 def test_missing_ranges_are_the_rest_of_the_span(first: int, size: int, held: list[tuple[int, int]]) -> None:
     ranges = [(start, start + more) for start, more in held]
@@ -168,7 +165,6 @@ def batches(draw: st.DrawFn, most: int = 9) -> Batch:
     return batch(after, cursor if events or bad else after, *events, bad=tuple(bad))
 
 
-@relaxed
 @given(st.lists(batches(), max_size=6), st.booleans())
 def test_any_batches_leave_the_state_of_the_model(taken: list[Batch], as_runs: bool) -> None:
     model = StreamModel()

@@ -53,7 +53,7 @@ def keys(rows: Iterator[dict[str, Any]]) -> list[tuple[int, str, int]]:
     return [(row["timestamp"], row["device"], row["seq"]) for row in rows]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.one_of(st.none(), st.integers(-1, 21)),
     st.one_of(st.none(), st.integers(-1, 21)),

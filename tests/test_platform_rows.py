@@ -18,12 +18,10 @@ from facewire_platform.store.rows import WIDTH, CopyRows, InsertRows, Row, Rows,
 from facewire_platform.store.schema import ROW_COLUMNS
 from facewire_platform.store.writer import open_store
 
-relaxed = settings(deadline=None)
 both = pytest.mark.parametrize("form", [InsertRows, CopyRows])
 
 
 @both
-@relaxed
 @given(events=st.lists(EVENTS, max_size=5), chosen=st.sets(st.integers(0, 4)))
 def test_rows_are_a_sequence_of_the_four_decisive_fields(form: type[Rows], events: list[Event], chosen: set[int]) -> None:
     rows = form.of(events)
@@ -76,7 +74,7 @@ def test_a_database_stores_the_events_of_the_rows(location: Location) -> None:
     newest = f"SELECT {columns} FROM event WHERE stream = (SELECT max(id) FROM stream) ORDER BY seq"
     devices = map(str, itertools.count())
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=50)
     @given(st.lists(EVENTS, min_size=1, max_size=4))
     @example([event(1)._replace(identity_name="\x01", group_name="a\x00", ep_id="")])
     def check(events: list[Event]) -> None:
@@ -92,7 +90,6 @@ def test_a_database_stores_the_events_of_the_rows(location: Location) -> None:
         check()
 
 
-@relaxed
 @given(st.text(st.sampled_from("\x00\x01\x0201a")))
 def test_an_escaped_text_has_no_nul_and_unescapes_to_the_same(text: str) -> None:
     assert "\x00" not in escape(text)

@@ -142,13 +142,13 @@ class PostgresqlStoreMachine(StoreMachine):
 
 @pytest.mark.parametrize("machine", [StoreMachine, SparseStoreMachine])
 def test_random_groups_leave_the_state_of_the_model(machine: type[StoreMachine]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=20, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=20))
 
 
 @pytest.mark.postgresql
 def test_random_groups_leave_the_state_of_the_model_on_postgresql(postgresql_server: PostgreSQL) -> None:
     PostgresqlStoreMachine.server = postgresql_server
-    run_state_machine_as_test(PostgresqlStoreMachine, settings=settings(max_examples=25, stateful_step_count=20, deadline=None))
+    run_state_machine_as_test(PostgresqlStoreMachine, settings=settings(max_examples=25, stateful_step_count=20))
 
 
 @pytest.fixture(autouse=True)
