@@ -18,7 +18,7 @@ from facewire.errors import StoreError
 from facewire.objects import Object, foreign_object, read_objects
 from facewire_device.identity import new_id
 from facewire_device.ring import Ring
-from facewire_device.schema import LEDGER_TABLES, RingEvent, RingState
+from facewire_device.schema import LEDGER_TABLES, RingState, make_tables
 from facewire_device.state import COLUMNS, State, read_state, state_crc
 from facewire_device.store_file import APPLICATION_ID, FOREIGN, DamagedError, check_file, file_id, has_store, real_path
 from facewire_device.store_rights import check_rights, create_file
@@ -105,13 +105,13 @@ def _create(database: peewee.SqliteDatabase, path: Path, *, create: bool) -> Non
     """Before WAL mode, so that the file has its identity and epoch even if it loses its WAL."""
     if not create:
         raise StoreError(f"{path}: there is no store")
-    with database.transaction("IMMEDIATE"), database.bind_ctx([RingEvent, RingState]):
+    with database.transaction("IMMEDIATE"):
         if database.get_tables():  # another process was faster
             return
         epoch = new_id()
-        database.create_tables([RingEvent, RingState])
+        make_tables(database)
         state = State(Ring(epoch), DEFAULT_CAPACITY)
-        RingState.create(**dict(zip(COLUMNS, state.to_row(), strict=True)))
+        RingState.insert(dict(zip(COLUMNS, state.to_row(), strict=True))).bind(database).execute()
         database.pragma("application_id", APPLICATION_ID)
         database.pragma("user_version", _SCHEMA)
     log.info("new store path=%s epoch=%s", database.database, epoch)
@@ -151,8 +151,8 @@ def _our_objects(schema: int) -> tuple[Object, ...]:
     """The objects of a store that has a ledger."""
     database = peewee.SqliteDatabase(":memory:")
     database.connect()
-    with contextlib.closing(database), database.bind_ctx([RingEvent, RingState]):
-        database.create_tables([RingEvent, RingState])
+    with contextlib.closing(database):
+        make_tables(database)
         for statement in LEDGER_TABLES:
             database.execute_sql(statement)
         if schema == 1:

@@ -45,6 +45,16 @@ class RingState(peewee.Model):
         table_name = "state"
 
 
+def make_tables(database: peewee.SqliteDatabase) -> None:
+    """Create the tables in a database that has none.
+
+    Models are not bound to it, as `create_tables` requires: threads share them, and another
+    store's thread would bind them elsewhere in the middle.
+    """
+    for table in (RingEvent, RingState):
+        peewee.SchemaManager(table, database).create_all(safe=False)
+
+
 LEDGER_TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS ledger (place INTEGER PRIMARY KEY, form TEXT NOT NULL, key TEXT NOT NULL, mark TEXT NOT NULL,"
     " epoch TEXT NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL, UNIQUE (form, key))",

@@ -16,7 +16,7 @@ from facewire_platform.store.database import dialect_of
 from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.drivers import Location, shown, store_errors
 from facewire_platform.store.objects import MIGRATIONS
-from facewire_platform.store.schema import SCHEMA, TABLES, StoreRow
+from facewire_platform.store.schema import SCHEMA, StoreRow, make_tables
 
 log = logging.getLogger(__name__)
 logging.getLogger("peewee.migrations").setLevel(logging.WARNING)  # `migrate` logs the result
@@ -30,11 +30,11 @@ def create_tables(dialect: Dialect, database: Any, identity: str) -> None:
         database: open for writing.
         identity: the new store's.
     """
-    with dialect.schema_transaction(database), database.bind_ctx(TABLES):
+    with dialect.schema_transaction(database):
         if database.get_tables():
             return
-        database.create_tables(TABLES)
-        StoreRow.create(identity=identity)
+        make_tables(database)
+        StoreRow.insert(identity=identity).bind(database).execute()
         Runner(database, str(MIGRATIONS)).fake()
         dialect.mark_schema(database)
 

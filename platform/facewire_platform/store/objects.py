@@ -13,7 +13,7 @@ from playhouse.migrations import Runner
 
 from facewire.errors import StoreError
 from facewire.objects import DEFINITIONS, Ask, Object, foreign_object, read_objects
-from facewire_platform.store.schema import SCHEMA, TABLES
+from facewire_platform.store.schema import SCHEMA, make_tables
 
 #: Most definitions that are remembered as good: one for each database and schema of a process.
 MOST_GOOD: Final = 64
@@ -70,8 +70,8 @@ def _migrated(found: tuple[Object, ...], schema: int) -> list[Object]:
 
 @functools.cache
 def _ours() -> tuple[Object, ...]:
-    with _in_memory() as database, database.bind_ctx(TABLES):
-        database.create_tables(TABLES)
+    with _in_memory() as database:
+        make_tables(database)
         Runner(database, str(MIGRATIONS)).fake()
         return tuple(read_objects(database.execute_sql))
 

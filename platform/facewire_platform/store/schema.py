@@ -287,6 +287,16 @@ EVENT_FIELDS: Final = tuple(column for column in EVENT_COLUMNS if column.name no
 NEW_STREAM: Final = (0, 0, 1, 0, 0, 0, "", 0, 0, "", 0, False, False)
 
 
+def make_tables(database: Any) -> None:
+    """Create all tables and indexes in a database that has none.
+
+    Models are not bound to it, as `create_tables` requires: threads share them, and another
+    database's thread would bind them elsewhere in the middle.
+    """
+    for table in TABLES:
+        peewee.SchemaManager(table, database).create_all(safe=False)
+
+
 def columns_of(columns: Sequence[Any], table: str) -> str:
     """Columns in SQL, for a table with an alias."""
     return ", ".join(f'{table}."{column.column_name}"' for column in columns)

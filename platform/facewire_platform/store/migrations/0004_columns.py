@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import peewee
+
 from facewire_platform.store.schema import ChangedRow, CopiedRow, PartFolderRow, PartRow
 
 
 def up(migrator: Any, db: Any) -> None:
-    tables = (PartFolderRow, PartRow, CopiedRow, ChangedRow)
-    with db.bind_ctx(tables):
-        db.create_tables(tables)
+    for table in (PartFolderRow, PartRow, CopiedRow, ChangedRow):
+        peewee.SchemaManager(table, db).create_all(safe=False)
