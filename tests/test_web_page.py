@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import web_scene
 from facewire_process import Running
+from waiting import wait_until
 from web_site import Site, event_map, now_ms
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -110,6 +112,8 @@ def test_a_name_with_markup_stays_text(site: Site, seen: Seen, name: str) -> Non
     seen.open_live(site.url)
     site.match("gate-2", identity_name=name, ep_id=name)
     expect(seen.card(name)).to_be_visible()
+    # The wall may show a match before it is stored, and the page searches once.
+    wait_until(lambda: any(row["identity_name"] == name for row in httpx.get(f"{site.url}api/events?device=gate-2").json()["events"]))
     seen.page.get_by_label("Device", exact=True).fill("gate-2")
     seen.page.get_by_role("button", name="Search").click()
     expect(seen.page.locator("#history-rows .person", has_text=name).first).to_have_text(name)
