@@ -180,8 +180,9 @@ class Store:
             self._successions.take_over(decision.store, located, group)
         self._add(stream, decision.store, group)
         self._losses.add(stream, len(decision.store), decision.late)
-        most = highest(known_head, silent_ms)
-        self._losses.declare(stream.id, [(gap, loss(gap, batch.oldest, most)) for gap in decision.declared], now_ms)
+        if decision.declared:
+            most = highest(known_head, silent_ms)
+            self._losses.declare(stream.id, [(gap, loss(gap, batch.oldest, most)) for gap in decision.declared], now_ms)
         self._losses.reject(device, stream.id, decision, now_ms)
         self._losses.continue_elsewhere(stream.id, [Range(seq, seq) for seq in decision.continued])
         stream.gaps += sum(span.size for span in decision.declared)
