@@ -1,5 +1,6 @@
 """Column files: how they are built, what they hold, and that they forget as the platform does."""
 
+import itertools
 import json
 import os
 import random
@@ -359,7 +360,7 @@ def test_answers_are_exact_while_workers_and_a_builder_go_on(location: Location,
     def build_files() -> None:
         with Builder(location) as builder:
             while not ended.is_set():
-                again_if_locked(lambda: [None for _ in builder.build() if not ended.is_set()])
+                again_if_locked(lambda: list(itertools.takewhile(lambda _: not ended.is_set(), builder.build())))
 
     threads = [guarded(lambda number=number: store_events(number)) for number in range(3)]  # type: ignore[misc]
     threads.append(guarded(build_files))
