@@ -161,7 +161,7 @@ class Member:
                 self._confirmed = False
             case Adopt():
                 self._confirmed = self._confirmed or self.device.memory.ring.lag == 0
-        self.device.clock.acked(round(now * 1000), ack)
+        self.device.clock.acked(_ms(now), ack)
         network.tally.rejected += len(ack.rejected)
         if self._sent_at is not None:
             network.tally.latencies.append(now - self._sent_at)
@@ -229,7 +229,7 @@ class Member:
     def _turn(self) -> None:
         now = self._network.loop.time()
         while self.device.next_at <= now:
-            self._publish_match(self.device.record(now_ms(), self._elapsed_ms()))
+            self._publish_match(self.device.record(now_ms(), _ms(self._network.loop.time())))
         if self.device.uploader.poll(now):
             self._publish_batch(now)
         self._set_timer()
@@ -250,7 +250,7 @@ class Member:
             return
         resends = self.device.uploader.sent(now, batch.epoch, batch.key)
         if not resends:
-            self.device.clock.batch_sent(round(now * 1000))
+            self.device.clock.batch_sent(_ms(now))
         tally.batches += 1
         tally.resends += bool(resends)
         self._sent_at = now if self._sent_at is None else self._sent_at
@@ -259,13 +259,14 @@ class Member:
 
     def _publish_status(self) -> None:
         self._status_due = self._network.loop.time() + self.device.uploader.period
-        self._publish("status", encode(self.device.status(now_ms(), self._elapsed_ms(), _VERSION)), retain=True)
-
-    def _elapsed_ms(self) -> int:
-        return round(self._network.loop.time() * 1000)
+        self._publish("status", encode(self.device.status(now_ms(), _ms(self._network.loop.time()), _VERSION)), retain=True)
 
     def _publish(self, kind: Kind, payload: bytes, *, retain: bool = False) -> bool:
         return self.session.publish(self._topic[kind], payload, QOS[kind], retain=retain)
+
+
+def _ms(elapsed: float) -> int:
+    return round(elapsed * 1000)
 
 
 def _abort_unless_up(session: Session) -> None:

@@ -15,7 +15,7 @@ from facewire.events import PersonType
 from facewire_platform.columns import engine
 from facewire_platform.columns.filter import Filter, conditions
 from facewire_platform.columns.folder import read_folder
-from facewire_platform.columns.parts import FIRST_MS, Tables, bounds
+from facewire_platform.columns.parts import DAY, FIRST_MS, Tables, bounds
 from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.drivers import store_errors
 
@@ -23,7 +23,6 @@ from facewire_platform.store.drivers import store_errors
 Key: TypeAlias = tuple[int, int, int]
 
 STRANGER: Final = PersonType.STRANGER.value
-DAY: Final = 86_400_000  # ms
 #: If more events than this are in no column file, the event table is asked: they would not fit in
 #: memory.
 MOST_LACKING: Final = 500_000

@@ -13,9 +13,8 @@ from typing import Any, Final
 
 from facewire_platform.columns import engine
 from facewire_platform.columns.folder import EVENTS, NEW, NO_DAY, sync
-from facewire_platform.columns.parts import TYPES, Part
+from facewire_platform.columns.parts import DAY, TYPES, Part
 
-DAY: Final = 86_400_000  # ms
 #: Days for which one step writes files of their own. If there are more, some clocks are wrong.
 MOST_DAYS: Final = 40
 _EPOCH: Final = date(1970, 1, 1)
@@ -74,8 +73,8 @@ class Files:
             (self.folder / part.name).unlink(missing_ok=True)
 
     def _write_file(self, source: str, day: int | None) -> list[Part]:
-        self.duck.execute(f"CREATE OR REPLACE TEMP VIEW told AS {source}")
-        events, first_at, last_at = self.duck.execute("SELECT count(*), min(timestamp), max(timestamp) FROM told").fetchone()
+        self.duck.execute(f"CREATE OR REPLACE TEMP VIEW chosen AS {source}")
+        events, first_at, last_at = self.duck.execute("SELECT count(*), min(timestamp), max(timestamp) FROM chosen").fetchone()
         if not events:
             return []
         within = f"day={NO_DAY if day is None else (_EPOCH + timedelta(day)).isoformat()}"
@@ -83,7 +82,7 @@ class Files:
         new, path = self.folder / NEW / Path(name).name, self.folder / name
         for made in (new.parent, path.parent):
             made.mkdir(parents=True, exist_ok=True)
-        engine.write(self.duck, "SELECT * FROM told", new)
+        engine.write(self.duck, "SELECT * FROM chosen", new)
         sync(new)
         new.rename(path)
         sync(path.parent)

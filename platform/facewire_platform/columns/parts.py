@@ -31,6 +31,7 @@ TYPES: Final = {
     "group_name": "u",
     "ep_id": "u",
 }
+DAY: Final = 86_400_000  # ms
 #: Events of one stream that are copied at once, at least.
 SHARE: Final = 200
 #: Rows taken from the database at once.

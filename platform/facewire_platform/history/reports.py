@@ -129,10 +129,9 @@ def with_corrected_times(history: History, rows: Iterable[Row], moments: Sequenc
     rows = iter(rows)
     while some := list(itertools.islice(rows, CORRECTED_AT_ONCE)):
         sightings = {(row[name], row["identity_id"]) for row in some for name in moments if row[name] is not None}
-        fields = vendor_fields(history, sightings)
+        corrected = {sighting: own.get("corrected_timestamp") for sighting, own in vendor_fields(history, sightings).items()}
         for row in some:
-            own = {name: fields.get((row[name], row["identity_id"]), {}) for name in moments}
-            yield row | {f"{name}_corrected": own[name].get("corrected_timestamp") for name in moments}
+            yield row | {f"{name}_corrected": corrected.get((row[name], row["identity_id"])) for name in moments}
 
 
 def attendance_of_days(
