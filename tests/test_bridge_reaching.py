@@ -12,8 +12,9 @@ from bridge_scene import http_bridge
 from broker_engines import free_port, with_users
 from facewire_process import FACEWIRE
 
+from facewire.finding import Finding
 from facewire.roles import Role
-from facewire_bridge.reaching import Finding, check_connections
+from facewire_bridge.reaching import check_connections
 from facewire_bridge.settings import read_settings
 from facewire_broker import credentials
 from facewire_broker.credentials import UsersFile

@@ -19,6 +19,7 @@ from platform_store import store_batches
 
 import facewire_platform.health.doctor_broker
 import facewire_platform.store.sqlite
+from facewire.finding import Finding
 from facewire.messages import Batch, Status
 from facewire.roles import Role
 from facewire.topics import Topics
@@ -28,7 +29,7 @@ from facewire_broker.render import Tls
 from facewire_broker.tls import server_context
 from facewire_cli.main import cli
 from facewire_mqtt.address import Address
-from facewire_platform.health.doctor import Finding, check_clock, check_database, check_disk
+from facewire_platform.health.doctor import check_clock, check_database, check_disk
 from facewire_platform.health.doctor_bridges import check_bridges
 from facewire_platform.health.doctor_broker import PROBE_DEVICE, RoleName, check_broker
 from facewire_platform.store.drivers import Location

@@ -3,8 +3,8 @@
 `events` has one comparison, `messages` the four payloads, `fields` reads their typed fields, and
 `codec` has their bytes. `topics` has the places where they travel, `roles` who may publish and
 subscribe there, `errors` all faults. `vendor` and `photographs` read the forms in which boxes send
-events. `plain`, `moments` and `masking` read and write values for people and programs: JSON, times
-and durations, URLs without passwords.
+events. `finding` is a check's; `plain`, `moments` and `masking` read and write values for people
+and programs: JSON, times and durations, URLs without passwords.
 
 Each side has its own rules of sending: `facewire_device.uploader` and `facewire_platform.ingest`.
 """

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, TypeAlias
 
+from facewire.finding import Finding
 from facewire.plain import plain
 from facewire_cli import sheet
 
@@ -226,3 +227,15 @@ def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     # Strict readers refuse the escape of a lone surrogate: it becomes text, as in `plain`.
     return f"\\\\u{code:04x}" if 0xD800 <= code < 0xE000 else f"\\u{code:04x}"
+
+
+def write_findings(findings: Iterable[Finding]) -> bool:
+    """Write each finding for people as it is made; returns whether a check failed."""
+    out, failed = standard_output(), False
+    for finding in findings:
+        failed = failed or finding.verdict == "FAIL"
+        out.write(visible(f"{finding.verdict:<4}  {finding.check:<20}  {finding.message}") + "\n")
+        if finding.remedy:
+            out.write(visible(f"{'':<28}{finding.remedy}") + "\n")
+        out.flush()
+    return failed

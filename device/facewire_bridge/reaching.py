@@ -14,10 +14,11 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
 
 from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
+from facewire.finding import Finding
 from facewire_bridge import mqtt_face, sophon
 from facewire_bridge.process import address_of
 from facewire_bridge.settings import BridgeSettings, SophonDevice
@@ -30,15 +31,6 @@ _PATIENCE: Final = 5.0
 _MOST_ANSWER: Final = 4 << 20
 _NO_PATH: Final = b'{"status":404,"message":"no such path"}'
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-
-
-class Finding(NamedTuple):
-    """What a check found, as the doctor's checks say it."""
-
-    check: str
-    verdict: Literal["ok", "warn", "FAIL"]
-    message: str
-    remedy: str = ""
 
 
 def check_connections(settings: BridgeSettings) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from facewire_cli.ending import Ending
 from facewire_cli.logs import say
 from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import output_option
-from facewire_cli.output import Form, visible, write_rows
+from facewire_cli.output import Form, write_findings, write_rows
 from facewire_cli.systemd import Service
 
 D = TypeVar("D", bound=Device)
@@ -67,13 +67,7 @@ def check(file: Path, connect: bool) -> None:
 
 
 def _check_connections(settings: BridgeSettings) -> None:
-    failed = False
-    for finding in check_connections(settings):
-        failed = failed or finding.verdict == "FAIL"
-        click.echo(visible(f"{finding.verdict:<4}  {finding.check:<20}  {finding.message}"))
-        if finding.remedy:
-            click.echo(visible(f"{'':<28}{finding.remedy}"))
-    if failed:
+    if write_findings(check_connections(settings)):
         raise click.exceptions.Exit(EXIT_UNHEALTHY)
 
 

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 import click
 
+from facewire.finding import Finding
 from facewire.topics import Topics
 from facewire_cli.config import refused, strangers
 from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import SECONDS, connection_options, output_option
-from facewire_cli.output import Form, standard_output, visible, write_rows
+from facewire_cli.output import Form, write_findings, write_rows
 from facewire_mqtt.address import Address
-from facewire_platform.health.doctor import Finding, check_clock, check_database, check_disk
+from facewire_platform.health.doctor import check_clock, check_database, check_disk
 from facewire_platform.health.doctor_bridges import check_bridges
 from facewire_platform.health.doctor_broker import RoleName, check_broker
 from facewire_platform.store.database import locate
@@ -61,7 +62,7 @@ def doctor(ctx: click.Context, address: Address, topics: Topics, database: str, 
 
     # Some checks take seconds, so each finding is shown at once.
     if output == "pretty":
-        _write(findings())
+        write_findings(findings())
     else:
         write_rows(map(asdict, findings()), output, COLUMNS, follow=True)
     if any(finding.verdict == "FAIL" for finding in found):
@@ -84,12 +85,3 @@ def _settings(root: click.Context) -> Finding:
         return Finding("settings", "FAIL", "; ".join(wrong), "facewire config check")
     file = root.params.get("config")
     return Finding("settings", "ok", f"every setting of {file or 'no file'} and of the environment exists")
-
-
-def _write(findings: Iterator[Finding]) -> None:
-    out = standard_output()
-    for finding in findings:
-        out.write(visible(f"{finding.verdict:<4}  {finding.check:<20}  {finding.message}") + "\n")
-        if finding.remedy:
-            out.write(visible(f"{'':<28}{finding.remedy}") + "\n")
-        out.flush()

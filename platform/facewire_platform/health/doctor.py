@@ -5,10 +5,10 @@ import shutil
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from facewire.errors import StoreError
+from facewire.finding import Finding
 from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import NAMED, assess, describe_times
 from facewire_platform.history.queries import History
@@ -27,17 +27,6 @@ WITNESSES: Final = 3
 #: adjtimex(2) returns this while nothing synchronizes the clock.
 _TIME_ERROR: Final = 5
 _GIB: Final = 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's report."""
-
-    check: str
-    verdict: Literal["ok", "warn", "FAIL"]
-    message: str
-    #: What to do about it.
-    remedy: str = ""
 
 
 def check_database(location: Location) -> Iterator[Finding]:

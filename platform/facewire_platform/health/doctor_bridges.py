@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from facewire.errors import StoreError
+from facewire.finding import Finding
 from facewire_platform.columns.filter import Filter
-from facewire_platform.health.doctor import MAX_CLOCK_OFFSET, Finding
+from facewire_platform.health.doctor import MAX_CLOCK_OFFSET
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
 from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
+from facewire.finding import Finding
 from facewire.roles import PERMISSIONS, Role
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt.address import Address, is_loopback, tls_context
 from facewire_mqtt.visit import PATIENCE, Visit
-from facewire_platform.health.doctor import Finding
 from facewire_platform.intake.sharing import shared_subscriptions_deliver
 
 RoleName: TypeAlias = Literal["platform", "consumer", "operator"]
