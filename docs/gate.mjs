@@ -63,12 +63,13 @@ function hear(device, message, sentAt, retained, now) {
 }
 
 // Why not to act on a match; undefined if it is fresh. Each condition refuses a value that is not a number.
-export function refusal(name, match, retained, now = Date.now()) {
-  if (retained) return "retained";
+export function refusal(name, match, retained, now = Date.now(), mayAct = true) {
   const { epoch, boot, sent_at, event } = match;
   if (!isId(epoch) || !Number.isSafeInteger(event.seq)) throw new Error("not a match");
-  const device = seen(name, boot);
-  hear(device, match, sent_at, false, now);
+  const device = retained ? devices.get(name) : seen(name, boot);
+  hear(device, match, sent_at, retained, now);
+  if (retained) return "retained";
+  if (!mayAct) return "overrun";
   if (boot !== device.boot) return "previous_boot";
   if (isRepeated(device, epoch, event.seq)) return "repeated";
   const said = saidAhead(match);
@@ -97,8 +98,8 @@ client.on("message", (topic, payload, packet) => {
       if (message.online && !packet.retain) seen(name, message.boot);
       return hear(devices.get(name), message, message.at, packet.retain || !message.online, Date.now());
     }
-    // Node would keep in memory what nobody reads.
-    reason = process.stdout.writableNeedDrain ? "overrun" : refusal(name, message, packet.retain);
+    // Node would keep in memory what nobody reads, so it acts on none meanwhile.
+    reason = refusal(name, message, packet.retain, Date.now(), !process.stdout.writableNeedDrain);
     if (!reason) console.log(JSON.stringify({ device: name, open: message.event.identity_id, seq: message.event.seq }));
   } catch {
     // A message that breaks the contract must not stop the gate.

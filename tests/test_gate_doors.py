@@ -54,6 +54,13 @@ def fast_on_a_slow_link(chance: random.Random, *, speaks: bool = True) -> Plan:
     return Plan(ahead=[(0, slow - chance.randint(1_000, 2_000))], up=[(0, slow)], down=[(0, 20)], speaks=speaks)
 
 
+def shown_while_nobody_takes(chance: random.Random) -> Plan:
+    """Only matches that are pushed out show that the clock is fast; then the link is as slow."""
+    fast = chance.randint(3_000, 4_500)
+    up = [(0, 12_000), (400, 20), (15_000, fast + chance.randint(1_500, 2_500))]
+    return Plan(ahead=[(0, fast)], up=up, overruns=[(0, 15_500)], loss=1.0, speaks=False, every=500, until=60_000)
+
+
 def set_back_before_publishing(chance: random.Random) -> Plan:
     """The clock is set back between the comparison and the publishing."""
     steps = [(at, chance.choice((0, 8_500))) for at in range(0, 240_000, 20_000)]
@@ -150,8 +157,7 @@ def without_a_look_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_one_direction(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate does not look at what a match says."""
-    of = freshness._Heard.of
-    monkeypatch.setattr(freshness._Heard, "of", lambda *given, **more: of(*given, **more)._replace(said=None))
+    monkeypatch.setattr(freshness, "_said", lambda message: None)
 
 
 def with_the_clock_of_the_first_boot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +181,10 @@ def without_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
         hear(self, heard, limits)
 
     monkeypatch.setattr(freshness._Clock, "hear", forgetful)
+
+
+def without_what_was_pushed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "push_out", lambda *_: None)
 
 
 def with_the_time_of_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,6 +218,7 @@ def with_a_platform_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
         (with_one_direction, fast_on_a_slow_link),
         (with_the_clock_of_the_first_boot, restarted_fast),
         (without_evidence, held_back_by_as_much_as_fast),
+        (without_what_was_pushed_out, shown_while_nobody_takes),
         (with_the_time_of_publishing, any_plan),
         (with_a_platform_that_is_right, any_plan),
     ],

@@ -55,7 +55,7 @@ class Gate:
 
     def status(self, sent: int, received: int | None = None, *, boots: int = 1, online: bool = True, retained: bool = False) -> None:
         status = Status(boot(boots), online, BOOTED + sent + self.ahead)
-        self.freshness.status("d", status, retained=retained, arrived=at(sent if received is None else received))
+        self.freshness.hear("d", status, retained=retained, arrived=at(sent if received is None else received))
 
 
 def steadily(gate: Gate, start: int, *, late: int = 0, every: int = 10_000, seconds: int = 180) -> list[Reason | None]:
@@ -325,7 +325,7 @@ def test_a_new_device_waits_while_there_are_too_many(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(freshness, "DEVICES", 1)
     gate = Gate()
     assert gate.match(0) is None
-    gate.freshness.status("e", Status(boot(1), online=True, at=BOOTED), retained=False, arrived=at(0))
+    gate.freshness.hear("e", Status(boot(1), online=True, at=BOOTED), retained=False, arrived=at(0))
     assert gate.freshness.match("e", match_of(1, BOOTED), retained=False, arrived=at(0), now=at(0)).reason == "crowded"
     assert gate.match(10) is None
 
@@ -471,7 +471,7 @@ class Pipe(RuleBasedStateMachine):
 
     def hear(self, delay: int) -> None:
         status = Status(boot(self.boots), online=True, at=BOOTED + self.now - delay + self.ahead)
-        self.gate.status("d", status, retained=False, arrived=at(self.now))
+        self.gate.hear("d", status, retained=False, arrived=at(self.now))
         self.newest = self.boots
 
     @initialize(ahead=st.sampled_from([0, 0, 1_900, -2_000, -600_000, -HOUR, HOUR, 2_600, -(10**12), 10**12]))
@@ -535,7 +535,7 @@ class Pipe(RuleBasedStateMachine):
     def repeat_status(self, online: bool, retained: bool, back: int) -> None:
         """A will, or an old status, live or retained."""
         status = Status(boot(max(1, self.boots - back)), online, BOOTED + self.now - HOUR // 10 + self.ahead)
-        self.gate.status("d", status, retained=retained, arrived=at(self.now))
+        self.gate.hear("d", status, retained=retained, arrived=at(self.now))
 
     @invariant()
     def every_match_is_counted(self) -> None:

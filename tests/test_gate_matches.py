@@ -395,27 +395,29 @@ def test_the_asynchronous_iteration_raises_where_the_broker_refuses() -> None:
         asyncio.run(main(broker.address))
 
 
-def test_a_full_inbox_drops_the_oldest_match_and_keeps_statuses_and_news() -> None:
+def test_a_full_inbox_pushes_out_the_oldest_and_keeps_news() -> None:
     woken: list[int] = []
-    inbox = DropOldestInbox(3, lambda: woken.append(1))
+    pushed: list[bytes] = []
+    inbox = DropOldestInbox(3, lambda: woken.append(1), lambda _, message: pushed.append(message.payload))
     inbox.put(Received(STATUS, b"s", 1, retain=False))
     for number in range(5):
         inbox.put(Received(TOPIC, b"%d" % number, 0, retain=False))
     inbox.put(Refused("why"))
     taken = [inbox.take() for _ in range(5)]
     assert taken[0] == Refused("why")
-    assert [item[1].payload for item in taken if isinstance(item, tuple)] == [b"s", b"3", b"4"]
+    assert [item[1].payload for item in taken if isinstance(item, tuple)] == [b"2", b"3", b"4"]
     assert taken[4] is None
-    assert (inbox.overrun, len(woken)) == (3, 7)
+    assert (pushed, len(woken)) == ([b"s", b"0", b"1"], 7)
 
 
 def test_the_inbox_is_bounded_in_bytes() -> None:
-    inbox = DropOldestInbox(100, lambda: None, most_bytes=10)
+    pushed: list[int] = []
+    inbox = DropOldestInbox(100, lambda: None, lambda _, message: pushed.append(len(message.payload)), most_bytes=10)
     for size in (4, 5, 6, 3):
         inbox.put(Received(TOPIC, bytes(size), 0, retain=False))
     taken = [inbox.take() for _ in range(3)]
     assert [len(item[1].payload) for item in taken if isinstance(item, tuple)] == [6, 3]
-    assert inbox.overrun == 2
+    assert pushed == [4, 5]
     inbox.put(Received(TOPIC, bytes(10), 0, retain=False))
     assert inbox.take() is not None
 
@@ -427,6 +429,30 @@ def test_an_overrun_is_counted() -> None:
             gate.matches._inbox.put(Received(TOPIC, match(seq), 0, retain=False))
         assert gate.seqs(10) == [9, 10]
         assert gate.matches.refused == {"overrun": 8}
+
+
+def test_a_match_that_was_pushed_out_shows_its_clock_and_its_boot() -> None:
+    with Hostile() as broker, gate_at(broker.address, inbox=2) as gate:
+        gate.ready()
+        put = gate.matches._inbox.put
+        # The clock is 4 s fast: prompt matches show it, and later ones seem to be 2 s old at 6 s.
+        for message in (match(1, age=-4_000), match(2, age=2_000), match(3, age=2_000)):
+            put(Received(TOPIC, message, 0, retain=False))
+        assert gate.matches.take(0) is None
+        assert gate.matches.refused == {"overrun": 1, "late": 2}
+
+
+def test_a_status_that_was_pushed_out_tells_of_a_restart() -> None:
+    with Hostile() as broker, gate_at(broker.address, inbox=2) as gate:
+        gate.ready()
+        put = gate.matches._inbox.put
+        put(Received(TOPIC, match(1, boot=OLD), 0, retain=False))
+        assert gate.next().match.event.seq == 1
+        put(Received(STATUS, status(NEW), 1, retain=False))
+        for seq in (2, 3):
+            put(Received(TOPIC, match(seq, boot=OLD), 0, retain=False))
+        assert gate.matches.take(0) is None
+        assert gate.matches.refused == {"previous_boot": 2}
 
 
 def test_a_gate_needs_no_database() -> None:

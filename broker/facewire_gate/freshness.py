@@ -110,10 +110,15 @@ class _Heard(NamedTuple):
     said: tuple[int, int] | None
 
     @classmethod
-    def of(cls, message: Match | Status, arrived: Moment, *, live: bool) -> "_Heard":
-        error, uncertainty = message.clock_error_ms, message.clock_uncertainty_ms
-        said = None if error is None or uncertainty is None else (error - uncertainty, error + uncertainty)
-        return cls(arrived, message.sent_at if isinstance(message, Match) else message.at, live, said)
+    def of(cls, message: Match | Status, arrived: Moment, *, retained: bool) -> "_Heard":
+        if isinstance(message, Match):
+            return cls(arrived, message.sent_at, not retained, _said(message))
+        return cls(arrived, message.at, message.online and not retained, _said(message))
+
+
+def _said(message: Match | Status) -> tuple[int, int] | None:
+    error, uncertainty = message.clock_error_ms, message.clock_uncertainty_ms
+    return None if error is None or uncertainty is None else (error - uncertainty, error + uncertainty)
 
 
 class Verdict(NamedTuple):
@@ -136,11 +141,14 @@ class Freshness:
         self.accepted = 0
         self._devices: dict[str, _Device] = {}
 
-    def status(self, device: str, status: Status, *, retained: bool, arrived: Moment) -> None:
-        """Learn the newest boot and the clock from a status. A last will tells no newest boot."""
+    def hear(self, device: str, message: Match | Status, *, retained: bool, arrived: Moment) -> None:
+        """Learn the newest boot and the clock from a message that is not judged.
+
+        A last will and a retained match tell no newest boot.
+        """
         if (known := self._device(device)) is not None:
-            heard = _Heard.of(status, arrived, live=status.online and not retained)
-            known.hear(status.boot, heard, self.limits, is_news=status.online)
+            is_news = message.online if isinstance(message, Status) else not retained
+            known.hear(message.boot, _Heard.of(message, arrived, retained=retained), self.limits, is_news=is_news)
 
     def remember(self, device: str, epoch: str, seq: int, now: float) -> None:
         """Learn that a match was acted on before this consumer began."""
@@ -148,7 +156,7 @@ class Freshness:
             known.act(epoch, seq, now)
 
     def match(self, device: str, match: Match, *, retained: bool, arrived: Moment, now: Moment) -> Verdict:
-        """Judge a match.
+        """Hear a match, and judge it.
 
         Args:
             device: the device that published it.
@@ -165,9 +173,8 @@ class Freshness:
         return verdict
 
     def _judge(self, device: str, match: Match, *, retained: bool, arrived: Moment, now: Moment) -> Verdict:
-        known, heard = self._device(device), _Heard.of(match, arrived, live=not retained)
-        if known is not None:
-            known.hear(match.boot, heard, self.limits, is_news=not retained)
+        self.hear(device, match, retained=retained, arrived=arrived)
+        known = self._device(device)
         if retained:
             return Verdict("retained")
         if known is None:
@@ -176,7 +183,7 @@ class Freshness:
             return Verdict("previous_boot")
         if known.acted(match.epoch, match.event.seq):
             return Verdict("repeated")
-        verdict = self._judge_age(known.clock, heard.said, match, now)
+        verdict = self._judge_age(known.clock, _said(match), match, now)
         if verdict.age is not None and now.ms - verdict.age * 1000 <= known.contested:
             return Verdict("previous_boot", verdict.age)
         if verdict.reason is None and not known.act(match.epoch, match.event.seq, now.monotonic):

@@ -1,7 +1,8 @@
 """Fresh matches for gates and greeters: iterate, and act on each. It refuses and counts all others.
 
     paho's thread ── (moment, happening) ──▶ DropOldestInbox
-        ──▶ consumer's thread: decode ──▶ Freshness ──▶ match
+        ──▶ consumer's thread: decode ──▶ Freshness judges ──▶ match
+        ──▶ pushed out: decode ──▶ Freshness only hears
 
     with fresh_matches(Address("broker", username="gate-1", password=...)) as matches:
         for fresh in matches:
@@ -64,22 +65,25 @@ class DropOldestInbox:
     """Holds what paho's thread reports for the thread that acts on it.
 
     Args:
-        most: messages that may wait. A further one pushes out the oldest match: the newest may
-            still be fresh, and a status tells of a restart.
+        most: messages that may wait. A further one pushes out the oldest, since the newest may
+            still be fresh.
         wake: called on paho's thread when something arrives.
-        most_bytes: the same for the bytes of their payloads.
+        pushed_out: called on paho's thread with each message that was pushed out, the oldest first.
+        most_bytes: bytes of their payloads that may wait.
     """
 
-    def __init__(self, most: int, wake: Callable[[], None], most_bytes: int = INBOX_BYTES) -> None:
+    def __init__(
+        self, most: int, wake: Callable[[], None], pushed_out: Callable[[Moment, Received], None], most_bytes: int = INBOX_BYTES
+    ) -> None:
         self._most, self._most_bytes, self._size_bytes = most, most_bytes, 0
-        self._wake = wake
+        self._wake, self._pushed_out = wake, pushed_out
         self._waiting: deque[tuple[Moment, Received]] = deque()
         #: There are few, and only the last ones count.
         self._news: deque[Happening] = deque(maxlen=16)
         self._lock = threading.Lock()
-        self.overrun = 0
 
     def put(self, happening: Happening) -> None:
+        excess = []
         with self._lock:
             if not isinstance(happening, Received):
                 self._news.append(happening)
@@ -87,7 +91,9 @@ class DropOldestInbox:
                 self._waiting.append((_now(), happening))
                 self._size_bytes += len(happening.payload)
                 while len(self._waiting) > self._most or self._size_bytes > self._most_bytes:
-                    self._push_out()
+                    excess.append(self._remove_oldest())
+        for item in excess:
+            self._pushed_out(*item)
         self._wake()
 
     def take(self) -> Happening | tuple[Moment, Received] | None:
@@ -95,20 +101,14 @@ class DropOldestInbox:
         with self._lock:
             if self._news:
                 return self._news.popleft()
-            return self._remove(0) if self._waiting else None
+            return self._remove_oldest() if self._waiting else None
 
     def forget_news(self) -> None:
         with self._lock:
             self._news.clear()
 
-    def _push_out(self) -> None:
-        at = next((at for at, (_, message) in enumerate(self._waiting) if message.topic.endswith("/match")), 0)
-        self._remove(at)
-        self.overrun += 1
-
-    def _remove(self, at: int) -> tuple[Moment, Received]:
-        item = self._waiting[at]
-        del self._waiting[at]
+    def _remove_oldest(self) -> tuple[Moment, Received]:
+        item = self._waiting.popleft()
         self._size_bytes -= len(item[1].payload)
         return item
 
@@ -149,13 +149,15 @@ class _Matches:
         self._topics = topics or Topics()
         self._devices = tuple(dict.fromkeys(devices))
         self._freshness = Freshness(limits)
+        #: Both threads hear messages: the consumer's, and paho's those that were pushed out.
+        self._hearing = threading.Lock()
         self._memory = None if memory is None else Memory(Path(memory))
         for acted in self._memory.before if self._memory else ():
             self._freshness.remember(*acted, _now().monotonic)
         self._on_notice = on_notice or told
         self._not_fresh = not_fresh
-        self._unreadable = 0
-        self._inbox = DropOldestInbox(inbox, self._wake)
+        self._unreadable = self._overrun = 0
+        self._inbox = DropOldestInbox(inbox, self._wake, self._hear_only)
         self._stopping = False
         #: Holds an item if there is something to do. Unlike an Event, a signal handler may use it.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -166,7 +168,7 @@ class _Matches:
     def refused(self) -> "Counter[Reason]":
         """The number of messages that were not yielded, by reason."""
         refused: Counter[Reason] = Counter(self._freshness.refused)
-        refused.update({"unreadable": self._unreadable, "overrun": self._inbox.overrun})
+        refused.update({"unreadable": self._unreadable, "overrun": self._overrun})
         return +refused
 
     @property
@@ -212,18 +214,14 @@ class _Matches:
         return None
 
     def _judge(self, arrived: Moment, received: Received) -> FreshMatch | None:
-        try:
-            device, kind = self._topics.parse(received.topic)
-            message = decode(kind, received.payload)
-        except (DecodeError, ProtocolError) as exc:
-            self._unreadable += 1
-            log.debug("unreadable topic=%r error=%s", received.topic, exc)
-            return None
-        if isinstance(message, Status):
-            self._freshness.status(device, message, retained=received.retain, arrived=arrived)
-        if not isinstance(message, Match):
-            return None
-        reason, age = self._freshness.match(device, message, retained=received.retain, arrived=arrived, now=_now())
+        with self._hearing:
+            if (read := self._read(received)) is None:
+                return None
+            device, message = read
+            if not isinstance(message, Match):
+                self._freshness.hear(device, message, retained=received.retain, arrived=arrived)
+                return None
+            reason, age = self._freshness.match(device, message, retained=received.retain, arrived=arrived, now=_now())
         if reason is not None or age is None:
             log.debug("refused device=%s epoch=%s seq=%d reason=%s", device, message.epoch, message.event.seq, reason)
             if self._not_fresh is not None:
@@ -232,6 +230,23 @@ class _Matches:
         if self._memory is not None:
             self._memory.add(Acted(device, message.epoch, message.event.seq))
         return FreshMatch(device, message, age, received, arrived.wall_ms)
+
+    def _hear_only(self, arrived: Moment, received: Received) -> None:
+        """Learn from a message that was pushed out: it may show that a clock is ahead."""
+        with self._hearing:
+            if (read := self._read(received)) is not None:
+                self._overrun += isinstance(read[1], Match)
+                self._freshness.hear(*read, retained=received.retain, arrived=arrived)
+
+    def _read(self, received: Received) -> tuple[str, Match | Status] | None:
+        try:
+            device, kind = self._topics.parse(received.topic)
+            message = decode(kind, received.payload)
+        except (DecodeError, ProtocolError) as exc:
+            self._unreadable += 1
+            log.debug("unreadable topic=%r error=%s", received.topic, exc)
+            return None
+        return (device, message) if isinstance(message, Match | Status) else None
 
     def _handle(self, happening: Happening) -> None:
         match happening:

@@ -50,6 +50,8 @@ class Plan:
     held: int = 300
     #: Time that a match waits for the consumer at most.
     waits: int = 0
+    #: (from, until): the consumer takes nothing, and newer matches push these out of its inbox.
+    overruns: Sequence[tuple[int, int]] = ()
     #: Whether the device measures its clock and says its error.
     speaks: bool = True
     until: int = 240_000
@@ -211,14 +213,20 @@ class World:
     # The gate
 
     def hear(self, now: int, status: Status) -> None:
-        self.gate.status("d", status, retained=False, arrived=self.moment(now))
+        self.gate.hear("d", status, retained=False, arrived=self.moment(now))
 
     def judge(self, now: int, published: tuple[int, Match, bool]) -> None:
         compared, match, true = published
+        if any(began <= now < ended for began, ended in self.plan.overruns):
+            self.push_out(now, match)
+            return
         acts = now + self.chance.choice((0, 0, self.plan.waits))
         verdict = self.gate.match("d", match, retained=False, arrived=self.moment(now), now=self.moment(acts))
         said = match.clock_error_ms is not None
         self.verdicts.append(Opened(acts, acts - compared, said, verdict.reason, verdict.age, true))
+
+    def push_out(self, now: int, match: Match) -> None:
+        self.gate.hear("d", match, retained=False, arrived=self.moment(now))
 
 
 def _at(steps: Sequence[tuple[int, int]], now: int) -> int:
