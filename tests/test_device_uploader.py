@@ -106,6 +106,14 @@ def test_catch_up_ends_with_the_backlog() -> None:
     assert due_at(uploader) == 20.5
 
 
+def test_catch_up_ends_with_a_batch_that_moved_nothing() -> None:
+    """A store that ends with skipped seqs has a backlog, and nothing to send of it."""
+    uploader = up(catch_up=3)
+    uploader.sent(0.5, EPOCH, 90)
+    uploader.acked(1.0, ack(90), Ring(EPOCH, head=100, cursor=90))
+    assert due_at(uploader) == 20.5
+
+
 def test_catch_up_goes_on_at_once_after_a_fork_that_left_something_to_send() -> None:
     uploader = up(catch_up=2)
     uploader.sent(0.5, EPOCH, 100)

@@ -142,8 +142,7 @@ class Uploader:
             return Retry(f"asks to fork more than {FORKS[0]} times; the next fork is in {wait:.0f} s")
         self.in_flight = None
         self._resends = 0
-        backlog = ring.head - outcome.cursor if isinstance(outcome, Adopt) else ring.head - outcome.first + 1
-        may_catch_up = backlog > 0 and self._batches < self._catch_up
+        may_catch_up = self._batches < self._catch_up and _leaves_backlog(outcome, ring)
         self._next_at = now if may_catch_up else max(now, self._period_from + self.period)
         if ack.retry_after is not None:
             self._next_at = max(self._next_at, now + min(ack.retry_after / 1000, MAX_RETRY_AFTER))
@@ -169,3 +168,10 @@ class Uploader:
         shortest, longest = BACKOFF
         # An outage may be long, and 2.0 ** 1024 overflows.
         return min(longest, shortest * 2.0 ** min(self._resends - 1, 32)) * (0.5 + self._jitter() / 2)
+
+
+def _leaves_backlog(outcome: Adopt | Fork, ring: Ring) -> bool:
+    """Whether another batch would send more. Where seqs were skipped, it may have nothing to send."""
+    if isinstance(outcome, Fork):
+        return outcome.first <= ring.head
+    return ring.cursor != outcome.cursor < ring.head
