@@ -127,6 +127,22 @@ class Notices:
                 _say(f"lost {self._broker}: {reason}; trying again" if lost else f"waiting for {self._broker}: {reason}")
 
 
+class _Paced:
+    """Keeps notices about a number that grows `COMPLAIN_EVERY` apart; the first comes at once."""
+
+    def __init__(self) -> None:
+        self._noted, self._at = 0, 0.0
+
+    def new(self, count: int, *, last: bool) -> int:
+        """By how much it grew since the last notice; 0 if it is too soon for another."""
+        now, grown = time.monotonic(), count - self._noted
+        if self._noted and not last and now - self._at < COMPLAIN_EVERY:
+            return 0
+        if grown:
+            self._noted, self._at = count, now
+        return grown
+
+
 class Follower:
     """Empties an inbox: messages become rows, all else becomes notices or errors."""
 
@@ -135,7 +151,7 @@ class Follower:
         self._topics = topics
         self._notices = Notices(broker)
         self._until = until
-        self._complained = (0, 0.0)
+        self._paced = _Paced()
 
     def rows(self) -> Iterator[render.Row]:
         """The messages.
@@ -147,11 +163,11 @@ class Follower:
         try:
             for wait in self._until.turns():
                 arrived = self._inbox.get(wait)
-                self._complain(COMPLAIN_EVERY)
+                self._complain()
                 if arrived is not None:
                     yield from self._shown(*arrived)
         finally:
-            self._complain(0.0)
+            self._complain(last=True)
 
     def _shown(self, at_ms: int, happening: "Happening") -> Iterator[render.Row]:
         from facewire_mqtt import Received
@@ -162,12 +178,9 @@ class Follower:
         else:
             self._notices.tell(happening)
 
-    def _complain(self, every: float) -> None:
-        said, at = self._complained
-        now, dropped = time.monotonic(), self._inbox.dropped
-        if dropped > said and (not said or now - at >= every):
-            self._complained = dropped, now
-            _say(f"{dropped - said} messages not shown: they arrive faster than your reader takes them")
+    def _complain(self, *, last: bool = False) -> None:
+        if new := self._paced.new(self._inbox.dropped, last=last):
+            _say(f"{new} messages not shown: they arrive faster than your reader takes them")
 
 
 class FreshFollower:
@@ -177,24 +190,22 @@ class FreshFollower:
         self._matches = matches
         self._topics = topics
         self._until = until
-        self._complained = (0, 0.0)
+        self._paced = _Paced()
 
     def rows(self) -> Generator[render.Row, None, None]:
         """The matches. Raises as `Follower.rows` does."""
         try:
             for wait in self._until.turns():
                 fresh = self._matches.take(wait)
-                self._complain(COMPLAIN_EVERY)
+                self._complain()
                 if fresh is not None:
                     yield render.match_row(self._topics, fresh.device, fresh.match, qos=fresh.received.qos, received_at=fresh.received_at)
         finally:
-            self._complain(0.0)
+            self._complain(last=True)
 
-    def _complain(self, every: float) -> None:
-        said, at = self._complained
-        now, refused = time.monotonic(), self._matches.refused
-        if refused.total() > said and (not said or now - at >= every):
-            self._complained = refused.total(), now
+    def _complain(self, *, last: bool = False) -> None:
+        refused = self._matches.refused
+        if self._paced.new(refused.total(), last=last):
             _say("refused so far: " + ", ".join(f"{count} {reason}" for reason, count in refused.most_common()))
 
 
