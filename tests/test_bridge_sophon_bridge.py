@@ -190,7 +190,10 @@ def test_realtime_comes_by_the_websocket_and_history_by_the_event_api(make: Make
             realtime = sources[0].member.agent.realtime
             wait_until(lambda: bool(box.clients) and realtime.threshold == 82.0)
             wait_until(lambda: len(stores.events("hall-1")) == 3)
+            box.listed = 3  # the WebSocket comes first
             live = [box.compare(score, 4 if score < 82 else 1) for score in (95.0, 12.0, 82.0)]
+            wait_until(lambda: len(stores.events("hall-1")) == 6)
+            box.listed = None
             missed = [box.compare(91.0, realtime=False)]
             wait_until(lambda: len(stores.events("hall-1")) == 7, what=lambda: str(stores.events("hall-1")))
             wait_until(lambda: int(stores.note("hall-1", "sophon.cursor") or 0) >= missed[0].ms)

@@ -171,7 +171,7 @@ class Uploader:
 
 
 def _leaves_backlog(outcome: Adopt | Fork, ring: Ring) -> bool:
-    """Whether another batch would send more. Where seqs were skipped, it may have nothing to send."""
+    """Whether another batch would send more: skipped seqs at the end leave nothing to send."""
     if isinstance(outcome, Fork):
         return outcome.first <= ring.head
     return ring.cursor != outcome.cursor < ring.head

@@ -61,6 +61,8 @@ class Se3:
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.passed: list[Passed] = []
+        #: How many of them may be uploaded: the comparison's own post comes first.
+        self.ready = 0
         self.uploaded = 0
         self.answers: list[tuple[str, int, bytes]] = []
         self.lock = threading.Lock()
@@ -84,6 +86,7 @@ class Se3:
             self.passed.append(one)
         if realtime and score > self.threshold:
             self.post("realtime", self.body(one), timeout=2.0)
+        self.ready = number
         return one
 
     def body(self, one: Passed, *, history: bool = False) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class Se3:
     def _upload(self) -> None:
         while not self.stopping.wait(self.period):
             with self.lock:
-                waiting = self.passed[self.uploaded : self.uploaded + 100]
+                waiting = self.passed[self.uploaded : min(self.ready, self.uploaded + 100)]
             for at in range(0, len(waiting), self.batch):
                 bodies = [self.body(one, history=True) for one in waiting[at : at + self.batch]]
                 if self.post("history", bodies if self.batch > 1 else bodies[0]) != 200:
@@ -164,6 +167,8 @@ class Server:
     threshold: float = 82.0
     #: Events that the count of a range does not tell of yet.
     uncounted: int = 0
+    #: Only so many events are found by a query yet.
+    listed: int | None = None
     clock: Any = time.time
     cameras: list[str] = field(default_factory=lambda: ["cam-1"])
 
@@ -254,7 +259,7 @@ class Server:
     def _page(self, span: tuple[float, float], size: int, page: int) -> dict[str, Any]:
         self.queries += 1
         with self.lock:
-            found = [one for one in self.events if span[0] <= one.at <= span[1]]
+            found = [one for one in self.events[: self.listed] if span[0] <= one.at <= span[1]]
             uncounted = self.uncounted
         rows = [self._row(one) for one in found[page * size : (page + 1) * size]]
         total = len(found) + uncounted
