@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import pytest
 from box_mqtt_face import Box
-from bridge_scene import wait_until, write_settings
+from bridge_scene import write_settings
 from broker_engines import free_port
 from facewire_process import Running
 from faults import faulty
+from waiting import wait_until
 
 from facewire_broker import embedded
 from facewire_mqtt.address import Address

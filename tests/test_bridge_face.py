@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from box_mqtt_face import Box, Faults
-from bridge_scene import Stores, face_bridge, wait_until, write_settings
+from bridge_scene import Stores, face_bridge, write_settings
+from waiting import wait_until
 
 from facewire.errors import StoreError
 from facewire_bridge.member import Member
@@ -60,7 +61,7 @@ def test_every_record_is_recorded_once_and_acked(broker: Address, settings: Path
         for number in range(20):
             box.record(stranger=number % 4 == 3)
         box.wait_acked()
-        assert box.online_acked.wait(5)
+        assert box.online_acked.wait(15)
     events = stores.events("gate-1")
     assert sorted(keys(events)) == sorted([*(f"rec:1/{n}" for n in range(1, 16)), *(f"snap:1/{n}" for n in range(1, 6))])
     assert [event["identity_id"] for event in stores.matches("gate-1")] == [one.tag for one in box.made if not one.stranger]
@@ -130,7 +131,7 @@ def test_a_terminal_that_is_away_has_refused_nothing(broker: Address, settings: 
             box.record()
             box.record(push=False)
             box.record()
-            box.online_acked.wait(5)
+            box.online_acked.wait(15)
             wait_until(lambda: len(stores.events("gate-1")) == 2)
         wait_until(lambda: bridge.sources[0]._message > 8)
         assert bridge.sources[0].describe()["unexplained"] == 1
@@ -291,7 +292,7 @@ def test_a_terminal_may_stand_behind_a_prefix_in_its_topics_too(broker: Address,
     with face_bridge(settings), Box(broker.port, "site@@@1099001", repeat=0.1, clock=now) as box:
         box.record()
         box.wait_acked()
-        assert box.online_acked.wait(5)
+        assert box.online_acked.wait(15)
     assert [event["ep_id"] for event in stores.events("gate-1")] == ["1099001"]
     online = next(command for command in box.commands if command["operator"] == "Online-Ack")
     assert online["info"]["facesluiceId"] == "site@@@1099001"

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import pytest
 from box_mqtt_face import Box
 from box_sophon import Se3
-from bridge_scene import wait_until, write_settings
+from bridge_scene import write_settings
 from broker_engines import free_port
 from facewire_process import Running, ask
+from waiting import wait_until
 
 from facewire_broker import embedded
 from facewire_mqtt.address import Address

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from box_sophon import Se3, Server
-from bridge_scene import Stores, sophon_bridge, wait_until, write_settings
+from bridge_scene import Stores, sophon_bridge, write_settings
+from waiting import wait_until
 
 from facewire.errors import StoreError
 from facewire_bridge import fetcher, inbox

@@ -51,7 +51,7 @@ def broker() -> Iterator[tuple[int, Listening]]:
         assert running.poll() is None, "it is alive"
         running.terminate()
         reader.join()
-        assert running.wait(6) == 0
+        assert running.wait(20) == 0
         assert failures == []
 
 

@@ -189,7 +189,7 @@ def test_a_client_may_leave_at_any_step_of_the_handshake(pki: Path, file: tuple[
         with SecureProbe(where, pki, None, "dev1", user="dev1", password=file[1]) as honest:
             honest.ping()
         running.terminate()
-        assert running.wait(6) == 0
+        assert running.wait(20) == 0
         assert running.stderr is not None
         assert "Traceback" not in running.stderr.read()
 
@@ -223,4 +223,4 @@ def test_an_exposed_address_without_tls_causes_a_warning(file: tuple[UsersFile, 
     with broker_process("--listen", "0.0.0.0:0", "--users", str(file[0].path), *flag) as (running, where):
         assert any("WARNING" in line and "without TLS" in line for line in where.lines) == warned
         running.terminate()
-        assert running.wait(6) == 0
+        assert running.wait(20) == 0

@@ -396,7 +396,7 @@ def test_the_command_serves_users_and_follows_the_file_on_both_engines(file: Use
         assert one.is_closed()
         platform.ping()
         running.terminate()
-        assert running.wait(6) == 0
+        assert running.wait(20) == 0
 
 
 def test_mosquitto_needs_users() -> None:

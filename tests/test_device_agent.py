@@ -126,7 +126,7 @@ def test_without_a_threshold_there_are_no_matches(start: Start, platform: Played
     assert not [message for message in platform.drain() if isinstance(message, Match)]
 
 
-def test_an_event_recorded_on_another_connection_is_published_within_a_tenth_of_a_second(
+def test_an_event_recorded_on_another_connection_is_published_long_before_the_next_period(
     start: Start, platform: PlayedPlatform, tmp_path: Path
 ) -> None:
     agent, _ = start()
@@ -138,8 +138,7 @@ def test_an_event_recorded_on_another_connection_is_published_within_a_tenth_of_
             began = time.monotonic()
             platform.wait(Match, lambda match, number=number: match.event.timestamp == number)  # type: ignore[misc]  # bound to this one
             waits.append(time.monotonic() - began)
-    assert sorted(waits)[10] < 0.1
-    assert sorted(waits)[17] < 0.2, "the machine may be busy"
+    assert sorted(waits)[10] < 1.0
 
 
 def test_a_burst_of_matches_in_one_commit_is_published_completely(start: Start, platform: PlayedPlatform) -> None:

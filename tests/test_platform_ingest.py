@@ -1,5 +1,4 @@
 import itertools
-import time
 from collections.abc import Iterable
 
 import pytest
@@ -125,11 +124,10 @@ def test_a_probe_below_the_watermark_moves_nothing_and_above_it_is_a_hole() -> N
 
 
 def test_a_huge_range_costs_no_more_than_its_events() -> None:
-    started = time.perf_counter()
+    """One step for each of its seqs would never end."""
     decision = decide(batch(0, MAX_INT, 2**60), 0, {}, runs=[Range(5, 2**40)])
     assert decision.declared == (Range(1, 4), Range(2**40 + 1, 2**60 - 1), Range(2**60 + 1, MAX_INT))
     assert decision.watermark == MAX_INT == sum(span.size for span in decision.declared) + 1 + 2**40 - 4
-    assert time.perf_counter() - started < 1
 
 
 def test_the_ack_repeats_the_batch_key_and_names_the_rejected_events() -> None:

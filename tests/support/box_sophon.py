@@ -85,7 +85,7 @@ class Se3:
             one = Passed(number, self.clock(), score, person_type, f"E-{number}")
             self.passed.append(one)
         if realtime and score > self.threshold:
-            self.post("realtime", self.body(one), timeout=2.0)
+            self.post("realtime", self.body(one))
         self.ready = number
         return one
 

@@ -1,8 +1,7 @@
 """A bridge in this process, between a loopback broker and stores that the test reads."""
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from facewire_mqtt.address import Address
 
 #: Waits before pulls, in the tests: 3 s become 0.06 s.
 PACE = 0.02
-WITHIN = 20.0
 
 
 def write_settings(folder: Path, broker: Address, text: str) -> Path:
@@ -54,13 +52,6 @@ class Stores:
                 return None
             found = store.query("SELECT value FROM note WHERE name = ?", note)
         return found[0][0] if found else None
-
-
-def wait_until(true: Callable[[], bool], within: float = WITHIN, what: object = "") -> None:
-    deadline = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < deadline, what() if callable(what) else what
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ DISCONNECT, PINGREQ = packet(0xE0), packet(0xC0)
 class Probe:
     """One connection. Every wait ends: with the expected packet, or with an AssertionError."""
 
-    def __init__(self, address: Any, client_id: str = "", *, timeout: float = 5.0, puback: bool = True, **options: Any) -> None:
+    def __init__(self, address: Any, client_id: str = "", *, timeout: float = 15.0, puback: bool = True, **options: Any) -> None:
         self.timeout, self.auto_puback = timeout, puback
         sock = socket.create_connection((address.host, address.port), timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
