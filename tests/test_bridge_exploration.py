@@ -6,12 +6,12 @@ From each state every action is tried:
     deliver a push, which stays      deliver an ack, or lose it      the bridge does the next step
     kill the bridge                  reset the source                name what no pull found as lost
 
-The bridge takes one push at a time, in the steps of its program; a kill leaves what is durable. In
-every state: no record is recorded twice, and each that its source was acked for is recorded or
-named. From every state: once faults stop, all that the source holds is recorded, and as many seqs
-are skipped as records were lost in it, no more.
+The bridge records one push at a time, in the steps of its program; a kill leaves only the durable
+part. In every state: no record is recorded twice, and each that its source was acked for is
+recorded or named. From every state: once faults stop, all that the source holds is recorded, and as
+many seqs are skipped as records were lost in it, no more.
 
-`numbering` is the real one. The steps are those of `Ledger.take` and `Placing.take`; that the
+`numbering` is the real one. The steps are those of `Ledger.record` and `Placing.record`; that the
 code has them in this order is shown below on SQLite, with a death at each statement.
 """
 
@@ -62,7 +62,7 @@ class Durable(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A push that is being taken, and the steps still to do."""
+    """A push that is being recorded, and the steps still to do."""
 
     push: Push
     generation: int
@@ -288,12 +288,12 @@ def deaths(path: Path, ledger: type[Ledger]) -> Iterator[tuple[int, list[int], l
             ledger(store)
             mortal = Mortal(store, dies_at)
             with contextlib.suppress(DeathError, StoreError):
-                ledger(store).take(entries, now_ms=9, notes={"numbers": "x"})
+                ledger(store).record(entries, now_ms=9, notes={"numbers": "x"})
             if mortal.left > 0:
                 return
         with open_store(file) as store:
             before = _recorded(store)
-            ledger(store).take(entries, now_ms=9, notes={"numbers": "x"})
+            ledger(store).record(entries, now_ms=9, notes={"numbers": "x"})
             yield dies_at, before, _recorded(store)
 
 
@@ -312,7 +312,7 @@ def test_a_death_at_any_write_of_the_ledger_leaves_all_or_nothing(tmp_path: Path
 def test_without_the_ledgers_transaction_a_death_is_noticed(tmp_path: Path) -> None:
     source = Path(real_ledger.__file__).read_text()
     rule = "        with self.store.transaction():\n            outcomes = "
-    assert source.count(rule) == 1, "ledger.py no longer takes entries in one transaction"
+    assert source.count(rule) == 1, "ledger.py no longer records entries in one transaction"
     mutant: dict[str, Any] = {"__name__": real_ledger.__name__}
     exec(source.replace(rule, "        with __import__('contextlib').nullcontext():\n            outcomes = "), mutant)  # noqa: S102  # our own source
     found = list(deaths(tmp_path, mutant["Ledger"]))

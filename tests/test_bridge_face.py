@@ -189,14 +189,14 @@ def test_poison_is_kept_raw_counted_and_acked(broker: Address, settings: Path, s
 def test_what_the_store_does_not_take_is_not_acked(
     broker: Address, settings: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    take, full = Member.take, [True]
+    record, full = Member.record, [True]
 
     def fail(self: Member, *args: Any, **more: Any) -> Any:
         if full[0]:
             raise StoreError("disk is full")
-        return take(self, *args, **more)
+        return record(self, *args, **more)
 
-    monkeypatch.setattr(Member, "take", fail)
+    monkeypatch.setattr(Member, "record", fail)
     with face_bridge(settings), Box(broker.port, "1099001", repeat=0.05, clock=now) as box:
         box.record()
         wait_until(lambda: box.made[0].pushed > 5)

@@ -134,14 +134,14 @@ def test_poison_is_kept_raw_and_answered_with_success(make: Make) -> None:
 
 def test_what_cannot_be_taken_now_is_answered_with_503(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path, stores = make(SE3)
-    take, full = Member.take, [True]
+    record, full = Member.record, [True]
 
     def fail(self: Member, *args: Any, **more: Any) -> Any:
         if full[0]:
             raise StoreError("disk is full")
-        return take(self, *args, **more)
+        return record(self, *args, **more)
 
-    monkeypatch.setattr(Member, "take", fail)
+    monkeypatch.setattr(Member, "record", fail)
     with sophon_bridge(path) as (port, _sources), Se3(url(port), period=0.05) as box:
         box.compare(0.9)
         wait_until(lambda: len(box.answers) > 3)

@@ -37,55 +37,55 @@ _ALL_ROWS = "SELECT seq, score, packed, crc FROM event ORDER BY seq"
 
 def test_a_record_that_comes_again_is_not_recorded_again(store: Store) -> None:
     ledger = Ledger(store)
-    assert ledger.take([entry(1), entry(2)], now_ms=NOW) == [RECORDED, RECORDED]
-    assert ledger.take([entry(2), entry(3), entry(1), entry(3)], now_ms=NOW) == [REPEATED, RECORDED, REPEATED, REPEATED]
+    assert ledger.record([entry(1), entry(2)], now_ms=NOW) == [RECORDED, RECORDED]
+    assert ledger.record([entry(2), entry(3), entry(1), entry(3)], now_ms=NOW) == [REPEATED, RECORDED, REPEATED, REPEATED]
     assert held(store) == [1, 2, 3]
 
 
 def test_the_ledger_is_there_after_a_restart(store: Store, tmp_path: Path) -> None:
-    Ledger(store).take([entry(1)], now_ms=NOW, notes={"a": "b"})
+    Ledger(store).record([entry(1)], now_ms=NOW, notes={"a": "b"})
     store.close()
     with open_store(tmp_path / "x.db") as again:
         ledger = Ledger(again)
-        assert ledger.take([entry(1)], now_ms=NOW) == [REPEATED]
+        assert ledger.record([entry(1)], now_ms=NOW) == [REPEATED]
         assert (ledger.mark_of("rec", "1/1"), ledger.mark_of("rec", "1/2"), ledger.note("a"), ledger.note("b")) == ("m1", None, "b", None)
 
 
 def test_a_key_counts_within_its_form(store: Store) -> None:
-    assert Ledger(store).take([entry(1), entry(1, "snap")], now_ms=NOW) == [RECORDED, RECORDED]
+    assert Ledger(store).record([entry(1), entry(1, "snap")], now_ms=NOW) == [RECORDED, RECORDED]
 
 
 def test_record_and_row_are_one_transaction(store: Store) -> None:
     ledger = Ledger(store)
     store.execute("CREATE TRIGGER fail BEFORE INSERT ON ledger WHEN new.key = '1/2' BEGIN SELECT raise(FAIL, 'disk'); END")
     with pytest.raises(StoreError, match="disk"):
-        ledger.take([entry(1), entry(2)], now_ms=NOW, notes={"a": "b"})
+        ledger.record([entry(1), entry(2)], now_ms=NOW, notes={"a": "b"})
     assert (held(store), store.ring().head, ledger.mark_of("rec", "1/1"), ledger.note("a")) == ([], 0, None, None)
 
 
 def test_the_ledger_survives_a_fork(store: Store) -> None:
     ledger = Ledger(store)
-    ledger.take([entry(1), entry(2), entry(3)], now_ms=NOW)
+    ledger.record([entry(1), entry(2), entry(3)], now_ms=NOW)
     store.apply_ack(lambda _: Fork(2))
-    assert ledger.take([entry(number) for number in (1, 2, 3, 4)], now_ms=NOW) == [REPEATED, REPEATED, REPEATED, RECORDED]
+    assert ledger.record([entry(number) for number in (1, 2, 3, 4)], now_ms=NOW) == [REPEATED, REPEATED, REPEATED, RECORDED]
     assert held(store) == [2, 3, 4]
 
 
 def test_a_copy_in_another_form_is_not_recorded_in_either_order(store: Store) -> None:
     ledger = Ledger(store)
     first = [entry(1, "realtime", "s"), entry(2, "history", "s")]
-    assert [ledger.take([one], now_ms=NOW)[0] for one in first] == [RECORDED, REPEATED]
-    assert ledger.take(first, now_ms=NOW) == [REPEATED, REPEATED]
+    assert [ledger.record([one], now_ms=NOW)[0] for one in first] == [RECORDED, REPEATED]
+    assert ledger.record(first, now_ms=NOW) == [REPEATED, REPEATED]
     # A second event that looks the same, as strangers may: once in each form again.
-    assert ledger.take([entry(3, "history", "s")], now_ms=NOW) == [RECORDED]
-    assert ledger.take([entry(4, "realtime", "s")], now_ms=NOW) == [REPEATED]
-    assert ledger.take([entry(5, "id", "s"), entry(6, "id", "s"), entry(7, "id", "s")], now_ms=NOW) == [REPEATED, REPEATED, RECORDED]
+    assert ledger.record([entry(3, "history", "s")], now_ms=NOW) == [RECORDED]
+    assert ledger.record([entry(4, "realtime", "s")], now_ms=NOW) == [REPEATED]
+    assert ledger.record([entry(5, "id", "s"), entry(6, "id", "s"), entry(7, "id", "s")], now_ms=NOW) == [REPEATED, REPEATED, RECORDED]
     assert held(store) == [1, 3, 7]
 
 
 def test_a_query_that_may_mean_either_millisecond_meets_its_push(store: Store) -> None:
     ledger = Ledger(store)
-    assert ledger.take([entry(1, "id", "700", "701"), entry(2, "history", "701"), entry(3, "history", "700")], now_ms=NOW) == [
+    assert ledger.record([entry(1, "id", "700", "701"), entry(2, "history", "701"), entry(3, "history", "700")], now_ms=NOW) == [
         RECORDED,
         REPEATED,
         REPEATED,
@@ -96,11 +96,11 @@ def test_the_ledger_outlives_the_ring_and_then_refuses_what_it_has_forgotten(tmp
     with open_store(tmp_path / "small.db", capacity=20) as store:
         ledger = Ledger(store)
         last = TIMES_CAPACITY * 20
-        ledger.take([entry(number, "rec", f"s{number}") for number in range(1, last + 1)], now_ms=NOW)
-        assert ledger.take([entry(1), entry(last)], now_ms=NOW) == [REPEATED, REPEATED]
-        ledger.take([entry(number) for number in range(last + 1, last + 301)], now_ms=NOW)
+        ledger.record([entry(number, "rec", f"s{number}") for number in range(1, last + 1)], now_ms=NOW)
+        assert ledger.record([entry(1), entry(last)], now_ms=NOW) == [REPEATED, REPEATED]
+        ledger.record([entry(number) for number in range(last + 1, last + 301)], now_ms=NOW)
         assert ledger.mark_of("rec", "1/1") is None
-        assert ledger.take([entry(1), entry(300), entry(301)], now_ms=NOW) == [TOO_OLD, TOO_OLD, REPEATED]
+        assert ledger.record([entry(1), entry(300), entry(301)], now_ms=NOW) == [TOO_OLD, TOO_OLD, REPEATED]
         assert store.query("SELECT count(*) FROM ledger")[0][0] == last
         assert store.query("SELECT min(place) FROM shared")[0][0] == store.query("SELECT min(place) FROM ledger")[0][0]
         assert store.ring().head == last + 300
@@ -109,14 +109,14 @@ def test_the_ledger_outlives_the_ring_and_then_refuses_what_it_has_forgotten(tmp
 def test_a_clock_that_was_far_ahead_for_a_while_does_not_move_the_horizon_there(tmp_path: Path) -> None:
     with open_store(tmp_path / "small.db", capacity=20) as store:
         ledger = Ledger(store)
-        ledger.take([Entry("rec", f"f{n}", event(2**40 + n)) for n in range(300)], now_ms=1)
-        ledger.take([entry(number) for number in range(2, 500)], now_ms=NOW)
-        assert ledger.take([entry(900)], now_ms=NOW) == [RECORDED]
+        ledger.record([Entry("rec", f"f{n}", event(2**40 + n)) for n in range(300)], now_ms=1)
+        ledger.record([entry(number) for number in range(2, 500)], now_ms=NOW)
+        assert ledger.record([entry(900)], now_ms=NOW) == [RECORDED]
 
 
 def test_history_only_is_never_above_a_threshold_not_even_after_a_fork(store: Store) -> None:
     ledger = Ledger(store)
-    ledger.take([entry(1, score=0.9, realtime=False), entry(2, score=0.9), entry(3, score=0.9, realtime=False)], now_ms=NOW)
+    ledger.record([entry(1, score=0.9, realtime=False), entry(2, score=0.9), entry(3, score=0.9, realtime=False)], now_ms=NOW)
     assert [seq for seq, _ in store.events_above(0, 0.5)] == [2]
     store.apply_ack(lambda _: Fork(2))
     assert [seq for seq, _ in store.events_above(0, -1e300)] == [1]
@@ -164,7 +164,7 @@ def test_more_may_be_skipped_than_the_ring_holds(tmp_path: Path) -> None:
 def test_a_poison_record_takes_a_seq_that_history_declares_lost(store: Store) -> None:
     ledger = Ledger(store)
     poison = Entry("rec", "1/2", None, reason="poison", mark="p")
-    assert ledger.take([entry(1), poison, poison, entry(3)], now_ms=NOW) == [RECORDED, RECORDED, REPEATED, RECORDED]
+    assert ledger.record([entry(1), poison, poison, entry(3)], now_ms=NOW) == [RECORDED, RECORDED, REPEATED, RECORDED]
     assert [one.seq for one in decode_batch(store.next_batch("b" * 16).payload).events] == [1, 3]
 
 

@@ -26,7 +26,7 @@ from facewire_mqtt.happenings import Connected, Disconnected, Happening, Publica
 log = logging.getLogger(__name__)
 
 TICK: Final = 0.5
-#: Records of a device that are taken together at most: a commit must end.
+#: Records of a device in one commit at most: a commit must end.
 _MOST_TOGETHER: Final = 100
 #: Names of strangers that are remembered, so that each is said once.
 _MOST_STRANGERS: Final = 1_000
@@ -53,7 +53,7 @@ class FaceBridge:
             device.id: (number, FaceSource(device, member, self._sender(device.id), pace))
             for number, (device, member) in enumerate(members)
         }
-        #: Records that wait for their device's lane, which takes all of them together.
+        #: Records that wait for their device's lane, which records all of them together.
         self._waiting: dict[str, deque[tuple[str, bytes]]] = {device_id: deque() for device_id in self._sources}
         self._strangers: set[str] = set()
         #: How a device stands in its topics.
@@ -120,7 +120,7 @@ class FaceBridge:
         self._topic_ids[source.device.id] = device_id
         waiting = self._waiting[source.device.id]
         waiting.append(record)
-        if not self._run(number, source, lambda: self._take_waiting(source, waiting), len(record[1])):
+        if not self._run(number, source, lambda: self._record_waiting(source, waiting), len(record[1])):
             with contextlib.suppress(IndexError):  # its lane was faster
                 waiting.pop()
 
@@ -137,15 +137,15 @@ class FaceBridge:
         log.warning("too much waits, dropped device=%s bytes=%d: it repeats what is not acked", source.member.name, size_bytes)
         return False
 
-    def _take_waiting(self, source: FaceSource, waiting: deque[tuple[str, bytes]]) -> None:
-        """Take all records that wait, or each alone if they cannot be taken together."""
+    def _record_waiting(self, source: FaceSource, waiting: deque[tuple[str, bytes]]) -> None:
+        """Record all that wait, or each alone if they cannot be recorded together."""
         while records := [waiting.popleft() for _ in range(min(len(waiting), _MOST_TOGETHER))]:
-            if not self._take(source, records) and len(records) > 1:
+            if not self._record(source, records) and len(records) > 1:
                 for record in records:
-                    self._take(source, [record])
+                    self._record(source, [record])
 
-    def _take(self, source: FaceSource, records: Sequence[tuple[str, bytes]]) -> bool:
-        return self._guarded(source, lambda source, now, now_ms: source.take(records, now=now, now_ms=now_ms), writes=True)
+    def _record(self, source: FaceSource, records: Sequence[tuple[str, bytes]]) -> bool:
+        return self._guarded(source, lambda source, now, now_ms: source.record(records, now=now, now_ms=now_ms), writes=True)
 
     def _on_all(self, work: Callable[[FaceSource, float, int], None]) -> None:
         for number, source in self._sources.values():

@@ -67,8 +67,8 @@ class FaceSource:
             "source_offset": self.offset_ms,
         }
 
-    def take(self, messages: Sequence[tuple[str, bytes]], *, now: float, now_ms: int) -> None:
-        """Take messages of record topics in one commit. The terminal keeps what we do not ack.
+    def record(self, messages: Sequence[tuple[str, bytes]], *, now: float, now_ms: int) -> None:
+        """Record messages of record topics in one commit. The terminal keeps what we do not ack.
 
         Args:
             messages: last level of its topic, and payload, of each.
@@ -76,15 +76,15 @@ class FaceSource:
             now_ms: our clock, ms since 1970 UTC.
 
         Raises:
-            StoreError: none is taken, and none acked.
+            StoreError: none is recorded, and none acked.
         """
         self._heard_at = now
-        acks = self.member.together(lambda: [self._take(kind, payload, now, now_ms) for kind, payload in messages])
+        acks = self.member.together(lambda: [self._record_one(kind, payload, now, now_ms) for kind, payload in messages])
         for form, number in acks:
             if number is not None:
                 self._send(mqtt_face.push_ack(form, number, self._next_message()))
 
-    def _take(self, kind: str, payload: bytes, now: float, now_ms: int) -> tuple[str, int | None]:
+    def _record_one(self, kind: str, payload: bytes, now: float, now_ms: int) -> tuple[str, int | None]:
         form = "rec" if kind == "Rec" else "snap"
         source_ms = now_ms + (self.offset_ms or 0)
         made_before = self._placing.numbers()[form].made_before
@@ -95,7 +95,7 @@ class FaceSource:
         if record.number is None:
             self.member.keep_poison(payload, record.reason if isinstance(record, Poison) else "has no number")
         else:
-            self._placing.take(self._corrected(record, late=late), payload, late=late, now_ms=now_ms)
+            self._placing.record(self._corrected(record, late=late), payload, late=late, now_ms=now_ms)
         return form, record.number
 
     def hear(self, presence: Presence, *, now: float, now_ms: int) -> None:

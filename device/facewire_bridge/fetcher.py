@@ -136,7 +136,7 @@ class Fetcher:
             await self._on_lane(lambda: self._source.disagreed(walk.counted, walk.held))
 
     async def _walk(self, first_ms: int, last_ms: int) -> Walk:
-        """Take all events of a range."""
+        """Record all events of a range."""
         keys, counted, newest = await self._page(first_ms, last_ms, 0)
         if counted <= sophon.PAGE:
             return Walk(counted, len(keys), newest)
@@ -208,7 +208,7 @@ class Fetcher:
 
     async def _hear(self, raw: bytes) -> None:
         def work() -> None:
-            self._source.take(Post("realtime", "application/json", raw), now_ms=now_ms())
+            self._source.receive(Post("realtime", "application/json", raw), now_ms=now_ms())
 
         await self._on_lane(work, len(raw))
 

@@ -81,9 +81,9 @@ class Inbox:
             return JSONResponse({"status": 404, "message": "no such path"}, 404)
         if request.method != "POST":
             return JSONResponse({"status": 405, "message": "POST only"}, 405)
-        return await self._take(request, number, source, kind)
+        return await self._receive(request, number, source, kind)
 
-    async def _take(self, request: Request, number: int, source: Posting, kind: str) -> Response:
+    async def _receive(self, request: Request, number: int, source: Posting, kind: str) -> Response:
         length = request.headers.get("content-length", "")
         size = min(int(length), MOST_BODY) if length.isdecimal() else MOST_BODY
         if self._reading and self._reading + size > _MOST_BODIES:
@@ -103,7 +103,7 @@ class Inbox:
 
     async def _on_lane(self, number: int, source: Posting, post: Post) -> Response:
         def work() -> None:
-            source.take(post, now_ms=now_ms())
+            source.receive(post, now_ms=now_ms())
 
         name, size = source.member.name, len(post.body)
         future = self._lanes.run(number, lambda: self._troubles.guard(name, work, writes=True), size)

@@ -46,7 +46,7 @@ class _Turn:
 
     photographs: list[Photograph] = field(default_factory=list)
     poison: list[Photograph] = field(default_factory=list)
-    taken: list[tuple[Entry, Outcome]] = field(default_factory=list)
+    outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
 
 
 class Member:
@@ -108,7 +108,7 @@ class Member:
             return use(self.ledger)
 
     def together(self, work: Callable[[], T]) -> T:
-        """Do `work`, which takes records, in one commit: all may be acked on return.
+        """Do `work` in one commit: on return, all that it recorded may be acked.
 
         Raises:
             StoreError: the store or the disk takes nothing now. Nothing may be acked.
@@ -123,14 +123,14 @@ class Member:
             self.close()
             raise
 
-    def take(self, placed: Sequence[Placed], *, now_ms: int, notes: Mapping[str, str] | None = None) -> None:
-        """Take records in one commit, all or none. Raises as `together`."""
+    def record(self, placed: Sequence[Placed], *, now_ms: int, notes: Mapping[str, str] | None = None) -> None:
+        """Record in one commit, all or none. Raises as `together`."""
 
         def work() -> None:
             turn = self._turn
             assert turn is not None  # noqa: S101  # `together` began it
             entries = [_entry(one, turn.photographs, turn.poison) for one in placed]
-            turn.taken += zip(entries, self.ledger.take(entries, now_ms=now_ms, notes=notes), strict=True)
+            turn.outcomes += zip(entries, self.ledger.record(entries, now_ms=now_ms, notes=notes), strict=True)
 
         self.together(work)
 
@@ -149,9 +149,9 @@ class Member:
                 self.poison.keep(turn.poison)
         finally:
             self._turn = None
-        for entry, outcome in turn.taken:
+        for entry, outcome in turn.outcomes:
             self._count(entry, outcome)
-        if any(outcome is Outcome.RECORDED and entry.event and entry.realtime for entry, outcome in turn.taken):
+        if any(outcome is Outcome.RECORDED and entry.event and entry.realtime for entry, outcome in turn.outcomes):
             self.agent.wake()
         return done
 

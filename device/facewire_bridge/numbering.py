@@ -98,8 +98,8 @@ class Numbers:
         if number > self.highest:
             return Seen(self.generation), self._advanced(number, at_ms, at)
         in_hole = any(hole.first <= number <= hole.last for hole in self.holes)
-        taken = mark_of(self.generation, number) is not None
-        if not taken and (at_ms <= self.at_ms or (in_hole and late)):
+        recorded = mark_of(self.generation, number) is not None
+        if not recorded and (at_ms <= self.at_ms or (in_hole and late)):
             return Seen(self.generation), self.filled(number)
         return Seen(self.generation + 1, reset=True), Numbers(self.generation + 1, number, at_ms, at)
 

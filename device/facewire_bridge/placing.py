@@ -54,8 +54,8 @@ class Placing:
             self._loaded_from = ledger
         return self._numbers
 
-    def take(self, record: Record | Poison, raw: bytes, *, late: bool, now_ms: int) -> None:
-        """Take a numbered record: on return it may be acked. Raises `StoreError`."""
+    def record(self, record: Record | Poison, raw: bytes, *, late: bool, now_ms: int) -> None:
+        """Record one that has a number: on return it may be acked. Raises `StoreError`."""
         number = record.number
         assert number is not None  # noqa: S101  # the caller's
         numbers = self.numbers()[record.form]
@@ -64,7 +64,7 @@ class Placing:
             at_ms, at = record.event["timestamp"], without_fraction(str(record.event.get("source_time", "")))
         seen, after = numbers.see(number, at_ms, at, record.mark, late=late, mark_of=self._mark_of(record.form))
         if not seen.repeated:
-            self._record(record, raw, seen, after, now_ms)
+            self._record_new(record, raw, seen, after, now_ms)
         elif after != numbers:
             self._member.with_ledger(lambda ledger: ledger.write_notes({_note(record.form): _dump(after)}))
         self._numbers[record.form] = after
@@ -91,11 +91,11 @@ class Placing:
             self._member.with_ledger(lambda ledger: ledger.write_notes(notes))
         self._numbers[form] = after
 
-    def _record(self, record: Record | Poison, raw: bytes, seen: Seen, after: Numbers, now_ms: int) -> None:
+    def _record_new(self, record: Record | Poison, raw: bytes, seen: Seen, after: Numbers, now_ms: int) -> None:
         placed = Placed(record, f"{seen.generation}/{record.number}", raw)
         notes = {_note(record.form): _dump(after)}
         if not seen.reset:
-            self._member.take([placed], now_ms=now_ms, notes=notes)
+            self._member.record([placed], now_ms=now_ms, notes=notes)
             return
         missing = self._numbers[record.form].missing
 
@@ -103,7 +103,7 @@ class Placing:
             if missing:  # it cannot be asked for any more
                 reason = f"{record.form}: the source was reset before it sent them"
                 self._member.with_ledger(lambda ledger: ledger.skip(missing, reason, {}))
-            self._member.take([placed], now_ms=now_ms, notes=notes | {_RESET: str(now_ms)})
+            self._member.record([placed], now_ms=now_ms, notes=notes | {_RESET: str(now_ms)})
 
         self._member.together(work)
         self.resets += 1

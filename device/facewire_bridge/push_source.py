@@ -33,8 +33,8 @@ class Posting(Protocol):
     @property
     def member(self) -> Member: ...
 
-    def take(self, post: Post, *, now_ms: int) -> None:
-        """Take a post. On return all of it is durable. Raises `StoreError`."""
+    def receive(self, post: Post, *, now_ms: int) -> None:
+        """Receive a post. On return all of it is durable. Raises `StoreError`."""
 
     def ask(self, kind: str, query: Mapping[str, str]) -> dict[str, Any] | None:
         """The answer to a question that needs no store; None if it is none."""
@@ -74,23 +74,23 @@ class PushSource:
         """The fields of its status about its proof; from any thread."""
         return {"proof": self._family.proof, "proof_at": self._placing.reset_ms, "unexplained": self._placing.missing}
 
-    def take(self, post: Post, *, now_ms: int) -> None:
+    def receive(self, post: Post, *, now_ms: int) -> None:
         numbers = self._placing.numbers()
         after_ms = max((state.at_ms for state in numbers.values()), default=0) or None
         try:
             found = self._family.read(post, Box(self.device.zone, after_ms))
         except ValueError as exc:
             found = [(Poison("post", "", str(exc)), post.body)]
-        self.member.together(lambda: self._take(found, now_ms))
+        self.member.together(lambda: self._record(found, now_ms))
 
-    def _take(self, found: Read, now_ms: int) -> None:
+    def _record(self, found: Read, now_ms: int) -> None:
         unnumbered = [Placed(record, record.key, raw_of(item)) for record, item in found if record.number is None]
         if unnumbered:
-            self.member.take(unnumbered, now_ms=now_ms)
+            self.member.record(unnumbered, now_ms=now_ms)
         for record, item in found:
             if record.number is not None:
                 late = isinstance(record, Poison) or not record.realtime
-                self._placing.take(record, raw_of(item), late=late, now_ms=now_ms)
+                self._placing.record(record, raw_of(item), late=late, now_ms=now_ms)
 
     def ask(self, kind: str, query: Mapping[str, str]) -> dict[str, Any] | None:
         return None

@@ -169,13 +169,13 @@ def read_settings(path: Path) -> BridgeSettings:
     with top, top.table("broker") as broker, top.table("mqtt-face") as face, top.table("sophon") as sophon, top.table("http") as http:
         facewire_broker = _address(broker)
         settings = BridgeSettings(
-            stores=path.parent / top.take("stores", str, "stores"),
-            set_aside_damaged=top.take("set_aside_damaged", bool, False),
+            stores=path.parent / top.pop("stores", str, "stores"),
+            set_aside_damaged=top.pop("set_aside_damaged", bool, False),
             broker=facewire_broker,
-            as_device=broker.take("as_device", bool, False),
+            as_device=broker.pop("as_device", bool, False),
             topics=broker.parse("root", Topics, DEFAULT_ROOT),
             face_broker=_address(face) if face.has(_ADDRESS_KEYS) else facewire_broker,
-            prefix=face.take("prefix", str, DEFAULT_PREFIX).strip("/"),
+            prefix=face.pop("prefix", str, DEFAULT_PREFIX).strip("/"),
             face=tuple(_face_device(name, table) for name, table in face.tables("device")),
             listen=sophon.parse("listen", _endpoint, "127.0.0.1:8088"),
             sophon=tuple(_sophon_device(name, table) for name, table in sophon.tables("device")),
@@ -187,14 +187,14 @@ def read_settings(path: Path) -> BridgeSettings:
 
 
 def _address(table: Table) -> Address:
-    username, password = table.take_optional("username", str), table.secret("password")
+    username, password = table.pop_optional("username", str), table.secret("password")
     if password is not None and username is None:
         raise table.error("password", "needs a username (MQTT 3.1.1 section 3.1.2.9)")
-    files = {key: table.take_optional(key, str) for key in ("cafile", "cert", "key")}
-    port = table.take("port", int, _TLS_PORT if any(files.values()) else _PORT)
+    files = {key: table.pop_optional(key, str) for key in ("cafile", "cert", "key")}
+    port = table.pop("port", int, _TLS_PORT if any(files.values()) else _PORT)
     if not 1 <= port <= 65_535:
         raise table.error("port", f"{port} is not from 1 to 65535")
-    address = Address(host=table.take("host", str, "127.0.0.1"), port=port, username=username, password=password, **files)
+    address = Address(host=table.pop("host", str, "127.0.0.1"), port=port, username=username, password=password, **files)
     try:
         tls_context(address)
     except ValueError as exc:
@@ -208,11 +208,11 @@ def _common(name: str, table: Table, *, threshold: float | None) -> dict[str, An
         check_device(name)
     except ValueError as exc:
         raise table.error("name", str(exc)) from exc
-    username, password = table.take_optional("username", str), table.secret("password")
+    username, password = table.pop_optional("username", str), table.secret("password")
     return {
         "name": name,
-        "id": table.take("id", str, name),
-        "threshold": threshold if (given := table.take_optional("threshold", float)) is None else given,
+        "id": table.pop("id", str, name),
+        "threshold": threshold if (given := table.pop_optional("threshold", float)) is None else given,
         "capacity": _positive(table, "capacity", DEFAULT_CAPACITY, MAX_CAPACITY),
         "photo_bytes": _positive(table, "photo_bytes", DEFAULT_PHOTO_BYTES, _MOST_PHOTO_BYTES),
         "credential": None if username is None else (username, password),
@@ -220,7 +220,7 @@ def _common(name: str, table: Table, *, threshold: float | None) -> dict[str, An
 
 
 def _positive(table: Table, key: str, default: int, most: int) -> int:
-    value = table.take(key, int, default)
+    value = table.pop(key, int, default)
     if not 1 <= value <= most:
         raise table.error(key, f"{value} is not from 1 to {most}")
     return value
@@ -228,7 +228,7 @@ def _positive(table: Table, key: str, default: int, most: int) -> int:
 
 def _face_device(name: str, table: Table) -> FaceDevice:
     with table:
-        keep = frozenset(map(str, table.take("keep", list, [])))
+        keep = frozenset(map(str, table.pop("keep", list, [])))
         if strange := sorted(keep - PRIVATE):
             raise table.error("keep", f"{strange[0]!r} is not one of {', '.join(sorted(PRIVATE))}")
         if not table.has(["zone"]):
@@ -236,7 +236,7 @@ def _face_device(name: str, table: Table) -> FaceDevice:
         return FaceDevice(
             **_common(name, table, threshold=0.0),
             zone=table.parse("zone", _zone, "UTC"),
-            resume=table.take("resume", bool, True),
+            resume=table.pop("resume", bool, True),
             keep=keep,
             since=table.parse("since", _local_time, ""),
         )
@@ -244,7 +244,7 @@ def _face_device(name: str, table: Table) -> FaceDevice:
 
 def _sophon_device(name: str, table: Table) -> SophonDevice:
     with table:
-        version = table.take("version", int, 2)
+        version = table.pop("version", int, 2)
         if version not in _VERSIONS:
             raise table.error("version", f"{version} is not one of {', '.join(map(str, _VERSIONS))}")
         device = SophonDevice(
@@ -255,9 +255,9 @@ def _sophon_device(name: str, table: Table) -> SophonDevice:
             secret=table.secret("secret") or "",
             api=table.parse("api", _url("http", "https"), ""),
             websocket=table.parse("websocket", _url("ws", "wss"), ""),
-            cameras=tuple(map(str, table.take("cameras", list, []))),
+            cameras=tuple(map(str, table.pop("cameras", list, []))),
             login=table.parse("login", _url("http", "https"), ""),
-            rabbitmq=table.take("rabbitmq", dict, {}),
+            rabbitmq=table.pop("rabbitmq", dict, {}),
         )
         if version == 2 and (device.api or device.websocket):
             raise table.error("version", "2 has neither api nor websocket: it only posts")

@@ -70,19 +70,19 @@ class SophonSource:
     def answer(self) -> tuple[bytes, str]:
         return sophon.STORED, "application/json"
 
-    def take(self, post: Post, *, now_ms: int) -> None:
-        """Take a post or a message of the box. On return it is durable. Raises `StoreError`."""
+    def receive(self, post: Post, *, now_ms: int) -> None:
+        """Receive a post or a message of the box. On return it is durable. Raises `StoreError`."""
         try:
             body = sophon.read_body(post.content_type, post.body) if post.form is None else sophon.read_form(post.form)
         except ValueError as exc:
             if post.kind != "status":
-                self.member.take([Placed(Poison(post.kind, "", str(exc)), "", post.body)], now_ms=now_ms)
+                self.member.record([Placed(Poison(post.kind, "", str(exc)), "", post.body)], now_ms=now_ms)
             return
         if post.kind == "status":
             self.status = body if isinstance(body, dict) else {}
             return
         records = sophon.read_push(post.kind, body)
-        self._take(list(zip(records, body if isinstance(body, list) else [body], strict=True)), now_ms)
+        self._record(list(zip(records, body if isinstance(body, list) else [body], strict=True)), now_ms)
         if post.kind == "realtime":
             self._delays.extend(now_ms - record.event["timestamp"] for record in records if isinstance(record, Record))
 
@@ -103,7 +103,7 @@ class SophonSource:
             ValueError: it is no such answer.
         """
         found, total = sophon.read_events(answer)
-        self._take(found, now_ms)
+        self._record(found, now_ms)
         times = [record.event["timestamp"] for record, _ in found if isinstance(record, Record)]
         return {_key(record, row) for record, row in found}, total, max(times, default=None)
 
@@ -124,10 +124,10 @@ class SophonSource:
         self._unexplained = abs(counted - held)
         self.member.with_ledger(lambda ledger: ledger.write_notes({_UNRECONCILED: f"the box counts {counted}, we hold {held}"}))
 
-    def _take(self, found: Sequence[tuple[Record | Poison, object]], now_ms: int) -> None:
+    def _record(self, found: Sequence[tuple[Record | Poison, object]], now_ms: int) -> None:
         placed = [Placed(record, record.key, raw_of(item)) for record, item in found]
         if placed:
-            self.member.take(placed, now_ms=now_ms)
+            self.member.record(placed, now_ms=now_ms)
 
 
 def _key(record: Record | Poison, row: object) -> str:

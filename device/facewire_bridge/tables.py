@@ -37,7 +37,7 @@ class Table:
     def has(self, keys: Iterable[str]) -> bool:
         return not self._values.keys().isdisjoint(keys)
 
-    def take(self, key: str, kind: type[T], default: T) -> T:
+    def pop(self, key: str, kind: type[T], default: T) -> T:
         self._known.add(key)
         value = self._values.pop(key, default)
         if kind is float and type(value) is int:
@@ -46,14 +46,14 @@ class Table:
             raise self.error(key, f"{value!r} is not {_NAMES[kind]}")
         return value
 
-    def take_optional(self, key: str, kind: type[T]) -> T | None:
+    def pop_optional(self, key: str, kind: type[T]) -> T | None:
         if key in self._values:
-            return self.take(key, kind, kind())
+            return self.pop(key, kind, kind())
         self._known.add(key)
         return None
 
     def parse(self, key: str, read: Callable[[str], T], default: str) -> T:
-        text = self.take(key, str, default)
+        text = self.pop(key, str, default)
         try:
             return read(text)
         except ValueError as exc:
@@ -61,7 +61,7 @@ class Table:
 
     def secret(self, key: str) -> str | None:
         """A secret, or the first line of the file that `KEY_file` names; never shown."""
-        secret, path = self.take_optional(key, str), self.take_optional(f"{key}_file", str)
+        secret, path = self.pop_optional(key, str), self.pop_optional(f"{key}_file", str)
         if secret is not None and path is not None:
             raise self.error(key, f"and {key}_file are both given")
         if path is None:
@@ -72,10 +72,10 @@ class Table:
             raise self.error(f"{key}_file", f"{path!r} cannot be read: {getattr(exc, 'strerror', None) or 'it is empty'}") from exc
 
     def table(self, key: str) -> "Table":
-        return Table(self.take(key, dict, {}), f"{self._where}: [{key}]", self._folder)
+        return Table(self.pop(key, dict, {}), f"{self._where}: [{key}]", self._folder)
 
     def tables(self, key: str) -> list[tuple[str, "Table"]]:
-        found = self.take(key, dict, {})
+        found = self.pop(key, dict, {})
         for name, value in found.items():
             if not isinstance(value, dict):
                 raise self.error(f"{key}.{name}", f"{value!r} is not a table")

@@ -1,12 +1,12 @@
-"""The ledger of a store whose events come from elsewhere: which foreign records it has taken.
+"""The ledger of a store whose events come from elsewhere: which foreign records it has.
 
-    ledger   place | form | key | mark | epoch | seq | at     one row for each foreign record taken
+    ledger   place | form | key | mark | epoch | seq | at     one row for each foreign record
     shared   shared | form | place                            what its copies in other forms share
     note     name | value                                     what a bridge must know with them
 
 A record and its row are one transaction, so a record that is acked to its source is in both or in
 neither. The ledger outlives the ring, 20 times its capacity, and a fork: it says where a record
-went when it was taken.
+went when it came.
 
 A source may report one event in several forms that share no key. The n-th event of a form is a copy
 if another form has reported n events with the same shared key already.
@@ -29,7 +29,7 @@ _TRIM_EVERY: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A foreign record to take."""
+    """A foreign record, as it goes into the ledger."""
 
     form: str
     #: Its key within the form.
@@ -46,13 +46,13 @@ class Entry:
 
 
 class Outcome(enum.Enum):
-    """The outcome of taking a foreign record. Any of them lets it be acked to its source."""
+    """The outcome for a foreign record. Any of them lets it be acked to its source."""
 
     #: It is durable here now.
     RECORDED = "recorded"
-    #: It was taken before, under this key or in another form.
+    #: It was recorded before, under this key or in another form.
     REPEATED = "repeated"
-    #: It is older than the ledger remembers: it may have been taken, so it is not taken again.
+    #: It is older than the ledger remembers: it may have been recorded, so it is not recorded now.
     TOO_OLD = "too old"
 
 
@@ -73,7 +73,7 @@ class Ledger:
             self._horizon_ms = int(self.note(_HORIZON) or -(2**63))
 
     def mark_of(self, form: str, key: str) -> str | None:
-        """The mark under which a record was taken; None if it was not."""
+        """The mark that a record has in the ledger; None if it is not there."""
         found = self.store.query("SELECT mark FROM ledger WHERE form = ? AND key = ?", form, key)
         return str(found[0][0]) if found else None
 
@@ -83,7 +83,7 @@ class Ledger:
         return str(found[0][0]) if found else None
 
     def write_notes(self, notes: Mapping[str, str]) -> None:
-        """Note without taking a record."""
+        """Note without a record."""
         with self.store.transaction():
             self._note(notes)
 
@@ -93,8 +93,8 @@ class Ledger:
             self.store.skip(count, reason)
             self._note(notes)
 
-    def take(self, entries: Sequence[Entry], *, now_ms: int, notes: Mapping[str, str] | None = None) -> list[Outcome]:
-        """Take foreign records in one commit: all are durable on return, or none was taken.
+    def record(self, entries: Sequence[Entry], *, now_ms: int, notes: Mapping[str, str] | None = None) -> list[Outcome]:
+        """Record foreign records in one commit: on return all are durable, or none is.
 
         Args:
             entries: in the order in which they came.
@@ -102,16 +102,16 @@ class Ledger:
             notes: what to note with them.
 
         Returns:
-            What became of each.
+            The outcome for each.
         """
         with self.store.transaction():
-            outcomes = [self._take(entry, now_ms) for entry in entries]
+            outcomes = [self._record(entry, now_ms) for entry in entries]
             self._note(notes or {})
             horizon_ms = self._trim()
         self._horizon_ms = horizon_ms
         return outcomes
 
-    def _take(self, entry: Entry, now_ms: int) -> Outcome:
+    def _record(self, entry: Entry, now_ms: int) -> Outcome:
         at_ms = now_ms if entry.event is None else min(entry.event.timestamp, now_ms)
         is_copy = any(self._is_copy(entry.form, shared) for shared in entry.shared)
         if at_ms <= self._horizon_ms and not is_copy:
