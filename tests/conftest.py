@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from mosquitto_server import ANONYMOUS, Mosquitto
 from postgresql_server import PostgreSQL
 
-from facewire_mqtt import Address
+from facewire_mqtt import Address, backoff
 from facewire_platform.store.drivers import Location
 
 # An example may take long beside other work, and that is no fault.
@@ -33,6 +33,12 @@ def new_mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
 def mosquitto(new_mosquitto: Callable[..., Mosquitto]) -> Address:
     """A Mosquitto that admits everybody."""
     return new_mosquitto().address
+
+
+@pytest.fixture
+def quick_reconnects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our clients connect again within 0.2 s."""
+    monkeypatch.setattr(backoff, "RECONNECT_WAIT", (0.05, 0.2))
 
 
 @pytest.fixture(scope="session")

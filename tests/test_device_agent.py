@@ -26,17 +26,16 @@ from facewire_device import agent as agent_module
 from facewire_device import realtime as realtime_module
 from facewire_device.ring import Ring
 from facewire_device.store import Store, open_store
-from facewire_mqtt import Address, backoff
+from facewire_mqtt import Address
 from facewire_mqtt.clock import now_ms
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("quick_reconnects")]
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploader, "AFTER_CONNECT", 0.1)
     monkeypatch.setattr(uploader, "ACK_TIMEOUT", 1.0)
-    monkeypatch.setattr(backoff, "RECONNECT_WAIT", (0.05, 0.2))
 
 
 @pytest.fixture

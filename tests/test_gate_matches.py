@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from broker_engines import PARAMETERS, anonymous, with_users
 from mosquitto_server import Mosquitto
 from mqtt_probe import Probe, packet, publish
 from test_cli_tail import FACEWIRE, Tail, tail_of
-from waiting import wait_until
+from waiting import WITHIN, wait_until
 
 import facewire_platform
 from facewire import codec, messages
@@ -35,24 +34,16 @@ from facewire_gate import fresh_matches, fresh_matches_async
 from facewire_gate import matches as consumer
 from facewire_gate.freshness import Limits
 from facewire_gate.matches import DropOldestInbox, FreshMatch, FreshMatches
-from facewire_mqtt import Address, Connected, Disconnected, Received, Refused, backoff
+from facewire_mqtt import Address, Connected, Disconnected, Received, Refused
+from facewire_mqtt.clock import elapsed_ms, now_ms
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("quick_reconnects")]
 
 DOCS = Path(__file__).parent.parent / "docs"
 TOPIC, STATUS = Topics().of("lobby-1", "match"), Topics().of("lobby-1", "status")
 OLD, NEW = "0" * 16, "1" * 16
 SECRET = "correct-horse-battery-staple"  # noqa: S105  # of a test
 EPOCH = "e" * 16
-
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "RECONNECT_WAIT", (0.05, 0.2))
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def match(
@@ -71,18 +62,18 @@ def status(boot: str = NEW, *, online: bool = True, age: int = 0) -> bytes:
 class Gate:
     """An iteration that is up, its matches taken one by one."""
 
-    def __init__(self, matches: FreshMatches, told: list[Any]) -> None:
-        self.matches, self.told = matches, told
+    def __init__(self, matches: FreshMatches, notices: list[Any]) -> None:
+        self.matches, self.notices = matches, notices
 
-    def ready(self, times: int = 1) -> "Gate":
-        deadline = time.monotonic() + 15
-        while sum(isinstance(item, Connected) for item in self.told) < times:
-            assert time.monotonic() < deadline
-            assert self.matches.take(0.01) is None
-        return self
+    def ready(self, times: int = 1) -> None:
+        self.wait_until(lambda: sum(isinstance(item, Connected) for item in self.notices) >= times)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Iterate until the condition holds, and see no fresh match meanwhile."""
+        wait_until(lambda: self.matches.take(0.01) is None and condition(), interval=0.0)
 
     def next(self) -> FreshMatch:
-        fresh = self.matches.take(10)
+        fresh = self.matches.take(WITHIN)
         assert fresh is not None, self.matches.refused
         return fresh
 
@@ -96,9 +87,9 @@ class Gate:
 
 @contextlib.contextmanager
 def gate_at(address: Address, **options: Any) -> Iterator[Gate]:
-    told: list[Any] = []
-    with fresh_matches(address, on_notice=told.append, **options) as matches:
-        yield Gate(matches, told)
+    notices: list[Any] = []
+    with fresh_matches(address, on_notice=notices.append, **options) as matches:
+        yield Gate(matches, notices)
 
 
 class Hostile:
@@ -124,6 +115,12 @@ class Hostile:
 
     def send(self, *packets: bytes) -> None:
         self._client.sendall(b"".join(packets))
+
+    def deliver(self, topic: str, *payloads: bytes) -> None:
+        """Send messages, and wait until the inbox has them: paho acks each one after that."""
+        self.send(*(publish(topic, payload, qos=1, packet_id=number) for number, payload in enumerate(payloads, 1)))
+        for _ in payloads:
+            assert self.puback.acquire(timeout=WITHIN)
 
     def hang_up(self) -> None:
         self._client.shutdown(socket.SHUT_RDWR)
@@ -166,7 +163,8 @@ class TestRealBrokers:
                 delays.append(now_ms() - fresh.match.sent_at)
                 assert (fresh.device, fresh.match.event.seq) == ("lobby-1", seq)
                 assert fresh.age < 3
-            assert sorted(delays)[50] <= 10
+            # A wait for TCP's delayed ACK would make most of them 40 ms late.
+            assert sorted(delays)[25] <= 25
             assert (gate.matches.accepted, gate.matches.refused) == (100, {})
 
     def test_a_retained_match_is_refused(self, engine: str, tmp_path: Path) -> None:
@@ -181,7 +179,7 @@ class TestRealBrokers:
     def test_a_retained_match_repeated_after_a_reconnect_is_refused(self, engine: str, tmp_path: Path) -> None:
         with anonymous(engine, tmp_path) as address, Probe(address, "lobby-1") as device, gate_at(address) as gate:
             gate.ready()
-            device.publish(TOPIC, match(1), retain=True)  # live, and kept
+            device.publish(TOPIC, match(1), retain=True)  # live, and retained
             assert gate.next().match.event.seq == 1
             gate.matches._connection.reconnect("as a network does")
             gate.ready(2)
@@ -262,7 +260,7 @@ class TestHostileBroker:
             broker.send(*(publish(TOPIC, item, qos=1) for item in past), publish(TOPIC, match(3)))
             assert gate.next().match.event.seq == 3
             assert gate.matches.refused == {"repeated": 2}
-            assert [type(item) for item in gate.told] == [Connected, Disconnected, Connected]
+            assert [type(item) for item in gate.notices] == [Connected, Disconnected, Connected]
 
     def test_the_former_keyword_told_still_works(self) -> None:
         notices: list[Any] = []
@@ -276,10 +274,7 @@ class TestHostileBroker:
                 publish(STATUS, status(NEW)), publish(STATUS, status(OLD, age=60_000), retain=True), publish(TOPIC, match(1, boot=OLD))
             )
             broker.send(publish(STATUS, status(OLD, age=60_000)), publish(TOPIC, b"the end"))
-            deadline = time.monotonic() + 10
-            while not gate.matches.refused["unreadable"]:
-                assert time.monotonic() < deadline
-                assert gate.matches.take(0.01) is None
+            gate.wait_until(lambda: gate.matches.refused["unreadable"] == 1)
             assert gate.matches.refused["previous_boot"] == 1
 
     def test_a_stream_late_by_a_constant_delay_is_never_learned(self) -> None:
@@ -305,7 +300,7 @@ class TestHostileBroker:
             assert [name for name, _ in broker.filters] == ["facewire/v1/+/match"]
             broker.send(publish(TOPIC, match(1)))
             assert gate.next().match.event.seq == 1
-            assert [type(item) for item in gate.told] == [Connected]
+            assert [type(item) for item in gate.notices] == [Connected]
 
     def test_an_error_where_it_refuses_matches(self) -> None:
         with Hostile(refuse="/match") as broker, gate_at(broker.address) as gate, pytest.raises(BrokerError, match="match refused"):
@@ -339,7 +334,7 @@ class TestIteration:
 
     def test_it_yields_fresh_matches(self) -> None:
         with Hostile() as broker, fresh_matches(broker.address) as matches:
-            assert broker.subscribed.acquire(timeout=10)
+            assert broker.subscribed.acquire(timeout=WITHIN)
             broker.send(*(publish(TOPIC, match(seq)) for seq in (1, 2, 3)))
             for fresh in matches:
                 if fresh.match.event.seq == 3:
@@ -351,11 +346,10 @@ class TestIteration:
             gate.ready()
             broker.send(publish(TOPIC, match(1)))
             gate.next()
-            real = consumer._now
-            broker.send(publish(TOPIC, match(2)))
+            broker.deliver(TOPIC, match(2))
             # It is judged when it is taken: our clocks have gone on by 6 s meanwhile.
-            gate.matches._wakes.get(timeout=10)
-            monkeypatch.setattr(consumer, "_now", lambda: real()._replace(monotonic=real().monotonic + 6, wall_ms=real().wall_ms + 6_000))
+            monkeypatch.setattr(consumer, "elapsed_ms", lambda: elapsed_ms() + 6_000)
+            monkeypatch.setattr(consumer, "now_ms", lambda: now_ms() + 6_000)
             assert gate.matches.take(0) is None
             assert gate.matches.refused == {"late": 1}
 
@@ -372,7 +366,7 @@ def test_the_asynchronous_iteration_yields_and_stops() -> None:
     async def main(broker: Hostile) -> list[int]:
         seqs = []
         async with fresh_matches_async(broker.address) as matches:
-            assert await asyncio.to_thread(broker.subscribed.acquire, timeout=10)
+            assert await asyncio.to_thread(broker.subscribed.acquire, timeout=WITHIN)
             broker.send(*(publish(TOPIC, match(seq)) for seq in (1, 1, 2)))
             async for fresh in matches:
                 seqs.append(fresh.match.event.seq)
@@ -425,8 +419,7 @@ def test_the_inbox_is_bounded_in_bytes() -> None:
 def test_an_overrun_is_counted() -> None:
     with Hostile() as broker, gate_at(broker.address, inbox=2) as gate:
         gate.ready()
-        for seq in range(1, 11):
-            gate.matches._inbox.put(Received(TOPIC, match(seq), 0, retain=False))
+        broker.deliver(TOPIC, *(match(seq) for seq in range(1, 11)))
         assert gate.seqs(10) == [9, 10]
         assert gate.matches.refused == {"overrun": 8}
 
@@ -434,10 +427,8 @@ def test_an_overrun_is_counted() -> None:
 def test_a_match_that_was_pushed_out_shows_its_clock_and_its_boot() -> None:
     with Hostile() as broker, gate_at(broker.address, inbox=2) as gate:
         gate.ready()
-        put = gate.matches._inbox.put
         # The clock is 4 s fast: prompt matches show it, and later ones seem to be 2 s old at 6 s.
-        for message in (match(1, age=-4_000), match(2, age=2_000), match(3, age=2_000)):
-            put(Received(TOPIC, message, 0, retain=False))
+        broker.deliver(TOPIC, match(1, age=-4_000), match(2, age=2_000), match(3, age=2_000))
         assert gate.matches.take(0) is None
         assert gate.matches.refused == {"overrun": 1, "late": 2}
 
@@ -445,12 +436,10 @@ def test_a_match_that_was_pushed_out_shows_its_clock_and_its_boot() -> None:
 def test_a_status_that_was_pushed_out_tells_of_a_restart() -> None:
     with Hostile() as broker, gate_at(broker.address, inbox=2) as gate:
         gate.ready()
-        put = gate.matches._inbox.put
-        put(Received(TOPIC, match(1, boot=OLD), 0, retain=False))
+        broker.send(publish(TOPIC, match(1, boot=OLD)))
         assert gate.next().match.event.seq == 1
-        put(Received(STATUS, status(NEW), 1, retain=False))
-        for seq in (2, 3):
-            put(Received(TOPIC, match(seq, boot=OLD), 0, retain=False))
+        broker.deliver(STATUS, status(NEW))
+        broker.deliver(TOPIC, match(2, boot=OLD), match(3, boot=OLD))
         assert gate.matches.take(0) is None
         assert gate.matches.refused == {"previous_boot": 2}
 
@@ -537,11 +526,11 @@ def flooded_while_nobody_reads(broker: Hostile, command: list[str]) -> int:
     unread, out = os.pipe()
     with subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL) as process:
         try:
-            assert broker.subscribed.acquire(timeout=15)
+            assert broker.subscribed.acquire(timeout=WITHIN)
             for seq in range(1, 2_501):
                 broker.send(publish(TOPIC, match(seq, who="x" * 100_000)))
             broker.send(publish(STATUS, status(), qos=1, packet_id=1))
-            assert broker.puback.acquire(timeout=60)
+            assert broker.puback.acquire(timeout=120)
             memory = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
             assert memory
             return int(memory[1]) * 1024
