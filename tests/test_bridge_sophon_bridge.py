@@ -18,7 +18,7 @@ from bridge_scene import Stores, sophon_bridge, write_settings
 from waiting import wait_until
 
 from facewire.errors import StoreError
-from facewire_bridge import fetcher, inbox
+from facewire_bridge import fetcher, post_app
 from facewire_bridge.member import Member
 from facewire_bridge.settings import read_settings
 from facewire_broker import embedded
@@ -315,7 +315,7 @@ def test_a_box_without_events_is_reconciled(make: Make) -> None:
 
 
 def test_a_box_that_stalls_does_not_hold_the_room_of_the_others(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(post_app, "READ_TIMEOUT", 0.3)
     path, stores = make(SE3)
     with sophon_bridge(path) as (port, _sources):
         stalled = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

@@ -1,4 +1,4 @@
-"""`facewire bridge sophon` and `http`: an event loop on a thread, for inbox and fetching."""
+"""`facewire bridge sophon` and `http`: an event loop on a thread, for posts and fetching."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,8 @@ import uvicorn
 
 from facewire.errors import FacewireError
 from facewire_bridge.fetcher import PERIOD, Fetcher
-from facewire_bridge.inbox import Inbox
 from facewire_bridge.lanes import Lanes, Troubles
+from facewire_bridge.post_app import PostApp
 from facewire_bridge.push_source import Posting
 from facewire_bridge.sophon_source import SophonSource
 
@@ -59,7 +59,7 @@ class HttpBridge:
             raise FacewireError(f"cannot listen on {listen[0]}:{listen[1]}: {exc.strerror}") from exc
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            Inbox(sources, lanes, self._troubles),
+            PostApp(sources, lanes, self._troubles),
             access_log=False,  # paths hold secrets
             log_config=None,
             lifespan="off",

@@ -12,7 +12,7 @@ from facewire_bridge.settings import PushDevice
 
 
 class Posting(Protocol):
-    """A box, as the inbox needs it."""
+    """A box, as the application that it posts to needs it."""
 
     @property
     def path(self) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The HTTP inbox: boxes post to it, and an answer of 200 says that all of a post is durable.
+"""The web application to which boxes post. Its answer 200 says that all of a post is durable.
 
     POST /{family}/{id}/{kind}               such as /sophon/box-1/history
     POST /{family}/{id}/{secret}/{kind}
@@ -41,8 +41,8 @@ class _TooLargeError(ValueError):
     """A body is larger than `MOST_BODY`."""
 
 
-class Inbox:
-    """The ASGI application.
+class PostApp:
+    """The ASGI application to which boxes post.
 
     Args:
         sources: the boxes; each on the lane of its place.
