@@ -1,7 +1,7 @@
 """`facewire bridge mqtt-face`: hears the terminals of the mqtt/face family on their broker.
 
-    paho's thread ── topic ──▶ the device's lane: FaceSource ──▶ one commit ──▶ PushAcks
-    ticker's thread ─────────▶ every lane: pulls that are due
+    paho's thread ── topic ──▶ the device's thread: FaceSource ──▶ one commit ──▶ PushAcks
+    ticker's thread ─────────▶ every thread: pulls that are due
 
 A terminal that is not in the settings gets no ack: it keeps its records.
 """
@@ -17,8 +17,8 @@ from typing import Final
 
 from facewire_bridge import mqtt_face
 from facewire_bridge.face_source import FaceSource
-from facewire_bridge.lanes import Lanes, Troubles
 from facewire_bridge.member import Member
+from facewire_bridge.member_threads import MemberThreads, Troubles
 from facewire_bridge.settings import BridgeSettings, FaceDevice
 from facewire_mqtt.connection import Connection
 from facewire_mqtt.happenings import Connected, Disconnected, Happening, Publication, Received, Refused
@@ -38,22 +38,28 @@ class FaceBridge:
     Args:
         settings: the file.
         members: for each of its terminals.
-        lanes: where they are worked on.
+        threads: the members' threads.
         pace: what the waits before pulls are multiplied by.
         tick: how often is looked for pulls that are due, s.
     """
 
     def __init__(
-        self, settings: BridgeSettings, members: Sequence[tuple[FaceDevice, Member]], lanes: Lanes, *, pace: float = 1.0, tick: float = TICK
+        self,
+        settings: BridgeSettings,
+        members: Sequence[tuple[FaceDevice, Member]],
+        threads: MemberThreads,
+        *,
+        pace: float = 1.0,
+        tick: float = TICK,
     ) -> None:
         self._prefix, self._tick = settings.prefix, tick
-        self._lanes, self._troubles = lanes, Troubles()
+        self._threads, self._troubles = threads, Troubles()
         self._publishing = threading.Lock()
         self._sources = {
             device.id: (number, FaceSource(device, member, self._sender(device.id), pace))
             for number, (device, member) in enumerate(members)
         }
-        #: Records that wait for their device's lane, which records all of them together.
+        #: Records that wait for their device's thread, which records all of them together.
         self._waiting: dict[str, deque[tuple[str, bytes]]] = {device_id: deque() for device_id in self._sources}
         self._strangers: set[str] = set()
         #: How a device stands in its topics.
@@ -74,7 +80,7 @@ class FaceBridge:
         self._ticker.start()
 
     def stop(self) -> None:
-        """Receive nothing more. The lanes finish their waiting work when they are closed."""
+        """Receive nothing more. The threads finish their waiting work when they are closed."""
         self._stopping.set()
         self._connection.close()
         self._ticker.join()
@@ -121,7 +127,7 @@ class FaceBridge:
         waiting = self._waiting[source.device.id]
         waiting.append(record)
         if not self._run(number, source, lambda: self._record_waiting(source, waiting), len(record[1])):
-            with contextlib.suppress(IndexError):  # its lane was faster
+            with contextlib.suppress(IndexError):  # its thread was faster
                 waiting.pop()
 
     def _find(self, device_id: str) -> tuple[int, FaceSource | None]:
@@ -132,7 +138,7 @@ class FaceBridge:
         return found or (0, None)
 
     def _run(self, number: int, source: FaceSource, work: Callable[[], object], size_bytes: int) -> bool:
-        if self._lanes.run(number, work, size_bytes) is not None:
+        if self._threads.run(number, work, size_bytes) is not None:
             return True
         log.warning("too much waits, dropped device=%s bytes=%d: it repeats what is not acked", source.member.name, size_bytes)
         return False
@@ -149,7 +155,7 @@ class FaceBridge:
 
     def _on_all(self, work: Callable[[FaceSource, float, int], None]) -> None:
         for number, source in self._sources.values():
-            self._lanes.run(number, lambda source=source: self._guarded(source, work))  # type: ignore[misc]  # bound early
+            self._threads.run(number, lambda source=source: self._guarded(source, work))  # type: ignore[misc]  # bound early
 
     def _guarded(self, source: FaceSource, work: Callable[[FaceSource, float, int], None], *, writes: bool = False) -> bool:
         return self._troubles.guard(source.member.name, lambda: work(source, time.monotonic(), time.time_ns() // 1_000_000), writes=writes)

@@ -1,4 +1,4 @@
-"""One terminal of the mqtt/face family, on its member's lane: records in, answers and requests out.
+"""One terminal of mqtt/face, on its member's thread: records in, answers and requests out.
 
 Rec, Snap ──▶ mqtt_face (reads) ──▶ numbering (places) ──▶ member (one commit) ──▶ PushAck
 heartbeat, Online ──▶ clock offset, Online-Ack

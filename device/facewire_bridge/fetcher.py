@@ -21,7 +21,7 @@ from websockets.exceptions import WebSocketException
 
 from facewire_bridge import sophon
 from facewire_bridge.family import Post
-from facewire_bridge.lanes import Lanes, Troubles
+from facewire_bridge.member_threads import MemberThreads, Troubles
 from facewire_bridge.sophon_source import SophonSource
 from facewire_mqtt.clock import now_ms
 
@@ -59,26 +59,32 @@ class Walk(NamedTuple):
 
 
 class _BusyError(Exception):
-    """The lanes or the store take nothing now."""
+    """Too much waits for the threads, or the store cannot be written to now."""
 
 
 class Fetcher:
     """Fetches from one box.
 
     Args:
-        number: its lane.
+        number: its member's.
         source: the box.
         client: of all boxes.
-        lanes: where answers are worked on.
+        threads: the members' threads.
         troubles: says what fails.
         period: from one question to the next, s.
     """
 
     def __init__(
-        self, number: int, source: SophonSource, client: httpx.AsyncClient, lanes: Lanes, troubles: Troubles, period: float = PERIOD
+        self,
+        number: int,
+        source: SophonSource,
+        client: httpx.AsyncClient,
+        threads: MemberThreads,
+        troubles: Troubles,
+        period: float = PERIOD,
     ) -> None:
         self._number, self._source, self._client = number, source, client
-        self._lanes, self._troubles, self._period = lanes, troubles, period
+        self._threads, self._troubles, self._period = threads, troubles, period
         self._disagreements = 0
         self._said_threshold = False
         self._deep_at = time.monotonic() + _DEEP_EVERY
@@ -117,9 +123,9 @@ class Fetcher:
         """One look at the history lane."""
         await self._read_threshold()
         at_ms, deep = now_ms(), time.monotonic() >= self._deep_at
-        cursor = await self._on_lane(self._source.cursor, writes=False)
+        cursor = await self._on_thread(self._source.cursor, writes=False)
         if self._unit is None and not await self._find_unit():
-            await self._on_lane(lambda: self._source.agreed(cursor or 0, at_ms))
+            await self._on_thread(lambda: self._source.agreed(cursor or 0, at_ms))
             return
         first = 0 if cursor is None else cursor - (_DEEP if deep else _OVERLAP)
         walk = await self._walk(max(0, first), at_ms + _AHEAD)
@@ -128,12 +134,12 @@ class Fetcher:
         if walk.agrees:
             self._disagreements = 0
             newest = walk.newest_ms if walk.newest_ms is not None else cursor or 0
-            await self._on_lane(lambda: self._source.agreed(newest, at_ms))
+            await self._on_thread(lambda: self._source.agreed(newest, at_ms))
             return
         self._disagreements += 1
         if self._disagreements == _PATIENCE:
             log.error("unreconciled device=%s the box counts %d, we hold %d", self._source.member.name, walk.counted, walk.held)
-            await self._on_lane(lambda: self._source.disagreed(walk.counted, walk.held))
+            await self._on_thread(lambda: self._source.disagreed(walk.counted, walk.held))
 
     async def _walk(self, first_ms: int, last_ms: int) -> Walk:
         """Record all events of a range."""
@@ -152,7 +158,7 @@ class Fetcher:
 
     async def _page(self, first_ms: int, last_ms: int, page: int) -> tuple[set[str], int, int | None]:
         answer = await self._ask_events(first_ms, last_ms, page, self._unit or 1.0)
-        return await self._on_lane(lambda: self._source.queried(answer, now_ms=now_ms()))
+        return await self._on_thread(lambda: self._source.queried(answer, now_ms=now_ms()))
 
     async def _ask_events(self, first_ms: int, last_ms: int, page: int, unit: float) -> Any:
         span = sophon.time_range(first_ms, last_ms, unit)
@@ -210,7 +216,7 @@ class Fetcher:
         def work() -> None:
             self._source.receive(Post("realtime", "application/json", raw), now_ms=now_ms())
 
-        await self._on_lane(work, len(raw))
+        await self._on_thread(work, len(raw))
 
     async def _watch_cameras(self, socket: ClientConnection, cameras: list[str]) -> None:
         while True:
@@ -235,8 +241,8 @@ class Fetcher:
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         return _json(await self._client.post(self._source.device.api + path, json=body, timeout=_TIMEOUT))
 
-    async def _on_lane(self, work: Callable[[], T], size: int = 0, *, writes: bool = True) -> T:
-        """Do it on the box's lane.
+    async def _on_thread(self, work: Callable[[], T], size: int = 0, *, writes: bool = True) -> T:
+        """Do it on the box's thread.
 
         Raises:
             _BusyError: it cannot be done now.
@@ -251,7 +257,7 @@ class Fetcher:
             except ValueError as exc:
                 errors.append(exc)
 
-        future = self._lanes.run(self._number, lambda: self._troubles.guard(self._source.member.name, guarded, writes=writes), size)
+        future = self._threads.run(self._number, lambda: self._troubles.guard(self._source.member.name, guarded, writes=writes), size)
         if future is None or not await asyncio.wrap_future(future):
             raise _BusyError
         if errors:

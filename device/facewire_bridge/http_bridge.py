@@ -13,7 +13,7 @@ import uvicorn
 
 from facewire.errors import FacewireError
 from facewire_bridge.fetcher import PERIOD, Fetcher
-from facewire_bridge.lanes import Lanes, Troubles
+from facewire_bridge.member_threads import MemberThreads, Troubles
 from facewire_bridge.post_app import PostApp
 from facewire_bridge.push_source import Posting
 from facewire_bridge.sophon_source import SophonSource
@@ -30,8 +30,8 @@ class HttpBridge:
 
     Args:
         listen: host and port.
-        sources: the boxes; each on the lane of its place.
-        lanes: where they are worked on.
+        sources: the boxes, in the order of their members.
+        threads: the members' threads.
         on_failure: called if the event loop fails.
         period: from one question of an event API to the next, s.
 
@@ -43,13 +43,13 @@ class HttpBridge:
         self,
         listen: tuple[str, int],
         sources: Sequence[Posting],
-        lanes: Lanes,
+        threads: MemberThreads,
         *,
         on_failure: Callable[[], None] = lambda: None,
         period: float = PERIOD,
     ) -> None:
         self.sources = sources
-        self._lanes, self._troubles, self._period = lanes, Troubles(), period
+        self._threads, self._troubles, self._period = threads, Troubles(), period
         self._on_failure = on_failure
         self._failure: BaseException | None = None
         try:
@@ -59,7 +59,7 @@ class HttpBridge:
             raise FacewireError(f"cannot listen on {listen[0]}:{listen[1]}: {exc.strerror}") from exc
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            PostApp(sources, lanes, self._troubles),
+            PostApp(sources, threads, self._troubles),
             access_log=False,  # paths hold secrets
             log_config=None,
             lifespan="off",
@@ -68,16 +68,16 @@ class HttpBridge:
             ws="none",
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._loop_thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        self._loop_thread.start()
         log.info("listens port=%d boxes=%d", self.port, len(self.sources))
 
     def stop(self) -> None:
         """Answer what was asked, and end. Raises what the event loop failed with."""
         self._server.should_exit = True
-        self._thread.join()
+        self._loop_thread.join()
         if self._failure is not None:
             raise FacewireError(f"the bridge has failed: {self._failure!r}") from self._failure
 
@@ -92,7 +92,7 @@ class HttpBridge:
     async def _serve(self) -> None:
         async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as client:
             fetchers = [
-                asyncio.create_task(Fetcher(number, source, client, self._lanes, self._troubles, self._period).run())
+                asyncio.create_task(Fetcher(number, source, client, self._threads, self._troubles, self._period).run())
                 for number, source in enumerate(self.sources)
                 if isinstance(source, SophonSource) and (source.device.api or source.device.websocket)
             ]

@@ -2,7 +2,7 @@
 
     records that wait ──▶ photographs to their folder ──▶ one commit, ledger too ──▶ foreign acks
 
-One thread, the lane's, works on a member and owns its connection to the store; the agent has a
+One thread works on a member and owns its connection to the store; the agent has a
 connection of its own. A record that cannot be an event is poison: we keep it raw, and it takes a
 seq that history declares lost. Then it may be acked; otherwise it would block its source.
 """
@@ -75,7 +75,7 @@ class Member:
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger, on this member's lane. Raises `StoreError`."""
+        """The ledger, on this member's thread. Raises `StoreError`."""
         if self._ledger is None:
             store = self.agent.open_store()
             try:
@@ -86,12 +86,12 @@ class Member:
         return self._ledger
 
     def open(self) -> None:
-        """Open the ledger, on this member's lane. If it cannot be, the first record says so."""
+        """Open the ledger, on this member's thread. If it cannot be, the first record says so."""
         with contextlib.suppress(StoreError):
             _ = self.ledger
 
     def close(self) -> None:
-        """Close the store, on this member's lane."""
+        """Close the store, on this member's thread."""
         ledger, self._ledger = self._ledger, None
         if ledger is not None:
             ledger.store.close()

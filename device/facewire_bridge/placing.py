@@ -1,6 +1,6 @@
 """Numbered records find their place, noted in the commit that takes them.
 
-Shared by all sources that number their records. On the member's lane.
+Shared by all sources that number their records. On the member's thread.
 """
 
 import dataclasses

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from facewire_bridge.family import Post
-from facewire_bridge.lanes import Lanes, Troubles
+from facewire_bridge.member_threads import MemberThreads, Troubles
 from facewire_bridge.push_source import Posting
 from facewire_mqtt.clock import now_ms
 
@@ -45,15 +45,15 @@ class PostApp:
     """The ASGI application to which boxes post.
 
     Args:
-        sources: the boxes; each on the lane of its place.
-        lanes: where they are worked on.
+        sources: the boxes, in the order of their members.
+        threads: the members' threads.
         troubles: says what fails.
     """
 
-    def __init__(self, sources: Sequence[Posting], lanes: Lanes, troubles: Troubles) -> None:
+    def __init__(self, sources: Sequence[Posting], threads: MemberThreads, troubles: Troubles) -> None:
         self._sources = {source.path: (number, source) for number, source in enumerate(sources)}
         self._families = {source.path[0] for source in sources}
-        self._lanes, self._troubles = lanes, troubles
+        self._threads, self._troubles = threads, troubles
         self._reading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +92,7 @@ class PostApp:
         try:
             async with asyncio.timeout(READ_TIMEOUT):
                 post = await _read_post(request, kind)
-            return await self._on_lane(number, source, post)
+            return await self._on_thread(number, source, post)
         except TimeoutError:
             return JSONResponse({"status": 408, "message": "too slow"}, 408)
         except _TooLargeError as exc:
@@ -101,12 +101,12 @@ class PostApp:
         finally:
             self._reading -= size
 
-    async def _on_lane(self, number: int, source: Posting, post: Post) -> Response:
+    async def _on_thread(self, number: int, source: Posting, post: Post) -> Response:
         def work() -> None:
             source.receive(post, now_ms=now_ms())
 
         name, size = source.member.name, len(post.body)
-        future = self._lanes.run(number, lambda: self._troubles.guard(name, work, writes=True), size)
+        future = self._threads.run(number, lambda: self._troubles.guard(name, work, writes=True), size)
         if future is None or not await asyncio.wrap_future(future):
             return JSONResponse(_UNAVAILABLE, 503)
         content, media_type = source.answer

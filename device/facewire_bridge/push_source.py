@@ -1,4 +1,4 @@
-"""One box that posts over HTTP, on its member's lane: its posts become records of the member."""
+"""One box that posts over HTTP, on its member's thread: its posts become records of the member."""
 
 import json
 from collections.abc import Mapping

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
 from facewire.finding import Finding
 from facewire_bridge import mqtt_face, sophon
-from facewire_bridge.process import address_of
+from facewire_bridge.members import address_of
 from facewire_bridge.settings import BridgeSettings, SophonDevice
 from facewire_mqtt.address import Address
 from facewire_mqtt.visit import Visit

@@ -1,4 +1,4 @@
-"""One SophonAI box, on its member's lane: what it posts, sends or answers becomes records.
+"""One SophonAI box, on its member's thread: what it posts, sends or answers becomes records.
 
 A box answers no question about what it forgot, so its class of proof rests on the event API:
 `reconciled` says until when the box's count of events and ours agreed.

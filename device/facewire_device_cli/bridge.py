@@ -9,7 +9,7 @@ import click
 
 from facewire_bridge.face_bridge import FaceBridge
 from facewire_bridge.member import Member, poison_of, store_path
-from facewire_bridge.process import Fleet
+from facewire_bridge.members import Members
 from facewire_bridge.push_source import Posting, PushSource
 from facewire_bridge.reaching import check_connections
 from facewire_bridge.settings import BridgeSettings, Device, read_settings
@@ -104,7 +104,7 @@ def mqtt_face(file: Path) -> None:
     settings = _read(file)
     if not settings.face:
         raise click.UsageError(f"{file}: has no terminal; add a table such as [mqtt-face.device.gate-1]")
-    _serve(settings, settings.face, lambda fleet, _: FaceBridge(settings, fleet.members, fleet.lanes))
+    _serve(settings, settings.face, lambda members, _: FaceBridge(settings, members.pairs, members.threads))
 
 
 @bridge.command()
@@ -118,7 +118,7 @@ def sophon(file: Path) -> None:
     settings = _read(file)
     if not settings.sophon:
         raise click.UsageError(f"{file}: has no box; add a table such as [sophon.device.hall-1]")
-    _serve(settings, settings.sophon, lambda fleet, failed: _http(settings.listen, SophonSource, fleet, failed))
+    _serve(settings, settings.sophon, lambda members, failed: _http(settings.listen, SophonSource, members, failed))
 
 
 @bridge.command()
@@ -132,16 +132,16 @@ def http(file: Path) -> None:
     settings = _read(file)
     if not settings.http:
         raise click.UsageError(f"{file}: has no box; add a table such as [http.device.hall-1]")
-    _serve(settings, settings.http, lambda fleet, failed: _http(settings.http_listen, PushSource, fleet, failed))
+    _serve(settings, settings.http, lambda members, failed: _http(settings.http_listen, PushSource, members, failed))
 
 
-def _http(listen: tuple[str, int], source: Callable[[D, Member], Posting], fleet: Fleet[D], failed: Callable[[], None]) -> "_Server":
+def _http(listen: tuple[str, int], source: Callable[[D, Member], Posting], members: Members[D], failed: Callable[[], None]) -> "_Server":
     # It needs the extra, which a bridge of terminals does without.
     try:
         from facewire_bridge.http_bridge import HttpBridge
     except ModuleNotFoundError as exc:
         raise click.ClickException(f"this needs {exc.name}: pip install 'facewire[bridge]'") from exc
-    return HttpBridge(listen, [source(device, member) for device, member in fleet.members], fleet.lanes, on_failure=failed)
+    return HttpBridge(listen, [source(device, member) for device, member in members.pairs], members.threads, on_failure=failed)
 
 
 class _Server(Protocol):
@@ -149,20 +149,20 @@ class _Server(Protocol):
     def stop(self) -> None: ...
 
 
-def _serve(settings: BridgeSettings, devices: Sequence[D], make: Callable[[Fleet[D], Callable[[], None]], _Server]) -> None:
+def _serve(settings: BridgeSettings, devices: Sequence[D], make: Callable[[Members[D], Callable[[], None]], _Server]) -> None:
     """Run a family's devices and their server until a signal comes, or an agent fails."""
     with Ending() as ending:
         service = Service()
-        fleet = Fleet(settings, devices, on_failure=ending.announce)
+        members = Members(settings, devices, on_failure=ending.announce)
         try:
-            server = make(fleet, ending.announce)
-            fleet.start()
+            server = make(members, ending.announce)
+            members.start()
             server.start()
             while not ending.wait(_TURN):
-                if fleet.turns():
+                if members.turns():
                     service.turn()
             service.stopping()
             server.stop()
         finally:
-            fleet.stop()
-        fleet.check()
+            members.stop()
+        members.check()

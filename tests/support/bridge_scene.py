@@ -8,7 +8,7 @@ from typing import Any
 from facewire import codec
 from facewire_bridge.face_bridge import FaceBridge
 from facewire_bridge.http_bridge import HttpBridge
-from facewire_bridge.process import Fleet
+from facewire_bridge.members import Members
 from facewire_bridge.push_source import PushSource
 from facewire_bridge.settings import BridgeSettings, read_settings
 from facewire_bridge.sophon_source import SophonSource
@@ -57,37 +57,37 @@ class Stores:
 @contextlib.contextmanager
 def face_bridge(path: Path) -> Iterator[FaceBridge]:
     settings = read_settings(path)
-    fleet = Fleet(settings, settings.face, on_failure=lambda: None)
-    bridge = FaceBridge(settings, fleet.members, fleet.lanes, pace=PACE, tick=0.02)
-    fleet.start()
+    members = Members(settings, settings.face, on_failure=lambda: None)
+    bridge = FaceBridge(settings, members.pairs, members.threads, pace=PACE, tick=0.02)
+    members.start()
     bridge.start()
     try:
         assert bridge.connected.wait(10)
         yield bridge
     finally:
         bridge.stop()
-        fleet.stop()
-        fleet.check()
+        members.stop()
+        members.check()
 
 
 @contextlib.contextmanager
 def http_bridge(path: Path, period: float = 0.1) -> Iterator[HttpBridge]:
     """`bridge sophon`, or `bridge http` if there is no SophonAI box."""
     settings = read_settings(path)
-    fleet: Fleet[Any] = Fleet(settings, settings.sophon or settings.http, on_failure=lambda: None)
+    members: Members[Any] = Members(settings, settings.sophon or settings.http, on_failure=lambda: None)
     try:
         source = SophonSource if settings.sophon else PushSource
-        sources = [source(device, member) for device, member in fleet.members]
-        bridge = HttpBridge(settings.listen if settings.sophon else settings.http_listen, sources, fleet.lanes, period=period)
-        fleet.start()
+        sources = [source(device, member) for device, member in members.pairs]
+        bridge = HttpBridge(settings.listen if settings.sophon else settings.http_listen, sources, members.threads, period=period)
+        members.start()
         bridge.start()
         try:
             yield bridge
         finally:
             bridge.stop()
     finally:
-        fleet.stop()
-    fleet.check()
+        members.stop()
+    members.check()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
-"""Lanes: a few threads among which devices are shared out, each device always on the same one.
+"""A few threads that share the devices of a bridge: each device is always on the same one.
 
-What a device's messages cost, a commit above all, is paid on its lane; who hears them is never held
-up. What waits is bounded by bytes: more is refused, and a source repeats what was not acked.
+A device's thread does the work that its messages cause, above all the commit, so it never holds up
+the thread that receives them. The bytes that wait are bounded: a message over the bound is refused,
+and its source repeats it because it was not acked.
 """
 
 import logging
@@ -19,23 +20,23 @@ T = TypeVar("T")
 
 #: Enough for the disk to be busy while others compute. More would contend for the interpreter's
 #: lock: a record then costs a third more CPU time with 8 of them than with 3.
-LANES: Final = 4
-#: What may wait on all lanes together, bytes.
+THREADS: Final = 4
+#: Bytes of messages that may wait for all threads together.
 MOST_BYTES: Final = 64 << 20
 
 
-class Lanes:
-    """Runs what belongs to a device on the device's lane, in order."""
+class MemberThreads:
+    """Runs the work of each device on the device's thread, in order."""
 
-    def __init__(self, count: int = LANES, most_bytes: int = MOST_BYTES) -> None:
-        self._executors = [ThreadPoolExecutor(1, thread_name_prefix=f"lane-{number}") for number in range(count)]
+    def __init__(self, count: int = THREADS, most_bytes: int = MOST_BYTES) -> None:
+        self._executors = [ThreadPoolExecutor(1, thread_name_prefix=f"member-{number}") for number in range(count)]
         self._noted: list[Future[Any]] = [executor.submit(bool) for executor in self._executors]
         self._most = most_bytes
         self._waiting = 0
         self._lock = threading.Lock()
 
     def run(self, device: int, work: Callable[[], T], size_bytes: int = 0) -> "Future[T] | None":
-        """Run `work` on the lane of the device with this number; None if too much waits already."""
+        """Run `work` on the thread of this device, by its number; None if too many bytes wait."""
         with self._lock:
             if self._waiting and self._waiting + size_bytes > self._most:
                 return None
@@ -45,13 +46,13 @@ class Lanes:
         return future
 
     def note_turns(self, turned: dict[str, float]) -> None:
-        """Have every lane note when it goes round next, unless the last time is still to come."""
+        """Have each thread note its next turn. One that has yet to note the last is not asked."""
         for number, executor in enumerate(self._executors):
             if self._noted[number].done():
-                self._noted[number] = executor.submit(turned.__setitem__, f"lane {number}", time.monotonic())
+                self._noted[number] = executor.submit(turned.__setitem__, f"thread {number}", time.monotonic())
 
     def close(self) -> None:
-        """Finish what waits."""
+        """Finish the work that waits."""
         for executor in self._executors:
             executor.shutdown()
 
@@ -61,18 +62,18 @@ class Lanes:
 
 
 class Troubles:
-    """Says once what fails again and again, such as a full disk, and when it works again."""
+    """Logs once a failure that repeats, such as a full disk, and logs when it has ended."""
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
 
     def guard(self, name: str, work: Callable[[], object], *, writes: bool) -> bool:
-        """Do a device's work; whether it succeeded. Only an error of the store is expected.
+        """Do a device's work, and return whether it succeeded. Only a store's error is expected.
 
         Args:
             name: the device's.
             work: what to do.
-            writes: whether success shows that the store takes something again.
+            writes: whether success shows that the store can be written to again.
         """
         try:
             work()

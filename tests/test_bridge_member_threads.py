@@ -1,4 +1,4 @@
-"""Lanes: each device in order, what waits is bounded; troubles are said once."""
+"""Members' threads: each device in order, a bound on waiting bytes; troubles are said once."""
 
 import threading
 from collections.abc import Iterator
@@ -6,19 +6,19 @@ from collections.abc import Iterator
 import pytest
 
 from facewire.errors import StoreError
-from facewire_bridge.lanes import Lanes, Troubles
+from facewire_bridge.member_threads import MemberThreads, Troubles
 
 
 @pytest.fixture
-def lanes() -> Iterator[Lanes]:
-    lanes = Lanes(count=2, most_bytes=100)
-    yield lanes
-    lanes.close()
+def threads() -> Iterator[MemberThreads]:
+    threads = MemberThreads(count=2, most_bytes=100)
+    yield threads
+    threads.close()
 
 
-def test_what_belongs_to_a_device_is_done_in_order_on_one_thread(lanes: Lanes) -> None:
+def test_what_belongs_to_a_device_is_done_in_order_on_one_thread(threads: MemberThreads) -> None:
     done: list[tuple[int, int]] = []
-    futures = [lanes.run(number % 3, lambda n=number: done.append((n, threading.get_ident()))) for number in range(30)]  # type: ignore[misc]
+    futures = [threads.run(number % 3, lambda n=number: done.append((n, threading.get_ident()))) for number in range(30)]  # type: ignore[misc]
     for future in futures:
         assert future is not None
         future.result(10)
@@ -28,36 +28,36 @@ def test_what_belongs_to_a_device_is_done_in_order_on_one_thread(lanes: Lanes) -
         assert len({thread for _, thread in mine}) == 1
 
 
-def test_what_waits_is_bounded_by_its_bytes(lanes: Lanes) -> None:
+def test_what_waits_is_bounded_by_its_bytes(threads: MemberThreads) -> None:
     gate = threading.Event()
-    first = lanes.run(0, gate.wait, 60)
+    first = threads.run(0, gate.wait, 60)
     assert first is not None
-    assert lanes.run(1, gate.wait, 50) is None
-    second = lanes.run(1, gate.wait, 40)
+    assert threads.run(1, gate.wait, 50) is None
+    second = threads.run(1, gate.wait, 40)
     assert second is not None
     gate.set()
     first.result(10)
     second.result(10)
-    larger_than_all = lanes.run(0, bool, 1000)
+    larger_than_all = threads.run(0, bool, 1000)
     assert larger_than_all is not None, "one that is larger than the limit still has to go"
     larger_than_all.result(10)
 
 
-def test_a_lane_that_hangs_is_noticed(lanes: Lanes) -> None:
+def test_a_thread_that_hangs_is_noticed(threads: MemberThreads) -> None:
     turned: dict[str, float] = {}
-    for future in lanes._noted:
+    for future in threads._noted:
         future.result(10)
-    lanes.note_turns(turned)
-    for future in lanes._noted:
+    threads.note_turns(turned)
+    for future in threads._noted:
         future.result(10)
-    assert set(turned) == {"lane 0", "lane 1"}
+    assert set(turned) == {"thread 0", "thread 1"}
     gate = threading.Event()
-    lanes.run(0, gate.wait)
+    threads.run(0, gate.wait)
     turned.clear()
-    lanes.note_turns(turned)
-    lanes._noted[1].result(10)
-    lanes.note_turns(turned)
-    assert "lane 0" not in turned
+    threads.note_turns(turned)
+    threads._noted[1].result(10)
+    threads.note_turns(turned)
+    assert "thread 0" not in turned
     gate.set()
 
 

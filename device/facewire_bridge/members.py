@@ -1,4 +1,4 @@
-"""The parts of every bridge's process: an agent and a member for each device, and the lanes."""
+"""The members of a bridge, each with its agent, and the threads that work on them."""
 
 import contextlib
 import dataclasses
@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Final, Generic, TypeVar
 
-from facewire_bridge.lanes import Lanes
 from facewire_bridge.member import Member, store_path
+from facewire_bridge.member_threads import MemberThreads
 from facewire_bridge.settings import BridgeSettings, Device
 from facewire_device.agent import Agent
 from facewire_device.identity import machine_identity
@@ -25,23 +25,27 @@ D = TypeVar("D", bound=Device)
 #: lack.
 CATCH_UP: Final = 5
 _POLL_EVERY: Final = 1.0
-#: Open files of the process and of each device: two connections to its store, its session, its
-#: lock.
+#: Open files of the process, and of each device: it has two connections to its store, a session
+#: and a lock.
 _FILES: Final = 256
 _FILES_EACH: Final = 24
 #: Agents that say goodbye at a time.
 _GOODBYES: Final = 32
-#: An agent or a lane that has not gone round for so long hangs, s.
+#: An agent or thread that has not gone round for so long hangs, s.
 _HANGS_AFTER: Final = 15.0
 
 
-class Fleet(Generic[D]):
+class Members(Generic[D]):
     """The members of a family of devices, started and stopped together.
 
     Args:
         settings: the whole file.
         devices: the family's.
         on_failure: called when an agent has failed.
+
+    Attributes:
+        pairs: each device of the settings with its member.
+        threads: they work on the members; a member's number is its place in `pairs`.
 
     Raises:
         StoreError: a store cannot be opened.
@@ -51,28 +55,28 @@ class Fleet(Generic[D]):
         _allow_files(_FILES + _FILES_EACH * len(devices))
         settings.stores.mkdir(mode=0o700, parents=True, exist_ok=True)
         machine = machine_identity()
-        self.lanes = Lanes()
-        self.members: list[tuple[D, Member]] = []
+        self.threads = MemberThreads()
+        self.pairs: list[tuple[D, Member]] = []
         self._turned: dict[str, float] = {}
         try:
             for device in devices:
                 agent = Agent(_agent_settings(settings, device, machine), on_turn=self._noter(device.name), on_failure=on_failure)
-                self.members.append((device, Member(agent, device.photo_bytes)))
+                self.pairs.append((device, Member(agent, device.photo_bytes)))
         except BaseException:
             self.stop()
             raise
 
     def start(self) -> None:
-        """Let the agents publish, and open the ledgers, which no record then has to wait for."""
-        opening = [self.lanes.run(number, member.open) for number, (_, member) in enumerate(self.members)]
-        for _, member in self.members:
+        """Let the agents publish, and open the ledgers, so that no record has to wait for that."""
+        opening = [self.threads.run(number, member.open) for number, (_, member) in enumerate(self.pairs)]
+        for _, member in self.pairs:
             member.agent.start()
         wait(future for future in opening if future is not None)
 
     def turns(self) -> bool:
-        """Whether every agent and lane went round lately; for the main thread, once a second."""
+        """Whether every agent and thread went round lately; for the main thread, once a second."""
         now = time.monotonic()
-        self.lanes.note_turns(self._turned)
+        self.threads.note_turns(self._turned)
         return all(now - turned < _HANGS_AFTER for turned in list(self._turned.values()))
 
     def _noter(self, name: str) -> Callable[[], None]:
@@ -83,17 +87,17 @@ class Fleet(Generic[D]):
         return note
 
     def stop(self) -> None:
-        """Finish what waits on the lanes, then say goodbye for every device."""
-        for number, (_, member) in enumerate(self.members):
-            self.lanes.run(number, member.close)
-        self.lanes.close()
+        """Finish the work that waits, then say goodbye for every device."""
+        for number, (_, member) in enumerate(self.pairs):
+            self.threads.run(number, member.close)
+        self.threads.close()
         # Each goodbye waits for its PUBACK.
         with ThreadPoolExecutor(_GOODBYES) as pool:
-            list(pool.map(lambda each: each[1].agent.stop(), self.members))
+            list(pool.map(lambda each: each[1].agent.stop(), self.pairs))
 
     def check(self) -> None:
         """Raises `StoreError` if an agent has failed."""
-        for _, member in self.members:
+        for _, member in self.pairs:
             member.agent.wait(0)
 
 
@@ -102,7 +106,7 @@ def _allow_files(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft < wanted:
-        # A service may be forbidden to (systemd's @resources): its unit says how many it needs.
+        # A service may not be allowed to (systemd's @resources): its unit says how many it needs.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
