@@ -8,7 +8,7 @@ from facewire_broker.budget import OVERHEAD, Budget
 from facewire_broker.limits import BrokerLimits
 from facewire_broker.packets import split_publish
 from facewire_broker.publish import Message
-from facewire_broker.session import GREETING_STEPS, Session
+from facewire_broker.session import RETAINED_STEPS, Session
 
 LIMITS = BrokerLimits(inflight=3, queued=8, queued_bytes=200)
 
@@ -161,7 +161,7 @@ TestClient.settings = settings(max_examples=200, stateful_step_count=40)
 
 def test_retained_messages_wait_for_room_and_arrive_in_order() -> None:
     session, wire = Session("c", None, "", SessionContext()), Wire()
-    session.greet("+", 1)
+    session.send_retained("+", 1)
     session.attach(wire)
     for _ in range(10):
         session.pubacked(wire.sent[-1][2])
@@ -173,21 +173,21 @@ def test_retained_messages_are_looked_through_in_turns() -> None:
     """Fifty filters make each topic fifty comparisons: six topics in a turn."""
     session, wire = Session("c", None, "", SessionContext()), Wire()
     for n in range(50):
-        session.greet(f"+/{n}" if n else "t9/#", 0)
+        session.send_retained(f"+/{n}" if n else "t9/#", 0)
     session.attach(wire)
     turns = 1
     while not session.is_idle:
         assert wire.pumps == turns
         session.pump()
         turns += 1
-    assert turns == 1 + 10 * 50 // GREETING_STEPS
+    assert turns == 1 + 10 * 50 // RETAINED_STEPS
     assert [qos for qos, *_ in wire.sent] == [0], "only t9 matches"
 
 
 def test_a_filter_that_is_unsubscribed_is_looked_for_no_more() -> None:
     session, wire = Session("c", None, "", SessionContext()), Wire()
     for name in ("+", "t1"):
-        session.greet(name, 0)
-        session.ungreet(name)
+        session.send_retained(name, 0)
+        session.forget_retained(name)
     session.attach(wire)
     assert (wire.sent, session.is_idle) == ([], True)

@@ -100,10 +100,10 @@ def test_an_exception_is_logged_by_type_and_place_without_its_message(formatter:
 def test_an_uncaught_exception_is_logged_without_its_message() -> None:
     code = f"""
 import threading
-from facewire_cli.logs import catch_what_nobody_does, set_up
+from facewire_cli.logs import log_uncaught, set_up
 def fail(): raise KeyError({NAME!r})
 set_up("info", "json")
-catch_what_nobody_does()
+log_uncaught()
 thread = threading.Thread(target=fail)
 thread.start()
 thread.join()

@@ -90,7 +90,7 @@ def test_after_the_end_was_reported_nothing_is_ready_any_more(manager: Manager) 
 
 def test_a_manager_that_has_gone_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Service({"NOTIFY_SOCKET": str(tmp_path / "gone")}).turn()
-    assert "systemd not told state=READY=1" in caplog.text
+    assert "systemd not notified state=READY=1" in caplog.text
 
 
 def test_children_do_not_inherit_the_variables_of_systemd() -> None:

@@ -153,10 +153,10 @@ def read_source(fields: object) -> tuple[Event, list[Photograph]]:
         raise EventError(f"event of {len(packed)} bytes is over the limit of {MAX_EVENT_BYTES}")
     try:
         # As its readers will. An event that the codec refuses would spoil every batch that has it.
-        kept = codec.decode(packed).map
+        decoded = codec.decode(packed).map
     except DecodeError as exc:
         raise EventError(f"event cannot be kept: {exc}") from exc
-    return _event(kept, 0, clean=True), photographs
+    return _event(decoded, 0, clean=True), photographs
 
 
 def _builtin(value: Any) -> Any:
@@ -233,12 +233,12 @@ _FIELDS: Final = (
 )
 
 
-def _check_deeply(kept: tuple[dict[str, Any], *tuple[str | None, ...]], seq: int, *, clean: bool) -> None:
-    if codec.is_deeper(kept[0], codec.MAX_DEPTH):
+def _check_deeply(parts: tuple[dict[str, Any], *tuple[str | None, ...]], seq: int, *, clean: bool) -> None:
+    if codec.is_deeper(parts[0], codec.MAX_DEPTH):
         raise EventError(f"event nests deeper than {codec.MAX_DEPTH} levels", seq or None)
     if not clean:
         try:
-            codec.pack(kept)
+            codec.pack(parts)
         except ValueError as exc:
             raise EventError(f"event cannot be kept: {exc}", seq or None) from exc
 

@@ -238,7 +238,7 @@ class Hub:
             self.index.subscribe(session, topic_filter, qos, f"{session.scope}/{group}")
             return qos
         self.index.subscribe(session, topic_filter, qos)
-        session.greet(topic_filter, qos)
+        session.send_retained(topic_filter, qos)
         return qos
 
     def _exceeds_limits(self, client: Client, session: Session, text: str, topic_filter: str) -> bool:
@@ -281,4 +281,4 @@ class Hub:
         group, topic_filter = split_share(text)
         self.index.unsubscribe(session, topic_filter, None if group is None else f"{session.scope}/{group}")
         if group is None:
-            session.ungreet(topic_filter)
+            session.forget_retained(topic_filter)

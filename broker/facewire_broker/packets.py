@@ -51,7 +51,7 @@ class Connect:
     password: str | None = field(default=None, repr=False)
     will: Message | None = None
     will_retain: bool = False
-    #: Where it came from. Not in the packet: the connection adds it.
+    #: The address of the client. Not in the packet: the connection adds it.
     address: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Configuration of Mosquitto and EMQX with the same users and rules. Pure: text by file name.
+"""Configuration of Mosquitto and EMQX with the same users and rules: text by file name.
 
 With these files Mosquitto 2.0 still differs from our broker:
     - it grants every SUBSCRIBE, then delivers only the topics that the ACL lets the user read;

@@ -19,7 +19,7 @@ from facewire_broker.routing import Group, contains, is_wild
 
 #: Comparisons of a retained topic with a filter in one turn, 1 µs each. To send a message takes as
 #: long as ten.
-GREETING_STEPS: Final = 300
+RETAINED_STEPS: Final = 300
 
 Shared: TypeAlias = "Group[Session] | None"
 
@@ -68,7 +68,7 @@ class Delivery:
         self.packet_id = 0
 
 
-class _Greeting:
+class _RetainedWalk:
     """Goes through the retained messages for new subscriptions, in steps.
 
     There may be 50,000 retained messages, more than a queue holds, and a filter may match them all.
@@ -79,7 +79,7 @@ class _Greeting:
 
     def __init__(self) -> None:
         self._exact: dict[str, int] = {}
-        #: Filters with their QoS: those of this round, and those that came during it.
+        #: Filters with their QoS: those of this round, and those that were added during it.
         self._wild: dict[str, int] = {}
         self._next: dict[str, int] = {}
         self._after = ""
@@ -138,7 +138,7 @@ class Session:
         self.subscriptions: dict[str, int] = {}
         self.link: Link | None = None
         self.disconnected_at = 0.0
-        self._greeting = _Greeting()
+        self._retained_walk = _RetainedWalk()
         self._context = context
         self._limits = context.limits
         self._queue: deque[Delivery] = deque()
@@ -150,7 +150,7 @@ class Session:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits to be sent."""
-        return not self._queue and self._greeting.is_done
+        return not self._queue and self._retained_walk.is_done
 
     @property
     def undelivered(self) -> list[Delivery]:
@@ -179,13 +179,13 @@ class Session:
             if not self.is_idle:
                 self.pump()
 
-    def greet(self, topic_filter: str, qos: int) -> None:
+    def send_retained(self, topic_filter: str, qos: int) -> None:
         """Send the retained messages of a filter, when `pump` is called."""
-        self._greeting.add(topic_filter, qos)
+        self._retained_walk.add(topic_filter, qos)
 
-    def ungreet(self, topic_filter: str) -> None:
+    def forget_retained(self, topic_filter: str) -> None:
         """Send no more of them."""
-        self._greeting.discard(topic_filter)
+        self._retained_walk.discard(topic_filter)
 
     def attach(self, link: Link) -> None:
         """Begin to send to a connection; resend the messages in flight first (MQTT-4.4.0-1)."""
@@ -204,18 +204,18 @@ class Session:
             if not delivery.qos:
                 self._count(-1, -len(delivery.message.payload))
             self._send(link, delivery)
-        if not self._greeting.is_done:
-            self._greet(link)
+        if not self._retained_walk.is_done:
+            self._send_retained(link)
 
-    def _greet(self, link: Link) -> None:
+    def _send_retained(self, link: Link) -> None:
         """Send retained messages as long as the connection, the window and the turn allow."""
-        steps = GREETING_STEPS
-        while not self._greeting.is_done and not self._queue and link.is_writable and self._window_has_room(0):
+        steps = RETAINED_STEPS
+        while not self._retained_walk.is_done and not self._queue and link.is_writable and self._window_has_room(0):
             if steps <= 0:
                 link.pump_later()
                 return
-            steps -= self._greeting.cost
-            message, qos = self._greeting.next(self._context)
+            steps -= self._retained_walk.cost
+            message, qos = self._retained_walk.next(self._context)
             if message is not None:
                 steps -= 10
                 qos = min(qos, message.qos)
@@ -236,7 +236,7 @@ class Session:
         """The connection ended. Drop queued QoS 0 messages: a late match is worth nothing."""
         self.link = None
         self.disconnected_at = now
-        self._greeting = _Greeting()
+        self._retained_walk = _RetainedWalk()
         late = [d for d in self._queue if not d.qos]
         self._count(-len(late), -sum(len(d.message.payload) for d in late))
         self._queue = deque(d for d in self._queue if d.qos)

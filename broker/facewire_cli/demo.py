@@ -56,7 +56,7 @@ class Verdict:
     head: int
 
     @property
-    def kept(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every recorded event is stored exactly once."""
         return self.recorded == self.stored == self.watermark == self.head and not self.duplicates and not self.gaps
 
@@ -82,7 +82,7 @@ def demo(keep: bool) -> None:  # click's
         console.print(proof(verdicts))
         if keep:
             run.keep(stack.enter_context(Ending()))
-    if not all(verdict.kept for verdict in verdicts):
+    if not all(verdict.is_complete for verdict in verdicts):
         raise click.ClickException("not every recorded event is stored exactly once")
     console.print("Every recorded event is stored exactly once, although the platform was killed.")
 
@@ -234,7 +234,7 @@ def proof(verdicts: list[Verdict]) -> Table:
     table.add_column("")
     for v in verdicts:
         numbers = (v.recorded, v.stored, v.duplicates, v.gaps, v.watermark, v.head)
-        table.add_row(v.device, *map(str, numbers), "[green]ok[/]" if v.kept else "[bold red]FAILED[/]")
+        table.add_row(v.device, *map(str, numbers), "[green]ok[/]" if v.is_complete else "[bold red]FAILED[/]")
     return table
 
 

@@ -26,7 +26,7 @@ class Ending:
     fails, their former handlers return.
 
     Attributes:
-        asked: whether SIGINT or SIGTERM came.
+        asked: whether SIGINT or SIGTERM arrived.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Ending:
         """Surrounds a write that blocks while nobody reads.
 
         Raises:
-            BrokenPipeError: a signal came. The rest is not written, as if the reader had gone.
+            BrokenPipeError: a signal arrived. The rest is not written, as if the reader had gone.
         """
         self._interruptible = True
         try:

@@ -58,7 +58,7 @@ def set_up(level: str, form: LogFormat) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def catch_what_nobody_does() -> None:
+def log_uncaught() -> None:
     """Log the exception that ends the process or a thread. Python would print its message too."""
 
     def tell(exc: BaseException | None) -> None:

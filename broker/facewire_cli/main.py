@@ -19,7 +19,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from facewire.errors import CredentialsRefused, FacewireError
-from facewire_cli.logs import LogFormat, catch_what_nobody_does, say, set_up
+from facewire_cli.logs import LogFormat, log_uncaught, say, set_up
 
 #: name -> (where it lives, one line of help, the extra that it needs)
 COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
@@ -150,7 +150,7 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     # Others on the machine can use no file that a command makes; the caller decides for the group.
     os.umask(os.umask(0o077) | 0o007)
-    catch_what_nobody_does()
+    log_uncaught()
     sys.exit(_run())
 
 

@@ -1,4 +1,4 @@
-"""How `facewire tail` shows a message: a row for programs, a line for people. Pure.
+"""How `facewire tail` shows a message: a row for programs, a line for people.
 
 Received  ──to_row──▶  row (JSON)  ──narrow──▶  row, or None if nobody asked for it
 ├──line──▶  12:00:01.123 match    lobby-1  seq 17  score 0.91  小明 (666666) employee  age 12 ms

@@ -66,4 +66,4 @@ class Service:
                 sender.settimeout(SEND_TIMEOUT)
                 sender.sendto(state.encode(), self._path)
         except OSError as exc:
-            log.warning("systemd not told state=%s error=%s", state, exc)
+            log.warning("systemd not notified state=%s error=%s", state, exc)

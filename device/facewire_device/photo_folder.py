@@ -21,7 +21,7 @@ from facewire.photographs import Photograph
 
 log = logging.getLogger(__name__)
 
-#: What a folder holds unless it is told otherwise, bytes.
+#: What a folder holds unless the settings say otherwise, bytes.
 DEFAULT_BYTES: Final = 1 << 30
 #: Room is made down to this share of the limit, so that it is not made for each photograph.
 _DOWN_TO: Final = 0.9

@@ -37,14 +37,19 @@ SESSION_POLL: Final = 0.05
 #: How long to wait after the store failed, s.
 RETRY_WAIT: Final = 1.0
 
-store_option = click.option(
-    "--store",
-    required=True,
-    # Its rights are judged with the store's other files, and are no mistake in the settings.
-    type=click.Path(dir_okay=False, readable=False, path_type=Path),
-    metavar="FILE",
-    help="The device's store; made if missing.",
-)
+
+def _store_option(more: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--store",
+        required=True,
+        # Its rights are judged with the store's other files, and are no mistake in the settings.
+        type=click.Path(dir_okay=False, readable=False, path_type=Path),
+        metavar="FILE",
+        help=f"The device's store{more}.",
+    )
+
+
+store_option = _store_option("; made if missing")
 machine_option = click.option("--machine", default=machine_identity, help="Identity of this machine.  [default: its serial number]")
 set_aside_option = click.option(
     "--set-aside-damaged", "set_aside", is_flag=True, help="Rename a damaged store and start a new one, with a new epoch."
@@ -242,7 +247,7 @@ def _arguments(events: tuple[str, ...], photographs: list[Photograph]) -> Iterat
 
 
 @device.command()
-@store_option
+@_store_option()
 @output_option
 def status(store: Path, output: Form) -> None:
     """Show a store's state: its events, its acks, how long an outage may last."""

@@ -59,7 +59,7 @@ def _write_json(history: History, identity: str, zone: dt.tzinfo, to: Path | Non
         for event in events_of(history, identity):
             out.write(("," if summary.events else "") + "\n" + to_json(event))
             summary.add(event, zone)
-        out.write("\n],\n" + to_json(plain(_told(history, identity, summary, zone)))[1:] + "\n")
+        out.write("\n],\n" + to_json(plain(_facts(history, identity, summary, zone)))[1:] + "\n")
     return summary
 
 
@@ -77,8 +77,8 @@ def _write_zip(history: History, identity: str, zone: dt.tzinfo, to: Path | None
             for number, (raw, ending) in enumerate(_photographs(event), 1):
                 name = f"photographs/{event['device']}-{event['epoch']}-{event['seq']}-{number}.{ending}"
                 archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), raw)
-        told = {"person": identity, **_told(history, identity, summary, zone)}
-        archive.writestr("person.json", json.dumps(plain(told), ensure_ascii=False, indent=2))
+        facts = {"person": identity, **_facts(history, identity, summary, zone)}
+        archive.writestr("person.json", json.dumps(plain(facts), ensure_ascii=False, indent=2))
     return summary
 
 
@@ -102,7 +102,7 @@ def _binary(to: Path | None) -> Iterator[Any]:
         yield out
 
 
-def _told(history: History, identity: str, summary: Summary, zone: dt.tzinfo) -> dict[str, Any]:
+def _facts(history: History, identity: str, summary: Summary, zone: dt.tzinfo) -> dict[str, Any]:
     return {
         "count": summary.events,
         "first_seen": iso(summary.first_seen, zone),

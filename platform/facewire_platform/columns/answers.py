@@ -117,9 +117,9 @@ class Columns:
         if periods is not None:
             first, last = max(first, periods[0][0]), min(last, periods[-1][1] - 1)
         person = wanted.person
-        told = list(conditions(replace(wanted, person=None), self._streams))
-        where = " AND ".join(["e.timestamp BETWEEN ? AND ?", *(text for text, _ in told)])
-        values: list[Any] = [first, last, *(value for _, some in told for value in some)]
+        clauses = list(conditions(replace(wanted, person=None), self._streams))
+        where = " AND ".join(["e.timestamp BETWEEN ? AND ?", *(text for text, _ in clauses)])
+        values: list[Any] = [first, last, *(value for _, some in clauses for value in some)]
         period = f", {_period(periods)} AS period" if periods is not None else ""
         select = f"SELECT e.*{period} FROM event AS e WHERE {where}"
         if person is None:

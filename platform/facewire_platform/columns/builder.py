@@ -83,7 +83,7 @@ class Builder:
         """
         going = False
         while True:
-            with store_errors(self._location), self._dialect.held_columns(self._db, wait=least <= 1) as mine:
+            with store_errors(self._location), self._dialect.columns_lock(self._db, wait=least <= 1) as mine:
                 waiting = self._tables.waiting() if mine else 0
                 if not mine or (waiting < least and not going):
                     return
@@ -101,7 +101,7 @@ class Builder:
         Raises:
             StoreError: the files are on another machine.
         """
-        with store_errors(self._location), self._dialect.held_columns(self._db, wait=True):
+        with store_errors(self._location), self._dialect.columns_lock(self._db, wait=True):
             found = read_folder(self._dialect, self._db)
             if is_elsewhere(self._dialect, self._db):
                 raise StoreError(f"{self._dialect.url}: its column files are on another machine: purge there")
@@ -119,7 +119,7 @@ class Builder:
 
     def drop(self) -> None:
         """Remove all column files; answers come from the event table until they are built again."""
-        with store_errors(self._location), self._dialect.held_columns(self._db, wait=True):
+        with store_errors(self._location), self._dialect.columns_lock(self._db, wait=True):
             self._drop()
 
     def _drop(self) -> None:
@@ -228,10 +228,10 @@ class Builder:
         with self._dialect.transaction(self._db):
             for part in fresh:
                 PartRow.insert({name: value for name, value in part._asdict().items() if name != "id"}).bind(self._db).execute()
-            for some in _some([part.id for part in old]):
-                PartRow.delete().where(PartRow.id.in_(some)).bind(self._db).execute()
-            for some in _some(seen):
-                ChangedRow.delete().where(ChangedRow.id.in_(some)).bind(self._db).execute()
+            for chunk in _chunks([part.id for part in old]):
+                PartRow.delete().where(PartRow.id.in_(chunk)).bind(self._db).execute()
+            for chunk in _chunks(seen):
+                ChangedRow.delete().where(ChangedRow.id.in_(chunk)).bind(self._db).execute()
             for stream, _, last in spans:
                 upsert = CopiedRow.insert(stream=stream, seq=last).on_conflict(conflict_target=[CopiedRow.stream], update={"seq": last})
                 upsert.bind(self._db).execute()
@@ -256,5 +256,5 @@ def _small(parts: Sequence[Part]) -> list[Part]:
     return few
 
 
-def _some(values: Sequence[int]) -> Iterator[Sequence[int]]:
+def _chunks(values: Sequence[int]) -> Iterator[Sequence[int]]:
     return (values[start : start + 500] for start in range(0, len(values), 500))

@@ -22,7 +22,7 @@ _DAYS: Final = range((date.min - _EPOCH).days, (date.max - _EPOCH).days + 1)
 
 
 class Files:
-    """The files of one folder. Hold `Dialect.held_columns` while you change them.
+    """The files of one folder. Hold `Dialect.columns_lock` while you change them.
 
     Args:
         folder: where they are.

@@ -30,21 +30,21 @@ class Filter:
         return any(value is not None for value in (self.device, self.person, self.person_type, self.group, self.min_score))
 
 
-def conditions(wanted: Filter, streams: Sequence[int] | None, kept: Callable[[str], str] = str) -> Iterator[tuple[str, list[Any]]]:
+def conditions(wanted: Filter, streams: Sequence[int] | None, to_stored: Callable[[str], str] = str) -> Iterator[tuple[str, list[Any]]]:
     """The conditions on all but an event's time, in SQL that any database reads, with their values.
 
     Args:
         wanted: the filter.
         streams: the streams of its device, if it has one.
-        kept: gives the text that a database keeps in place of a text.
+        to_stored: gives the text that a database stores for a text.
     """
     if streams is not None:
         yield f"e.stream IN ({', '.join(map(str, streams)) or 'NULL'})", []
     if wanted.person is not None:
-        yield "(e.identity_id = ? OR e.identity_name = ?)", [kept(wanted.person)] * 2
+        yield "(e.identity_id = ? OR e.identity_name = ?)", [to_stored(wanted.person)] * 2
     if wanted.person_type is not None:
         yield "e.person_type = ?", [wanted.person_type]
     if wanted.group is not None:
-        yield "e.group_name = ?", [kept(wanted.group)]
+        yield "e.group_name = ?", [to_stored(wanted.group)]
     if wanted.min_score is not None:
         yield "e.score >= ?", [wanted.min_score]

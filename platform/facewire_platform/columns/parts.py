@@ -121,9 +121,9 @@ class Tables:
     def lacking(self, wanted: Filter, floor: int, streams: Sequence[int] | None) -> Iterator[list[tuple[Any, ...]]]:
         """A question's events that no column file has (see `TYPES`), some at a time."""
         first, last = bounds(wanted)
-        told = list(conditions(wanted, streams, self.dialect.to_stored))
-        narrowed = "".join(f" AND {text}" for text, _ in told)
-        values = [value for _, some in told for value in some]
+        clauses = list(conditions(wanted, streams, self.dialect.to_stored))
+        narrowed = "".join(f" AND {text}" for text, _ in clauses)
+        values = [value for _, some in clauses for value in some]
         only = "" if streams is None else f" AND s.id IN ({', '.join(map(str, streams)) or 'NULL'})"
         above = (max(first, floor), last, *values)
         yield from self._chunks(_TAIL + only + narrowed, above)

@@ -17,7 +17,7 @@ STATES: Final[tuple[State, ...]] = get_args(State)
 #: without a message it is silent, even if the broker published no last will: the broker may have
 #: died together with the device.
 SILENT_AFTER: Final = 3.0
-#: The period of a device that never told it, s (docs/contract.md, Device 3).
+#: The period of a device that never said it, s (docs/contract.md, Device 3).
 PERIOD: Final = 20.0
 #: Devices that one line names.
 NAMED: Final = 3

@@ -192,8 +192,8 @@ def _attendance(
 
 def traffic(history: History, wanted: Filter, periods: Iterable[Period]) -> Iterator[Row]:
     """Counts of each period: since, until, events, people, strangers (see `History.counts`)."""
-    told, asked = itertools.tee(periods)
-    for (since, until), counts in zip(told, history.counts(wanted, asked), strict=True):
+    shown, counted = itertools.tee(periods)
+    for (since, until), counts in zip(shown, history.counts(wanted, counted), strict=True):
         yield {"since": since, "until": until, **counts}
 
 

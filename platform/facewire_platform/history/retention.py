@@ -126,8 +126,8 @@ class Retention:
     def _person(self, identity_id: str) -> Iterator[Purged]:
         self._dialect.start_erasing(self._db)
         so_far = Purged()
-        kept_as = self._dialect.to_stored(identity_id)
-        by_key, theirs = EventRow.id_key == key(identity_id), EventRow.identity_id == kept_as
+        stored_id = self._dialect.to_stored(identity_id)
+        by_key, theirs = EventRow.id_key == key(identity_id), EventRow.identity_id == stored_id
         # Quarantine goes first, because the names come from the events: if a purge is killed and
         # started again, it must still find them.
         names = {name for found in self._matching(by_key, theirs) for *_, name in found}

@@ -1,4 +1,4 @@
-"""How much one device may make the platform store, pure (docs/security.md).
+"""How much one device may make the platform store (docs/security.md); time is an argument.
 
 An honest device stays far below: it makes a few events a second, holds 10,000 of them, and begins
 a new epoch when its store was replaced or restored. The platform asks a device over its rate for

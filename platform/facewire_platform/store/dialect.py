@@ -117,7 +117,7 @@ class Dialect(abc.ABC):
         """The path for a new folder of column files."""
 
     @abc.abstractmethod
-    def held_columns(self, database: Any, *, wait: bool) -> AbstractContextManager[bool]:
+    def columns_lock(self, database: Any, *, wait: bool) -> AbstractContextManager[bool]:
         """Lock the column files for this process; False if another has them, unless we wait."""
 
     @abc.abstractmethod

@@ -105,7 +105,7 @@ class PostgresqlDialect(Dialect):
         return (Path(state) if state else data) / f"columns-{identity}"
 
     @contextlib.contextmanager
-    def held_columns(self, database: Any, *, wait: bool) -> Iterator[bool]:
+    def columns_lock(self, database: Any, *, wait: bool) -> Iterator[bool]:
         call = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
         database.execute_sql("SET lock_timeout = 0")
         ours = database.execute_sql(f"SELECT {call}(%s)", (_COLUMNS_LOCK,)).fetchone()[0] is not False

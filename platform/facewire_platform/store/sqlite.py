@@ -138,7 +138,7 @@ class SqliteDialect(Dialect):
         return path.with_name(path.name + "-columns")
 
     @contextlib.contextmanager
-    def held_columns(self, database: Any, *, wait: bool) -> Iterator[bool]:
+    def columns_lock(self, database: Any, *, wait: bool) -> Iterator[bool]:
         path = self._path.resolve()
         lock = os.open(path.with_name(path.name + "-copier"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
