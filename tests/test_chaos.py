@@ -32,7 +32,7 @@ from broker_engines import free_port
 
 from facewire import codec
 from facewire_device.store import open_store
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 
 FACEWIRE = [sys.executable, "-P", "-m", "facewire_cli"]

@@ -31,7 +31,7 @@ from facewire_platform.columns import engine
 from facewire_platform.columns.arrow import ArrowTable
 from facewire_platform.columns.builder import Builder
 from facewire_platform.columns.copier import Copier
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.history.retention import Retention
 from facewire_platform.store.drivers import Location

@@ -21,7 +21,7 @@ from facewire.messages import Batch, Match
 from facewire_platform.columns import engine, folder
 from facewire_platform.columns.builder import Builder
 from facewire_platform.columns.files import Files
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history import periods, reports
 from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import History

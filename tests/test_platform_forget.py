@@ -14,7 +14,7 @@ import facewire_platform.history.forget
 from facewire.messages import Ack, Match, Status
 from facewire_cli.main import cli
 from facewire_platform.columns.builder import Builder
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.forget import Forgetting, Forgotten
 from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import History

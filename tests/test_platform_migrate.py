@@ -11,7 +11,7 @@ from platform_processes import make_old_database
 from platform_store import check_conserved, rows, run, store_batches
 
 from facewire.errors import StoreError
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.store.migrate import migrate
 from facewire_platform.store.rows import key

@@ -12,7 +12,7 @@ from psycopg import errors
 
 from facewire.errors import StoreError
 from facewire.messages import Ack, Status
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate, open_database
 from facewire_platform.store.drivers import is_outage

@@ -22,7 +22,7 @@ import facewire_platform.history.reader
 from facewire.events import MAX_INT, event_from_map
 from facewire.messages import Status
 from facewire_cli.main import cli
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.events import MAX_SORTED, page_query
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location

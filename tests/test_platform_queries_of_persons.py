@@ -10,7 +10,7 @@ from platform_store import event_at, store_events
 
 import facewire_platform.history.events
 from facewire.events import Event
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.events import Place, page_query
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location

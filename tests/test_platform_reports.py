@@ -14,7 +14,7 @@ import facewire_platform.history.reports
 from facewire.events import Event
 from facewire.messages import Status
 from facewire_cli.main import cli
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import History
 from facewire_platform.history.reports import Completeness, Coverage, attendance, traffic

@@ -12,7 +12,7 @@ from platform_model import batch, event
 from platform_store import counts, store_batches
 
 from facewire.errors import StoreError
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.store.schema import SCHEMA
 from facewire_platform.store.writer import Store, open_store

@@ -19,7 +19,7 @@ import facewire_platform.store.writer
 from facewire.errors import BatchRefused, StoreError
 from facewire.events import MAX_INT, event_from_map
 from facewire.messages import Ack, Batch, Match, Status
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Store, Unreadable, open_store

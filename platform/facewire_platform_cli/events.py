@@ -7,7 +7,7 @@ import click
 
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, moment, write_rows
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate
 from facewire_platform_cli.options import database_option, filter_options

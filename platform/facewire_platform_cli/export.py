@@ -13,9 +13,9 @@ from facewire_cli.options import excel_option
 from facewire_cli.output import standard_output, write_rows
 from facewire_cli.progress import Reach, progress
 from facewire_platform.columns import engine
-from facewire_platform.columns.filter import Filter
 from facewire_platform.columns.folder import sync
 from facewire_platform.columns.single import write_parquet
+from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.history.reader import Row
 from facewire_platform.store.database import locate

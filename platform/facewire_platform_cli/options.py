@@ -9,7 +9,7 @@ import click
 
 from facewire.events import MAX_INT, PERSON_TYPES
 from facewire_cli.options import DEVICE, MOMENT
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.store.database import locate
 
 F = TypeVar("F", bound=Callable[..., Any])

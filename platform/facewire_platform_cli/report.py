@@ -17,7 +17,7 @@ from facewire.proof import Proof
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, visible, write_rows
 from facewire_mqtt.clock import now_ms
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.health.state import describe_times
 from facewire_platform.history import periods, reports
 from facewire_platform.history.periods import Period

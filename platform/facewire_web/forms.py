@@ -8,7 +8,7 @@ from facewire.events import MAX_INT, PERSON_TYPES
 from facewire.moments import parse_moment
 from facewire.topics import check_device
 from facewire_mqtt.clock import now_ms
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.events import Place
 from facewire_platform.history.queries import HOUR
 

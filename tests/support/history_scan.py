@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location
 

@@ -10,7 +10,7 @@ import facewire_platform.intake.worker
 from facewire.messages import Ack, decode_ack, encode
 from facewire.topics import Topics
 from facewire_mqtt import Address, Happening, Publication, Received
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.intake.inbox import Delivery, Inbox
 from facewire_platform.intake.worker import Worker

@@ -13,9 +13,9 @@ from typing import Any, Final, TypeAlias
 
 from facewire.events import PersonType
 from facewire_platform.columns import engine
-from facewire_platform.columns.filter import Filter, conditions
 from facewire_platform.columns.folder import read_folder
 from facewire_platform.columns.parts import DAY, FIRST_MS, Tables, bounds
+from facewire_platform.filter import Filter, conditions
 from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.drivers import store_errors
 

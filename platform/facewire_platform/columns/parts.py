@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from facewire.events import MAX_INT
-from facewire_platform.columns.filter import Filter, conditions
+from facewire_platform.filter import Filter, conditions
 from facewire_platform.store.dialect import Dialect
 
 #: No event is earlier or later.

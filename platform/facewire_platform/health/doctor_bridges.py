@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from facewire.errors import StoreError
 from facewire.finding import Finding
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.health.doctor import MAX_CLOCK_OFFSET
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import dialect_of

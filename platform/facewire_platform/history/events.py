@@ -18,7 +18,7 @@ import peewee
 
 from facewire import codec
 from facewire_platform.columns.answers import Columns, Key
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.reader import Reader, Row
 from facewire_platform.store.rows import key as key_of
 from facewire_platform.store.schema import EVENT_FIELDS, EventRow, StreamRow, columns_of

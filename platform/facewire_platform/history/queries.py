@@ -9,7 +9,7 @@ from typing import Any, Final
 import peewee
 
 from facewire.events import PersonType
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.devices import above_column, conserved, device_row, rate_columns
 from facewire_platform.history.events import Place, conditions, page_query, read_events
 from facewire_platform.history.reader import Reader, Row

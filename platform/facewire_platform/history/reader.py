@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
 from facewire_platform.columns.answers import Columns, FilesMissing, columns
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.stopping import check_stop, stoppable

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import peewee
 
-from facewire_platform.columns.filter import Filter
+from facewire_platform.filter import Filter
 from facewire_platform.history.events import conditions, vendor_fields
 from facewire_platform.history.periods import Period
 from facewire_platform.history.queries import STRANGER, History
