@@ -7,7 +7,7 @@
     platform   every ack                          everything under {root}/v1
     consumer   nothing                            every match; every status, if granted;
                                                   of its devices only, if it is narrowed to some
-    terminal   its own records, its answers,      what it is told, under mqtt/face
+    terminal   its own records, its answers,      its acks and questions, under mqtt/face
                its presence, under mqtt/face
     operator   nothing                            everything, $SYS too
 

@@ -28,7 +28,7 @@ _LEAST_MS: Final = 1e11
 def common_form(fields: Mapping[str, Any]) -> dict[str, Any]:
     """One event in any of the vendor's forms, with the contract's fields in their places.
 
-    What stands deeper stays there too.
+    Fields that stood deeper stay there too.
     """
     event = dict(fields)
     inner = event.get("common")

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from facewire.topics import DEFAULT_ROOT, Topics
+from facewire.topics import Topics
 from facewire_broker.authentication import UsersAuthenticator
 from facewire_broker.broker import Broker
 from facewire_broker.credentials import Users, UsersFile
@@ -26,7 +26,7 @@ from facewire_broker.tls import server_context
 from facewire_broker_cli.users import users as users_group
 from facewire_cli.ending import Ending
 from facewire_cli.logs import say
-from facewire_cli.options import ENDPOINT, Endpoint, topics_of
+from facewire_cli.options import ENDPOINT, Endpoint, root_option, topics_of
 from facewire_cli.systemd import Service
 from facewire_mqtt.address import Address, is_loopback
 
@@ -55,7 +55,6 @@ _listen_option = click.option(
     metavar="HOST:PORT",
     help="Address to listen on; port 0 for a free one.",
 )
-_root_option = click.option("--root", default=DEFAULT_ROOT, show_default=True, help="Prefix of all topics.")
 
 
 def _tls_options(command: F) -> F:
@@ -104,7 +103,7 @@ def _limits(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
 @click.option(
     "--users", type=_users_file, help="Users file, see `facewire broker users`. Without it, clients are anonymous, on loopback only."
 )
-@_root_option
+@root_option
 @_tls_options
 @click.option("--insecure", is_flag=True, help="Do not warn that without TLS anyone on the network can read secrets and faces.")
 @click.option(
@@ -230,7 +229,7 @@ def within_files(limits: BrokerLimits, files: int) -> BrokerLimits:
 )
 @_listen_option
 @click.option("--users", type=_users_file, default="facewire.users", show_default=True, help="Users file, see `facewire broker users`.")
-@_root_option
+@root_option
 @_tls_options
 def render(
     engine: str,

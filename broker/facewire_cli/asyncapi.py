@@ -17,8 +17,8 @@ import click
 from facewire import WIRE_VERSION
 from facewire.events import MAX_INT, PERSON_TYPES, Event
 from facewire.messages import MAX_BATCH_EVENTS, MAX_ORIGINS, Ack, Batch, Match, Message, Origin, Rejected, Status, to_map
-from facewire.topics import DEFAULT_ROOT, KINDS, QOS, Kind, Topics
-from facewire_cli.options import topics_of
+from facewire.topics import KINDS, QOS, Kind, Topics
+from facewire_cli.options import root_option, topics_of
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -91,7 +91,7 @@ _EXAMPLES: Final[dict[Kind, dict[str, Message]]] = {
 
 
 @click.command()
-@click.option("--root", default=DEFAULT_ROOT, show_default=True, help="First part of every topic.")
+@root_option
 def asyncapi(root: str) -> None:
     """Print the AsyncAPI 3 document of the topics, as JSON.
 

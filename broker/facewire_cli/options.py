@@ -90,6 +90,8 @@ ENDPOINT: Final = _type("endpoint", lambda value: _endpoint(str(value)))
 
 _FILE = click.Path(exists=True, dir_okay=False)
 
+root_option = click.option("--root", default=DEFAULT_ROOT, show_default=True, help="First part of every topic.")
+
 _CONNECTION_OPTIONS = (
     click.option("-h", "--host", default="127.0.0.1", show_default=True, help="Host of the broker."),
     click.option("-p", "--port", type=click.IntRange(1, 65_535), help=f"Port of the broker.  [default: {PORT}, with TLS {TLS_PORT}]"),
@@ -103,8 +105,19 @@ _CONNECTION_OPTIONS = (
     click.option("--cafile", type=_FILE, help="Certificate authority of the broker, PEM. Turns TLS on."),
     click.option("--cert", type=_FILE, help="Our certificate, PEM. Turns TLS on."),
     click.option("--key", type=_FILE, help="Key of our certificate, PEM. Without it --cert holds both."),
-    click.option("--root", default=DEFAULT_ROOT, show_default=True, help="First part of every topic."),
+    root_option,
 )
+
+
+def matching(pattern: str, what: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """A callback that refuses a text that the pattern does not match: it is not `what`."""
+
+    def check(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(pattern, value):
+            raise click.BadParameter(f"{value[:80]!a} is not {what}")
+        return value
+
+    return check
 
 
 def connection_options(command: F) -> F:

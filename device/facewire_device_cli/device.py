@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -38,7 +38,10 @@ SESSION_POLL: Final = 0.05
 RETRY_WAIT: Final = 1.0
 
 
-def _store_option(more: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _store_option(more: str = "") -> Callable[[F], F]:
     return click.option(
         "--store",
         required=True,
@@ -56,6 +59,19 @@ set_aside_option = click.option(
 )
 
 
+def reporting_options(command: F) -> F:
+    """Add the options of both ways of reporting: `--threshold`, `--period`, `--catch-up`."""
+    for option in (
+        click.option(
+            "--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches in a period while a backlog remains."
+        ),
+        click.option("--period", type=SECONDS, default="20s", show_default=True, help="Between batches of history; at least 20 s."),
+        click.option("--threshold", type=float, help="Scores above it are matches.  [default: no matches, history only]"),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group()
 def device() -> None:
     """Run a device: store, matches, history."""
@@ -65,9 +81,7 @@ def device() -> None:
 @click.option("--id", "name", required=True, type=DEVICE, help="The device's name in the topics.")
 @connection_options
 @store_option
-@click.option("--threshold", type=float, help="Scores above it are matches.  [default: no matches, history only]")
-@click.option("--period", type=SECONDS, default="20s", show_default=True, help="Between batches of history; at least 20 s.")
-@click.option("--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches in a period while a backlog remains.")
+@reporting_options
 @click.option("--batch", type=int, default=100, show_default=True, metavar="N", help="Events in a batch; at most 100.")
 @click.option("--capacity", type=int, metavar="N", help="Events that the store holds.  [default: 10000]")
 @click.option(

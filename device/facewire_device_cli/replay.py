@@ -10,10 +10,11 @@ import click
 
 from facewire.events import event_from_source
 from facewire.topics import Topics
-from facewire_cli.options import DEVICE, SECONDS, connection_options
+from facewire_cli.options import DEVICE, connection_options
 from facewire_device import Agent, Recorder, Settings
 from facewire_device.identity import machine_identity
 from facewire_device.recordings import Reading, read_file
+from facewire_device_cli.device import reporting_options
 from facewire_mqtt.address import Address
 from facewire_mqtt.clock import now_ms
 
@@ -38,9 +39,7 @@ SESSION_WAIT: Final = 3.0
     "--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="How many times faster than recorded."
 )
 @click.option("--now", is_flag=True, help="Give each event the time of its replay.  [default: its own time]")
-@click.option("--threshold", type=float, help="Scores above it are matches.  [default: no matches, history only]")
-@click.option("--period", type=SECONDS, default="20s", show_default=True, help="Between batches of history; at least 20 s.")
-@click.option("--catch-up", type=int, default=1, show_default=True, metavar="N", help="Batches in a period while a backlog remains.")
+@reporting_options
 def replay(
     file: Path,
     address: Address,

@@ -86,7 +86,7 @@ class Ending:
 
     #: Both the watermark and the head from now on.
     watermark: int
-    #: Whatever of these is not stored is lost.
+    #: Those of them that are not stored are lost.
     lost: tuple[Range, ...] = ()
     #: These seqs continue in the newer epoch, stored or not.
     continued: Range | None = None

@@ -1,10 +1,8 @@
 """`facewire platform forget`: a device, or one epoch of it, is gone from every table and report."""
 
-import re
-
 import click
 
-from facewire_cli.options import DEVICE, output_option
+from facewire_cli.options import DEVICE, matching, output_option
 from facewire_cli.output import Form, write_rows
 from facewire_platform.history.forget import Forgetting, Forgotten
 from facewire_platform.store.database import locate
@@ -13,16 +11,12 @@ from facewire_platform_cli.options import database_option
 COLUMNS = ("device", "epochs", "events", "quarantined", "dry_run")
 
 
-def _check_epoch(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not re.fullmatch("[0-9A-Fa-f]{16}", value):
-        raise click.BadParameter(f"{value[:80]!a} is not 16 hex digits")
-    return value
-
-
 @click.command()
 @click.argument("device", type=DEVICE)
 @database_option
-@click.option("--epoch", callback=_check_epoch, help="Forget only this epoch of it (`facewire status --all-epochs`).")
+@click.option(
+    "--epoch", callback=matching("[0-9A-Fa-f]{16}", "16 hex digits"), help="Forget only this epoch of it (`facewire status --all-epochs`)."
+)
 @click.option("--dry-run", is_flag=True, help="Forget nothing; show what would be forgotten.")
 @output_option
 def forget(device: str, database: str, epoch: str | None, dry_run: bool, output: Form) -> None:

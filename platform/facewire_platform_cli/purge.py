@@ -1,12 +1,11 @@
 """`facewire platform purge`: delete old events, or all of one person."""
 
-import time
-
 import click
 
 from facewire_cli.options import SECONDS, output_option
 from facewire_cli.output import Form, write_rows
 from facewire_cli.progress import progress
+from facewire_mqtt.clock import now_ms
 from facewire_platform.history.queries import History
 from facewire_platform.history.retention import Purged, Retention
 from facewire_platform.store.database import locate
@@ -35,7 +34,7 @@ def purge(database: str, older_than: float | None, person: str | None, dry_run: 
         raise click.BadParameter(
             "'' is no identity_id" if person == "" else "0 would delete everything", param_hint="--person / --older-than"
         )
-    before_ms = None if older_than is None else int((time.time() - older_than) * 1000)
+    before_ms = None if older_than is None else now_ms() - int(older_than * 1000)
     purged = _purge(locate(database), before_ms, person, dry_run=dry_run)
     write_rows([{"events": purged.events, "kept": purged.kept, "quarantined": purged.quarantined, "dry_run": dry_run}], output, COLUMNS)
     if person is not None and purged == Purged():

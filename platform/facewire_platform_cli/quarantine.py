@@ -7,9 +7,8 @@ import click
 
 from facewire import codec
 from facewire.errors import DecodeError
-from facewire.topics import DEFAULT_ROOT
 from facewire_cli.main import EXIT_UNHEALTHY
-from facewire_cli.options import DEVICE, output_option, topics_of
+from facewire_cli.options import DEVICE, output_option, root_option, topics_of
 from facewire_cli.output import Form, moment, to_json, write_rows
 from facewire_platform.history.quarantine import drop as drop_entries
 from facewire_platform.history.quarantine import entries, entry
@@ -62,7 +61,7 @@ def show(database: str, number: int, output: Form) -> None:
 
 @quarantine.command()
 @database_option
-@click.option("--root", default=DEFAULT_ROOT, show_default=True, help="Prefix of all topics.")
+@root_option
 @_which
 @_all
 @output_option

@@ -1,7 +1,6 @@
 """`facewire platform`: run the worker that stores and acks."""
 
 import logging
-import re
 from typing import Any
 
 import click
@@ -9,7 +8,7 @@ import click
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import Topics
 from facewire_cli.ending import Ending
-from facewire_cli.options import ENDPOINT, Endpoint, connection_options
+from facewire_cli.options import ENDPOINT, Endpoint, connection_options, matching
 from facewire_cli.systemd import Service
 from facewire_mqtt.address import Address
 from facewire_platform.columns.copier import Copier
@@ -27,12 +26,6 @@ from facewire_platform_cli.web import web_options, web_process
 log = logging.getLogger(__name__)
 
 
-def _check_group(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
-        raise click.BadParameter(f"{value[:80]!a} is not 1 to 64 of A-Z a-z 0-9 . _ -")
-    return value
-
-
 @click.group()
 def platform() -> None:
     """Run the platform: ingest and acks."""
@@ -41,7 +34,12 @@ def platform() -> None:
 @platform.command()
 @connection_options
 @database_option
-@click.option("--share", metavar="GROUP", callback=_check_group, help="Share the work with the other workers of GROUP; PostgreSQL only.")
+@click.option(
+    "--share",
+    metavar="GROUP",
+    callback=matching(r"[A-Za-z0-9._-]{1,64}", "1 to 64 of A-Z a-z 0-9 . _ -"),
+    help="Share the work with the other workers of GROUP; PostgreSQL only.",
+)
 @click.option("--metrics", type=ENDPOINT, metavar="HOST:PORT", help="Serve Prometheus metrics there (docs/health.md).")
 @web_options
 def run(

@@ -175,7 +175,7 @@ class DeviceRow(BaseModel):
     dropped: int | None
     missed: int | None = Field(description="Matches of this run of the device that missed the realtime lane.")
     takeovers: int = Field(0, description="If two boxes use this id: how often one took the other's place lately.")
-    proof: str | None = Field(description="Of a bridged device, how far it is proved that its box lost nothing.")
+    proof: str | None = Field(description="If the device is bridged: how far it is proved that its box lost nothing.")
 
 
 class Devices(BaseModel):

@@ -70,7 +70,7 @@ class Copier:
         return self._process is not None and self._process.poll() is None
 
     def close(self) -> None:
-        """End the process; what it has not finished, the next one does."""
+        """End the process. The next one does the work that it has not finished."""
         if self._process is None:
             return
         self._process.kill()

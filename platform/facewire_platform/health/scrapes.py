@@ -56,7 +56,7 @@ class Scrapes:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # a coroutine runs in a task
         self._open[task] = None
-        # Whatever ends it, the connection is gone afterwards.
+        # The connection is gone afterwards, however it ends.
         with contextlib.suppress(asyncio.CancelledError, TimeoutError, OSError, EOFError, asyncio.LimitOverrunError):
             try:
                 await self._answer(reader, writer)

@@ -23,6 +23,7 @@ import peewee
 
 from facewire import codec
 from facewire.events import MAX_INT
+from facewire_mqtt.clock import now_ms
 from facewire_platform.columns.answers import Key
 from facewire_platform.columns.builder import columns_follow
 from facewire_platform.history.events import KEY
@@ -133,7 +134,7 @@ class Retention:
         names = {name for found in self._matching(by_key, theirs) for *_, name in found}
         texts = {identity_id, *map(self._dialect.from_stored, names)} - {""}
         so_far = yield from self._delete_quarantine(so_far, functools.partial(holds, needles(texts)))
-        yield from self._delete_events(so_far, by_key, theirs, silent_since=int((time.time() - GONE) * 1000))
+        yield from self._delete_events(so_far, by_key, theirs, silent_since=now_ms() - GONE * 1000)
         if not self._dry_run:
             with store_errors(self._location):
                 self._dialect.finish_erasing(self._db)

@@ -1,8 +1,8 @@
 """The store on PostgreSQL: how it is opened, and its statements.
 
 A worker that writes to a stream locks its row (`SELECT … FOR UPDATE`) until it commits. So several
-workers may store messages of the same device at the same time: what one has read of the stream
-stays true, and it can copy events straight into their table, because no other can insert them.
+workers may store messages of the same device at the same time: a stream that one has read stays as
+it was, and it can copy events straight into their table, because no other can insert them.
 """
 
 import contextlib
