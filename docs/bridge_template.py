@@ -12,17 +12,16 @@ key in one commit, and only then sends the answer.
 import json
 from typing import Any, Final
 
+from facewire.events import PersonType
 from facewire.proof import Proof
-from facewire_bridge.clock import read_local
-from facewire_bridge.family import Box, Family, Post, Read
-from facewire_bridge.record import Poison, Record
+from facewire_bridge import Box, Family, Poison, Post, Read, Record, read_local
 
-#: What tells the box that all of a post is durable.
+#: The answer that tells the box that all of a post is durable.
 STORED: Final = b'{"result": 0}'
 
 
 def read_post(post: Post, box: Box) -> Read:
-    """Read one post. Of a box that posts arrays, return a record for each item, with the item."""
+    """Read one post. If your box posts arrays, return a record for each item, with the item."""
     return [(_record(post.body, box), post.body)]
 
 
@@ -31,16 +30,15 @@ def _record(body: bytes, box: Box) -> Record | Poison:
         said = json.loads(body)
         number = _number(said)
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        # Without a key it is known by its bytes.
+        # It has no key: the bridge knows it by its bytes.
         return Poison("post", "", f"cannot be read: {exc!r}"[:200])
     try:
         event = _event(said, box)
     except (ValueError, TypeError, KeyError) as exc:
         return Poison("post", str(number), f"is no event: {exc!r}"[:200], number, mark=str(said.get("at")))
-    # Late or refused: history only. A gate must never see it.
+    # A record that is late or was refused is history only: a gate must never see it.
     realtime = said.get("pass") is True and said.get("late") is False
-    # Another record may have this number once the box's counter was reset: the mark tells them
-    # apart.
+    # If the box's counter is reset, another record gets this number: the mark tells them apart.
     mark = f"{said['at']}|{said['who']}"
     return Record("post", str(number), event, realtime, number=number, mark=mark)
 
@@ -53,14 +51,14 @@ def _number(said: dict[str, Any]) -> int:
 
 
 def _event(said: dict[str, Any], box: Box) -> dict[str, Any]:
-    """What `facewire device record` takes. Photographs may stay in: the bridge takes them out."""
+    """An event, as for `facewire device record`. The bridge takes photographs out of it."""
     return {
         "timestamp": read_local(said["at"], box.zone, after_ms=box.after_ms),
         "source_time": said["at"],
         "score": said["score"],
         "identity_id": said["who"],
         "identity_name": said.get("name") or "",
-        "person_type": 1 if said["who"] else 4,
+        "person_type": (PersonType.EMPLOYEE if said["who"] else PersonType.STRANGER).value,
         "spot_pic": said.get("jpeg") or "",
     }
 

@@ -3,6 +3,7 @@
 import http.client
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,9 +14,8 @@ import pytest
 from bridge_scene import Stores, http_bridge, write_settings
 
 from facewire.events import event_from_source
-from facewire_bridge.family import Box, Post
+from facewire_bridge import Box, Poison, Post, Record
 from facewire_bridge.push_source import PushSource
-from facewire_bridge.record import Poison, Record
 from facewire_bridge.settings import read_settings
 from facewire_broker import embedded
 
@@ -40,6 +40,10 @@ def read(template: ModuleType, body: bytes) -> Record | Poison:
 
 def test_it_has_less_than_a_hundred_lines() -> None:
     assert len(PATH.read_text().splitlines()) < 100
+
+
+def test_it_imports_only_from_the_face_of_the_package() -> None:
+    assert re.findall(r"facewire_bridge\S*", PATH.read_text()) == ["facewire_bridge"]
 
 
 def test_a_post_becomes_a_record(template: ModuleType) -> None:
