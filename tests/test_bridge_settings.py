@@ -75,7 +75,11 @@ def test_a_secret_may_be_in_a_file_that_a_variable_leads_to(tmp_path: Path, monk
         ('[sophon.device.hall-1]\napi = "http://x"', "version 2 has neither api nor websocket"),
         ('[sophon.device.hall-1]\nversion = 5\nwebsocket = "ws://x"', "websocket needs api or cameras"),
         ('[sophon.device.hall-1]\nversion = 5\napi = "x"', "api 'x': is not http://HOST[:PORT]"),
-        ('[sophon]\nlisten = "x"', "listen 'x': is not HOST:PORT"),
+        *(
+            (f"[{table}]\nlisten = {text!r}", f"listen {text!r}: {text!r} is not HOST:PORT with a port up to 65535")
+            for table in ("sophon", "http")
+            for text in ("x", "a:b:80", "[::1:80", "::1:80", "host:65536", ":80", "a b:80")
+        ),
         (f'{GATE}[sophon.device.gate-1]\nid = "b"', "gate-1 is there twice"),
         ('[sophon.device.a]\nid = "b"\n[sophon.device.b]', "id 'b' of SophonDevice is there twice"),
         ('[sophon.device.a]\nid = "b/c"', "id 'b/c' is empty or holds one of"),

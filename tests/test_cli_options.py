@@ -11,9 +11,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from facewire.endpoint import Endpoint
 from facewire.moments import MAX_SECONDS, parse_moment
 from facewire.topics import Topics
-from facewire_cli.options import DEVICE, ENDPOINT, MOMENT, SECONDS, Endpoint, connection_options, moment_type, output_option
+from facewire_cli.options import DEVICE, ENDPOINT, MOMENT, SECONDS, connection_options, moment_type, output_option
 from facewire_mqtt import Address
 
 NOW_MS = 1_764_000_000_000

@@ -6,9 +6,9 @@ subscribe there, `errors` all faults. `vendor` and `photographs` read the forms 
 events, and `proof` says how far it is proved that a box lost none.
 
 `allowance` bounds how much each of many clients may do, `objects` says which objects a SQLite
-database may contain, `hosts` knows a machine's own names. `finding` is a check's; `plain`,
-`moments` and `masking` read and write values for people and programs: JSON, times and durations,
-URLs without passwords.
+database may contain, `hosts` knows a machine's own names, and `endpoint` reads HOST:PORT. `finding`
+is a check's; `plain`, `moments` and `masking` read and write values for people and programs: JSON,
+times and durations, URLs without passwords.
 
 Each side has its own rules of sending: `facewire_device.uploader` and `facewire_platform.ingest`.
 """

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from facewire.endpoint import Endpoint
 from facewire.topics import Topics
 from facewire_broker.authentication import UsersAuthenticator
 from facewire_broker.broker import Broker
@@ -26,7 +27,7 @@ from facewire_broker.tls import server_context
 from facewire_broker_cli.users import users as users_group
 from facewire_cli.ending import Ending
 from facewire_cli.logs import say
-from facewire_cli.options import ENDPOINT, Endpoint, root_option, topics_of
+from facewire_cli.options import ENDPOINT, root_option, topics_of
 from facewire_cli.systemd import Service
 from facewire_mqtt.address import Address, is_loopback
 

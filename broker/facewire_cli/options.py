@@ -16,10 +16,11 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from facewire.endpoint import MAX_PORT, PORT, TLS_PORT, parse_endpoint
 from facewire.moments import parse_moment, parse_seconds
 from facewire.topics import DEFAULT_ROOT, Topics, check_device
 
@@ -30,27 +31,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-PORT, TLS_PORT = 1883, 8883
-
 #: Lengths are 16 bits on the wire (MQTT 3.1.1 section 1.5.3).
 MAX_MQTT_BYTES: Final = 65_535
-
-
-class Endpoint(NamedTuple):
-    """The address to listen at; port 0 takes any free port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _endpoint(text: str) -> Endpoint:
-    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\s]+)):([0-9]{1,5})", text)
-    if not found or int(found[3]) > 65_535:
-        raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
-    return Endpoint(found[1] or found[2], int(found[3]))
 
 
 def _type(name: str, parse: Callable[[Any], T]) -> "click.ParamType[T]":
@@ -85,8 +67,8 @@ MOMENT: Final = moment_type()
 SECONDS: Final = _type("duration", lambda value: parse_seconds(str(value)))
 #: str that can name a device.
 DEVICE: Final = _type("device", lambda value: check_device(str(value)))
-#: `Endpoint`.
-ENDPOINT: Final = _type("endpoint", lambda value: _endpoint(str(value)))
+#: `facewire.endpoint.Endpoint`.
+ENDPOINT: Final = _type("endpoint", lambda value: parse_endpoint(str(value)))
 
 _FILE = click.Path(exists=True, dir_okay=False)
 
@@ -94,7 +76,7 @@ root_option = click.option("--root", default=DEFAULT_ROOT, show_default=True, he
 
 _CONNECTION_OPTIONS = (
     click.option("-h", "--host", default="127.0.0.1", show_default=True, help="Host of the broker."),
-    click.option("-p", "--port", type=click.IntRange(1, 65_535), help=f"Port of the broker.  [default: {PORT}, with TLS {TLS_PORT}]"),
+    click.option("-p", "--port", type=click.IntRange(1, MAX_PORT), help=f"Port of the broker.  [default: {PORT}, with TLS {TLS_PORT}]"),
     click.option("-u", "--username", help="User name."),
     click.option("-P", "--password", help="Password. Other users of this machine can see it; use --password-file."),
     click.option(

@@ -5,13 +5,15 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 
+from facewire.endpoint import PORT, Endpoint
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """A broker, and our credential there."""
 
     host: str = "127.0.0.1"
-    port: int = 1883
+    port: int = PORT
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     #: Certificate authority, our certificate and its key: PEM files. Any of them turns TLS on.
@@ -24,7 +26,7 @@ class Address:
         return any((self.cafile, self.cert, self.key))
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return str(Endpoint(self.host, self.port))
 
 
 def is_loopback(host: str) -> bool:

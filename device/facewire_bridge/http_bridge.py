@@ -11,6 +11,7 @@ from typing import Final
 import httpx
 import uvicorn
 
+from facewire.endpoint import Endpoint
 from facewire.errors import FacewireError
 from facewire_bridge.fetcher import PERIOD, Fetcher
 from facewire_bridge.member_threads import MemberThreads, Troubles
@@ -29,7 +30,7 @@ class HttpBridge:
     """Serves boxes that post, and fetches from those that are asked.
 
     Args:
-        listen: host and port.
+        listen: where boxes post to.
         sources: the boxes, in the order of their members.
         threads: the members' threads.
         on_failure: called if the event loop fails.
@@ -41,7 +42,7 @@ class HttpBridge:
 
     def __init__(
         self,
-        listen: tuple[str, int],
+        listen: Endpoint,
         sources: Sequence[Posting],
         threads: MemberThreads,
         *,
@@ -53,10 +54,10 @@ class HttpBridge:
         self._on_failure = on_failure
         self._failure: BaseException | None = None
         try:
-            family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
+            family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
             self._socket = socket.create_server(listen, family=family)
         except OSError as exc:
-            raise FacewireError(f"cannot listen on {listen[0]}:{listen[1]}: {exc.strerror}") from exc
+            raise FacewireError(f"cannot listen on {listen}: {exc.strerror}") from exc
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             PostApp(sources, threads, self._troubles),

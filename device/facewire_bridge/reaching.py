@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from facewire.endpoint import Endpoint
 from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
 from facewire.finding import Finding
 from facewire_bridge import mqtt_face, sophon
@@ -75,18 +76,15 @@ def _check_broker(check: str, address: Address, filters: Sequence[tuple[str, int
         return Finding(check, "FAIL", str(exc), "does it run at this host and port, and does a firewall let us through?")
 
 
-def _check_listen(check: str, listen: tuple[str, int]) -> Finding:
-    host, port = listen
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _check_listen(check: str, listen: Endpoint) -> Finding:
     try:
-        with socket.create_server(listen, family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            return Finding(check, "ok", f"{where} is free")
+        with socket.create_server(listen, family=socket.AF_INET6 if ":" in listen.host else socket.AF_INET):
+            return Finding(check, "ok", f"{listen} is free")
     except OSError as exc:
-        if _is_bridge(host, port):
-            return Finding(check, "ok", f"a bridge listens on {where} already")
-        return Finding(
-            check, "FAIL", f"cannot listen on {where}: {exc.strerror}", "stop what listens there, or give another address in listen"
-        )
+        if _is_bridge(*listen):
+            return Finding(check, "ok", f"a bridge listens on {listen} already")
+        remedy = "stop the process that listens there, or give another address in listen"
+        return Finding(check, "FAIL", f"cannot listen on {listen}: {exc.strerror}", remedy)
 
 
 def _is_bridge(host: str, port: int) -> bool:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from facewire.endpoint import MAX_PORT, PORT, TLS_PORT, Endpoint, parse_endpoint
 from facewire.topics import DEFAULT_ROOT, Topics, check_device
 from facewire_bridge.clock import read_local
 from facewire_bridge.family import Family
@@ -36,7 +37,6 @@ from facewire_mqtt.address import Address, tls_context
 DEFAULT_CAPACITY: Final = 100_000
 DEFAULT_PHOTO_BYTES: Final = 1 << 30
 _MOST_PHOTO_BYTES: Final = 1 << 44
-_PORT, _TLS_PORT = 1883, 8883
 _ADDRESS_KEYS: Final = frozenset({"host", "port", "username", "password", "password_file", "cafile", "cert", "key"})
 _VERSIONS: Final = (2, 5, 6)
 
@@ -145,9 +145,9 @@ class BridgeSettings:
     face_broker: Address
     prefix: str
     face: tuple[FaceDevice, ...]
-    listen: tuple[str, int]
+    listen: Endpoint
     sophon: tuple[SophonDevice, ...]
-    http_listen: tuple[str, int]
+    http_listen: Endpoint
     http: tuple[PushDevice, ...]
 
     @property
@@ -177,9 +177,9 @@ def read_settings(path: Path) -> BridgeSettings:
             face_broker=_address(face) if face.has(_ADDRESS_KEYS) else facewire_broker,
             prefix=face.pop("prefix", str, DEFAULT_PREFIX).strip("/"),
             face=tuple(_face_device(name, table) for name, table in face.tables("device")),
-            listen=sophon.parse("listen", _endpoint, "127.0.0.1:8088"),
+            listen=sophon.parse("listen", parse_endpoint, "127.0.0.1:8088"),
             sophon=tuple(_sophon_device(name, table) for name, table in sophon.tables("device")),
-            http_listen=http.parse("listen", _endpoint, "127.0.0.1:8089"),
+            http_listen=http.parse("listen", parse_endpoint, "127.0.0.1:8089"),
             http=tuple(_push_device(name, table) for name, table in http.tables("device")),
         )
     _check_unique(settings, str(path))
@@ -191,9 +191,9 @@ def _address(table: Table) -> Address:
     if password is not None and username is None:
         raise table.error("password", "needs a username (MQTT 3.1.1 section 3.1.2.9)")
     files = {key: table.pop_optional(key, str) for key in ("cafile", "cert", "key")}
-    port = table.pop("port", int, _TLS_PORT if any(files.values()) else _PORT)
-    if not 1 <= port <= 65_535:
-        raise table.error("port", f"{port} is not from 1 to 65535")
+    port = table.pop("port", int, TLS_PORT if any(files.values()) else PORT)
+    if not 1 <= port <= MAX_PORT:
+        raise table.error("port", f"{port} is not from 1 to {MAX_PORT}")
     address = Address(host=table.pop("host", str, "127.0.0.1"), port=port, username=username, password=password, **files)
     try:
         tls_context(address)
@@ -307,13 +307,6 @@ def _url(*schemes: str) -> Callable[[str], str]:
         return text.rstrip("/")
 
     return read
-
-
-def _endpoint(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ValueError("is not HOST:PORT, such as 127.0.0.1:8088 or [::1]:8088")
-    return host.strip("[]"), int(port)
 
 
 def _check_unique(settings: BridgeSettings, where: str) -> None:

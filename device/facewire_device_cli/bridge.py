@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeVar
 
 import click
 
+from facewire.endpoint import Endpoint
 from facewire_bridge.face_bridge import FaceBridge
 from facewire_bridge.member import Member, poison_of, store_path
 from facewire_bridge.members import Members
@@ -135,7 +136,7 @@ def http(file: Path) -> None:
     _serve(settings, settings.http, lambda members, failed: _http(settings.http_listen, PushSource, members, failed))
 
 
-def _http(listen: tuple[str, int], source: Callable[[D, Member], Posting], members: Members[D], failed: Callable[[], None]) -> "_Server":
+def _http(listen: Endpoint, source: Callable[[D, Member], Posting], members: Members[D], failed: Callable[[], None]) -> "_Server":
     # It needs the extra, which a bridge of terminals does without.
     try:
         from facewire_bridge.http_bridge import HttpBridge

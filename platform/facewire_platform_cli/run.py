@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
+from facewire.endpoint import Endpoint
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import Topics
 from facewire_cli.ending import Ending
-from facewire_cli.options import ENDPOINT, Endpoint, connection_options, matching
+from facewire_cli.options import ENDPOINT, connection_options, matching
 from facewire_cli.systemd import Service
 from facewire_mqtt.address import Address
 from facewire_platform.columns.copier import Copier

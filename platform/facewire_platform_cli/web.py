@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from facewire.endpoint import Endpoint
 from facewire.topics import Topics
 from facewire_cli.ending import Ending
-from facewire_cli.options import ENDPOINT, Endpoint, connection_options
+from facewire_cli.options import ENDPOINT, connection_options
 from facewire_mqtt.address import Address
 from facewire_platform.store.database import locate
 from facewire_platform.store.drivers import Location
