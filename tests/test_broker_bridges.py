@@ -84,7 +84,7 @@ def test_it_may_be_each_of_its_devices_and_no_other(site: Site) -> None:
 
 
 @pytest.mark.network
-def test_what_it_says_for_its_devices_arrives_and_nothing_else(site: Site) -> None:
+def test_a_bridge_publishes_for_its_own_devices_and_for_no_others(site: Site) -> None:
     with Probe(site.address, "platform", user="platform", password=PLATFORM) as platform:
         platform.subscribe(("facewire/v1/#", 1))
         with Probe(site.address, "bridge-1", user="bridge-1", password=BRIDGE) as bridge:

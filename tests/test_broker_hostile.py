@@ -170,9 +170,9 @@ def test_kept_sessions_of_one_gate_hold_a_bounded_part_of_what_all_may(tmp_path:
             Probe(where, "w", clean=False, timeout=20, user="worker", password=secrets["worker"]) as worker,
         ):
             for number in range(KEPT_SESSIONS):
-                with Probe(where, f"kept{number}", clean=False, user="gate", password=secrets["gate"]) as kept:
-                    assert kept.subscribe(("facewire/v1/+/status", 1)) == [1]
-                    kept.disconnect()
+                with Probe(where, f"kept{number}", clean=False, user="gate", password=secrets["gate"]) as gate:
+                    assert gate.subscribe(("facewire/v1/+/status", 1)) == [1]
+                    gate.disconnect()
                 # As much as a session holds, so that each holds other messages than the next.
                 for n in range(0, 260, 20):
                     dev1.send(b"".join(publish(topic, bytes([n]) + bytes(64_000), 1, packet_id=n + k + 1) for k in range(20)))

@@ -28,7 +28,7 @@ def run(*words: str, **environment: str) -> Result:
     return CliRunner(env={**others, **environment}).invoke(cli, words, auto_envvar_prefix="FACEWIRE")
 
 
-def told(result: Result) -> dict[tuple[str, str], tuple[Any, str]]:
+def settings_of(result: Result) -> dict[tuple[str, str], tuple[Any, str]]:
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     return {(row["command"], row["setting"]): (row["value"], row["source"]) for row in rows}
@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> str:
 
 
 def test_settings_are_shown_with_their_source(file: str) -> None:
-    assert told(run("--config", file, "config", "show", FACEWIRE_TAIL_HOST="broker.lan", FACEWIRE_LOG_FORMAT="json")) == {
+    assert settings_of(run("--config", file, "config", "show", FACEWIRE_TAIL_HOST="broker.lan", FACEWIRE_LOG_FORMAT="json")) == {
         ("", "config"): (file, "flag"),
         ("", "log_level"): ("debug", "file"),
         ("", "log_format"): ("json", "environment"),
@@ -53,7 +53,7 @@ def test_settings_are_shown_with_their_source(file: str) -> None:
 
 
 def test_show_lists_all_settings_of_a_command_with_its_flags(file: str) -> None:
-    shown = told(run("--config", file, "config", "show", "device", "run", "--capacity", "500", FACEWIRE_DEVICE_RUN_PASSWORD=TYPED))
+    shown = settings_of(run("--config", file, "config", "show", "device", "run", "--capacity", "500", FACEWIRE_DEVICE_RUN_PASSWORD=TYPED))
     assert shown["device run", "period"] == (30.0, "file")
     assert shown["device run", "capacity"] == (500, "flag")
     assert shown["device run", "password"] == ("***", "environment")
@@ -63,8 +63,8 @@ def test_show_lists_all_settings_of_a_command_with_its_flags(file: str) -> None:
 
 def test_a_flag_wins_over_environment_over_file(file: str) -> None:
     words = ["--config", file, "config", "show", "device", "run"]
-    assert told(run(*words, FACEWIRE_DEVICE_RUN_PERIOD="40"))["device run", "period"] == (40.0, "environment")
-    assert told(run(*words, "--period", "50", FACEWIRE_DEVICE_RUN_PERIOD="40"))["device run", "period"] == (50.0, "flag")
+    assert settings_of(run(*words, FACEWIRE_DEVICE_RUN_PERIOD="40"))["device run", "period"] == (40.0, "environment")
+    assert settings_of(run(*words, "--period", "50", FACEWIRE_DEVICE_RUN_PERIOD="40"))["device run", "period"] == (50.0, "flag")
 
 
 def test_a_group_is_not_a_command() -> None:

@@ -69,7 +69,7 @@ def test_a_value_cannot_forge_a_field_or_a_line() -> None:
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter("%(levelname)s %(message)s")])
-def test_what_others_sent_cannot_forge_a_line_drive_a_terminal_or_fill_a_disk(formatter: logging.Formatter) -> None:
+def test_text_from_others_cannot_forge_a_line_drive_a_terminal_or_fill_a_disk(formatter: logging.Formatter) -> None:
     text = formatter.format(record("ack refused error=%s", "x\n2026 ERROR forged\x1b[2J\u202e\x9b" + "y" * 1_000_000))
     assert visible(text) == text
     assert "more characters" in text
@@ -224,8 +224,7 @@ def test_a_whole_run_logs_no_name_face_or_secret(form: str, tmp_path: Path) -> N
         ]
         with Running(*logs, *run, "--threshold", "0.5", "--source", "-", "--exit-when-acked", stdin=True) as device:
             device.write(fields, fields | {"timestamp": 2}, fields | {"score": NAME}, [NAME], NAME)
-            assert device.process.stdin is not None
-            device.process.stdin.close()
+            device.close_stdin()
             device.wait(60)
         codes = [running.end(signal.SIGTERM) for running in (platform, broker)]
     assert codes == [0, 0]

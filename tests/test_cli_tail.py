@@ -192,8 +192,8 @@ def test_a_full_inbox_counts_dropped_messages_and_keeps_all_other_happenings() -
     for number in range(5):
         inbox.put(Received("t", b"%d" % number, 0, retain=False))
     inbox.put(Connected())
-    told = [inbox.get(0.0) for _ in range(4)]
-    assert [item and type(item[1]) for item in told] == [Received, Received, Connected, None]
+    items = [inbox.get(0.0) for _ in range(4)]
+    assert [item and type(item[1]) for item in items] == [Received, Received, Connected, None]
     assert inbox.dropped == 3
 
 

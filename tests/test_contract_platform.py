@@ -106,7 +106,7 @@ class Device:
         return self.ack(batch).map  # type: ignore[no-any-return]  # a map
 
     def ack(self, batch: dict[str, Any]) -> Message:
-        return self.wire.next(lambda came: is_ack_of(came, batch))
+        return self.wire.next(lambda message: is_ack_of(message, batch))
 
     def history(self, after: int, *seqs: int, cursor: int | None = None) -> dict[str, Any]:
         return self.ask(self.batch(after, cursor or max((*seqs, after)), [event(seq) for seq in seqs]))
@@ -133,10 +133,10 @@ class Device:
         batch = self.batch(self.cursor, sent[-1] if sent else self.cursor, [self.events[seq] for seq in sent])
         if not self.lost():
             self.send(batch)
-        came = self.wire.maybe(lambda came: is_ack_of(came, batch), 0.5 if self.loss else 5)
-        if came is None or self.lost() or "error" in came.map:
+        received = self.wire.maybe(lambda message: is_ack_of(message, batch), 0.5 if self.loss else 5)
+        if received is None or self.lost() or "error" in received.map:
             return False
-        ack = came.map
+        ack = received.map
         if "conflict" in ack:
             self.fork([self.events[seq] for seq in sorted(self.events) if seq >= ack["conflict"]])
         elif ack["cursor"] > self.head == batch["cursor"]:
@@ -159,8 +159,8 @@ class Device:
         raise AssertionError(f"{self.name} is at {self.cursor} of {self.head}")
 
 
-def is_ack_of(came: Message, batch: dict[str, Any]) -> bool:
-    ack = came.map
+def is_ack_of(message: Message, batch: dict[str, Any]) -> bool:
+    ack = message.map
     return (ack["epoch"], ack["boot"], ack["key"]) == (batch["epoch"], batch["boot"], batch["cursor"])
 
 
@@ -220,15 +220,15 @@ def device(new_device: Callable[..., Device]) -> Device:
 def test_a_batch_is_acked_field_by_field_once_it_can_be_read_back(platform: Platform, device: Device) -> None:
     batch = device.batch(0, 2, [event(1), event(2)])
     device.send(batch)
-    came = device.ack(batch)
+    received = device.ack(batch)
     assert set(platform.events(device.name)) == {1, 2}
-    ack = came.map
+    ack = received.map
     assert ack.keys() - {"received_at", "sent_at"} == {"epoch", "boot", "key", "cursor", "store"}
     assert ack.get("received_at", 0) <= ack.get("sent_at", 0)
     assert (ack["epoch"], ack["boot"], ack["key"], ack["cursor"]) == (device.epoch, BOOT, 2, 2)
-    assert (came.topic, came.qos, came.retain) == (f"facewire/v1/{device.name}/ack", 1, False)
+    assert (received.topic, received.qos, received.retain) == (f"facewire/v1/{device.name}/ack", 1, False)
     assert isinstance(ack["store"], str)
-    assert came.payload[:1] != b"{"
+    assert received.payload[:1] != b"{"
 
 
 def test_every_batch_gets_its_ack_with_the_same_store(platform: Platform, device: Device) -> None:
@@ -314,10 +314,10 @@ def test_a_device_that_speaks_json_is_answered_in_json(platform: Platform, new_d
     device = new_device(as_json=True)
     batch = device.batch(0, 2, [event(1, score=82, note="小明", none=None), event(2, score="bad")])
     device.send(batch)
-    came = device.ack(batch)
-    assert came.payload[:1] == b"{"
-    assert came.map["cursor"] == 2
-    assert [rejected["seq"] for rejected in came.map["rejected"]] == [2]
+    received = device.ack(batch)
+    assert received.payload[:1] == b"{"
+    assert received.map["cursor"] == 2
+    assert [rejected["seq"] for rejected in received.map["rejected"]] == [2]
     row = platform.events(device.name)[1]
     assert (row["score"], row["note"], row["none"]) == (82.0, "小明", None)
     refused = device.batch(0, 1, [event(5)])
@@ -420,10 +420,10 @@ def test_an_unreadable_message_is_quarantined_and_never_acked(platform: Platform
             if payload or kind != "status":
                 device.wire.publish(device.topic(kind), payload)
     assert device.history(0, 1)["cursor"] == 1
-    assert [came.map["key"] for came in device.wire.received] == [1]
-    kept = [topic for topic, _ in platform.quarantine() if device.name in topic]
-    assert sum(topic.endswith("/history") for topic in kept) == len(UNREADABLE)
-    assert sum(topic.endswith("/match") for topic in kept) == len(UNREADABLE)
+    assert [message.map["key"] for message in device.wire.received] == [1]
+    quarantined = [topic for topic, _ in platform.quarantine() if device.name in topic]
+    assert sum(topic.endswith("/history") for topic in quarantined) == len(UNREADABLE)
+    assert sum(topic.endswith("/match") for topic in quarantined) == len(UNREADABLE)
 
 
 @pytest.mark.parametrize("name", ["-leading", "a b", "é", "x" * 65])

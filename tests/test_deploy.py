@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +24,7 @@ from systemd_manager import Manager
 
 from facewire_broker import embedded
 from facewire_cli.main import cli
+from facewire_mqtt.clock import now_ms
 
 ROOT: Final = Path(__file__).parent.parent
 FACEWIRE: Final = Path(sys.executable).with_name("facewire")
@@ -40,7 +40,7 @@ MOST_EXPOSED: Final = 1.3
 def test_the_documented_commands_upgrade_check_and_delete(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text(
         '{"timestamp": 1764054000000, "score": 0.93, "identity_id": "666666", "identity_name": "Ada", "person_type": 1}\n'
-        f'{{"timestamp": {time.time_ns() // 1_000_000}, "score": 0.93, "identity_id": "7", "identity_name": "Alan", "person_type": 1}}\n'
+        f'{{"timestamp": {now_ms()}, "score": 0.93, "identity_id": "7", "identity_name": "Alan", "person_type": 1}}\n'
     )
     database = f"sqlite:///{tmp_path}/platform.db"
     with embedded.running() as broker:

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 import pytest
 from device_events import events, line
 from device_platform import platform_on
+from facewire_process import Running
+from waiting import WITHIN
 
 from facewire.messages import Batch, Match
 from facewire_broker import embedded
@@ -41,49 +42,16 @@ def rows(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
     return [json.loads(text) for text in done.stdout.splitlines()]
 
 
-class Agent:
+class Agent(Running):
     """A running `facewire device run`."""
 
     def __init__(self, *args: object) -> None:
-        command = [*ON_A_BOX, "device", "run", "--id", "d", *map(str, args)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        self.said: list[str] = []
-        self.news = threading.Condition()
-        self.reader = threading.Thread(target=self.read)
-        self.reader.start()
+        super().__init__("device", "run", "--id", "d", *map(str, args), stdin=True, command=ON_A_BOX)
 
-    def read(self) -> None:
-        assert self.process.stderr
-        for text in self.process.stderr:
-            with self.news:
-                self.said.append(text)
-                self.news.notify_all()
-
-    def wait_for(self, text: str, timeout: float = 20.0) -> None:
-        """Wait until its stderr has this text."""
-        with self.news:
-            assert self.news.wait_for(lambda: any(text in said for said in self.said), timeout), self.said
-
-    def give(self, *lines: str) -> None:
-        assert self.process.stdin
-        self.process.stdin.write("".join(text + "\n" for text in lines))
-        self.process.stdin.flush()
-
-    def end(self, number: signal.Signals | None = None) -> int:
-        if number is not None:
-            self.process.send_signal(number)
-        code = self.process.wait(30)
-        self.reader.join()
-        assert not any("Traceback" in said for said in self.said), "".join(self.said)
+    def wait(self, within: float = WITHIN) -> int:
+        code = super().wait(within)
+        assert "Traceback" not in self.text, self.text
         return code
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.reader.join()
-        for stream in (self.process.stdin, self.process.stderr):
-            if stream is not None and not stream.closed:
-                stream.close()
 
 
 @pytest.fixture
@@ -102,9 +70,7 @@ def start(broker: Address, store: Path) -> Iterator[Callable[..., Agent]]:
     with ExitStack() as stack:
 
         def start(*args: object) -> Agent:
-            agent = Agent("-p", broker.port, "--store", store, *args)
-            stack.callback(agent.close)
-            return agent
+            return stack.enter_context(Agent("-p", broker.port, "--store", store, *args))
 
         yield start
 
@@ -252,7 +218,7 @@ def test_a_source_is_recorded_published_and_acked_and_bad_lines_are_numbered(
         agent = start("--threshold", 0.8, "--catch-up", 10, "--source", source, "--exit-when-acked")
         agent.wait_for("line 3 skipped: ")
         agent.wait_for("source ended: 150 events recorded, 1 lines skipped")
-        assert agent.end() == 0
+        assert agent.wait() == 0
         heard = platform.drain()
     assert [message.event.timestamp for message in heard if isinstance(message, Match)] == [1]
     stored = [item.timestamp for message in heard if isinstance(message, Batch) for item in message.events]
@@ -266,10 +232,9 @@ def test_standard_input_is_read_as_it_arrives_and_the_agent_keeps_running_at_its
         agent = start("--threshold", 0.8, "--source", "-")
         agent.wait_for("connected")
         for number in (1, 2):
-            agent.give(line(number, 0.9))
-            assert platform.wait(Match, timeout=10)[0].event.timestamp == number
-        assert agent.process.stdin
-        agent.process.stdin.close()
+            agent.write_lines(line(number, 0.9))
+            assert platform.wait(Match)[0].event.timestamp == number
+        agent.close_stdin()
         agent.wait_for("source ended: 2 events recorded")
         assert agent.process.poll() is None
         assert agent.end(signal.SIGTERM) == 0
@@ -304,20 +269,16 @@ def test_a_signal_ends_an_agent_but_interrupts_work_that_has_an_end(
     agent = start(*args)
     agent.wait_for("connected")
     assert agent.end(number) == code
-    assert "device stopped" in "".join(agent.said[-2:])
+    assert "device stopped" in "".join(agent.log[-2:])
 
 
 def test_an_agent_without_a_broker_records_and_ends_with_code_0(store: Path) -> None:
-    agent = Agent("-p", 1, "--store", store, "--threshold", 0.8, "--source", "-")
-    try:
-        agent.give(line(1, 0.9))
-        assert agent.process.stdin
-        agent.process.stdin.close()
+    with Agent("-p", 1, "--store", store, "--threshold", 0.8, "--source", "-") as agent:
+        agent.write_lines(line(1, 0.9))
+        agent.close_stdin()
         agent.wait_for("source ended: 1 events recorded")
         assert agent.end(signal.SIGTERM) == 0
-        assert "matches_published=0 matches_missed=1" in agent.said[-1]
-    finally:
-        agent.close()
+        assert "matches_published=0 matches_missed=1" in agent.log[-1]
 
 
 def test_while_the_disk_is_full_the_source_waits(start: Start, store: Path) -> None:
@@ -325,11 +286,10 @@ def test_while_the_disk_is_full_the_source_waits(start: Start, store: Path) -> N
     agent.wait_for("connected")
     limit = f"--pid={agent.process.pid}"
     subprocess.run(["prlimit", limit, f"--fsize={store.stat().st_size}:"], check=True)
-    agent.give(*(line(number, note="x" * 1_000) for number in range(1, 101)))
+    agent.write_lines(*(line(number, note="x" * 1_000) for number in range(1, 101)))
     agent.wait_for("source waits: ")
     subprocess.run(["prlimit", limit, "--fsize=unlimited:"], check=True)
-    assert agent.process.stdin
-    agent.process.stdin.close()
+    agent.close_stdin()
     agent.wait_for("source ended: 100 events recorded")
     assert agent.end(signal.SIGTERM) == 0
     with open_store(store) as opened:
@@ -341,7 +301,7 @@ def test_an_event_that_another_process_records_is_a_match_at_once(start: Start, 
         agent = start("--threshold", 0.8)
         agent.wait_for("connected")
         call("record", "--store", store, line(7, 0.9))
-        assert platform.wait(Match, timeout=10)[0].event.timestamp == 7, "before the next period"
+        assert platform.wait(Match)[0].event.timestamp == 7, "before the next period"
         assert agent.end(signal.SIGTERM) == 0
 
 
@@ -350,8 +310,8 @@ def test_a_busy_agent_uses_less_than_40_mb_of_memory(start: Start, broker: Addre
     with platform_on(broker, acks=True) as platform:
         agent = start("--threshold", 0.5, "--source", "-", "--catch-up", 100)
         agent.wait_for("connected")
-        agent.give(*(line(number, 0.9, note="x" * 200) for number in range(3_000)))
-        platform.wait(Batch, lambda batch: batch.cursor >= 3_000, timeout=20)
+        agent.write_lines(*(line(number, 0.9, note="x" * 200) for number in range(3_000)))
+        platform.wait(Batch, lambda batch: batch.cursor >= 3_000)
         status = Path(f"/proc/{agent.process.pid}/status").read_text()
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         assert found

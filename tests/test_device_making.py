@@ -40,7 +40,7 @@ def test_a_death_at_any_step_of_setting_aside_never_lets_half_of_the_store_pass_
         with open_store(path, replace=True) as store:
             assert store.append([event()]).first == 1
         aside = [item for item in path.parent.iterdir() if ".damaged-" in item.name]
-        assert any(b"p301" in item.read_bytes() for item in aside), "what only the WAL held is kept"
+        assert any(b"p301" in item.read_bytes() for item in aside), "the event that only the WAL held is there"
 
 
 def half_made(path: Path, change: str) -> None:

@@ -208,15 +208,15 @@ def test_a_fork_records_the_events_from_a_seq_on_again_from_seq_1(path: Path, co
         store.append(events(1, count))
         before = adopt(store, min(40, count))
         after = fork(store, first)
-        kept = list(range(first, count + 1))
+        remaining = list(range(first, count + 1))
         assert (
             after
             == store.ring()
-            == Ring(after.epoch, head=len(kept), origins=(Origin(before.epoch, min(first, count + 1), count, diverged=True),))
+            == Ring(after.epoch, head=len(remaining), origins=(Origin(before.epoch, min(first, count + 1), count, diverged=True),))
         )
         assert after.epoch != before.epoch
         found = drain(store)
-        assert (numbers(found), [item.seq for item in found]) == (kept, list(range(1, len(kept) + 1)))
+        assert (numbers(found), [item.seq for item in found]) == (remaining, list(range(1, len(remaining) + 1)))
     with open_store(path, check=True):
         pass
 
@@ -289,8 +289,8 @@ class AgainstAModel(RuleBasedStateMachine):
         self.capacity = 7
         self.store = open_store(self.path, capacity=7)
         self.recorded = 0
-        #: (seq, number) of what is kept.
-        self.kept: list[tuple[int, int]] = []
+        #: The (seq, number) of each event that the ring must hold.
+        self.held: list[tuple[int, int]] = []
         self.head = self.cursor = 0
 
     def teardown(self) -> None:
@@ -301,15 +301,15 @@ class AgainstAModel(RuleBasedStateMachine):
     def append(self, count: int) -> None:
         first = self.recorded + 1
         self.store.append(events(first, self.recorded + count))
-        self.kept += [(self.head + 1 + place, first + place) for place in range(count)]
+        self.held += [(self.head + 1 + place, first + place) for place in range(count)]
         self.recorded += count
         self.head += count
-        self.kept = self.kept[-self.capacity :]
+        self.held = self.held[-self.capacity :]
 
     @rule()
     def send_and_adopt(self) -> None:
         batch = decoded_batch(self.store, 3)
-        expected = [pair for pair in self.kept if pair[0] > self.cursor][:3]
+        expected = [pair for pair in self.held if pair[0] > self.cursor][:3]
         assert [(item.seq, item.timestamp) for item in batch.events] == expected
         self.cursor = adopt(self.store, batch.cursor).cursor
         assert self.cursor == batch.cursor
@@ -324,7 +324,7 @@ class AgainstAModel(RuleBasedStateMachine):
     def fork(self, share: float) -> None:
         first = 1 + int(self.head * share)
         fork(self.store, first)
-        self.kept = [(seq - first + 1, number) for seq, number in self.kept if seq >= first]
+        self.held = [(seq - first + 1, number) for seq, number in self.held if seq >= first]
         self.head, self.cursor = self.head - first + 1, 0
 
     @rule(capacity=st.integers(1, 12))
@@ -332,13 +332,13 @@ class AgainstAModel(RuleBasedStateMachine):
         self.store.close()
         self.store = open_store(self.path, capacity=capacity)
         self.capacity = capacity
-        self.kept = self.kept[-capacity:]
+        self.held = self.held[-capacity:]
 
     @invariant()
     def they_agree(self) -> None:
         ring = self.store.ring()
         assert (ring.head, ring.cursor) == (self.head, self.cursor)
-        assert ring.oldest == (self.kept[0][0] if self.kept else self.head + 1)
+        assert ring.oldest == (self.held[0][0] if self.held else self.head + 1)
 
 
 TestAgainstAModel = AgainstAModel.TestCase
@@ -705,14 +705,14 @@ def test_a_wal_without_its_file_is_not_deleted(path: Path, left: bytes | None) -
     wal = path.with_name("store.db-wal")
     with open_store(path) as store:
         store.append(events(1, 5))
-        kept = wal.read_bytes()
-    wal.write_bytes(kept)
+        content = wal.read_bytes()
+    wal.write_bytes(content)
     path.unlink() if left is None else path.write_bytes(left)
     with pytest.raises(StoreError, match="is missing or empty, but the -wal file beside it holds events"):
         open_store(path)
-    assert wal.read_bytes() == kept
+    assert wal.read_bytes() == content
     with open_store(path, replace=True):
-        assert path.with_name("store.db.damaged-1-wal").read_bytes() == kept
+        assert path.with_name("store.db.damaged-1-wal").read_bytes() == content
 
 
 def test_two_damaged_stores_set_aside_are_both_kept(path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_slow_disk_is_said_and_that_it_is_fast_again(path: Path, tmp_path: Pat
 
 
 @pytest.mark.process
-def test_what_was_read_from_a_pipe_waits_for_a_full_disk(path: Path) -> None:
+def test_events_read_from_a_pipe_wait_while_the_disk_is_full(path: Path) -> None:
     open_store(path).close()
     with recording(path) as record:
         record.write(json.loads(line(1)))
@@ -97,8 +97,7 @@ def test_what_was_read_from_a_pipe_waits_for_a_full_disk(path: Path) -> None:
         record.wait_for("source waits: ")
         limit(record, "unlimited:")
         record.wait_for("source goes on")
-        assert record.process.stdin
-        record.process.stdin.close()
+        record.close_stdin()
         assert record.wait() == 0
     assert _head(path) == 101
 

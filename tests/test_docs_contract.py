@@ -36,7 +36,7 @@ def answer(store: Store, payload: bytes) -> Ack:
     return store_batches(store, batch, device=DEVICE)
 
 
-def told(payload: bytes) -> dict[str, Any]:
+def without_words(payload: bytes) -> dict[str, Any]:
     """An ack, without the words that are for people and the store's own name."""
     ack: dict[str, Any] = json.loads(payload)
     if "error" in ack:
@@ -70,7 +70,7 @@ def test_the_platform_answers_as_the_page_says(tmp_path: Path) -> None:
                 assert isinstance(message, Match | Status)
                 store.store([Message(DEVICE, message, 1)])
     shown = [payload.encode() for kind, payload in SHOWN if kind == "ack"]
-    assert [told(ack) for ack in answers] == [told(ack) for ack in shown]
+    assert [without_words(ack) for ack in answers] == [without_words(ack) for ack in shown]
     assert [list(json.loads(ack)) for ack in answers] == [list(json.loads(ack)) for ack in shown]
 
 

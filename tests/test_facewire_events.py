@@ -366,7 +366,7 @@ def test_rows_of_the_vendors_queries_are_read() -> None:
     assert [(event.timestamp, event.person_type) for event in found] == [(1764054010701, 4), (1764054006608, 4)]
 
 
-def test_what_the_vendor_leaves_out_is_what_its_manual_says() -> None:
+def test_a_missing_person_type_follows_from_the_user_type_and_a_given_ep_id_stays() -> None:
     fields = dict(GOOD)
     del fields["person_type"]
     assert event_from_source(fields).person_type == 1

@@ -23,7 +23,7 @@ def test_no_secret_of_a_url_is_shown(url: str, shown: str) -> None:
     assert without_password(url) == shown
 
 
-def test_what_others_say_of_a_url_does_not_show_its_secrets() -> None:
+def test_an_error_message_of_others_does_not_show_the_secrets_of_a_url() -> None:
     url = "postgresql://me:se%2Fcret@h/x?sslpassword=hush%21"
     said = 'the password "se%2Fcret" is se/cret; hush! and hush%21'
     assert without_secrets_of(url, said) == 'the password "***" is ***; *** and ***'

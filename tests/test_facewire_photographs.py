@@ -1,4 +1,4 @@
-"""Photographs are taken out of events, and kept by their hashes in a bounded folder."""
+"""Photographs are taken out of events and stored by their hashes in a bounded folder."""
 
 import base64
 import errno
@@ -36,7 +36,7 @@ def test_a_photograph_is_known_by_how_it_begins_in_whatever_field(value: Any) ->
     assert photographs == [Photograph(named(JPEG)["sha256"], "image/jpeg", JPEG)]
 
 
-def test_what_stands_where_a_photograph_belongs_is_one_though_its_format_is_unknown() -> None:
+def test_a_field_for_photographs_holds_one_even_in_an_unknown_format() -> None:
     data = bytes(300)
     assert take_out({"spot_pic": text(data)})[0] == {"spot_pic": named(data, "application/octet-stream")}
 

@@ -414,7 +414,7 @@ def test_wills_and_retained_messages_show_a_clock_that_is_ahead(retained: bool) 
 
 
 @pytest.mark.parametrize("how", ["match", "status", "will", "retained"])
-def test_what_a_boot_showed_before_it_was_adopted_counts(how: str) -> None:
+def test_messages_of_a_boot_show_its_clock_even_before_its_adoption(how: str) -> None:
     gate = Gate()
     gate.status(0, boots=1)
     gate.ahead = 6_000

@@ -93,7 +93,7 @@ def gate_at(address: Address, **options: Any) -> Iterator[Gate]:
 
 
 class Hostile:
-    """A broker that grants all but one thing that it is told to refuse, and sends what it likes."""
+    """A broker that grants everything but `refuse`, and sends any packet."""
 
     def __init__(self, refuse: str = "") -> None:
         self.refuse = refuse
@@ -294,7 +294,7 @@ class TestHostileBroker:
             assert 15 < gate.matches.accepted < 30
             assert gate.matches.refused == {"unproven": 30 - gate.matches.accepted}
 
-    def test_no_statuses_where_it_refuses_them(self) -> None:
+    def test_the_gate_goes_on_without_statuses_if_the_broker_refuses_them(self) -> None:
         with Hostile(refuse="/status") as broker, gate_at(broker.address) as gate:
             gate.ready()
             assert [name for name, _ in broker.filters] == ["facewire/v1/+/match"]
@@ -302,7 +302,7 @@ class TestHostileBroker:
             assert gate.next().match.event.seq == 1
             assert [type(item) for item in gate.notices] == [Connected]
 
-    def test_an_error_where_it_refuses_matches(self) -> None:
+    def test_the_gate_raises_if_the_broker_refuses_matches(self) -> None:
         with Hostile(refuse="/match") as broker, gate_at(broker.address) as gate, pytest.raises(BrokerError, match="match refused"):
             gate.ready()
 
@@ -379,7 +379,7 @@ def test_the_asynchronous_iteration_yields_and_stops() -> None:
         assert asyncio.run(main(broker)) == [1, 2]
 
 
-def test_the_asynchronous_iteration_raises_where_the_broker_refuses() -> None:
+def test_the_asynchronous_iteration_raises_if_the_broker_refuses() -> None:
     async def main(address: Address) -> None:
         async with fresh_matches_async(address) as matches:
             async for _ in matches:

@@ -18,7 +18,7 @@ def remembered(path: Path) -> list[Acted]:
     return memory.before
 
 
-def test_what_was_added_is_there_after_a_restart_the_oldest_first(tmp_path: Path) -> None:
+def test_added_matches_are_there_after_a_restart_the_oldest_first(tmp_path: Path) -> None:
     path, expected = tmp_path / "acted", [Acted("lobby-1", "e" * 16, seq) for seq in range(10)]
     assert remembered(path) == []
     for acted in expected:

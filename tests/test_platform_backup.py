@@ -46,11 +46,11 @@ def test_a_copy_shows_the_moment_it_began_whatever_is_written_meanwhile(file: Pa
         """Commits after every copied page."""
 
         def backup(self, target: sqlite3.Connection, *, pages: int = -1, progress: Any = None, **more: Any) -> None:
-            def step(*told: int) -> None:
+            def step(*state: int) -> None:
                 seq = next(written)
                 if seq < 200:
                     store_batches(store, batch(seq - 1, seq, seq))
-                progress(*told)
+                progress(*state)
 
             super().backup(target, pages=1, progress=step, **more)
 

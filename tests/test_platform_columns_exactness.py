@@ -270,14 +270,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_each_answer_is_that_of_a_scan(location: Location, seed: int) -> None:
     walk = Walk(location, seed)
-    told: list[str] = []
+    steps: list[str] = []
     with open_store(location) as store:
         for _ in range(STEPS):
-            told.append(walk.step(store))
+            steps.append(walk.step(store))
             try:
                 check(location, walk.chance, 2)
             except AssertionError as exc:
-                exc.add_note(f"after {told}")
+                exc.add_note(f"after {steps}")
                 raise
 
 

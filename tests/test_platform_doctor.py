@@ -3,7 +3,6 @@ import json
 import shutil
 import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +28,7 @@ from facewire_broker.render import Tls
 from facewire_broker.tls import server_context
 from facewire_cli.main import cli
 from facewire_mqtt.address import Address
+from facewire_mqtt.clock import now_ms
 from facewire_platform.health.doctor import check_clock, check_database, check_disk
 from facewire_platform.health.doctor_bridges import check_bridges
 from facewire_platform.health.doctor_broker import PROBE_DEVICE, RoleName, check_broker
@@ -184,8 +184,8 @@ def worker(location: Location) -> Iterator[Store]:
 
 
 def tell(store: Store, device: str, offset: float) -> None:
-    now_ms = time.time_ns() // 1_000_000
-    store.store([Message(device, Status("00000000000000b1", True, now_ms + round(offset * 1000), EPOCH, period=20.0), now_ms)])
+    now = now_ms()
+    store.store([Message(device, Status("00000000000000b1", True, now + round(offset * 1000), EPOCH, period=20.0), now)])
 
 
 def test_the_database_of_a_running_worker_passes_and_stays_unchanged(location: Location, worker: Store) -> None:
@@ -309,8 +309,8 @@ def test_another_roles_machine_needs_no_database(tmp_path: Path) -> None:
 
 
 def tell_of_box(store: Store, device: str, epoch: str = EPOCH, **about: Any) -> None:
-    now_ms = time.time_ns() // 1_000_000
-    store.store([Message(device, Status("00000000000000b1", True, now_ms, epoch, period=20.0, **about), now_ms)])
+    now = now_ms()
+    store.store([Message(device, Status("00000000000000b1", True, now, epoch, period=20.0, **about), now)])
 
 
 def test_bridged_devices_are_checked_if_there_are_any(tmp_path: Path) -> None:

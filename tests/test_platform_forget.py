@@ -107,7 +107,7 @@ def test_a_device_that_goes_on_comes_back_and_sends_what_it_holds(store: Store, 
     assert store_batches(store, batch(0, 4, 1, 2, 3, 4)) == Ack(EPOCH, BOOT, 4, 4, store.identity)
 
 
-def test_what_arrives_meanwhile_is_forgotten_too(store: Store, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_match_that_arrives_meanwhile_is_forgotten_too(store: Store, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(store, "d")
     with Forgetting(location, rest=lambda _: None) as forgetting:
         steps = forgetting.device("d")

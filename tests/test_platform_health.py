@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from platform_store import event_at, store_events
 
 from facewire.messages import Status
 from facewire_cli.main import cli
+from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import HealthLimits, assess, outage_budget, silence, state, troubles
 from facewire_platform.history.queries import History
 from facewire_platform.store.writer import Message, Store, open_store
@@ -181,7 +181,7 @@ def test_a_check_of_nothing_and_a_limit_without_a_check_are_refused(site: Path, 
 
 def test_missed_matches_are_shown_if_there_are_any(site: Path) -> None:
     with open_store(site) as store:
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         store.store([Message("lobby", Status(BOOT, online=True, at=now, epoch=EPOCH, head=1, missed=7), now)])
     head, *_, lobby = run(site, "-o", "pretty", "-d", "lobby").stdout.splitlines()
     assert (head.split()[-1], lobby.split()[-1]) == ("missed", "7")

@@ -1,4 +1,3 @@
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -44,10 +43,10 @@ def test_a_database_of_an_older_facewire_is_refused_with_a_remedy(old: Path, ope
 
 def test_a_migration_of_the_first_schema_keeps_everything_and_copies_first(old: Path) -> None:
     before = rows(old, "SELECT * FROM event")
-    told: list[str] = []
-    assert migrate(old, told.append) == MIGRATIONS
+    notices: list[str] = []
+    assert migrate(old, notices.append) == MIGRATIONS
     copy = old.with_name("old.db.before-6-1")
-    assert told == [f"copied to {copy}"]
+    assert notices == [f"copied to {copy}"]
     assert rows(copy, "PRAGMA user_version") == [(1,)]
     assert [row[:10] for row in rows(old, "SELECT * FROM event")] == rows(copy, "SELECT * FROM event") == before
     assert set(rows(old, "SELECT id_key, name_key FROM event")) == {(key("p"), key("name"))}
@@ -90,7 +89,6 @@ def test_a_database_of_a_newer_facewire_is_not_called_up_to_date(old: Path) -> N
 
 
 def test_a_worker_keeps_the_migration_out(old: Path, tmp_path: Path) -> None:
-    shutil.copy(old, tmp_path / "kept.db")
     migrate(old)
     with open_store(old), pytest.raises(StoreError, match="another worker"):
         migrate(old)

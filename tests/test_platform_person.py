@@ -49,17 +49,17 @@ def run(location: Location, *arguments: str) -> Result:
 
 
 def test_a_person_gets_everything_as_one_object(history: Location) -> None:
-    told = json.loads(run(history, "person", "7", "--tz", "UTC").stdout)
-    assert [row["seq"] for row in told["events"]] == [1, 3, 4]
-    assert told["events"][0]["photo"] == base64.b64encode(JPEG).decode()
-    assert told["events"][1]["note"] == "hello"
-    assert (told["person"], told["count"]) == ("7", 3)
-    assert (told["first_seen"], told["last_seen"]) == ("2025-11-25T00:00:00.000+00:00", "2025-12-28T00:00:00.000+00:00")
-    assert told["identity_ids"] == {"7": 2, "9": 1}
-    assert told["identity_names"] == {"Ann": 1, "Ann B": 1, "7": 1}
-    assert told["days"] == {"2025-11-25": 1, "2025-11-26": 1, "2025-12-28": 1}
-    assert [(place["device"], place["ep_id"], place["events"]) for place in told["places"]] == [("lobby", "door", 2), ("lobby", None, 1)]
-    assert [entry["reason"] for entry in told["quarantine"]] == ["theirs"]
+    person = json.loads(run(history, "person", "7", "--tz", "UTC").stdout)
+    assert [row["seq"] for row in person["events"]] == [1, 3, 4]
+    assert person["events"][0]["photo"] == base64.b64encode(JPEG).decode()
+    assert person["events"][1]["note"] == "hello"
+    assert (person["person"], person["count"]) == ("7", 3)
+    assert (person["first_seen"], person["last_seen"]) == ("2025-11-25T00:00:00.000+00:00", "2025-12-28T00:00:00.000+00:00")
+    assert person["identity_ids"] == {"7": 2, "9": 1}
+    assert person["identity_names"] == {"Ann": 1, "Ann B": 1, "7": 1}
+    assert person["days"] == {"2025-11-25": 1, "2025-11-26": 1, "2025-12-28": 1}
+    assert [(place["device"], place["ep_id"], place["events"]) for place in person["places"]] == [("lobby", "door", 2), ("lobby", None, 1)]
+    assert [entry["reason"] for entry in person["quarantine"]] == ["theirs"]
 
 
 def test_a_zip_has_photographs_as_files(history: Location, tmp_path: Path) -> None:
@@ -67,12 +67,12 @@ def test_a_zip_has_photographs_as_files(history: Location, tmp_path: Path) -> No
     assert run(history, "person", "7", "--to", str(file)).exit_code == 0
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        told = json.loads(archive.read("person.json"))
+        person = json.loads(archive.read("person.json"))
         rows = [json.loads(line) for line in archive.read("events.jsonl").splitlines()]
         assert archive.read("events.csv").decode().startswith("device,epoch,seq")
         assert [archive.read(name) for name in names if name.startswith("photographs/")] == [JPEG, PNG]
     assert [name.rpartition(".")[2] for name in names if name.startswith("photographs/")] == ["jpg", "png"]
-    assert (told["person"], told["count"], [row["seq"] for row in rows]) == ("7", 3, [1, 3, 4])
+    assert (person["person"], person["count"], [row["seq"] for row in rows]) == ("7", 3, [1, 3, 4])
     assert file.stat().st_mode & 0o007 == 0
 
 
@@ -81,13 +81,13 @@ def test_a_zip_may_go_to_a_pipe(history: Location) -> None:
         assert json.loads(archive.read("person.json"))["count"] == 1
 
 
-def test_a_person_whom_nobody_knows_is_told_so(history: Location) -> None:
+def test_an_unknown_person_has_no_events_and_the_command_says_so(history: Location) -> None:
     done = run(history, "person", "nobody")
     assert (json.loads(done.stdout)["events"], done.stderr) == ([], "nobody has this identity_id or identity_name\n")
 
 
 @pytest.mark.parametrize("value", [b"", "", "short", "x" * 100, base64.b64encode(bytes(100)).decode(), 5, None, {"a": ["b"]}])
-def test_what_is_no_photograph_is_no_file(value: object) -> None:
+def test_a_value_that_is_no_photograph_becomes_no_file(value: object) -> None:
     assert [ending for raw, ending in photographs(value) if raw] == []
 
 

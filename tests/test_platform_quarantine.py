@@ -28,7 +28,7 @@ def worker(location: Location) -> Iterator[Store]:
 
 
 def bad_event(seq: int | None, **changed: Any) -> BadEvent:
-    """An event that was bad when it came, and as we read it now is good but for what is changed."""
+    """An event that was bad on arrival and that we read today, except for `changed`."""
     return BadEvent(seq, "score str is not a finite number", codec.pack({**event(seq or 1).to_map(), **changed}))
 
 

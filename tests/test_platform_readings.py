@@ -22,7 +22,7 @@ def test_a_reading_is_good_for_a_second_or_for_four_times_as_long_as_it_took(tmp
     assert readings.read() is not first
 
 
-def test_all_who_ask_while_the_first_one_reads_get_its_reading(tmp_path: Path) -> None:
+def test_clients_that_ask_while_the_first_one_reads_share_its_reading(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         store_batches(store, batch(0, 2, 1, 2))
     asked, moments = threading.Barrier(8), iter([0.0, 0.5, *[0.6] * 7])

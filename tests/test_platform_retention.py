@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +19,7 @@ from facewire.errors import StoreError
 from facewire.events import Event
 from facewire.messages import Batch
 from facewire_cli.main import cli
+from facewire_mqtt.clock import now_ms
 from facewire_platform.history.queries import History
 from facewire_platform.history.retention import Purged, Retention
 from facewire_platform.store.drivers import Location
@@ -224,7 +224,7 @@ def test_a_purge_that_would_delete_by_accident_is_refused(tmp_path: Path, argume
 
 def test_a_person_s_match_far_above_the_watermark_is_deleted_once_its_device_is_silent(store: Store, location: Location) -> None:
     store_batches(store, batch(0, 1, 1))
-    store_match(store, 1_000_000, now_ms=time.time_ns() // 1_000_000)
+    store_match(store, 1_000_000, now_ms=now_ms())
     assert purge_person(location, "p", dry_run=True) == purge_person(location, "p") == Purged(1, 1, 0, event(1).timestamp)
     change(location, "UPDATE stream SET last_seen = 1")
     assert purge_person(location, "p", dry_run=True) == purge_person(location, "p") == Purged(1, 0, 0, event(1).timestamp)

@@ -23,8 +23,8 @@ DAY = 86_400_000
 
 
 def tell(store: Store, at_ms: int, boot: str = BOOT, **more: Any) -> None:
-    told: dict[str, Any] = {"at": at_ms, "epoch": EPOCH, "head": 10, "capacity": 10_000} | more
-    store.store([Message("gate", Status(boot, online=True, **told), at_ms)])
+    fields: dict[str, Any] = {"at": at_ms, "epoch": EPOCH, "head": 10, "capacity": 10_000} | more
+    store.store([Message("gate", Status(boot, online=True, **fields), at_ms)])
 
 
 def row(path: Path, now_ms: int = NOW) -> dict[str, Any]:
@@ -79,13 +79,13 @@ def test_the_budget_does_not_depend_on_the_times_of_the_events(tmp_path: Path, u
     began = NOW - 3_600_000
     with open_store(tmp_path / "x.db") as store:
         for minute in range(61):  # one event a second
-            came = began + minute * 60_000
-            at = {"1970": came - began, "seconds": came // 1000, "microseconds": came * 1000}[unit]
+            now_ms = began + minute * 60_000
+            at = {"1970": now_ms - began, "seconds": now_ms // 1000, "microseconds": now_ms * 1000}[unit]
             events = [event_at(seq, at) for seq in range(minute * 60 + 1, minute * 60 + 61)]
-            store.store([Message("gate", batch(minute * 60, minute * 60 + 60, *events), came)])
-            tell(store, came, at=at, head=minute * 60 + 60)
+            store.store([Message("gate", batch(minute * 60, minute * 60 + 60, *events), now_ms)])
+            tell(store, now_ms, at=at, head=minute * 60 + 60)
             if minute == 1:
-                early = row(tmp_path / "x.db", came)
+                early = row(tmp_path / "x.db", now_ms)
     assert early["outage_budget"] == pytest.approx(10_000, rel=0.05)
     shown = row(tmp_path / "x.db")
     assert shown["rate"] == pytest.approx(1.0)

@@ -301,7 +301,7 @@ def test_stores_that_continue_other_seqs_of_an_epoch_each_get_theirs(location: L
     assert [tuple(row) for row in rows(location, query)] == [(epoch, 2) for epoch in epochs]
 
 
-def test_whatever_became_of_the_seqs_that_move_the_counts_stay_right(location: Location) -> None:
+def test_the_counts_stay_right_if_moving_seqs_are_lost_bad_or_early(location: Location) -> None:
     third = "00000000000000e3"
     with open_store(location) as store:
         store_batches(store, batch(0, 5, 1, 4, 5, bad=(bad_event(2),)))  # 3 is a gap

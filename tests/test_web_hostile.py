@@ -18,8 +18,9 @@ import pytest
 from facewire_process import Running
 from platform_model import batch
 from platform_store import event_at
-from web_site import Site, now_ms
+from web_site import Site
 
+from facewire_mqtt.clock import now_ms
 from facewire_platform.store.writer import Message, open_store
 from facewire_web.turns import MAX_BEGUN_EACH, MAX_WAITING_EACH
 
@@ -166,7 +167,7 @@ def test_a_hostile_cookie_costs_next_to_nothing(site: Site, tmp_path: Path) -> N
     (tmp_path / "token").write_text(TOKEN)
     options: Any = ("--database", f"sqlite:///{site.database}", "--listen", "127.0.0.1:0", "--token-file", tmp_path / "token")
     with Running("platform", "web", "-p", str(site.port), *options) as web:
-        url = Site.said(web, r"web page at (http://\S+/)")[1]
+        url = web.find(r"web page at (http://\S+/)")[1]
         with httpx.Client(timeout=60) as client:
             client.get(url + "healthz")
             began = time.monotonic()

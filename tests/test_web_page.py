@@ -16,7 +16,9 @@ import pytest
 import web_scene
 from facewire_process import Running
 from waiting import wait_until
-from web_site import Site, event_map, now_ms
+from web_site import Site, event_map
+
+from facewire_mqtt.clock import now_ms
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
@@ -292,7 +294,7 @@ def test_the_page_asks_for_the_token_and_then_shows_everything(site: Site, tmp_p
     (tmp_path / "token").write_text(TOKEN)
     options = ("--database", f"sqlite:///{site.database}", "--listen", "127.0.0.1:0", "--token-file", tmp_path / "token")
     with Running("platform", "web", "-p", str(site.port), *options) as web:
-        url = Site.said(web, r"web page at (http://\S+/)")[1]
+        url = web.find(r"web page at (http://\S+/)")[1]
         seen = Seen(chromium)
         seen.open(url)
         expect(seen.page.get_by_role("dialog")).to_be_visible()

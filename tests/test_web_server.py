@@ -126,7 +126,7 @@ def test_a_web_server_alone_serves_a_platform_that_runs_elsewhere(site: Site, tm
     (tmp_path / "token").write_text(TOKEN + "\n")
     options = ("--database", f"sqlite:///{site.database}", "--listen", "0.0.0.0:0", "--token-file", tmp_path / "token")
     with Running("platform", "web", "-p", str(site.port), *options) as web:
-        url = Site.said(web, r"web page at http://0\.0\.0\.0:(\d+)/")[1]
+        url = web.find(r"web page at http://0\.0\.0\.0:(\d+)/")[1]
         asked = httpx.get(f"http://127.0.0.1:{url}/api/devices", timeout=WITHIN)
         assert asked.status_code == 401
         asked = httpx.get(f"http://127.0.0.1:{url}/api/devices", headers={"authorization": f"Bearer {TOKEN}"}, timeout=WITHIN)
@@ -198,7 +198,7 @@ def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:
 def test_the_web_server_starts_without_a_broker_and_reports_it(tmp_path: Path) -> None:
     open_store(tmp_path / "x.db").close()
     with Running("platform", "web", "-p", "1", "--listen", "127.0.0.1:0", "--database", f"sqlite:///{tmp_path}/x.db") as web:
-        url = Site.said(web, r"web page at (http://\S+/)")[1]
+        url = web.find(r"web page at (http://\S+/)")[1]
         with streaming(url) as lines:
             line = next(line for line in lines if line.startswith("data:") and "refused" in line.lower() and '"up":false' in line)
             assert "reason" in line

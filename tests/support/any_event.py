@@ -1,4 +1,4 @@
-"""Any event that can be kept, for hypothesis."""
+"""Any event that the codec accepts, for hypothesis."""
 
 from hypothesis import strategies as st
 

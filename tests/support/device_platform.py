@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from waiting import WITHIN
+
 from facewire.messages import Ack, Batch, Message, decode, encode
 from facewire.topics import Topics
 from facewire_mqtt import Address, Connected, Connection, Happening, Publication, Received
@@ -35,7 +37,7 @@ class PlayedPlatform:
                 self.publish(encode(ack_of(message)))
             self.heard.put((message, happening))
 
-    def wait(self, kind: type[M], where: Callable[[M], bool] = lambda _: True, timeout: float = 15.0) -> tuple[M, Received]:
+    def wait(self, kind: type[M], where: Callable[[M], bool] = lambda _: True, timeout: float = WITHIN) -> tuple[M, Received]:
         """The next message of a kind for which `where` holds, and its MQTT message."""
         deadline = time.monotonic() + timeout
         while True:
@@ -75,7 +77,7 @@ def ack_of(batch: Batch) -> Ack:
 def platform_on(address: Address, *, acks: bool = False) -> Iterator[PlayedPlatform]:
     platform = PlayedPlatform(address, acks=acks)
     platform.connection.start()
-    assert platform.up.wait(10)
+    assert platform.up.wait(WITHIN)
     try:
         yield platform
     finally:

@@ -2,21 +2,23 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
+
+from waiting import WITHIN
 
 FACEWIRE = [sys.executable, "-P", "-m", "facewire_cli"]
-WITHIN = 20.0
 
 
 class Running:
-    """One process; what it writes to stderr is kept.
+    """One process; `log` has its lines on stderr.
 
     Args:
         arguments: of `facewire`.
@@ -29,7 +31,7 @@ class Running:
         self, *arguments: str | Path, stdin: bool = False, command: Sequence[str] = FACEWIRE, env: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         self.log: list[str] = []
-        self._changed = threading.Condition()
+        self._changed, self._ended = threading.Condition(), False
         self.process = subprocess.Popen(
             [*command, *map(str, arguments)],
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
@@ -42,15 +44,28 @@ class Running:
         self._reader.start()
 
     def wait_for(self, text: str, within: float = WITHIN, times: int = 1) -> None:
-        """Wait until it has said so."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: sum(text in line for line in self.log) >= times, within), self.text
+        """Wait until its log has a text so many times."""
+        self._wait_until(lambda: sum(text in line for line in self.log) >= times, within)
+
+    def find(self, pattern: str) -> re.Match[str]:
+        """Wait until the log matches a pattern."""
+        self._wait_until(lambda: re.search(pattern, self.text) is not None, WITHIN)
+        found = re.search(pattern, self.text)
+        assert found is not None
+        return found
 
     def write(self, *values: Any) -> None:
         """JSON Lines to its standard input."""
+        self.write_lines(*map(json.dumps, values))
+
+    def write_lines(self, *lines: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write("".join(json.dumps(value) + "\n" for value in values))
+        self.process.stdin.write("".join(line + "\n" for line in lines))
         self.process.stdin.flush()
+
+    def close_stdin(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     @property
     def text(self) -> str:
@@ -70,11 +85,16 @@ class Running:
                 pipe.close()
         return code
 
-    def __enter__(self) -> "Running":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end(signal.SIGKILL)
+
+    def _wait_until(self, condition: Callable[[], bool], within: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: condition() or self._ended, within)
+            assert condition(), self.text
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -82,6 +102,9 @@ class Running:
             with self._changed:
                 self.log.append(line)
                 self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
 
 def ask(*arguments: str | Path) -> list[dict[str, Any]]:

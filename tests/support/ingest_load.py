@@ -85,13 +85,13 @@ def main(port: int, devices: int, batches: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(_packet(0x10, _text("MQTT") + b"\x04\x02\x00\x00" + _text("load")))
     sock.sendall(_packet(0x82, b"\x00\x01" + _text("facewire/v1/+/ack") + b"\x00"))
-    came = _packets(sock)
-    while next(came)[0] != 0x90:  # SUBACK
+    answers = _packets(sock)
+    while next(answers)[0] != 0x90:  # SUBACK
         pass
     sent, left = [1] * devices, devices * batches
     started = time.perf_counter()
     sock.sendall(b"".join(packets[0] for packets in waiting))
-    for kind, body in came:
+    for kind, body in answers:
         if kind & 0xF0 != 0x30:
             continue
         length = body[0] << 8 | body[1]

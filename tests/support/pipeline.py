@@ -375,7 +375,7 @@ class Database:
                 self._end(other, None)
 
     def settle(self, number: int) -> None:
-        """A message came of an epoch that the device left: what it does not have will not come."""
+        """A message of an epoch that the device left: the missing events will never arrive."""
         if self.leader not in {0, number}:
             self._end(number, None)
 

@@ -73,10 +73,10 @@ def snapshot(location: Location) -> Snapshot:
     return {table._meta.table_name: rows(location, f"SELECT * FROM {table._meta.table_name}") for table in TABLES}
 
 
-def restore(location: Location, kept: Snapshot) -> None:
+def restore(location: Location, tables: Snapshot) -> None:
     """Make the tables what they were at a snapshot."""
     mark = "?" if isinstance(location, Path) else "%s"
-    for table, found in kept.items():
+    for table, found in tables.items():
         run(location, f"DELETE FROM {table}")
         for row in found:
             run(location, f"INSERT INTO {table} VALUES ({', '.join([mark] * len(row))})", row)

@@ -114,34 +114,34 @@ def _serve(pipe: Any, uid: int, groups: tuple[int, ...], umask: int) -> None:
     os.setgid(uid)
     os.setuid(uid)
     os.umask(umask)
-    kept: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
     with contextlib.suppress(EOFError):
         while True:
             work, args = pipe.recv()
             try:
-                pipe.send(work(kept, *args))
+                pipe.send(work(opened, *args))
             except Exception as exc:  # noqa: BLE001  # raised in the test
                 pipe.send(exc)
 
 
-def _open(kept: dict[str, Any], path: Path) -> None:
-    kept["store"] = open_store(path)
+def _open(opened: dict[str, Any], path: Path) -> None:
+    opened["store"] = open_store(path)
 
 
-def _append(kept: dict[str, Any], number: int) -> int:
-    store: Store = kept["store"]
+def _append(opened: dict[str, Any], number: int) -> int:
+    store: Store = opened["store"]
     return store.append([event(number)]).last
 
 
-def _close(kept: dict[str, Any]) -> None:
-    kept.pop("store").close()
+def _close(opened: dict[str, Any]) -> None:
+    opened.pop("store").close()
 
 
-def _lock(kept: dict[str, Any], path: Path) -> None:
-    kept["lock"] = lock_for_agent(path)
+def _lock(opened: dict[str, Any], path: Path) -> None:
+    opened["lock"] = lock_for_agent(path)
 
 
-def _command(_kept: dict[str, Any], arguments: tuple[str, ...]) -> int:
+def _command(_opened: dict[str, Any], arguments: tuple[str, ...]) -> int:
     sys.argv = ["facewire", *arguments]
     try:
         facewire_cli.main.main()
@@ -150,9 +150,9 @@ def _command(_kept: dict[str, Any], arguments: tuple[str, ...]) -> int:
     return 0
 
 
-def _open_platform(kept: dict[str, Any], path: Path) -> None:
-    kept["store"] = writer.open_store(path)
+def _open_platform(opened: dict[str, Any], path: Path) -> None:
+    opened["store"] = writer.open_store(path)
 
 
-def _store_batch(kept: dict[str, Any], seq: int) -> None:
-    store_batches(kept["store"], batch(seq - 1, seq, seq))
+def _store_batch(opened: dict[str, Any], seq: int) -> None:
+    store_batches(opened["store"], batch(seq - 1, seq, seq))

@@ -8,7 +8,9 @@ import random
 import threading
 from typing import Any, Final
 
-from web_site import EPOCH, Site, event_map, now_ms
+from web_site import EPOCH, Site, event_map
+
+from facewire_mqtt.clock import now_ms
 
 HOUR: Final = 3_600_000
 PEOPLE: Final = [

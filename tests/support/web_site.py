@@ -1,26 +1,21 @@
 """A broker, a worker and its web server as processes, and devices that a test speaks for."""
 
 import json
-import re
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 from facewire_process import Running
+from waiting import WITHIN, wait_until
 from wire import Wire
 
 from facewire.events import event_from_map
 from facewire.messages import Match, Status, encode
+from facewire_mqtt.address import Address
+from facewire_mqtt.clock import now_ms
 
 EPOCH, BOOT = "00000000000000e1", "00000000000000b1"
-WITHIN = 20.0
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def event_map(seq: int, **fields: Any) -> dict[str, Any]:
@@ -39,17 +34,15 @@ class Site:
     def __init__(self, folder: Path, *options: str) -> None:
         self.database = folder / "platform.db"
         self._broker = Running("broker", "run", "--listen", "127.0.0.1:0")
-        self.port = int(self.said(self._broker, r"listening address=127\.0\.0\.1:(\d+)")[1])
+        self.port = int(self._broker.find(r"listening address=127\.0\.0\.1:(\d+)")[1])
         self.platform = self.start_platform(*options)
-        self.url = self.said(self.platform, r"web page at (http://\S+/)")[1]
+        self.url = self.platform.find(r"web page at (http://\S+/)")[1]
         self.wait_until_live()
         self.wire = Wire(self.where, "site")
         self.seqs: dict[str, int] = {}
 
     @property
-    def where(self) -> Any:
-        from facewire_mqtt.address import Address
-
+    def where(self) -> Address:
         return Address(port=self.port)
 
     def start_platform(self, *options: str) -> Running:
@@ -59,10 +52,7 @@ class Site:
 
     def wait_until_live(self) -> None:
         """The web server hears the broker: a match that comes before is not shown."""
-        deadline = time.monotonic() + WITHIN
-        while not httpx.get(f"{self.url}healthz", timeout=WITHIN).json()["broker"]:
-            assert time.monotonic() < deadline, self.platform.text
-            threading.Event().wait(0.02)
+        wait_until(lambda: httpx.get(f"{self.url}healthz", timeout=WITHIN).json()["broker"], what=lambda: self.platform.text)
 
     def match(self, device: str, **fields: Any) -> Mapping[str, Any]:
         """A device publishes a match, compared now unless `fields` differ; returns its event."""
@@ -91,12 +81,3 @@ class Site:
 
     def stop_broker(self) -> None:
         self._broker.end()
-
-    @staticmethod
-    def said(process: Running, pattern: str) -> re.Match[str]:
-        deadline = time.monotonic() + WITHIN
-        while not (found := re.search(pattern, process.text)):
-            assert process.process.poll() is None, process.text
-            assert time.monotonic() < deadline, process.text
-            threading.Event().wait(0.02)
-        return found

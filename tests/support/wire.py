@@ -46,7 +46,7 @@ class Message(NamedTuple):
 
 
 class Wire:
-    """One session; every message that comes is kept, in order."""
+    """One session; `received` has every message, in order."""
 
     def __init__(self, where: Where, name: str) -> None:
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, clean_session=True, protocol=paho.MQTTv311)
