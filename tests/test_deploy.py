@@ -24,7 +24,7 @@ from systemd_manager import Manager
 
 from facewire_broker import embedded
 from facewire_cli.main import cli
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 ROOT: Final = Path(__file__).parent.parent
 FACEWIRE: Final = Path(sys.executable).with_name("facewire")

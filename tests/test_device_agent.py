@@ -27,7 +27,7 @@ from facewire_device import realtime as realtime_module
 from facewire_device.ring import Ring
 from facewire_device.store import Store, open_store
 from facewire_mqtt import Address
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("quick_reconnects")]
 

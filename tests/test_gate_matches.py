@@ -35,7 +35,7 @@ from facewire_gate import matches as consumer
 from facewire_gate.freshness import Limits
 from facewire_gate.matches import DropOldestInbox, FreshMatch, FreshMatches
 from facewire_mqtt import Address, Connected, Disconnected, Received, Refused
-from facewire_mqtt.clock import elapsed_ms, now_ms
+from facewire_system.clock import elapsed_ms, now_ms
 
 pytestmark = [pytest.mark.network, pytest.mark.usefixtures("quick_reconnects")]
 

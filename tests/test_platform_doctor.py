@@ -28,12 +28,12 @@ from facewire_broker.render import Tls
 from facewire_broker.tls import server_context
 from facewire_cli.main import cli
 from facewire_mqtt.address import Address
-from facewire_mqtt.clock import now_ms
 from facewire_platform.health.doctor import check_clock, check_database, check_disk
 from facewire_platform.health.doctor_bridges import check_bridges
 from facewire_platform.health.doctor_broker import PROBE_DEVICE, RoleName, check_broker
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Store, open_store
+from facewire_system.clock import now_ms
 
 
 def verdicts(found: Iterator[Finding]) -> dict[str, str]:

@@ -8,10 +8,10 @@ from platform_store import event_at, store_events
 
 from facewire.messages import Status
 from facewire_cli.main import cli
-from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import HealthLimits, assess, outage_budget, silence, state, troubles
 from facewire_platform.history.queries import History
 from facewire_platform.store.writer import Message, Store, open_store
+from facewire_system.clock import now_ms
 
 ROW: dict[str, Any] = {
     "device": "d",

@@ -19,11 +19,11 @@ from facewire.errors import StoreError
 from facewire.events import Event
 from facewire.messages import Batch
 from facewire_cli.main import cli
-from facewire_mqtt.clock import now_ms
 from facewire_platform.history.queries import History
 from facewire_platform.history.retention import Purged, Retention
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Store, Unreadable, open_store
+from facewire_system.clock import now_ms
 
 HOUR = 3_600_000
 

@@ -15,11 +15,11 @@ from facewire import codec
 from facewire.errors import StoreError
 from facewire.messages import Ack, Status, decode_ack, encode
 from facewire_mqtt import Received
-from facewire_mqtt.clock import now_ms
 from facewire_platform.history.queries import History
 from facewire_platform.intake.inbox import Inbox
 from facewire_platform.intake.rates import Rates
 from facewire_platform.store.writer import Message, Store
+from facewire_system.clock import now_ms
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from platform_model import batch
 from platform_store import event_at
 from web_site import Site
 
-from facewire_mqtt.clock import now_ms
 from facewire_platform.store.writer import Message, open_store
+from facewire_system.clock import now_ms
 from facewire_web.turns import MAX_BEGUN_EACH, MAX_WAITING_EACH
 
 log = logging.getLogger(__name__)

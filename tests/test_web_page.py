@@ -18,7 +18,7 @@ from facewire_process import Running
 from waiting import wait_until
 from web_site import Site, event_map
 
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect

@@ -30,7 +30,7 @@ from facewire_cli.ask import FACEWIRE, rows_of
 from facewire_cli.ending import Ending
 from facewire_mqtt import Connection, Happening, Received
 from facewire_mqtt.address import Address
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 #: Twelve hours of readings take half a minute.
 SPEED: Final = 1_300

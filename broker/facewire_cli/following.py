@@ -20,8 +20,8 @@ from facewire_cli import render
 from facewire_cli.ending import Ending
 from facewire_cli.main import EXIT_TIMED_OUT
 from facewire_cli.output import visible
-from facewire_mqtt.clock import now_ms
 from facewire_mqtt.reasons import Reasons
+from facewire_system.clock import now_ms
 
 if TYPE_CHECKING:
     from facewire_gate.matches import FreshMatches

@@ -32,7 +32,7 @@ from facewire_gate.freshness import Freshness, Limits, Moment
 from facewire_gate.freshness import Reason as Unfit
 from facewire_gate.memory import Acted, Memory
 from facewire_mqtt import Address, Connected, Connection, Disconnected, Happening, Received, Refused
-from facewire_mqtt.clock import elapsed_ms, now_ms
+from facewire_system.clock import elapsed_ms, now_ms
 
 if TYPE_CHECKING:
     import asyncio

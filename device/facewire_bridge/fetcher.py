@@ -23,7 +23,7 @@ from facewire_bridge import sophon
 from facewire_bridge.family import Post
 from facewire_bridge.member_threads import MemberThreads, Troubles
 from facewire_bridge.sophon_source import SophonSource
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from facewire_bridge.family import Post
 from facewire_bridge.member_threads import MemberThreads, Troubles
 from facewire_bridge.push_source import Posting
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 log = logging.getLogger(__name__)
 

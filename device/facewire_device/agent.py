@@ -29,7 +29,7 @@ from facewire_device.store_database import ReplacedError
 from facewire_device.store_file import DamagedError, lock_for_agent
 from facewire_device.uploader import Fork, Ignore, Outcome, Retry, Uploader
 from facewire_mqtt import Connected, Disconnected, Happening, Received, Refused
-from facewire_mqtt.clock import elapsed_ms, now_ms
+from facewire_system.clock import elapsed_ms, now_ms
 
 log = logging.getLogger(__name__)
 

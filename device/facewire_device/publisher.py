@@ -12,7 +12,7 @@ from facewire_device.outgoing import OutgoingBatch, online_status
 from facewire_device.ring import Ring
 from facewire_device.settings import Settings
 from facewire_mqtt import Connection, Happening, Publication
-from facewire_mqtt.clock import elapsed_ms, now_ms
+from facewire_system.clock import elapsed_ms, now_ms
 
 _VERSION: Final = version("facewire")
 

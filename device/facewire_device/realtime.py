@@ -8,7 +8,7 @@ from facewire.messages import splice_match
 from facewire_device.clock_error import ClockError
 from facewire_device.ring import Ring
 from facewire_device.store import Store
-from facewire_mqtt.clock import elapsed_ms, now_ms
+from facewire_system.clock import elapsed_ms, now_ms
 
 #: If the last poll is longer ago than this, s, new matches count as missed, because a late match
 #: must open no door.

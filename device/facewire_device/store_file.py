@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from facewire.errors import StoreError
-from facewire_device.store_rights import SIDE_FILES, closed_folder, leave_to_owner, rights_problem
+from facewire_device.store_rights import rights_problem
+from facewire_system.owners import SIDE_FILES, closed_folder, leave_to_owner
 
 APPLICATION_ID: Final = int.from_bytes(b"FWDV", "big")
 FOREIGN: Final = "is another application's database, not a device store; it was left as it is"

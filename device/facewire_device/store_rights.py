@@ -11,17 +11,14 @@ store is shared:
 """
 
 import contextlib
-import grp
 import os
-import pwd
 import stat
 from pathlib import Path
 from typing import Final
 
 from facewire.errors import StoreError
+from facewire_system.owners import database_files, owner_of, stat_of, this_user
 
-#: Files that SQLite keeps beside a database.
-SIDE_FILES: Final = ("-wal", "-journal", "-shm")
 _SHARED: Final = 0o660
 
 
@@ -42,16 +39,14 @@ def check_rights(path: Path) -> None:
         StoreError: names the file or folder, and says what is wrong.
     """
     folder = path.parent
-    files = [path, *(path.with_name(path.name + suffix) for suffix in SIDE_FILES)]
+    files = database_files(path)
     for file in files:
         _share(file, folder)
     for file in (*files, folder):
         if problem := rights_problem(file):
             raise StoreError(f"{file}: {problem}")
     if _locks_others_out(folder.stat()):
-        raise StoreError(
-            f"{folder}: what {_user(os.geteuid())} makes in it would not belong to its group, and lock others out: chmod g+s {folder}"
-        )
+        raise StoreError(f"{folder}: what {this_user()} makes in it would not belong to its group, and lock others out: chmod g+s {folder}")
 
 
 def rights_problem(path: Path) -> str | None:
@@ -67,25 +62,11 @@ def rights_problem(path: Path) -> str | None:
         return None
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         return "is on a file system that is mounted read-only"
-    owner, mode = f"{_user(found.st_uid)}:{_group(found.st_gid)}", stat.filemode(found.st_mode)
-    return f"{_user(os.geteuid())} may not read and write it; it belongs to {owner}, {mode}"
-
-
-def closed_folder(path: Path) -> Path | None:
-    """The uppermost folder of a path that this user may not enter."""
-    return next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK, effective_ids=True)), None)
-
-
-def leave_to_owner(fd: int, folder: Path) -> None:
-    """Give a file that root has made to the owner of its folder, who could not open it."""
-    if os.geteuid() == 0:
-        found = folder.stat()
-        with contextlib.suppress(OSError):  # a system call filter may forbid it
-            os.fchown(fd, found.st_uid, found.st_gid)
+    return f"{this_user()} may not read and write it; it belongs to {owner_of(found)}"
 
 
 def _share(file: Path, folder: Path) -> None:
-    found = _stat(file)
+    found = stat_of(file)
     shared = folder.stat()
     if found is None or not _is_shared(shared) or os.geteuid() not in {0, found.st_uid}:
         return
@@ -96,13 +77,6 @@ def _share(file: Path, folder: Path) -> None:
             file.chmod(stat.S_IMODE(found.st_mode) | _SHARED)
 
 
-def _stat(file: Path) -> os.stat_result | None:
-    try:
-        return file.stat()
-    except OSError:
-        return None
-
-
 def _is_shared(folder: os.stat_result) -> bool:
     """Whether the group may write; where everybody may, as in /tmp, nothing is meant by it."""
     return bool(folder.st_mode & stat.S_IWGRP) and not folder.st_mode & stat.S_IWOTH
@@ -111,17 +85,3 @@ def _is_shared(folder: os.stat_result) -> bool:
 def _locks_others_out(folder: os.stat_result) -> bool:
     is_guest = os.geteuid() not in {0, folder.st_uid} and os.getegid() != folder.st_gid
     return is_guest and _is_shared(folder) and not folder.st_mode & stat.S_ISGID
-
-
-def _user(uid: int) -> str:
-    try:
-        return f"user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"user {uid}"
-
-
-def _group(gid: int) -> str:
-    try:
-        return f"group {grp.getgrgid(gid).gr_name}"
-    except KeyError:
-        return f"group {gid}"

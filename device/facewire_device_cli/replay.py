@@ -16,7 +16,7 @@ from facewire_device.identity import machine_identity
 from facewire_device.recordings import Reading, read_file
 from facewire_device_cli.device import reporting_options
 from facewire_mqtt.address import Address
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 #: How long to wait for sessions before the first event, s; as `device run --source`.
 SESSION_WAIT: Final = 3.0

@@ -20,7 +20,7 @@ from facewire_device.uploader import DEFAULT_PERIOD, MIN_PERIOD
 from facewire_fleet.fleet import Comparison, Plan, Rhythm, compare, crowd, percentile
 from facewire_fleet.net import Fleet, State, allow_files
 from facewire_mqtt.address import Address
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 PROGRESS_EVERY: Final = 5.0
 #: People enrolled in the whole fleet.

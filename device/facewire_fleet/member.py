@@ -25,8 +25,8 @@ from facewire_fleet.fleet import Device
 from facewire_fleet.mqtt import Session, hello
 from facewire_mqtt.address import Address
 from facewire_mqtt.backoff import Backoff
-from facewire_mqtt.clock import now_ms
 from facewire_mqtt.session import CONNECT_TIMEOUT
+from facewire_system.clock import now_ms
 
 KEEPALIVE: Final = 30
 

@@ -5,12 +5,12 @@ import click
 from facewire_cli.options import SECONDS, output_option
 from facewire_cli.output import Form, write_rows
 from facewire_cli.progress import progress
-from facewire_mqtt.clock import now_ms
 from facewire_platform.history.queries import History
 from facewire_platform.history.retention import Purged, Retention
 from facewire_platform.store.database import locate
 from facewire_platform.store.drivers import Location
 from facewire_platform_cli.options import check_text, database_option
+from facewire_system.clock import now_ms
 
 COLUMNS = ("events", "kept", "quarantined", "dry_run")
 

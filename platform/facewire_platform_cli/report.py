@@ -16,7 +16,6 @@ import click
 from facewire.proof import Proof
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, visible, write_rows
-from facewire_mqtt.clock import now_ms
 from facewire_platform.filter import Filter
 from facewire_platform.health.state import describe_times
 from facewire_platform.history import periods, reports
@@ -29,6 +28,7 @@ from facewire_platform.store.database import locate
 from facewire_platform_cli.moments import check_zone, iso
 from facewire_platform_cli.options import check_text, database_option
 from facewire_platform_cli.person import person
+from facewire_system.clock import now_ms
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,11 +9,11 @@ from facewire_cli.main import EXIT_UNHEALTHY
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, Row, write_rows
 from facewire_cli.render import duration
-from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import HealthLimits, assess, describe_times, troubles
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate
 from facewire_platform_cli.options import database_option
+from facewire_system.clock import now_ms
 
 _NUMBERS: Final = ("head", "acked", "lag", "gaps", "quarantined", "dropped")
 COLUMNS: Final = ("device", "state", "last_seen", *_NUMBERS, "clock_offset", "outage_budget")

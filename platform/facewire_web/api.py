@@ -23,11 +23,11 @@ from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp
 
 from facewire.errors import StoreError
-from facewire_mqtt.clock import now_ms
 from facewire_platform.health.readings import Readings
 from facewire_platform.history.queries import History
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.stopping import STOP
+from facewire_system.clock import now_ms
 from facewire_web import forms
 from facewire_web.access import COOKIE, Access
 from facewire_web.answers import error_answer, events_answer, json_answer, list_answer

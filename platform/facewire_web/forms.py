@@ -7,10 +7,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from facewire.events import MAX_INT, PERSON_TYPES
 from facewire.moments import parse_moment
 from facewire.topics import check_device
-from facewire_mqtt.clock import now_ms
 from facewire_platform.filter import Filter
 from facewire_platform.history.events import Place
 from facewire_platform.history.queries import HOUR
+from facewire_system.clock import now_ms
 
 #: Most rows in one answer.
 MAX_ROWS: Final = 1_000

@@ -30,7 +30,7 @@ from facewire.topics import Topics
 from facewire_gate.freshness import Reason
 from facewire_gate.matches import fresh_matches_async
 from facewire_mqtt import Address, Connected, Disconnected
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 log = logging.getLogger(__name__)
 

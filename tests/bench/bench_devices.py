@@ -24,11 +24,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from facewire.events import Event
 from facewire.messages import Batch, Status
-from facewire_mqtt.clock import now_ms
 from facewire_platform.health.metrics import PlatformMetrics
 from facewire_platform.health.readings import Readings
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, open_store
+from facewire_system.clock import now_ms
 
 EVENTS, GROUP, ROUNDS = 100, 100, 7
 BOOT = "b" * 16

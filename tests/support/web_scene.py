@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from web_site import EPOCH, Site, event_map
 
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 HOUR: Final = 3_600_000
 PEOPLE: Final = [

@@ -13,7 +13,7 @@ from wire import Wire
 from facewire.events import event_from_map
 from facewire.messages import Match, Status, encode
 from facewire_mqtt.address import Address
-from facewire_mqtt.clock import now_ms
+from facewire_system.clock import now_ms
 
 EPOCH, BOOT = "00000000000000e1", "00000000000000b1"
 

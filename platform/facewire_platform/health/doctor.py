@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from facewire.errors import StoreError
 from facewire.finding import Finding
-from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import NAMED, assess, describe_times
 from facewire_platform.history.queries import History
 from facewire_platform.history.reader import Row
 from facewire_platform.store.database import dialect_of, open_database
 from facewire_platform.store.drivers import Location, shown, store_errors
 from facewire_platform.store.schema import StoreRow
+from facewire_system.clock import now_ms
 
 #: Free disk space below which there is a warning, or a failure: share of the disk, and bytes.
 SPACE_LOW: Final = (0.10, 5 * 2**30)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from facewire_mqtt.clock import now_ms
 from facewire_platform.health.state import STATES, assess
 from facewire_platform.history.queries import History
 from facewire_platform.history.reader import Row
 from facewire_platform.store.drivers import Location
+from facewire_system.clock import now_ms
 
 #: A reading is good for so long, s, or for so many times as long as it took.
 GOOD_FOR: Final = 1.0

@@ -23,7 +23,6 @@ import peewee
 
 from facewire import codec
 from facewire.events import MAX_INT
-from facewire_mqtt.clock import now_ms
 from facewire_platform.columns.answers import Key
 from facewire_platform.columns.builder import columns_follow
 from facewire_platform.history.events import KEY
@@ -31,6 +30,7 @@ from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location, store_errors
 from facewire_platform.store.rows import key
 from facewire_platform.store.schema import ChangedRow, EventRow, PartFolderRow, QuarantineRow, StreamRow
+from facewire_system.clock import now_ms
 
 #: Events in one transaction; about 20 ms of SQLite's only write lock.
 CHUNK: Final = 1_000

@@ -20,7 +20,6 @@ from facewire.errors import BrokerError, CredentialsRefused, StoreError
 from facewire.messages import Ack, encode
 from facewire.topics import QOS, Kind, Topics
 from facewire_mqtt import Address, Connected, Disconnected, Publication, Refused
-from facewire_mqtt.clock import now_ms
 from facewire_mqtt.reasons import Reasons
 from facewire_platform.intake.counters import Counters
 from facewire_platform.intake.inbox import Delivery, News, Queued, device_of
@@ -30,6 +29,7 @@ from facewire_platform.intake.receiver import Receiver, Subscriber
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Unreadable, open_store
+from facewire_system.clock import now_ms
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import peewee
 from facewire.errors import StoreError
 from facewire_platform.store.dialect import Dialect, Statements
 from facewire_platform.store.drivers import Mode, store_errors
-from facewire_platform.store.file_rights import check_rights, denied, is_there, is_writable, leave_to_owner
+from facewire_platform.store.file_rights import check_rights, denied, is_there, is_writable
 from facewire_platform.store.objects import check_objects
 from facewire_platform.store.rows import WIDTH, InsertRows
 from facewire_platform.store.schema import (
@@ -31,6 +31,7 @@ from facewire_platform.store.schema import (
     check_schema,
     columns_of,
 )
+from facewire_system.owners import leave_to_owner
 
 APPLICATION_ID: Final = 0x46575046  # "FWPF"
 #: Wait this long for another process that migrates or deletes, s; a worker cannot stop meanwhile.
