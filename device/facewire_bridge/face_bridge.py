@@ -22,6 +22,7 @@ from facewire_bridge.member_threads import MemberThreads, Troubles
 from facewire_bridge.settings import BridgeSettings, FaceDevice
 from facewire_mqtt.connection import Connection
 from facewire_mqtt.happenings import Connected, Disconnected, Happening, Publication, Received, Refused
+from facewire_system.clock import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ class FaceBridge:
             self._threads.run(number, lambda source=source: self._guarded(source, work))  # type: ignore[misc]  # bound early
 
     def _guarded(self, source: FaceSource, work: Callable[[FaceSource, float, int], None], *, writes: bool = False) -> bool:
-        return self._troubles.guard(source.member.name, lambda: work(source, time.monotonic(), time.time_ns() // 1_000_000), writes=writes)
+        return self._troubles.guard(source.member.name, lambda: work(source, time.monotonic(), now_ms()), writes=writes)
 
     def _tick_all(self) -> None:
         while not self._stopping.wait(self._tick):

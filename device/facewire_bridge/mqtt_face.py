@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from facewire.events import PersonType
 from facewire_bridge.clock import read_local
 from facewire_bridge.record import Poison, Record
 
@@ -185,13 +186,13 @@ def _person(info: Mapping[str, Any]) -> dict[str, Any]:
         "score": _number("similarity1", similarity) if similarity else 0.0,
         "identity_id": custom or (f"p:{person}" if person else ""),
         "identity_name": _text(info, "personName") or _text(info, "persionName"),
-        "person_type": 3 if _text(info, "PersonType") == "1" else 1,
+        "person_type": (PersonType.BLOCKLISTED if _text(info, "PersonType") == "1" else PersonType.EMPLOYEE).value,
     }
     return event if similarity else event | {"score_absent": True}
 
 
 def _stranger(number: int) -> dict[str, Any]:
-    return {"score": 0.0, "identity_id": f"snap:{number}", "identity_name": "", "person_type": 4}
+    return {"score": 0.0, "identity_id": f"snap:{number}", "identity_name": "", "person_type": PersonType.STRANGER.value}
 
 
 def _extras(info: Mapping[str, Any], keep: Iterable[str]) -> dict[str, Any]:

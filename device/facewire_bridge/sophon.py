@@ -28,8 +28,6 @@ V6_CAMERAS: Final = "/sophon/v2/face/getmediadevices"
 #: A page of the event API.
 PAGE: Final = 100
 
-_STRANGER: Final = PersonType.STRANGER.value
-
 
 def read_push(form: str, body: object) -> list[Record | Poison]:
     """Read a POST (`realtime`, `history`) or a WebSocket message: an object, or an array."""
@@ -213,7 +211,7 @@ def _shared_keys(item: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[str
     # lack the camera.
     is_v6 = "user_type" in item
     is_v2 = "ext_data" in item and "device_id" not in item and not is_v6
-    identity = event["identity_id"] if is_v2 or event["person_type"] != _STRANGER else ""
+    identity = event["identity_id"] if is_v2 or event["person_type"] != PersonType.STRANGER else ""
     raw = item.get("timestamp")
     # A push may have rounded the seconds of a query up or down.
     times = {event["timestamp"], math.floor(raw * 1000)} if type(raw) is float and abs(raw) < 1e11 else {event["timestamp"]}
