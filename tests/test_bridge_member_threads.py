@@ -16,7 +16,7 @@ def threads() -> Iterator[MemberThreads]:
     threads.close()
 
 
-def test_what_belongs_to_a_device_is_done_in_order_on_one_thread(threads: MemberThreads) -> None:
+def test_a_device_has_its_work_done_in_order_on_one_thread(threads: MemberThreads) -> None:
     done: list[tuple[int, int]] = []
     futures = [threads.run(number % 3, lambda n=number: done.append((n, threading.get_ident()))) for number in range(30)]  # type: ignore[misc]
     for future in futures:
@@ -28,7 +28,7 @@ def test_what_belongs_to_a_device_is_done_in_order_on_one_thread(threads: Member
         assert len({thread for _, thread in mine}) == 1
 
 
-def test_what_waits_is_bounded_by_its_bytes(threads: MemberThreads) -> None:
+def test_waiting_work_is_bounded_by_its_bytes(threads: MemberThreads) -> None:
     gate = threading.Event()
     first = threads.run(0, gate.wait, 60)
     assert first is not None
@@ -43,19 +43,25 @@ def test_what_waits_is_bounded_by_its_bytes(threads: MemberThreads) -> None:
     larger_than_all.result(10)
 
 
+def finish(threads: MemberThreads, *devices: int) -> None:
+    """Wait until the threads of these devices have done all that they were given."""
+    for device in devices:
+        future = threads.run(device, bool)
+        assert future is not None
+        future.result(10)
+
+
 def test_a_thread_that_hangs_is_noticed(threads: MemberThreads) -> None:
     turned: dict[str, float] = {}
-    for future in threads._noted:
-        future.result(10)
+    finish(threads, 0, 1)
     threads.note_turns(turned)
-    for future in threads._noted:
-        future.result(10)
+    finish(threads, 0, 1)
     assert set(turned) == {"thread 0", "thread 1"}
     gate = threading.Event()
     threads.run(0, gate.wait)
     turned.clear()
     threads.note_turns(turned)
-    threads._noted[1].result(10)
+    finish(threads, 1)
     threads.note_turns(turned)
     assert "thread 0" not in turned
     gate.set()

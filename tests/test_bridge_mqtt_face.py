@@ -103,7 +103,7 @@ def test_a_person_who_was_enrolled_at_the_device_has_the_devices_number(changes:
         {"Sendintime": None},
     ],
 )
-def test_what_was_refused_or_is_late_never_matches(changes: dict[str, Any]) -> None:
+def test_a_record_that_was_refused_or_is_late_never_matches(changes: dict[str, Any]) -> None:
     assert not read(**changes).realtime
 
 
@@ -239,7 +239,7 @@ def test_the_answer_to_a_pull_has_either_name() -> None:
     assert mqtt_face.read_answer(json.dumps(ack).encode()) is None
 
 
-def test_topics_are_taken_apart() -> None:
+def test_a_topic_has_a_device_and_a_kind() -> None:
     assert mqtt_face.parse_topic("mqtt/face", "mqtt/face/1099001/Rec") == ("1099001", "Rec")
     assert mqtt_face.parse_topic("mqtt/device/face", "mqtt/device/face/7/Snap") == ("7", "Snap")
     assert mqtt_face.parse_topic("mqtt/face", "mqtt/face/heartbeat") == ("", "heartbeat")

@@ -28,7 +28,7 @@ def test_numbers_in_order_leave_no_hole() -> None:
     assert source.holes() == []
 
 
-def test_a_hole_is_what_lies_between_and_is_filled_piece_by_piece() -> None:
+def test_a_hole_lies_between_two_numbers_and_is_filled_piece_by_piece() -> None:
     source = Source()
     source.see(3, 30)
     source.see(7, 70)
@@ -55,14 +55,14 @@ def test_a_smaller_number_with_a_later_time_is_a_new_generation() -> None:
     assert source.holes() == []
 
 
-def test_the_same_number_with_another_mark_is_another_record_whatever_its_time() -> None:
+def test_the_same_number_with_another_mark_is_another_record_at_any_time() -> None:
     source = Source()
     source.see(1, 1000, "a")
     assert source.see(1, 1000, "b") == Seen(2, reset=True)
     assert source.see(1, 1000, "a") == Seen(1, repeated=True)
 
 
-def test_what_came_before_the_first_is_an_older_record() -> None:
+def test_a_record_from_before_the_first_is_an_older_record() -> None:
     source = Source()
     source.see(389, 1000)
     assert source.see(380, 900) == Seen(1)
@@ -88,7 +88,7 @@ def test_a_false_reset_mends_itself() -> None:
     assert source.holes() == []
 
 
-def test_pulls_are_counted_for_what_is_left_of_a_hole() -> None:
+def test_a_pull_counts_for_the_rest_of_its_hole() -> None:
     source = Source()
     source.see(1, 10)
     source.see(5, 50)
@@ -107,7 +107,7 @@ def test_holes_are_bounded() -> None:
     assert source.numbers.holes[-1].last == source.numbers.highest - 1
 
 
-def test_what_was_made_before_a_number_is_known_behind_the_highest_and_in_a_hole() -> None:
+def test_the_time_of_the_record_before_is_known_behind_the_highest_and_in_a_hole() -> None:
     source = Source()
     assert source.numbers.made_before(1) is None
     source.see(3, 30)

@@ -30,7 +30,7 @@ def test_a_hole_between_times_that_fall_is_asked_for_from_the_earlier() -> None:
     assert (found.first, found.last) == ("2025-11-25 08:59:59", "2025-11-25 10:05:01")
 
 
-def test_a_pull_ends_when_all_that_was_counted_came() -> None:
+def test_a_pull_ends_when_every_counted_record_has_come() -> None:
     puller = pulled()
     puller.answered(4.0, "m", 2)
     assert puller.ended(4.0, 4.0) is None
@@ -76,7 +76,7 @@ def test_it_waits_longer_each_time_and_then_no_more() -> None:
     assert puller.poll(at + 10_000, {"rec": Numbers(holes=(Hole(4, 5, "a", "b", MOST_PULLS),))}) is None
 
 
-def test_what_is_wanted_goes_first_and_once() -> None:
+def test_a_wanted_range_goes_first_and_once() -> None:
     puller, sweep = Puller(), Pull("snap", "a", "b")
     puller.want(sweep)
     puller.want(sweep)

@@ -85,7 +85,7 @@ def test_a_secret_may_be_in_a_file_that_a_variable_leads_to(tmp_path: Path, monk
         ('[sophon.device.a]\nid = "b/c"', "id 'b/c' is empty or holds one of"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(tmp_path, text)
     assert reason in str(caught.value)
@@ -102,7 +102,7 @@ def test_check_shows_the_devices(tmp_path: Path) -> None:
     assert "unknown setting 'x'" in done.stderr
 
 
-def test_poison_lists_what_could_be_no_event(tmp_path: Path) -> None:
+def test_poison_lists_the_records_that_could_be_no_event(tmp_path: Path) -> None:
     (tmp_path / "bridge.toml").write_text(GATE)
     raw = Photograph("ab" * 32, "application/octet-stream", b"noise")
     (tmp_path / "stores").mkdir()

@@ -60,7 +60,7 @@ def test_a_query_keeps_the_sources_own_time() -> None:
     assert "source_time" not in push("history", shape("se5_v5_history_post")).event
 
 
-def test_what_only_the_vendor_knows_stays() -> None:
+def test_a_field_that_only_the_vendor_knows_stays() -> None:
     event = push("history", shape("se3_v2_history_post")).event
     assert event["want_action"] == "0"
     assert event["ext_data"]["grab_fiqa_info"]["face_id"] == 1381
@@ -199,7 +199,7 @@ def test_the_threshold_is_the_boxs() -> None:
     assert sophon.threshold({"data": {"WORK_MODE": "mq"}}) is None
 
 
-def test_cameras_are_found_whatever_is_around_them() -> None:
+def test_cameras_are_found_in_any_surroundings() -> None:
     assert sophon.cameras({"data": [{"device_id": "a"}, {"device_id": "b"}, {"device_id": "a"}]}) == ["a", "b"]
     assert sophon.cameras({"media_devices": [{"media_device_id": "c"}]}) == ["c"]
     assert sophon.cameras("noise") == []

@@ -91,7 +91,7 @@ def test_a_history_copy_that_comes_first_is_history_only(make: Make) -> None:
 
 
 @pytest.mark.parametrize("shape", ["se3_v2_realtime_post", "se3_v2_history_post", "se5_v5_history_post", "se_v6_history_post"])
-def test_every_shape_that_is_posted_is_taken(make: Make, shape: str) -> None:
+def test_every_shape_that_is_posted_is_recorded(make: Make, shape: str) -> None:
     path, stores = make(SE3)
     kind = "realtime" if "realtime" in shape else "history"
     with sophon_bridge(path) as (port, _sources):
@@ -132,7 +132,7 @@ def test_poison_is_kept_raw_and_answered_with_success(make: Make) -> None:
     assert b"noise" in [file.read_bytes() for file in (stores.folder / "hall-1.db.poison").glob("??/*")]
 
 
-def test_what_cannot_be_taken_now_is_answered_with_503(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_post_that_cannot_be_recorded_now_is_answered_with_503(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path, stores = make(SE3)
     record, full = Member.record, [True]
 
@@ -277,7 +277,7 @@ def test_a_box_that_is_away_is_waited_for(make: Make, monkeypatch: pytest.Monkey
             wait_until(lambda: bool(again.clients))
 
 
-def test_the_status_says_what_is_proved(make: Make) -> None:
+def test_the_status_has_the_class_of_proof(make: Make) -> None:
     with Server(5) as box:
         path, _ = make(_table(5, box) + '[sophon.device.hall-2]\nid = "box-2"\n')
         with sophon_bridge(path) as (_port, sources):

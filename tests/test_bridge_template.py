@@ -55,7 +55,7 @@ def test_a_post_becomes_a_record(template: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("change", [{"pass": False}, {"late": True}, {"late": None}])
-def test_what_is_refused_or_late_is_history_only(template: ModuleType, change: dict[str, Any]) -> None:
+def test_a_record_that_is_refused_or_late_is_history_only(template: ModuleType, change: dict[str, Any]) -> None:
     record = read(template, json.dumps(SAID | change).encode())
     assert isinstance(record, Record)
     assert not record.realtime

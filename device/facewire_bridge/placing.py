@@ -28,15 +28,14 @@ class Placing:
         forms: the forms of its numbered records.
 
     Attributes:
-        resets: how often a source's counter began anew in this run.
-        reset_ms: when it did last, bridge clock, ms since 1970 UTC; None if it never did.
+        reset_ms: when its counter began anew last, bridge clock, ms since 1970 UTC; None if it
+            never did.
     """
 
     def __init__(self, member: Member, forms: tuple[str, ...]) -> None:
         self._member, self._forms = member, forms
         self._numbers: dict[str, Numbers] = {}
         self._loaded_from: Ledger | None = None
-        self.resets = 0
         self.reset_ms: int | None = None
 
     @property
@@ -106,7 +105,6 @@ class Placing:
             self._member.record([placed], now_ms=now_ms, notes=notes | {_RESET: str(now_ms)})
 
         self._member.together(work)
-        self.resets += 1
         self.reset_ms = now_ms
         log.warning("source was reset device=%s form=%s at=%s: losses before it are unknown", self._member.name, record.form, after.at)
 
