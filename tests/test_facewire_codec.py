@@ -4,7 +4,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from any_event import FLOATS, TEXT
+from any_event import FLOATS, TEXT, nested
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -19,13 +19,6 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT | st.integers(-9, 9), inner, max_size=4),
     max_leaves=12,
 )
-
-
-def nested(levels: int) -> Any:
-    value: Any = 1
-    for _ in range(levels):
-        value = [value]
-    return value
 
 
 @given(st.dictionaries(TEXT, VALUES, max_size=6))

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from any_event import EVENTS, VALUES
+from any_event import EVENTS, VALUES, nested
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -28,13 +28,6 @@ GOOD: dict[str, Any] = {
     "ep_id": "gate-3",
     "card_id": "",
 }
-
-
-def nested(levels: int) -> Any:
-    value: Any = 1
-    for _ in range(levels):
-        value = [value]
-    return value
 
 
 @given(EVENTS, st.booleans())

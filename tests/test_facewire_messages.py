@@ -4,7 +4,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from any_event import INTS, TEXT
+from any_event import INTS, TEXT, nested
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -365,13 +365,6 @@ def test_a_batch_at_every_limit_is_accepted() -> None:
 
 
 INT_KEY: dict[Any, Any] = {1: 1}
-
-
-def nested(levels: int) -> Any:
-    value: Any = 1
-    for _ in range(levels):
-        value = [value]
-    return value
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import WITHIN, wait_until_async
 
 from facewire.topics import Topics
 from facewire_mqtt.address import Address
@@ -56,15 +57,10 @@ class Running:
     async def is_healthy(self) -> bool:
         """Whether a new client is answered."""
         reader, writer = await self.open(HEALTHZ)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN):
             line = await reader.readline()
         writer.close()
         return line.startswith(b"HTTP/1.1 200")
-
-    async def until(self, condition: Any) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0)
 
     def pass_time(self, seconds: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -98,13 +94,13 @@ def test_a_connection_without_a_whole_request_ends(tmp_path: Path, sent: bytes) 
     async def run() -> None:
         async with running(tmp_path) as site:
             reader, _ = await site.open(sent)
-            await site.until(lambda: site.connections)
+            await wait_until_async(lambda: site.connections)
             if HEALTHZ in sent:
                 assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             site.pass_time(REQUEST_WITHIN - 1)
             assert site.connections
             site.pass_time(REQUEST_WITHIN + 1)
-            await site.until(lambda: not site.connections)
+            await wait_until_async(lambda: not site.connections)
             with contextlib.suppress(ConnectionError):
                 await reader.read()  # to its end
 
@@ -170,7 +166,7 @@ def test_a_client_that_reads_nothing_of_a_stream_ends(tmp_path: Path) -> None:
                 connection.transport.write(b"x" * 100_000)
             site.pass_time(0)
             site.pass_time(TAKEN_WITHIN + 1)
-            await site.until(lambda: not site.connections)
+            await wait_until_async(lambda: not site.connections)
 
     asyncio.run(run())
 

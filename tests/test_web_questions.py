@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
+from waiting import wait_until_async
 
 from facewire.errors import StoreError
 from facewire_platform.columns import engine
@@ -23,7 +23,7 @@ from facewire_web.turns import MAX_BEGUN_EACH, MAX_RUNNING, MAX_WAITING_EACH, Tu
 
 #: A question that is stopped ends within this time even on a busy machine, s; unstopped it would
 #: take hours.
-STOPPED_WITHIN = 10.0
+STOPPED_WITHIN = 60.0
 FOR_HOURS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000000) SELECT count(*) FROM n"
 
 
@@ -72,12 +72,6 @@ class Asked:
         await answer(scope, receive, send)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 def in_history(location: Any) -> Callable[[], Any]:
     def ask() -> Any:
         with History(location) as history:
@@ -99,12 +93,11 @@ def check_abandoned(ask: Callable[[], Any]) -> None:
         turns = Turns()
         app = Asked(ask)
         clients = [Client(Questions(app, turns), f"10.0.0.{number}") for number in range(10)]
-        await until(lambda: app.begun == MAX_RUNNING)
-        began = time.monotonic()
+        await wait_until_async(lambda: app.begun == MAX_RUNNING)
         for client in clients:
             client.leave()
-        await asyncio.wait({client.task for client in clients}, timeout=30)
-        assert time.monotonic() - began < STOPPED_WITHIN
+        _, unstopped = await asyncio.wait({client.task for client in clients}, timeout=STOPPED_WITHIN)
+        assert not unstopped
         assert (turns.running, turns.waiting) == (0, 0)
         assert app.begun == MAX_RUNNING  # the others were never asked
         assert len(app.errors) == MAX_RUNNING
@@ -164,13 +157,13 @@ def test_questions_past_the_queue_are_refused_and_other_clients_are_answered() -
 
         app_in_turn = Questions(app, Turns())
         flood = [Client(app_in_turn, "flood") for _ in range(400)]
-        await until(lambda: sum(client.task.done() for client in flood) == 400 - MAX_BEGUN_EACH - MAX_WAITING_EACH)
+        await wait_until_async(lambda: sum(client.task.done() for client in flood) == 400 - MAX_BEGUN_EACH - MAX_WAITING_EACH)
         assert {client.status for client in flood if client.task.done()} == {429}
         honest = [Client(app_in_turn, f"10.0.0.{number}") for number in range(50)]
-        await until(lambda: all(client.task.done() for client in honest))
+        await wait_until_async(lambda: all(client.task.done() for client in honest))
         assert {client.status for client in honest} == {200}
         held.set()
-        await until(lambda: all(client.task.done() for client in flood))
+        await wait_until_async(lambda: all(client.task.done() for client in flood))
 
     asyncio.run(run())
 

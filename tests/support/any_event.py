@@ -1,5 +1,7 @@
 """Any event that the codec accepts, for hypothesis."""
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 from facewire import codec
@@ -27,3 +29,11 @@ def codec_can(event: Event) -> bool:
     except ValueError:
         return False
     return True
+
+
+def nested(levels: int) -> Any:
+    """A list in a list, so many levels deep."""
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value

@@ -1,5 +1,6 @@
-"""Wait for a condition, without a sleep and not for ever."""
+"""Wait for a condition, but not for ever."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -16,3 +17,10 @@ def wait_until(
     while not condition():
         assert time.monotonic() < deadline, f"condition does not hold after {timeout:g} s: {what() if what else ''}"
         threading.Event().wait(interval)
+
+
+async def wait_until_async(condition: Callable[[], object]) -> None:
+    """The same for a condition that the running event loop makes true."""
+    async with asyncio.timeout(WITHIN):
+        while not condition():
+            await asyncio.sleep(0.001)
