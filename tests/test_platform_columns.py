@@ -17,14 +17,13 @@ import duckdb
 import pytest
 from click.testing import CliRunner, Result
 from facewire_process import FACEWIRE
-from platform_model import BOOT, EPOCH, batch, event
-from platform_store import rows, store_batches
+from platform_model import BOOT, EPOCH, batch
+from platform_store import event_at, rows, store_batches
 
 import facewire_platform.columns.builder
 import facewire_platform.columns.copier
 import facewire_platform.columns.files
 from facewire.errors import StoreError
-from facewire.events import Event
 from facewire.messages import Match
 from facewire_cli.main import cli
 from facewire_platform.columns import engine
@@ -47,16 +46,12 @@ def data_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def made(seq: int, at: int, who: str) -> Event:
-    return event(seq)._replace(timestamp=at, identity_id=who)
-
-
 def fill(location: Location, count: int = 9, *, after: int = 0) -> None:
     """Store events of people 0 to 2, four to a day."""
     with open_store(location) as store:
         for first in range(after, after + count, 1_000):
             last = min(first + 1_000, after + count)
-            events = (made(seq, MONDAY + (seq - 1) * DAY // 4, f"person-{seq % 3}") for seq in range(first + 1, last + 1))
+            events = (event_at(seq, MONDAY + (seq - 1) * DAY // 4, identity_id=f"person-{seq % 3}") for seq in range(first + 1, last + 1))
             store_batches(store, batch(first, last, *events))
 
 
@@ -129,7 +124,7 @@ def holders(folder: Path, text: bytes) -> list[Path]:
 def test_old_events_leave_the_files_with_the_table(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(location)
     files = build(location)
-    monkeypatch.setattr(time, "time", lambda: (MONDAY + 2 * DAY + DAY // 2) / 1000)
+    monkeypatch.setattr("facewire_platform_cli.purge.now_ms", lambda: MONDAY + 2 * DAY + DAY // 2)
     assert run("platform", "purge", "--database", url(location), "--older-than", "1d").exit_code == 0
     assert not files[0].exists()
     assert read(f"SELECT count(*) FROM read_parquet('{files[0].parents[1]}/*/*.parquet')") == [(3,)]
@@ -268,7 +263,7 @@ def test_days_without_end_do_not_make_files_without_end(location: Location, monk
     monkeypatch.setattr(facewire_platform.columns.files, "MOST_DAYS", 2)
     with open_store(location) as store:
         moments = [*(MONDAY,) * 3, *(MONDAY + DAY,) * 3, *(day * 40 * DAY for day in range(20)), 2**62, -(2**62)]
-        store_batches(store, batch(0, len(moments), *(made(seq, at, "p") for seq, at in enumerate(moments, 1))))
+        store_batches(store, batch(0, len(moments), *(event_at(seq, at) for seq, at in enumerate(moments, 1))))
     files = build(location)
     assert [file.parent.name for file in files] == ["day=2025-11-25", "day=2025-11-26", "day=__HIVE_DEFAULT_PARTITION__"]
     assert sorted(seqs(location, Filter(person="p"))) == list(range(1, len(moments) + 1))
@@ -279,7 +274,7 @@ def test_an_export_to_parquet_has_every_field(location: Location, tmp_path: Path
     monkeypatch.setattr("facewire_platform.columns.single._BYTES", 200)
     with open_store(location) as store:
         made_with = [
-            made(seq, MONDAY + 10 - seq, "nul\x00")._replace(extra={"n": seq, "photo": b"\xff" * 50} if seq % 2 else {})
+            event_at(seq, MONDAY + 10 - seq, identity_id="nul\x00", extra={"n": seq, "photo": b"\xff" * 50} if seq % 2 else {})
             for seq in range(1, 9)
         ]
         store_batches(store, batch(0, 8, *made_with))
@@ -349,12 +344,12 @@ def test_answers_are_exact_while_workers_and_a_builder_go_on(location: Location,
             while not ended.is_set():
                 seqs = [seq for seq in range(after + 1, after + 41) if seq % 10]
                 unsent += [seq for seq in range(after + 1, after + 41) if not seq % 10]
-                sent = batch(after, after + 40, *(made(seq, MONDAY + seq * 60_000, f"p{seq % 9}") for seq in seqs))
+                sent = batch(after, after + 40, *(event_at(seq, MONDAY + seq * 60_000, identity_id=f"p{seq % 9}") for seq in seqs))
                 again_if_locked(lambda: store.store([Message(f"d{number}", sent, 1)]))  # noqa: B023  # called within this turn
                 after += 40
                 while unsent and chance.random() < 0.7:
                     late = unsent.pop(chance.randrange(len(unsent)))
-                    match = Match(EPOCH, BOOT, 1, made(late, MONDAY + late * 60_000, "late"))
+                    match = Match(EPOCH, BOOT, 1, event_at(late, MONDAY + late * 60_000, identity_id="late"))
                     again_if_locked(lambda: store.store([Message(f"d{number}", match, 1)]))  # noqa: B023
 
     def build_files() -> None:
@@ -406,8 +401,8 @@ def test_a_late_event_that_no_file_could_have_is_counted_once(location: Location
     fill(location)
     build(location)
     with open_store(location) as store:
-        store_batches(store, batch(9, 12, made(10, MONDAY, "p"), made(12, MONDAY, "p")))
-        store.store([Message("d", Match(EPOCH, BOOT, 1, made(11, MONDAY, "late")), 1)])
+        store_batches(store, batch(9, 12, event_at(10, MONDAY), event_at(12, MONDAY)))
+        store.store([Message("d", Match(EPOCH, BOOT, 1, event_at(11, MONDAY, identity_id="late")), 1)])
     for _ in range(2):
         assert sorted(seqs(location, Filter(person_type=1))) == list(range(1, 13))
         build(location)

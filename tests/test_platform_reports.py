@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from platform_model import EPOCH, batch, event
-from platform_store import store_batches, store_match
+from platform_model import EPOCH, batch
+from platform_store import event_at, store_batches, store_match
 
 import facewire_platform.history.reports
 from facewire.events import Event
@@ -32,8 +32,8 @@ def store(location: Location) -> Iterator[Store]:
         yield opened
 
 
-def event_at(seq: int, hour: float, who: str = "7", kind: int = 1, ep: str | None = None, **more: Any) -> Event:
-    return event(seq)._replace(timestamp=int(hour * HOUR), identity_id=who, identity_name=f"name {who}", person_type=kind, ep_id=ep, **more)
+def event_at_hour(seq: int, hour: float, who: str = "7", kind: int = 1, ep: str | None = None, **more: Any) -> Event:
+    return event_at(seq, int(hour * HOUR), identity_id=who, identity_name=f"name {who}", person_type=kind, ep_id=ep, **more)
 
 
 def coverage(location: Location, *, device: str | None = None, period: Period = DAY) -> list[Coverage]:
@@ -47,16 +47,16 @@ def test_attendance_has_first_and_last_seen_and_passes_without_strangers(
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.reports, "PEOPLE", page)
     events = (
-        event_at(1, -0.1),
-        event_at(2, 0, "8"),
-        event_at(3, 8, ep="in"),
-        event_at(4, 7, ep="side"),
-        event_at(5, 12, ep="out"),
-        event_at(6, 13, ep="in"),
-        event_at(7, 18, ep="side"),
-        event_at(8, 9, "s1", 4),
-        event_at(9, 24, "8"),
-        event_at(10, 10, "nul\0"),
+        event_at_hour(1, -0.1),
+        event_at_hour(2, 0, "8"),
+        event_at_hour(3, 8, ep="in"),
+        event_at_hour(4, 7, ep="side"),
+        event_at_hour(5, 12, ep="out"),
+        event_at_hour(6, 13, ep="in"),
+        event_at_hour(7, 18, ep="side"),
+        event_at_hour(8, 9, "s1", 4),
+        event_at_hour(9, 24, "8"),
+        event_at_hour(10, 10, "nul\0"),
     )
     store_batches(store, batch(0, 10, *events))
     with History(location) as history:
@@ -75,12 +75,12 @@ def test_attendance_has_first_and_last_seen_and_passes_without_strangers(
 
 def test_traffic_counts_events_people_and_strangers_of_each_period(store: Store, location: Location) -> None:
     events = (
-        event_at(1, 0),
-        event_at(2, 0.5),
-        event_at(3, 0.9, "8"),
-        event_at(4, 0.9, "s1", 4),
-        event_at(5, 1, "s2", 4),
-        event_at(6, 3, "8"),
+        event_at_hour(1, 0),
+        event_at_hour(2, 0.5),
+        event_at_hour(3, 0.9, "8"),
+        event_at_hour(4, 0.9, "s1", 4),
+        event_at_hour(5, 1, "s2", 4),
+        event_at_hour(6, 3, "8"),
     )
     store_batches(store, batch(0, 6, *events))
     with History(location) as history:
@@ -89,7 +89,7 @@ def test_traffic_counts_events_people_and_strangers_of_each_period(store: Store,
 
 
 def test_a_device_without_lag_is_complete_up_to_its_last_message(store: Store, location: Location) -> None:
-    store_batches(store, batch(0, 1, event_at(1, 8)), now_ms=9 * HOUR)
+    store_batches(store, batch(0, 1, event_at_hour(1, 8)), now_ms=9 * HOUR)
     assert coverage(location) == [Coverage("d", 9 * HOUR, 8 * HOUR, 0)]
     with History(location) as history:
         complete = Completeness(history)
@@ -98,7 +98,7 @@ def test_a_device_without_lag_is_complete_up_to_its_last_message(store: Store, l
 
 
 def test_a_device_with_lag_is_complete_up_to_its_watermark(store: Store, location: Location) -> None:
-    store_batches(store, batch(0, 1, event_at(1, 8), head=5), now_ms=9 * HOUR)
+    store_batches(store, batch(0, 1, event_at_hour(1, 8), head=5), now_ms=9 * HOUR)
     store.store([Message("late", Status("00000000000000b9", True, 1, EPOCH, head=7, oldest=1, cursor=0), 9 * HOUR)])
     assert coverage(location) == [Coverage("d", 8 * HOUR, 8 * HOUR, 4), Coverage("late", None, None, 7)]
     assert coverage(location, device="late") == [Coverage("late", None, None, 7)]
@@ -108,13 +108,13 @@ def test_a_device_with_lag_is_complete_up_to_its_watermark(store: Store, locatio
 
 
 def test_a_match_that_overtook_its_history_copy_counts_as_lag(store: Store, location: Location) -> None:
-    store_batches(store, batch(0, 1, event_at(1, 8)), now_ms=9 * HOUR)
+    store_batches(store, batch(0, 1, event_at_hour(1, 8)), now_ms=9 * HOUR)
     store_match(store, 4, now_ms=10 * HOUR)
     assert coverage(location) == [Coverage("d", 8 * HOUR, 8 * HOUR, 3)]
 
 
 def test_a_gap_counts_in_the_periods_that_it_may_reach_into(store: Store, location: Location) -> None:
-    store_batches(store, batch(0, 6, event_at(1, 8), event_at(5, 10), event_at(6, 11)), now_ms=30 * HOUR)
+    store_batches(store, batch(0, 6, event_at_hour(1, 8), event_at_hour(5, 10), event_at_hour(6, 11)), now_ms=30 * HOUR)
     for since, until, gaps in ((0, 8, 0), (0, 8.1, 1), (9, 9.5, 1), (10, 24, 1), (10.1, 24, 0)):
         period = Period(int(since * HOUR), int(until * HOUR))
         [found] = coverage(location, period=period)
@@ -124,7 +124,7 @@ def test_a_gap_counts_in_the_periods_that_it_may_reach_into(store: Store, locati
 
 
 def test_a_gap_at_the_end_counts_until_its_declaration_and_after_a_purge_at_any_time(store: Store, location: Location) -> None:
-    store_batches(store, batch(0, 3, event_at(1, 8)), now_ms=12 * HOUR)
+    store_batches(store, batch(0, 3, event_at_hour(1, 8)), now_ms=12 * HOUR)
     assert [coverage(location, period=Period(since * HOUR, 24 * HOUR))[0].lost for since in (9, 12, 13)] == [2, 2, 0]
     assert coverage(location, period=Period(0, 8 * HOUR))[0].lost == 0
     with Retention(location, rest=lambda _: None) as retention:
@@ -133,8 +133,8 @@ def test_a_gap_at_the_end_counts_until_its_declaration_and_after_a_purge_at_any_
 
 
 def test_the_gaps_of_an_earlier_epoch_count_and_what_it_never_sent_is_one(store: Store, location: Location) -> None:
-    store_batches(store, batch(0, 3, event_at(1, 8), event_at(3, 10), head=9), now_ms=11 * HOUR)
-    store_batches(store, batch(0, 1, event_at(1, 10), epoch="00000000000000e2"), now_ms=24 * HOUR)
+    store_batches(store, batch(0, 3, event_at_hour(1, 8), event_at_hour(3, 10), head=9), now_ms=11 * HOUR)
+    store_batches(store, batch(0, 1, event_at_hour(1, 10), epoch="00000000000000e2"), now_ms=24 * HOUR)
     assert coverage(location) == [Coverage("d", 24 * HOUR, 10 * HOUR, 0, gaps=2, lost=7)]
 
 
@@ -151,10 +151,10 @@ def berlin(tmp_path: Path) -> Path:
     midnight = 1_792_879_200_000 / HOUR
     with open_store(tmp_path / "x.db") as store:
         events = (
-            event_at(1, midnight - 1),
-            event_at(2, midnight + 2.5),
-            event_at(3, midnight + 3.5, ep="gate"),
-            event_at(4, midnight + 24.5, "s", 4),
+            event_at_hour(1, midnight - 1),
+            event_at_hour(2, midnight + 2.5),
+            event_at_hour(3, midnight + 3.5, ep="gate"),
+            event_at_hour(4, midnight + 24.5, "s", 4),
         )
         store_batches(store, batch(0, 4, *events), now_ms=int((midnight + 24) * HOUR))
     return tmp_path / "x.db"
@@ -206,7 +206,7 @@ def test_attendance_with_directions_from_the_settings(berlin: Path, tmp_path: Pa
 def test_the_notice_says_if_all_is_complete_and_names_at_most_ten_devices(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         for number in range(12):
-            store_batches(store, batch(0, 1, event_at(1, 1)), device=f"d{number}", now_ms=2**50)
+            store_batches(store, batch(0, 1, event_at_hour(1, 1)), device=f"d{number}", now_ms=2**50)
         assert (
             run(tmp_path / "x.db", "traffic", "--day", "1970-01-02", "--tz", "UTC").stderr
             == "complete: everything that 12 devices recorded\n"
@@ -246,8 +246,8 @@ def test_an_option_that_makes_no_sense_is_a_usage_error(tmp_path: Path, argument
 def test_attendance_shows_both_times_while_a_boxs_clock_is_off(tmp_path: Path) -> None:
     path, ahead = tmp_path / "x.db", 4 * HOUR
     with open_store(path) as store:
-        off = event_at(1, 12, extra={"corrected_timestamp": 12 * HOUR - ahead})
-        store_batches(store, batch(0, 2, off, event_at(2, 13)), device="gate-1")
+        off = event_at_hour(1, 12, extra={"corrected_timestamp": 12 * HOUR - ahead})
+        store_batches(store, batch(0, 2, off, event_at_hour(2, 13)), device="gate-1")
         status = Status("00000000000000b1", True, 1, EPOCH, period=20.0, proof="proven", source_offset=ahead)
         store.store([Message("gate-1", status, 1)])
     result = run(path, "attendance", "--day", "1970-01-01", "--tz", "UTC", "-o", "json")

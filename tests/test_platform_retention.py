@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from platform_model import bad_event, batch, event
-from platform_store import rows, store_batches, store_match
+from platform_store import event_at, rows, store_batches, store_match
 from platform_store import run as change
 
 import facewire_platform.history.retention
@@ -32,10 +32,6 @@ HOUR = 3_600_000
 def store(location: Location) -> Iterator[Store]:
     with open_store(location) as opened:
         yield opened
-
-
-def event_at(seq: int, at: int, who: str = "p", name: str = "Ann") -> Event:
-    return event(seq)._replace(timestamp=at, identity_id=who, identity_name=name)
 
 
 def full(after: int, *events: Event) -> Batch:
@@ -111,8 +107,8 @@ def test_every_event_of_a_person_is_deleted_and_no_other(
     store: Store, location: Location, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", chunk)
-    whose = ("7", "17", "7", "Ann", "7", "x" * 64, "x" * 65, "7", "nul\0", "nul")
-    store_batches(store, full(0, *(event_at(seq, (seq - 3) * HOUR // 2, who) for seq, who in enumerate(whose, 1))))
+    whose = ("7", "17", "7", "name", "7", "x" * 64, "x" * 65, "7", "nul\0", "nul")
+    store_batches(store, full(0, *(event_at(seq, (seq - 3) * HOUR // 2, identity_id=who) for seq, who in enumerate(whose, 1))))
     assert purge_person(location, "7", dry_run=True).events == 4
     assert seqs(location) == list(range(1, 11))
     assert purge_person(location, "7") == Purged(events=4, reached=5 * HOUR // 2)
@@ -124,7 +120,9 @@ def test_every_event_of_a_person_is_deleted_and_no_other(
 
 
 def test_a_person_is_deleted_from_quarantine_by_id_and_by_names(store: Store, location: Location) -> None:
-    store_batches(store, full(0, event_at(1, 1, "7", "小明"), event_at(2, 2, "8", "Bob")))
+    store_batches(
+        store, full(0, event_at(1, 1, identity_id="7", identity_name="小明"), event_at(2, 2, identity_id="8", identity_name="Bob"))
+    )
     payloads = {
         "id": codec.pack({"identity_id": "7", "score": "bad"}),
         "name": b'{"identity_name": "\\u5c0f\\u660e", "cut',
@@ -140,7 +138,7 @@ def test_a_person_is_deleted_from_quarantine_by_id_and_by_names(store: Store, lo
 
 def test_another_purge_finishes_an_interrupted_one(store: Store, location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facewire_platform.history.retention, "CHUNK", 2)
-    store_batches(store, full(0, *(event_at(seq, seq, "7") for seq in range(1, 8))))
+    store_batches(store, full(0, *(event_at(seq, seq, identity_id="7") for seq in range(1, 8))))
     with Retention(location, rest=lambda _: None) as retention:
         steps = retention.person("7")
         while not next(steps).events:
@@ -170,7 +168,10 @@ def test_the_store_takes_batches_between_two_transactions_of_a_purge(
 def test_sqlite_keeps_no_bytes_of_a_deleted_person_in_file_or_log(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     with open_store(path) as store:
-        store_batches(store, full(0, *(event_at(seq, seq, f"secret-{seq % 5}", f"Name-{seq % 5}-") for seq in range(1, 101))))
+        store_batches(
+            store,
+            full(0, *(event_at(seq, seq, identity_id=f"secret-{seq % 5}", identity_name=f"Name-{seq % 5}-") for seq in range(1, 101))),
+        )
         # Worker and purge hold it open, as they would.
         purge_person(path, "secret-3")
         file_bytes = b"".join(Path(f"{path}{suffix}").read_bytes() for suffix in ("", "-wal"))
@@ -205,7 +206,7 @@ def run(path: Path, *arguments: str) -> Result:
 
 def test_the_command_says_how_many(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
-        store_batches(store, full(0, event_at(1, 1, "7"), event_at(2, 2, "8"), event_at(3, 2**60, "8")))
+        store_batches(store, full(0, event_at(1, 1, identity_id="7"), event_at(2, 2, identity_id="8"), event_at(3, 2**60, identity_id="8")))
     counts = {"events": 1, "kept": 0, "quarantined": 0}
     assert json.loads(run(tmp_path / "x.db", "--person", "7", "--dry-run").stdout) == {**counts, "dry_run": True}
     assert json.loads(run(tmp_path / "x.db", "--person", "7").stdout) == {**counts, "dry_run": False}
