@@ -1,35 +1,36 @@
-"""Threads of one process make stores at the same time, as a bridge's lanes do."""
+"""Two threads of one process make a platform's database at the same time.
 
-import contextlib
-from collections.abc import Callable
+A device's stores need no such test: one lock of the process lets one thread at a time open them.
+"""
+
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import peewee
 import pytest
+from waiting import WITHIN
 
-import facewire_platform.store.objects
-from facewire_device import opening
-from facewire_device.store import open_store
 from facewire_platform.history.queries import History
-from facewire_platform.store import writer
+from facewire_platform.store.writer import open_store
 
 
-def make_device(path: Path) -> str:
-    opening._our_objects.cache_clear()
-    with open_store(path) as store:
-        return store.ring().epoch
-
-
-def make_platform(path: Path) -> str:
-    facewire_platform.store.objects._ours.cache_clear()
-    facewire_platform.store.objects._good.clear()
-    with writer.open_store(path) as store, contextlib.closing(History(path)):
+def make(path: Path) -> str:
+    with open_store(path) as store, History(path):
         return store.identity
 
 
-@pytest.mark.parametrize("make", [make_device, make_platform])
-def test_each_store_gets_all_of_its_own_tables(make: Callable[[Path], Any], tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as threads:
-        made = list(threads.map(make, (tmp_path / f"{number}.db" for number in range(40))))
-    assert len(set(made)) == 40
+def test_each_database_gets_all_of_its_own_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, waited = threading.Barrier(2), threading.local()
+    create_all = peewee.SchemaManager.create_all
+
+    def create_beside(*arguments: Any, **options: Any) -> None:
+        if not hasattr(waited, "once"):  # before a thread's first table: the other thread has begun too
+            waited.once = begun.wait(WITHIN)
+        create_all(*arguments, **options)
+
+    monkeypatch.setattr(peewee.SchemaManager, "create_all", create_beside)
+    with ThreadPoolExecutor(2) as threads:
+        identities = list(threads.map(make, (tmp_path / "1.db", tmp_path / "2.db")))
+    assert len(set(identities)) == 2
