@@ -1,4 +1,4 @@
-"""What a bridge acks has been synced: the order of its syncs and packets, as libc sees it."""
+"""A bridge syncs before it acks: the order of its syncs and packets, as libc sees it."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ SE3 = {"identity_id": "7", "identity_name": "Ana", "timestamp": 1_764_054_010_70
 
 
 class Trace:
-    """What the bridge's process did since it was looked at last, in order."""
+    """The acts of the bridge's process since the last look, in order."""
 
     def __init__(self, folder: Path, needle: str) -> None:
         self.path, self.settings = folder / "trace", folder / "faults"

@@ -1,4 +1,4 @@
-"""Every interleaving of a numbered source, a bridge and what is between them, up to a bound.
+"""Every interleaving of a numbered source, a bridge and their messages, up to a bound.
 
 From each state every action is tried:
 
@@ -134,7 +134,7 @@ def source_acts(s: State) -> Iterator[State]:
         yield pulled._replace(pushes=pulled.pushes | frozenset(late))
     if f.resets and box.memory:
         gone = box.gone | {made.tag for made in box.memory}
-        # Its session ends with it, and with that what was under way.
+        # Its session ends with it, and with that the messages under way.
         reset = Box((), 0, box.made, gone)
         yield s._replace(box=reset, pushes=frozenset(), acks=frozenset(), job=None, faults=f._replace(resets=f.resets - 1))
 
@@ -190,7 +190,7 @@ def check(s: State) -> None:
 
 
 def check_settles(s: State, program: Program) -> None:
-    """Without faults: what it holds is pushed until acked, and what no pull finds is named."""
+    """Without faults: it pushes each record until the ack, and the bridge names those it lost."""
     for made in s.box.memory:
         if not made.acked:
             s = s._replace(job=begin(s.durable, Push(made.number, made.tag, False), program))
@@ -280,7 +280,7 @@ class Mortal:
 
 
 def deaths(path: Path, ledger: type[Ledger]) -> Iterator[tuple[int, list[int], list[int]]]:
-    """For a death at each write: what was recorded before the record came again, and after."""
+    """For a death at each write: the records in the store before they came again, and after."""
     entries = [Entry("rec", "1/1", event(1), mark="a", shared=("s",)), Entry("rec", "1/2", event(2), mark="b")]
     for dies_at in range(1, 50):
         file = path / f"{dies_at}.db"

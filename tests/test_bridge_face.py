@@ -313,8 +313,8 @@ def test_a_record_that_is_pulled_belongs_between_its_neighbours_in_the_autumn_ho
             box.record(time=f"2025-10-26 {time}", push=pushed)
         wait_until(lambda: len(stores.events("gate-1")) == 4)
     at = {event["RecordID"]: event["timestamp"] // 60_000 for event in stores.events("gate-1")}
-    # Without the record that is missing, nothing tells that the hour happened again; then it is
-    # told by the time now.
+    # Without the missing record nothing shows that the hour happened again; then the time now
+    # tells.
     assert at["2"] - at["1"] == 45
 
 

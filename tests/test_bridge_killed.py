@@ -1,4 +1,4 @@
-"""Bridges as processes, killed at random: what was acked is on the platform exactly once.
+"""Bridges as processes, killed at random: an acked record is on the platform exactly once.
 
 `FACEWIRE_BRIDGE_ROUNDS` (30), `FACEWIRE_BRIDGE_SEED`.
 """

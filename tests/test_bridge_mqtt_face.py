@@ -199,7 +199,7 @@ def test_the_hour_that_happens_twice_is_told_by_the_record_before_it() -> None:
     assert at("2025-10-26 02:11:00", after_ms=second) - second == 60_000
     # The order of records counts for more than the time now.
     assert at("2025-10-26 02:10:00", after_ms=first, now_ms=first - 40 * 60_000) == second
-    # Nothing before it: a fresh record is of the pass that is now.
+    # If nothing comes before it, a fresh record belongs to the pass that is under way.
     assert at("2025-10-26 02:50:00", now_ms=first + 3_600_000 + 500) == first + 3_600_000
     assert at("2025-10-26 02:50:00", now_ms=first + 3_600_000, Sendintime=0) == first
     assert at("2025-10-26 03:00:00", after_ms=second) - first == 70 * 60 * 1000

@@ -1,4 +1,4 @@
-"""`facewire bridge check --connect`: each connection that a bridge needs, tried."""
+"""`facewire bridge check --connect` tries each connection that a bridge needs."""
 
 import socket
 import subprocess

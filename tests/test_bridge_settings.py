@@ -1,4 +1,4 @@
-"""A bridge's settings file: what it says, and how it names what is wrong."""
+"""A bridge's settings file is read, and its errors are named."""
 
 import subprocess
 from pathlib import Path

@@ -82,8 +82,8 @@ def test_nothing_but_the_module_is_needed(template: ModuleType, tmp_path: Path) 
             assert (source.describe()["proof"], source.describe()["unexplained"]) == ("proven", 0)
             assert source.describe()["proof_at"] is not None
         stores = Stores(read_settings(path))
-    # The counter began anew: the hole before is named, and what has a number again is another
-    # record.
+    # The counter began anew: the hole before is named, and a number that comes again is another
+    # record's.
     assert [event["source_id"] for event in stores.events("door-1")] == ["post:1/1", "post:1/3", "post:2/1"]
     assert stores.head("door-1") == 5
 

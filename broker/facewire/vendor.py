@@ -1,4 +1,4 @@
-"""The vendor's forms of one event, and what they have in common. Pure.
+"""Reads the vendor's forms of an event into the contract's form. Pure.
 
 V2  realtime, history POST    score 0-1, person_type and device_ip in ext_data
 V5  push                      person_type, ep_info{}
@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-#: What V6 says in `user_type`; any other text is 0.
+#: V6's texts in `user_type`; any other text is 0.
 USER_TYPES: Final = {"employee": 1, "visitor": 2, "blacklist": 3, "stranger": 4, "vip": 5}
-#: The manual: absent means an employee.
+#: By the manual, an event without a type is an employee's.
 _DEFAULT_PERSON_TYPE: Final = 1
-#: Where a camera's name stands: the first that is there counts.
+#: The places of a camera's name: the first that an event has counts.
 _ENDPOINTS: Final = (
     ("ext_data", "ep_id"),
     ("ep_info", "ep_id"),
@@ -26,9 +26,9 @@ _LEAST_MS: Final = 1e11
 
 
 def common_form(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """One event in any of the vendor's forms, with the contract's fields in their places.
+    """Return an event of any of the vendor's forms with the contract's fields in their places.
 
-    Fields that stood deeper stay there too.
+    Deeper fields stay in their old places too.
     """
     event = dict(fields)
     inner = event.get("common")

@@ -1,8 +1,8 @@
-"""The clock of a source: local time without a zone, read in the device's zone. Pure.
+"""Reads the clock of a source: local time without a zone, in the device's zone. Pure.
 
-When summer time ends, an hour happens twice. Which of the two a text means is told by the record
-before it, because a source makes its records in order. If that leaves both, a fresh record is of
-the pass that is now.
+When summer time ends, an hour happens twice. The record before tells which of the two a text means,
+because a source makes its records in order. If both are still possible, a fresh record belongs to
+the pass that is under way.
 """
 
 import datetime as dt
@@ -11,8 +11,8 @@ from typing import Final
 
 _LOCAL = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})[ T](\d{1,2}):(\d{2}):(\d{2})(?:\.\d+)?")
 _WITH_ZONE = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
-#: A fresh record in the hour that happens twice is of the second pass if that is nearer than this
-#: to now, ms.
+#: A fresh record in the hour that happens twice belongs to the second pass if that is nearer to now
+#: than this, ms.
 _NEAR_MS: Final = 20 * 60 * 1000
 
 
@@ -21,7 +21,7 @@ def read_local(text: object, zone: dt.tzinfo, *, after_ms: int | None = None, no
 
     Args:
         text: as the source wrote it.
-        zone: the device's.
+        zone: the device's zone.
         after_ms: when the record before it was made, if known.
         now_ms: the time now on the source's clock, if the record was made just now.
 
@@ -43,12 +43,12 @@ def read_local(text: object, zone: dt.tzinfo, *, after_ms: int | None = None, no
 
 
 def write_local(at_ms: int, zone: dt.tzinfo) -> str:
-    """The same backwards."""
+    """Write a moment in the form that `read_local` reads."""
     return dt.datetime.fromtimestamp(at_ms // 1000, tz=zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def without_fraction(text: str) -> str:
-    """A time that `read_local` reads, in the form in which a source is asked: without its zone."""
+    """Return a time in the form in which we ask a source for it: without fraction and zone."""
     return text.strip()[:19].replace("/", "-").replace("T", " ")
 
 

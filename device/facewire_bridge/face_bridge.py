@@ -27,9 +27,9 @@ from facewire_system.clock import now_ms
 log = logging.getLogger(__name__)
 
 TICK: Final = 0.5
-#: Records of a device in one commit at most: a commit must end.
+#: Most records of a device in one commit, so that it ends soon.
 _MOST_TOGETHER: Final = 100
-#: Names of strangers that are remembered, so that each is said once.
+#: How many unknown terminals we remember, so that each is logged once.
 _MOST_STRANGERS: Final = 1_000
 
 
@@ -38,10 +38,10 @@ class FaceBridge:
 
     Args:
         settings: the file.
-        members: for each of its terminals.
+        members: its terminals, each with its member.
         threads: the members' threads.
-        pace: what the waits before pulls are multiplied by.
-        tick: how often is looked for pulls that are due, s.
+        pace: factor of the waits before pulls.
+        tick: how often we look for pulls that are due, s.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FaceBridge:
         #: Records that wait for their device's thread, which records all of them together.
         self._waiting: dict[str, deque[tuple[str, bytes]]] = {device_id: deque() for device_id in self._sources}
         self._strangers: set[str] = set()
-        #: How a device stands in its topics.
+        #: The id that a device has in its topics.
         self._topic_ids: dict[str, str] = {}
         self._stopping = threading.Event()
         self._ticker = threading.Thread(target=self._tick_all, name="ticker", daemon=True)
@@ -73,7 +73,7 @@ class FaceBridge:
 
     @property
     def sources(self) -> list[FaceSource]:
-        """All of them; for what they show."""
+        """All terminals; tests read their state."""
         return [source for _, source in self._sources.values()]
 
     def start(self) -> None:

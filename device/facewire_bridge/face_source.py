@@ -24,9 +24,9 @@ from facewire_bridge.settings import FaceDevice
 
 log = logging.getLogger(__name__)
 
-#: A clock that is off by less is taken to be right: a source's times have whole seconds, ms.
+#: A clock that is off by less counts as right, because sources write whole seconds, ms.
 CLOCK_TOLERANCE: Final = 3_000
-#: A source with resume off is asked this often for what nobody missed yet, s.
+#: How often we ask a source with resume off for records that nobody has missed yet, s.
 SWEEP_EVERY: Final = 3_600.0
 
 
@@ -35,9 +35,9 @@ class FaceSource:
 
     Args:
         device: its settings.
-        member: what it becomes.
+        member: the member that it becomes.
         send: publishes to the terminal's command topic.
-        pace: what the waits before pulls are multiplied by.
+        pace: factor of the waits before pulls.
     """
 
     def __init__(self, device: FaceDevice, member: Member, send: Callable[[bytes], None], pace: float = 1.0) -> None:
@@ -59,7 +59,7 @@ class FaceSource:
         return round(statistics.median(tuple(self._offsets))) if self._offsets else None
 
     def describe(self) -> dict[str, Any]:
-        """The fields of its status about its proof; from any thread."""
+        """The fields of its status about its proof. Any thread may ask."""
         return {
             "proof": Proof.PROVEN,
             "proof_at": self._placing.reset_ms,
@@ -71,7 +71,7 @@ class FaceSource:
         """Record messages of record topics in one commit. The terminal keeps what we do not ack.
 
         Args:
-            messages: last level of its topic, and payload, of each.
+            messages: the last level of each one's topic, and its payload.
             now: monotonic seconds.
             now_ms: our clock, ms since 1970 UTC.
 
@@ -99,7 +99,7 @@ class FaceSource:
         return form, record.number
 
     def hear(self, presence: Presence, *, now: float, now_ms: int) -> None:
-        """`Online`, `Offline` or a heartbeat."""
+        """Note an `Online`, an `Offline` or a heartbeat."""
         self._heard_at = now
         self._called = presence.called or self.device.id
         if presence.time:
@@ -110,17 +110,17 @@ class FaceSource:
             self._sweep_at = now
 
     def answered(self, payload: bytes, *, now: float) -> None:
-        """A message of its answer topic."""
+        """Note a message of its answer topic."""
         self._heard_at = now
         if answer := mqtt_face.read_answer(payload):
             self._puller.answered(now, answer.message_id, answer.count)
 
     def connected(self, now: float) -> None:
-        """We can hear it again: unless it repeats what it pushed meanwhile, we have to ask."""
+        """Note that we hear it again: if it repeats no records, we ask for those that we missed."""
         self._sweep_at = now
 
     def tick(self, *, now: float, now_ms: int) -> None:
-        """Called about twice a second. Raises `StoreError`."""
+        """Send the pull that is due; called about twice a second. Raises `StoreError`."""
         if ended := self._puller.ended(now, self._heard_at):
             done, counts = ended
             if done.hole is not None and counts:
@@ -142,7 +142,7 @@ class FaceSource:
                 self._puller.want(Pull(form, min(first, until), max(first, until)))
 
     def _corrected(self, record: Record | Poison, *, late: bool) -> Record | Poison:
-        """With the time as our clock has it, if the source's clock is known to be off now."""
+        """Add the time by our clock, if we know that the source's clock is off now."""
         offset = self.offset_ms
         if isinstance(record, Poison) or late or offset is None or abs(offset) < CLOCK_TOLERANCE:
             return record

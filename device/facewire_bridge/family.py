@@ -1,4 +1,4 @@
-"""The shape of a family of boxes that post over HTTP: a pure module with a `FAMILY`. Pure.
+"""The shape of a family of boxes that post over HTTP, a pure module with a `FAMILY`. Pure.
 
 POST /NAME/{id}/{kind} ──▶ Post ──▶ read ──▶ records ──▶ one commit ──▶ stored
 """
@@ -29,7 +29,7 @@ class Box:
     """The box that posts, as we know it.
 
     Attributes:
-        zone: its clock's.
+        zone: the zone of its clock.
         after_ms: when its highest numbered record was made; None if it has none.
     """
 
@@ -51,7 +51,7 @@ class Family:
         read: reads a post; a `ValueError` makes all of it poison.
         stored: the answer, with status 200, that means "stored" to the box.
         proof: the class of proof that its records allow.
-        media_type: the answer's.
+        media_type: the media type of that answer.
     """
 
     name: str

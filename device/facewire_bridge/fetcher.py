@@ -1,10 +1,10 @@
-"""Fetching from V5 and V6 boxes: realtime by their WebSocket, history by their event API.
+"""Fetches from V5 and V6 boxes: realtime over their WebSocket, history over their event API.
 
     every period:  events after cursor - 2 min ──▶ counts agree ──▶ cursor = newest event
     every hour:    the last 25 hours too: a clock that was set back makes events before the cursor
 
-A range whose count is more than a page is halved by time: pages shift while events arrive. An event
-is looked at in several periods before it leaves the range. Nothing is written to the box.
+A range whose count is more than a page is halved by time, because pages shift while events arrive.
+We see an event in several periods before it leaves the range. We write nothing to the box.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ PERIOD: Final = 20.0
 _OVERLAP: Final = 120_000
 _DEEP: Final = 25 * 3_600_000
 _DEEP_EVERY: Final = 3_600.0
-#: The end of each range: a box's clock may be ahead, ms.
+#: How far after now each range ends, because a box's clock may be ahead, ms.
 _AHEAD: Final = 10 * 365 * 86_400_000
-#: Disagreements in a row after which it is said.
+#: Disagreements in a row before we log one.
 _PATIENCE: Final = 3
 _TIMEOUT: Final = 10.0
 _CAMERAS_EVERY: Final = 60.0
@@ -68,9 +68,9 @@ class Fetcher:
     Args:
         number: its member's.
         source: the box.
-        client: of all boxes.
+        client: all boxes share it.
         threads: the members' threads.
-        troubles: says what fails.
+        troubles: logs failures.
         period: from one question to the next, s.
     """
 
@@ -88,7 +88,7 @@ class Fetcher:
         self._disagreements = 0
         self._said_threshold = False
         self._deep_at = time.monotonic() + _DEEP_EVERY
-        #: What a V6 box's times are multiplied by; None until it is known. V5 has seconds.
+        #: The box's units of time in a ms; None until a V6 box has shown it. V5 has seconds.
         self._unit: float | None = 0.001 if source.device.version == 5 else None
 
     async def run(self) -> None:
@@ -100,7 +100,7 @@ class Fetcher:
                 tasks.create_task(self._forever(self._listen, "websocket", wait=_RETRY[0]))
 
     async def _forever(self, step: Callable[[], Any], what: str, wait: float) -> None:
-        """Repeat a step. A failure is logged once for each reason, and waits longer each time."""
+        """Repeat a step. A failure is logged if its reason is new; each one doubles the wait."""
         said, retry = "", _RETRY[0]
         while True:
             delay = wait
@@ -120,7 +120,7 @@ class Fetcher:
             await asyncio.sleep(delay)
 
     async def _reconcile(self) -> None:
-        """One look at the history lane."""
+        """Look once for new history."""
         await self._read_threshold()
         at_ms, deep = now_ms(), time.monotonic() >= self._deep_at
         cursor = await self._on_thread(self._source.cursor, writes=False)
@@ -169,7 +169,7 @@ class Fetcher:
     async def _find_unit(self) -> bool:
         """Find whether a V6 box's ranges are in s or ms: its manual says one, and shows the other.
 
-        Returns whether it has an event to tell by.
+        Returns whether that is known now: without an event the box does not show it.
         """
         until = now_ms() + _AHEAD
         counts = {unit: sophon.read_events(await self._ask_events(0, until, 0, unit))[1] for unit in (0.001, 1.0)}
@@ -189,7 +189,7 @@ class Fetcher:
         try:
             answer = await (self._get("/SophonConfig/api/Configs", {}) if v5 else self._post("/sophon/v2/face/getconfigs", {}))
         except _OUTAGES as exc:
-            # History does without it.
+            # History needs no threshold.
             if realtime.threshold is None and not self._said_threshold:
                 log.warning("no matches: the box does not tell its threshold device=%s reason=%s", self._source.member.name, exc)
             self._said_threshold = True
@@ -200,7 +200,7 @@ class Fetcher:
             realtime.threshold = threshold
 
     async def _listen(self) -> None:
-        """One session of the realtime lane."""
+        """Hear realtime events for one session of the WebSocket."""
         cameras = await self._cameras()
         async with connect(self._source.device.websocket, max_size=_MOST_MESSAGE, open_timeout=_TIMEOUT) as socket:
             await socket.send(sophon.websocket_request(self._source.device.version, cameras).decode())
@@ -242,7 +242,7 @@ class Fetcher:
         return _json(await self._client.post(self._source.device.api + path, json=body, timeout=_TIMEOUT))
 
     async def _on_thread(self, work: Callable[[], T], size: int = 0, *, writes: bool = True) -> T:
-        """Do it on the box's thread.
+        """Do `work` on the thread of the box's member.
 
         Raises:
             _BusyError: it cannot be done now.

@@ -21,7 +21,7 @@ from facewire_bridge.sophon_source import SophonSource
 
 log = logging.getLogger(__name__)
 
-#: Connections in all; boxes keep theirs open.
+#: Most connections; boxes keep theirs open.
 _MOST_CONNECTIONS: Final = 2_000
 _KEEP_ALIVE: Final = 60
 
@@ -76,7 +76,7 @@ class HttpBridge:
         log.info("listens port=%d boxes=%d", self.port, len(self.sources))
 
     def stop(self) -> None:
-        """Answer what was asked, and end. Raises what the event loop failed with."""
+        """Answer the requests under way, and end. Raises `FacewireError` if the loop has failed."""
         self._server.should_exit = True
         self._loop_thread.join()
         if self._failure is not None:

@@ -42,7 +42,7 @@ class Placed(NamedTuple):
 
 @dataclass
 class _Turn:
-    """What is taken together: files that must be durable before it, and what became of it."""
+    """One commit: the files that must be durable before it, and the outcomes of its records."""
 
     photographs: list[Photograph] = field(default_factory=list)
     poison: list[Photograph] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Member:
         return self._ledger
 
     def open(self) -> None:
-        """Open the ledger, on this member's thread. If it cannot be, the first record says so."""
+        """Open the ledger, on this member's thread. If that fails, the first record reports it."""
         with contextlib.suppress(StoreError):
             _ = self.ledger
 
@@ -97,11 +97,11 @@ class Member:
             ledger.store.close()
 
     def with_ledger(self, use: Callable[[Ledger], T]) -> T:
-        """Use the ledger; once more if its file was replaced meanwhile. Raises `StoreError`."""
+        """Use the ledger, and again if its file was replaced meanwhile. Raises `StoreError`."""
         try:
             return use(self.ledger)
         except ReplacedError as exc:
-            if self._turn is not None:  # then all that is taken together begins anew
+            if self._turn is not None:  # then the whole commit begins anew
                 raise
             log.warning("store opened anew device=%s error=%s", self.name, exc)
             self.close()
@@ -111,7 +111,7 @@ class Member:
         """Do `work` in one commit: on return, all that it recorded may be acked.
 
         Raises:
-            StoreError: the store or the disk takes nothing now. Nothing may be acked.
+            StoreError: the store or the disk cannot be written to now. Nothing may be acked.
         """
         if self._turn is not None:
             return work()
@@ -119,7 +119,7 @@ class Member:
             return self.with_ledger(lambda ledger: self._commit(ledger, work))
         except BaseException as exc:
             self.counts["refused"] += isinstance(exc, StoreError)
-            # What was read from the store meanwhile may be of records that it did not take.
+            # State that was read since may belong to records that were rolled back: read it again.
             self.close()
             raise
 
@@ -135,7 +135,7 @@ class Member:
         self.together(work)
 
     def keep_poison(self, raw: bytes, reason: str) -> None:
-        """Keep what has no number: it can be neither acked nor named. Raises `StoreError`."""
+        """Keep a message without a number: nobody can ack or name it. Raises `StoreError`."""
         self.poison.keep([_raw(raw)])
         self.counts["poison"] += 1
         log.warning("poison device=%s reason=%s", self.name, reason)

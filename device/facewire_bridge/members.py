@@ -29,7 +29,7 @@ _POLL_EVERY: Final = 1.0
 #: and a lock.
 _FILES: Final = 256
 _FILES_EACH: Final = 24
-#: Agents that say goodbye at a time.
+#: How many agents say goodbye at a time.
 _GOODBYES: Final = 32
 #: An agent or thread that has not gone round for so long hangs, s.
 _HANGS_AFTER: Final = 15.0
@@ -40,7 +40,7 @@ class Members(Generic[D]):
 
     Args:
         settings: the whole file.
-        devices: the family's.
+        devices: the devices of one family.
         on_failure: called when an agent has failed.
 
     Attributes:

@@ -22,11 +22,11 @@ from facewire_bridge.record import Poison, Record
 
 DEFAULT_PREFIX: Final = "mqtt/face"
 
-#: What a record topic's last level says: form, `PushAckType`, the field that has the number.
+#: By the last level of a record topic: form, `PushAckType`, the field that has the number.
 _RECORDS: Final = {"Rec": ("rec", 2, "RecordID"), "Snap": ("snap", 1, "SnapID")}
 _ACK_TYPES: Final = {form: ack_type for form, ack_type, _ in _RECORDS.values()}
 _PULLS: Final = {"rec": "ManualPushRecords", "snap": "ManualPushSnaps"}
-#: Left out unless the owner asks for them.
+#: Personal fields: left out unless the owner asks for them.
 PRIVATE: Final = frozenset({"idCard", "telnum"})
 _NAMED: Final = frozenset({"customId", "personId", "personName", "persionName", "similarity1", "facesluiceId", "time"})
 
@@ -36,7 +36,7 @@ class Source:
     """One device, as we know it.
 
     Attributes:
-        zone: its clock's.
+        zone: the zone of its clock.
         keep: the private fields to keep.
     """
 
@@ -50,9 +50,9 @@ class Presence:
 
     operator: str
     device: str
-    #: The source's clock as it wrote it; empty if it did not.
+    #: The time on the source's clock as it wrote it; empty if it wrote none.
     time: str
-    #: What it calls itself, with what stands before `@@@`.
+    #: Its name for itself, with the prefix before `@@@`.
     called: str = ""
 
 
@@ -65,7 +65,7 @@ class PullAnswer:
 
 
 def subscriptions(prefix: str) -> list[str]:
-    """The filters that bring all that devices say."""
+    """The filters that match all messages of devices."""
     return [f"{prefix}/+/Rec", f"{prefix}/+/Snap", f"{prefix}/+/Ack", f"{prefix}/basic", f"{prefix}/heartbeat"]
 
 
@@ -103,7 +103,7 @@ def read_record(
     Args:
         kind: the topic's last level.
         payload: as received.
-        source: what is known of the device.
+        source: the device.
         made_before: when the record before a number was made, ms since 1970 UTC, if that is known.
         now_ms: the time now on the device's clock, if known.
     """
@@ -156,7 +156,7 @@ def device_of(info: Mapping[str, Any]) -> str:
 
 
 def was_asked_for(event: Mapping[str, Any]) -> bool:
-    """Whether a record was pulled, or is late by its source's own word: then it shows no reset."""
+    """Whether a record was pulled, or its source itself calls it late: it shows no reset."""
     return _text(event, "PushType") == "2" or _text(event, "Sendintime") == "0"
 
 
@@ -206,7 +206,7 @@ def _may_match(info: Mapping[str, Any]) -> bool:
 
 
 def _mark(form: str, info: Mapping[str, Any], score: float) -> str:
-    """A record's fields that its copies share: not how it is sent, and none that may be edited."""
+    """The fields that a record's copies share: none of sending, and none that may be edited."""
     if form == "snap":
         return f"{_text(info, 'time')}|{json.dumps(info.get('targetPosInScene'))}"
     return "|".join([*(_text(info, name) for name in ("time", "customId", "personId", "VerifyStatus")), f"{score:g}"])

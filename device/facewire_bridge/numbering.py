@@ -1,11 +1,11 @@
-"""The numbers of a source's records: which are missing, and when the counter began anew. Pure.
+"""Tells which numbers of a source's records are missing, and when its counter began anew. Pure.
 
     seen: 1 2 3 . . 6 7        hole 4 to 5, between the times of 3 and 6
     then: 2, later than 7      the source was reset: in generation 2 that is another record
 
-A number alone names a record only within a generation. A number that was seen before is the same
-record if its `mark` is the same, and another one, of a new generation, if not: to record twice is
-better than to lose.
+A number alone names a record only within a generation. If a number comes again with the same
+`mark`, it is the same record. With another mark it is a record of a new generation: to record one
+twice is better than to lose one.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ class Seen:
 
     generation: int
     repeated: bool = False
-    #: It shows that the source began anew.
+    #: Whether it shows that the source began anew.
     reset: bool = False
 
 
@@ -82,18 +82,18 @@ class Numbers:
         """Place a record.
 
         Args:
-            number: the source's.
+            number: the source's number of it.
             at_ms: when it was made.
-            at: the same as the source wrote it.
-            mark: what tells it from another record with its number.
-            late: it was asked for, or is not fresh by the source's own word: it shows no reset.
+            at: that time as the source wrote it.
+            mark: distinguishes it from another record with its number.
+            late: whether we asked for it, or its source calls it late: it shows no reset.
             mark_of: the mark under which (generation, number) was recorded; None if it was not.
         """
         # A number above the highest is not in the ledger, and no generation is before the first.
         first = self.generation - (number > self.highest)
         for generation in range(first, max(0, self.generation - 2), -1):
             if mark_of(generation, number) == mark:
-                # Of the generation before too: then the reset that we believed in was none.
+                # If it is of the generation before, the reset that we believed in was none.
                 return Seen(generation, repeated=True), self.filled(number)
         if number > self.highest:
             return Seen(self.generation), self._advanced(number, at_ms, at)
@@ -104,11 +104,11 @@ class Numbers:
         return Seen(self.generation + 1, reset=True), Numbers(self.generation + 1, number, at_ms, at)
 
     def filled(self, number: int) -> "Numbers":
-        """A number is no longer missing."""
+        """The state in which a number is no longer missing."""
         return replace(self, holes=tuple(part for hole in self.holes for part in hole.without(number)))
 
     def pulled(self, asked: Hole) -> "Numbers":
-        """A pull of a hole's range has ended; the holes that remain of it count the pull."""
+        """The state after a pull of a hole's range: the holes that remain of it count the pull."""
         return replace(
             self,
             holes=tuple(
@@ -118,7 +118,7 @@ class Numbers:
         )
 
     def without(self, named: Hole) -> "Numbers":
-        """A hole was named as lost."""
+        """The state after a hole was named as lost."""
         return replace(self, holes=tuple(hole for hole in self.holes if hole != named))
 
     def _advanced(self, number: int, at_ms: int, at: str) -> "Numbers":
@@ -126,8 +126,8 @@ class Numbers:
         if self.highest and number > self.highest + 1:
             hole = Hole(self.highest + 1, number - 1, self.at, at, after_ms=self.at_ms)
             if len(holes) >= MOST_HOLES:
-                # The numbers between the two were seen: they are in the ledger, and come out as
-                # repeated when pulled.
+                # The ledger has the numbers between the two: if a pull brings them, they are
+                # repeated.
                 hole, holes = replace(holes[-1], last=hole.last, before=at), holes[:-1]
             holes = (*holes, hole)
         return replace(self, highest=number, at_ms=at_ms, at=at, holes=holes)

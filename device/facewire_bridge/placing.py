@@ -1,6 +1,6 @@
-"""Numbered records find their place, noted in the commit that takes them.
+"""Gives numbered records their place, and notes it in the commit that records them.
 
-Shared by all sources that number their records. On the member's thread.
+All sources that number their records use it, on the member's thread.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Placing:
 
     @property
     def missing(self) -> int:
-        """Numbers that are unexplained so far; from any thread."""
+        """How many numbers are unexplained so far. Any thread may ask."""
         return sum(numbers.missing for numbers in tuple(self._numbers.values()))
 
     def numbers(self) -> dict[str, Numbers]:
@@ -56,7 +56,7 @@ class Placing:
     def record(self, record: Record | Poison, raw: bytes, *, late: bool, now_ms: int) -> None:
         """Record one that has a number: on return it may be acked. Raises `StoreError`."""
         number = record.number
-        assert number is not None  # noqa: S101  # the caller's
+        assert number is not None  # noqa: S101  # the caller has looked
         numbers = self.numbers()[record.form]
         at_ms, at = numbers.at_ms, numbers.at
         if isinstance(record, Record):
@@ -69,7 +69,7 @@ class Placing:
         self._numbers[record.form] = after
 
     def pulled(self, form: str, asked: Hole, most: int) -> None:
-        """A pull of a hole's range has ended; after `most` of them what is left is named as lost.
+        """Note that a pull of a hole's range has ended; after `most` of them name the rest as lost.
 
         Raises:
             StoreError: the store cannot note it now.
@@ -99,7 +99,7 @@ class Placing:
         missing = self._numbers[record.form].missing
 
         def work() -> None:
-            if missing:  # it cannot be asked for any more
+            if missing:  # nobody can ask for them any more
                 reason = f"{record.form}: the source was reset before it sent them"
                 self._member.with_ledger(lambda ledger: ledger.skip(missing, reason, {}))
             self._member.record([placed], now_ms=now_ms, notes=notes | {_RESET: str(now_ms)})

@@ -3,8 +3,8 @@
     POST /{family}/{id}/{kind}               such as /sophon/box-1/history
     POST /{family}/{id}/{secret}/{kind}
 
-Boxes can send no header, so device and secret stand in the path, which nobody logs. What cannot be
-taken now, of an unknown device too, is answered with 503: then the box keeps it.
+Boxes can send no header, so device and secret stand in the path, which nobody logs. If a post
+cannot be recorded now, or its device is unknown, the answer is 503: then the box keeps the post.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from facewire_system.clock import now_ms
 
 log = logging.getLogger(__name__)
 
-#: Three photographs of 4 MB, in base64, and then some.
+#: Room for three photographs of 4 MB in base64.
 MOST_BODY: Final = 24 << 20
-#: All bodies that are being read or worked on.
+#: Bytes of all bodies that are being read or recorded.
 _MOST_BODIES: Final = 96 << 20
 #: How long a box may take to send a body, s: one that stalls must not hold the room of the others.
 READ_TIMEOUT: Final = 20.0
@@ -47,7 +47,7 @@ class PostApp:
     Args:
         sources: the boxes, in the order of their members.
         threads: the members' threads.
-        troubles: says what fails.
+        troubles: logs failures.
     """
 
     def __init__(self, sources: Sequence[Posting], threads: MemberThreads, troubles: Troubles) -> None:
@@ -146,7 +146,7 @@ def _gunzip(raw: bytes) -> bytes:
 async def _form(content_type: str, raw: bytes) -> dict[str, str | bytes] | None:
     """The fields of a multipart body: texts, and files as bytes.
 
-    None if it cannot be read: it is poison as it stands.
+    None if the body cannot be read: then it is poison as it stands.
     """
 
     async def receive() -> dict[str, object]:

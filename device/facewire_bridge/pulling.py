@@ -1,11 +1,12 @@
-"""When to ask a source for a range of its records again, and when to stop asking. Pure.
+"""Decides when to ask a source for a range of its records again, and when to stop. Pure.
 
     hole ──▶ wait ──▶ pull ──▶ count, records ──▶ filled, or wait longer and pull again
                                                         └──▶ after three: lost
 
-One pull is under way at a time: a source's answers do not say which range a record is of. A pull
-counts against a hole only if all that the source counted came, or if it does not answer and is
-heard of: a source that is away has refused nothing, and one that counts more than came has more.
+One pull is under way at a time, because a record does not say which pull it answers. A pull counts
+against a hole only if every record that the source counted has come, or if the source sends other
+messages and no answer. A source that is away has refused nothing, and one that counted more records
+than came has more.
 """
 
 import datetime as dt
@@ -17,8 +18,7 @@ from facewire_bridge.numbering import Hole, Numbers
 
 #: Pulls after which a hole is named as lost.
 MOST_PULLS: Final = 3
-#: How long a number may be late before it is asked for, and the waits before it is asked for again,
-#: s.
+#: How long a number may be late before we ask for it, and the waits before we ask again, s.
 WAITS: Final = (3.0, 30.0, 120.0)
 #: By how much a pull's range is wider than the times of the hole's neighbours, s. If a clock was
 #: set back, or an hour happened twice, the missing records may have times outside of them.
@@ -34,7 +34,7 @@ class Pull:
     form: str
     first: str
     last: str
-    #: What it is to fill; None if it looks for what nobody knows of yet.
+    #: The hole that it is to fill; None if it looks for records that nobody has missed yet.
     hole: Hole | None = None
 
 
@@ -56,7 +56,7 @@ class Puller:
     """Asks for one range after another.
 
     Args:
-        pace: what the waits are multiplied by.
+        pace: factor of the waits.
     """
 
     def __init__(self, pace: float = 1.0) -> None:
@@ -88,18 +88,18 @@ class Puller:
         return Pull(key[0], _moved(min(hole.after, hole.before), -margin), _moved(max(hole.after, hole.before), margin), hole)
 
     def sent(self, now: float, pull: Pull, message_id: str, heard_at: float) -> None:
-        """The request for it was published. `heard_at`: when the source was last heard."""
+        """Note that its request was published. `heard_at`: when the source was last heard."""
         if pull in self._wanted:
             self._wanted.remove(pull)
         self._under_way = _UnderWay(pull, message_id, now + QUIET * self._pace, heard_at)
 
     def answered(self, now: float, message_id: str, count: int | None) -> None:
-        """The source said how many records the range has."""
+        """Note how many records the range has, as the source counts them."""
         if self._under_way is not None and message_id == self._under_way.message_id:
             self._under_way = replace(self._under_way, count=count, quiet_at=now + QUIET * self._pace)
 
     def received(self, now: float, form: str) -> None:
-        """A record came that was asked for."""
+        """Note that a record has come that we had asked for."""
         if self._under_way is not None and form == self._under_way.pull.form:
             self._under_way = replace(self._under_way, received=self._under_way.received + 1, quiet_at=now + QUIET * self._pace)
 
@@ -118,7 +118,7 @@ class Puller:
 
 
 def _moved(local: str, seconds: int) -> str:
-    """A local time, moved. What is no such time, or the first or last there is, stays."""
+    """Move a local time. Text that is no time stays, as does a time at the calendar's end."""
     try:
         return str(dt.datetime.fromisoformat(local).replace(tzinfo=None) + dt.timedelta(seconds=seconds))
     except (ValueError, OverflowError):

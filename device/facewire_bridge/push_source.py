@@ -12,7 +12,7 @@ from facewire_bridge.settings import PushDevice
 
 
 class Posting(Protocol):
-    """A box, as the application that it posts to needs it."""
+    """A box, as `PostApp` needs it."""
 
     @property
     def path(self) -> tuple[str, str]:
@@ -37,7 +37,7 @@ class Posting(Protocol):
         """Receive a post. On return all of it is durable. Raises `StoreError`."""
 
     def ask(self, kind: str, query: Mapping[str, str]) -> dict[str, Any] | None:
-        """The answer to a question that needs no store; None if it is none."""
+        """The answer to a request that needs no store; None for any other request."""
 
 
 class PushSource:
@@ -71,7 +71,7 @@ class PushSource:
         return self._family.stored, self._family.media_type
 
     def describe(self) -> dict[str, Any]:
-        """The fields of its status about its proof; from any thread."""
+        """The fields of its status about its proof. Any thread may ask."""
         return {"proof": self._family.proof, "proof_at": self._placing.reset_ms, "unexplained": self._placing.missing}
 
     def receive(self, post: Post, *, now_ms: int) -> None:

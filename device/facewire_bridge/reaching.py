@@ -1,12 +1,12 @@
-"""Whether a bridge reaches what its settings name: `facewire bridge check --connect`. Blocking.
+"""Tries the connections that a bridge's settings name: `facewire bridge check --connect`. Blocks.
 
     facewire's broker   session, credential, right to the acks of the devices
-    terminals' broker   session, credential, right to what terminals publish
+    terminals' broker   session, credential, right to the messages of terminals
     listen              the address is free, or a bridge of ours has it
     api, websocket      the box answers
 
-Nothing is published, and nothing is written to a box. No message has a secret in it: of a URL only
-host and port.
+It publishes nothing, and writes nothing to a box. Its messages hold no secret: they show only host
+and port of a URL.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from facewire_mqtt.visit import Visit
 
 #: How long a box or a server may take to answer, s.
 _PATIENCE: Final = 5.0
-#: What an answer may have of it, bytes.
+#: Most bytes of an answer that we read.
 _MOST_ANSWER: Final = 4 << 20
 _NO_PATH: Final = b'{"status":404,"message":"no such path"}'
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -39,7 +39,7 @@ def check_connections(settings: BridgeSettings) -> Iterator[Finding]:
     yield from _check_own_broker(settings)
     if settings.face:
         filters = [(name, 0) for name in mqtt_face.subscriptions(settings.prefix)]
-        lacks = "it may not receive what terminals publish: on our broker it needs the role bridge"
+        lacks = "it may not receive the messages of terminals: on our broker it needs the role bridge"
         yield _check_broker("terminals' broker", settings.face_broker, filters, lacks)
     if settings.sophon:
         yield _check_listen("sophon listen", settings.listen)
@@ -88,7 +88,7 @@ def _check_listen(check: str, listen: Endpoint) -> Finding:
 
 
 def _is_bridge(host: str, port: int) -> bool:
-    # It may listen on all addresses, which are none to connect to.
+    # It may listen on all addresses: nobody can connect to that one, so we take the loopback.
     connection = http.client.HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=_PATIENCE)  # noqa: S104
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/")

@@ -2,8 +2,8 @@
 
     foreign message ──▶ translator ──▶ Record | Poison ──▶ ledger and store ──▶ foreign ack
 
-A translator is a pure module for one family of boxes. It says what each record is called at its
-source, so that the ledger can tell a repeated record from a new one.
+A translator is a pure module for one family of boxes. It names each record as its source does, so
+that the ledger can tell a repeated record from a new one.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from typing import Any
 class Record:
     """One comparison, as its source describes it."""
 
-    #: The source's lane or form, such as `rec` or `history`.
+    #: The form in which the source sends it, such as `rec` or `history`.
     form: str
     #: The source's name for it. The same key in the same form is the same record, sent again.
     key: str
-    #: As `event_from_source` takes it, photographs included.
+    #: As `event_from_source` reads it, photographs included.
     event: Mapping[str, Any]
     #: Whether it may become a match: the source says that it is fresh, and that the person was let
     #: in.
@@ -35,7 +35,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A foreign record that can be no event: kept raw, and acked so that it blocks no others."""
+    """A foreign record that can be no event. We keep it raw, and ack it: else it blocks others."""
 
     form: str
     #: As in `Record`; empty if it cannot be read.

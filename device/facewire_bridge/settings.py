@@ -7,7 +7,7 @@ host = "127.0.0.1"
 username = "bridge-1"
 password_file = "/etc/facewire/bridge.secret"
 
-[mqtt-face]                              # the broker of the terminals; left out, it is facewire's
+[mqtt-face]                              # the terminals' broker; without it, facewire's
 host = "10.0.0.5"
 
 [mqtt-face.device.gate-1]                # the name of the facewire device
@@ -46,8 +46,8 @@ class Device:
     """The settings that all families have.
 
     Attributes:
-        name: the facewire device's.
-        id: the foreign device's own.
+        name: of the facewire device.
+        id: of the foreign device.
         threshold: a score above it (strictly) may be a match.
         capacity: events in its store.
         photo_bytes: bytes that its folder of photographs may hold.
@@ -67,10 +67,10 @@ class FaceDevice(Device):
     """A terminal of the mqtt/face family.
 
     Attributes:
-        zone: its clock's.
-        resume: whether `ResumefromBreakpoint` is on in it: it repeats what is not acked.
-        keep: private fields that are kept.
-        since: its own time from which a new store asks for its records; empty for none.
+        zone: the zone of its clock.
+        resume: whether `ResumefromBreakpoint` is on in it: it repeats each record until its ack.
+        keep: private fields to keep.
+        since: local time; a new store asks for its records from then on. Empty: it does not ask.
     """
 
     zone: zoneinfo.ZoneInfo = zoneinfo.ZoneInfo("UTC")  # noqa: RUF009  # frozen
@@ -89,8 +89,8 @@ class SophonDevice(Device):
         api: URL of its event API; empty if it only pushes.
         websocket: URL of its realtime events; empty for none.
         cameras: ids of its cameras; empty to ask its API.
-        login: whether its login is answered, and where it is told to post to.
-        rabbitmq: what the login answer says of the owner's RabbitMQ.
+        login: URL of the bridge, for the answer to its login; empty to answer none.
+        rabbitmq: settings of the owner's RabbitMQ, for that answer.
     """
 
     version: int = 2
@@ -108,7 +108,7 @@ class PushDevice(Device):
 
     Attributes:
         family: reads its posts.
-        zone: its clock's.
+        zone: the zone of its clock.
         secret: stands in the paths that it posts to, after its id; empty for none.
     """
 
@@ -124,17 +124,17 @@ class BridgeSettings:
     Attributes:
         stores: folder of the devices' stores.
         set_aside_damaged: whether a damaged store is renamed and a new one made: its box may send
-            again what it had.
+            the same records again.
         broker: facewire's.
         as_device: whether each device logs in under its own name, with the bridge's secret.
         topics: under facewire's root.
-        face_broker: where the terminals of the mqtt/face family are.
-        prefix: of their topics.
+        face_broker: the broker of the mqtt/face terminals.
+        prefix: first levels of their topics.
         face: the terminals.
-        listen: where SophonAI boxes post to, host and port.
-        sophon: the boxes.
+        listen: where SophonAI boxes post to.
+        sophon: the SophonAI boxes.
         http_listen: where boxes of other families post to.
-        http: the boxes.
+        http: the boxes of other families.
     """
 
     stores: Path
@@ -152,7 +152,7 @@ class BridgeSettings:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """Those of all families."""
+        """The devices of all families."""
         return (*self.face, *self.sophon, *self.http)
 
 
@@ -248,8 +248,8 @@ def _sophon_device(name: str, table: Table) -> SophonDevice:
         if version not in _VERSIONS:
             raise table.error("version", f"{version} is not one of {', '.join(map(str, _VERSIONS))}")
         device = SophonDevice(
-            # An SE3 posts as realtime only what is above its own threshold. The others send all,
-            # and tell theirs.
+            # An SE3 posts as realtime only events above its own threshold. The others send all
+            # events, and tell their threshold.
             **_common(name, table, threshold=0.0 if version == 2 else None),
             version=version,
             secret=table.secret("secret") or "",
@@ -283,7 +283,7 @@ def _local_time(text: str) -> str:
 
 
 def _family(text: str) -> Family:
-    """The family of a module, which may be anybody's."""
+    """Import the family of a module, which anybody may have written."""
     try:
         family = importlib.import_module(text).FAMILY if text else None
     except (ImportError, AttributeError) as exc:

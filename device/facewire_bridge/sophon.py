@@ -1,13 +1,13 @@
 """The SophonAI family: SE3, SE5, SE6. Pure.
 
-    form        what it is                                    its key at the source
-    realtime    V2's POST; V5's and V6's WebSocket            event_id, or what it says
-    history     POST from the box, all versions               what it says: no push has an id
+    form        how it comes                                  its key at the source
+    realtime    V2's POST; V5's and V6's WebSocket            event_id, or its content
+    history     POST from the box, all versions               its content: no push has an id
     query       answers of the box's event API                _id or event_id
 
-`id` keys are shared by the WebSocket and the query. A copy of one event in another form is known by
+The WebSocket and the query share `id` keys. A copy of an event in another form has the same
 `shared`: time, identity, score and camera. A stranger has an id in some forms and none in others,
-so it counts in none.
+so a stranger's id counts in no form.
 """
 
 import json
@@ -20,7 +20,7 @@ from facewire.events import PersonType
 from facewire.vendor import common_form
 from facewire_bridge.record import Poison, Record
 
-#: The answer that means "stored" (of the sibling interfaces: no version documents this one).
+#: The answer that means "stored". Sibling interfaces give it; no version documents it for this one.
 STORED: Final = b'{"status":0,"code":0,"message":"SUCCESS","data":null}'
 #: Where V5 and V6 list their cameras.
 V5_CAMERAS: Final = "/SophonDevice/api/Devices"
@@ -73,7 +73,7 @@ def read_form(fields: Mapping[str, str | bytes]) -> object:
 
 
 def _unwrapped(body: object) -> object:
-    """An object's one value that holds events, if it is none itself."""
+    """Return the value in an object that holds events, unless the object is an event itself."""
     if isinstance(body, dict) and "timestamp" not in body:
         for value in body.values():
             if (isinstance(value, list) and any(_is_event(one) for one in value)) or _is_event(value):
@@ -160,7 +160,7 @@ def _read(form: str, item: object) -> Record | Poison:
     except ValueError as exc:
         return Poison(form, "", str(exc))
     own_id = item.get("event_id") or item.get("_id")
-    key_form, key = ("id", str(own_id)) if own_id else (form, _spoken_key(item, event))
+    key_form, key = ("id", str(own_id)) if own_id else (form, _content_key(item, event))
     return Record(key_form, key, event, realtime=form == "realtime", shared=_shared_keys(item, event))
 
 
@@ -186,7 +186,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _with_numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """With numbers for what a form writes as text."""
+    """Read the numbers that a form writes as text."""
     event = dict(fields)
     for name, read in (("timestamp", float), ("score", float), ("person_type", int)):
         if isinstance(value := event.get(name), str):
@@ -202,7 +202,7 @@ def _parsed(name: str, text: str, read: Callable[[str], float]) -> float:
         raise ValueError(f"{name} {ascii(text)[:40]} is not a number") from exc
 
 
-def _spoken_key(item: Mapping[str, Any], event: Mapping[str, Any]) -> str:
+def _content_key(item: Mapping[str, Any], event: Mapping[str, Any]) -> str:
     return f"{event['timestamp']}|{event['identity_id']}|{float(event['score'])}|{_camera(item)}"
 
 

@@ -1,6 +1,6 @@
-"""One SophonAI box, on its member's thread: what it posts, sends or answers becomes records.
+"""One SophonAI box, on its member's thread: its posts, messages and answers become records.
 
-A box answers no question about what it forgot, so its class of proof rests on the event API:
+A box cannot say which events it has forgotten, so its class of proof rests on the event API:
 `reconciled` says until when the box's count of events and ours agreed.
 """
 
@@ -30,8 +30,8 @@ class SophonSource:
 
     Attributes:
         device: its settings.
-        member: what it becomes.
-        status: what it said of itself last; empty if it did not.
+        member: the member that it becomes.
+        status: its last report about itself; empty without one.
     """
 
     def __init__(self, device: SophonDevice, member: Member) -> None:
@@ -48,7 +48,7 @@ class SophonSource:
         return -min(tuple(self._delays)) if self._delays else None
 
     def describe(self) -> dict[str, Any]:
-        """The fields of its status about its proof; from any thread."""
+        """The fields of its status about its proof. Any thread may ask."""
         about: dict[str, Any] = {"source_offset": self.offset_ms, "unexplained": self._unexplained}
         if not self.device.api:
             return about | {"proof": Proof.BEST_EFFORT}
@@ -96,10 +96,10 @@ class SophonSource:
         return sophon.login_answer(device.version, f"{base}/history", f"{base}/status", device.rabbitmq)
 
     def queried(self, answer: object, *, now_ms: int) -> tuple[set[str], int, int | None]:
-        """An answer of the event API, durable on return: keys, the range's count, the newest time.
+        """Record an answer of the event API; return keys, the range's count, the newest time.
 
         Raises:
-            StoreError: as `post`.
+            StoreError: as `receive`.
             ValueError: it is no such answer.
         """
         found, total = sophon.read_events(answer)
@@ -114,13 +114,13 @@ class SophonSource:
         return None if note is None else int(note)
 
     def agreed(self, cursor_ms: int, now_ms: int) -> None:
-        """The box's count and ours agreed, for all up to now."""
+        """Note that the box's count and ours agreed, for all events up to now."""
         notes = {_CURSOR: str(cursor_ms), _RECONCILED: str(now_ms), _UNRECONCILED: ""}
         self.member.with_ledger(lambda ledger: ledger.write_notes(notes))
         self._reconciled_ms, self._unexplained = now_ms, 0
 
     def disagreed(self, counted: int, held: int) -> None:
-        """They do not agree, however often we ask."""
+        """Note that the counts do not agree, however often we ask."""
         self._unexplained = abs(counted - held)
         self.member.with_ledger(lambda ledger: ledger.write_notes({_UNRECONCILED: f"the box counts {counted}, we hold {held}"}))
 

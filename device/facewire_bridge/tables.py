@@ -1,4 +1,4 @@
-"""A TOML table: every key must be known, each value of its type; errors name what is wrong."""
+"""A TOML table: each key must be known, and each value have its type. Errors name them."""
 
 import difflib
 import os
@@ -16,7 +16,7 @@ class SettingsError(FacewireError):
 
 
 class Table:
-    """A table of the file: what was not taken out of it when the `with` ends is unknown."""
+    """A table of the file. Each setting that is still in it when the `with` ends is unknown."""
 
     def __init__(self, values: dict[str, Any], where: str, folder: Path) -> None:
         self._values, self._where, self._folder = dict(values), where, folder

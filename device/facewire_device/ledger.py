@@ -1,12 +1,12 @@
 """The ledger of a store whose events come from elsewhere: which foreign records it has.
 
     ledger   place | form | key | mark | epoch | seq | at     one row for each foreign record
-    shared   shared | form | place                            what its copies in other forms share
-    note     name | value                                     what a bridge must know with them
+    shared   shared | form | place                            keys that copies in other forms share
+    note     name | value                                     a bridge's notes about its records
 
 A record and its row are one transaction, so a record that is acked to its source is in both or in
-neither. The ledger outlives the ring, 20 times its capacity, and a fork: it says where a record
-went when it came.
+neither. The ledger outlives the ring, 20 times its capacity, and a fork: it has the epoch and the
+seq under which a record was recorded.
 
 A source may report one event in several forms that share no key. The n-th event of a form is a copy
 if another form has reported n events with the same shared key already.
@@ -34,7 +34,7 @@ class Entry:
     form: str
     #: Its key within the form.
     key: str
-    #: The event; None if there is none, then a seq is skipped for it.
+    #: None if the record can be no event: then a seq is skipped for it.
     event: Event | None
     #: Why a seq is skipped.
     reason: str = ""
@@ -46,7 +46,7 @@ class Entry:
 
 
 class Outcome(enum.Enum):
-    """The outcome for a foreign record. Any of them lets it be acked to its source."""
+    """The outcome for a foreign record. With any of them it may be acked to its source."""
 
     #: It is durable here now.
     RECORDED = "recorded"
@@ -145,7 +145,7 @@ class Ledger:
             self.store.execute("INSERT OR REPLACE INTO note (name, value) VALUES (?, ?)", name, value)
 
     def _trim(self) -> int:
-        """Forget what is over the limit, if that is enough to be worth it; the horizon after it."""
+        """Forget rows over the limit, if they are enough to be worth it; return the horizon."""
         if self._untrimmed < _TRIM_EVERY:
             return self._horizon_ms
         self._untrimmed = 0

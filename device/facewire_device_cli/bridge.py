@@ -25,7 +25,7 @@ from facewire_cli.systemd import Service
 
 D = TypeVar("D", bound=Device)
 
-#: How often the main thread looks whether all others go round, s.
+#: How often the main thread checks that all others go round, s.
 _TURN: Final = 0.5
 
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -78,8 +78,8 @@ def _check_connections(settings: BridgeSettings) -> None:
 def poison(file: Path, output: Form) -> None:
     """List the records of boxes that could be no event.
 
-    Each was kept as the box sent it, and acked. A record without a readable
-    number aside, each is a gap on the platform.
+    Each was kept as the box sent it, and acked. Each is a gap on the platform,
+    unless its number could not be read.
     """
     settings = _read(file)
     rows = (

@@ -2,9 +2,9 @@
 
     python box_mqtt_face.py --port 1883 --id 1099001 --resume on --count 20 --repeat 0.2
 
-It keeps its records, pushes each, and with resume on pushes the oldest unacked one again and again:
-what is behind it waits. With resume off it pushes once and forgets nothing: a range may be asked
-for. At its end it prints what it recorded and what was acked, as JSON. Nothing here comes from the
+It keeps its records and pushes each. With resume on it pushes the oldest unacked one again and
+again, and the others wait. With resume off it pushes each once and forgets none: a bridge may ask
+for a range. At its end it prints its records and their acks as JSON. Nothing here comes from the
 bridge.
 """
 
@@ -33,7 +33,7 @@ class Stored:
     number: int
     stranger: bool
     info: dict[str, Any]
-    #: Unique over resets: what the test knows it by.
+    #: Unique over resets: the test knows it by this.
     tag: str
     acked: bool = False
     pushed: int = 0
@@ -108,7 +108,7 @@ class Box:
         self.stop()
 
     def record(self, *, stranger: bool = False, push: bool = True, **changes: Any) -> Stored:
-        """Someone passes. `push=False`: the push is lost."""
+        """Someone passes. With `push=False` the push is lost."""
         with self.lock:
             self.counters[stranger] += 1
             self.tags += 1
@@ -215,7 +215,7 @@ class Box:
             self._push(stored, PushType=2, **({} if strangers else {"Sendintime": 0}))
 
     def _work(self) -> None:
-        """Presence, and the repetition of what is not acked."""
+        """Send presence, and push records without an ack again."""
         beat_at = repeat_at = 0.0
         while not self.stopping.wait(min(0.02, self.repeat / 2)):
             now = time.monotonic()

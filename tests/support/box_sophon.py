@@ -202,7 +202,7 @@ class Server:
 
         class Http(http.server.ThreadingHTTPServer):
             def handle_error(self, *_: object) -> None:
-                """A client that left is none."""
+                """A client that has left does not count."""
 
         self.api = Http(("127.0.0.1", self.api_port), Api)
         self.api_port = self.api.server_port
