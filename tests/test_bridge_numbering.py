@@ -4,7 +4,7 @@ from facewire_bridge.numbering import MOST_HOLES, Hole, Numbers, Seen
 
 
 class Source:
-    """Keeps what a ledger would."""
+    """Keeps marks as a ledger does."""
 
     def __init__(self) -> None:
         self.numbers = Numbers()

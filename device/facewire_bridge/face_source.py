@@ -68,7 +68,7 @@ class FaceSource:
         }
 
     def record(self, messages: Sequence[tuple[str, bytes]], *, now: float, now_ms: int) -> None:
-        """Record messages of record topics in one commit. The terminal keeps what we do not ack.
+        """Record messages of record topics in one commit. The terminal keeps those without an ack.
 
         Args:
             messages: the last level of each one's topic, and its payload.
@@ -120,7 +120,7 @@ class FaceSource:
         self._sweep_at = now
 
     def tick(self, *, now: float, now_ms: int) -> None:
-        """Send the pull that is due; called about twice a second. Raises `StoreError`."""
+        """End and send pulls as they are due; called about twice a second. Raises `StoreError`."""
         if ended := self._puller.ended(now, self._heard_at):
             done, counts = ended
             if done.hole is not None and counts:

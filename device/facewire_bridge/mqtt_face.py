@@ -206,7 +206,7 @@ def _may_match(info: Mapping[str, Any]) -> bool:
 
 
 def _mark(form: str, info: Mapping[str, Any], score: float) -> str:
-    """The fields that a record's copies share: none of sending, and none that may be edited."""
+    """The fields that all copies of a record share: none about sending, none that may be edited."""
     if form == "snap":
         return f"{_text(info, 'time')}|{json.dumps(info.get('targetPosInScene'))}"
     return "|".join([*(_text(info, name) for name in ("time", "customId", "personId", "VerifyStatus")), f"{score:g}"])

@@ -99,7 +99,7 @@ class Ledger:
         Args:
             entries: in the order in which they came.
             now_ms: the bridge's clock, ms since 1970 UTC.
-            notes: what to note with them.
+            notes: notes to write with them, by name.
 
         Returns:
             The outcome for each.

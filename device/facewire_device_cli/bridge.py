@@ -127,8 +127,8 @@ def sophon(file: Path) -> None:
 def http(file: Path) -> None:
     """Bridge boxes of any other family that posts over HTTP.
 
-    A family is a Python module that reads what a box posts; FILE names it for
-    each box: docs/bridges.md.
+    A family is a Python module that reads the posts of its boxes; FILE names
+    it for each box: docs/bridges.md.
     """
     settings = _read(file)
     if not settings.http:
