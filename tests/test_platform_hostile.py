@@ -24,6 +24,7 @@ from hostile_device import KINDS
 from mqtt_probe import Probe
 from platform_model import batch
 from platform_store import rows
+from processes import children
 
 from facewire.messages import decode_ack, encode
 from facewire.roles import Role
@@ -79,10 +80,6 @@ class Site:
         family = [self.platform.process.pid, *children(self.platform.process.pid)]
         found = [re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()) for pid in family]
         return max(int(match[1]) for match in found if match) / 1024  # one that has ended has none
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def p99(values: list[float]) -> float:

@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -72,10 +73,9 @@ def test_acked_events_survive_a_power_cut_of_the_server() -> None:
 
 def test_a_standby_that_only_reads_is_an_outage(postgresql: str) -> None:
     """During a failover the address may lead to a server that is not promoted yet."""
-    with open_store(postgresql) as store:
-        store._db.execute_sql("SET default_transaction_read_only = on")
-        with pytest.raises(StoreError, match="read-only"):
-            store_batches(store, batch(0, 1, 1))
+    open_store(postgresql).close()
+    with open_store(f"{postgresql}&options=-cdefault_transaction_read_only%3Don") as store, pytest.raises(StoreError, match="read-only"):
+        store_batches(store, batch(0, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,9 @@ def test_a_worker_goes_on_when_its_server_is_back_and_loses_nothing(monkeypatch:
 
 def test_an_ack_is_durable_even_if_the_server_does_not_wait_for_its_disk(postgresql: str) -> None:
     run(postgresql, "ALTER DATABASE " + postgresql.partition("@/")[2].partition("?")[0] + " SET synchronous_commit = off")
-    with open_store(postgresql) as store:
-        assert store._db.execute_sql("SHOW synchronous_commit").fetchone() == ("on",)
+    open_store(postgresql).close()
+    with closing(open_database(postgresql, "write")) as database:
+        assert database.execute_sql("SHOW synchronous_commit").fetchone() == ("on",)
 
 
 def test_workers_that_store_the_same_devices_at_once_store_each_event_once(postgresql: str) -> None:
@@ -182,7 +183,7 @@ def test_a_newer_schema_is_refused_with_both_numbers(postgresql: str) -> None:
 def test_a_query_cannot_write(store: Store, postgresql: str) -> None:
     store_batches(store, batch(0, 1, 1))
     with History(postgresql) as history, pytest.raises(Exception, match="read-only"):
-        history._db.execute_sql("DELETE FROM event")
+        history.run("DELETE FROM event", ())
     assert counts(postgresql) == (1, 1, 0, 0)
 
 

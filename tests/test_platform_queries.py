@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from platform_model import BOOT, EPOCH, bad_event, batch
-from platform_store import event_at, store_events
+from platform_store import event_at, plan, store_events
 from platform_store import run as change
 
 import facewire_platform.history.events
@@ -91,13 +91,10 @@ def test_pages_give_each_event_once_and_in_order_whatever_the_filter(
         assert sorted(keys(iter(rows))) == wanted
 
 
-def query_plans(history: History, wanted: Filter, *, newest_first: bool) -> list[str]:
+def query_plans(path: Path, wanted: Filter, *, newest_first: bool) -> list[str]:
     """How SQLite goes about the first page and about the next."""
-    plans = []
-    for after in (None, (5, 1, 1)):
-        sql, parameters = page_query(history, wanted, after, 10, newest_first=newest_first).bind(history._db).sql()
-        plans.append("\n".join(row[3] for row in history._db.execute_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)))
-    return plans
+    with History(path) as history:
+        return [plan(path, page_query(history, wanted, after, 10, newest_first=newest_first)) for after in (None, (5, 1, 1))]
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -109,19 +106,17 @@ def test_no_page_sorts_and_each_page_begins_where_the_last_one_ended(
     crowd: tuple[Path, object], wanted: Filter, newest_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.events, "MAX_SORTED", 0)
-    with History(crowd[0]) as history:
-        first, following = query_plans(history, wanted, newest_first=newest_first)
-    for plan in (first, following):
+    first, following = query_plans(crowd[0], wanted, newest_first=newest_first)
+    for each in (first, following):
         # What is found of a device is a page, and sorted as such.
-        assert "TEMP B-TREE" not in plan.partition("SCAN places")[0]
-        assert "INDEX eventrow_timestamp_stream_seq" in plan
+        assert "TEMP B-TREE" not in each.partition("SCAN places")[0]
+        assert "INDEX eventrow_timestamp_stream_seq" in each
     assert "(timestamp,stream,seq)" in following
 
 
 def test_a_device_with_few_events_is_read_by_its_own_key(crowd: tuple[Path, object]) -> None:
-    with History(crowd[0]) as history:
-        for plan in query_plans(history, Filter(device="a"), newest_first=False):
-            assert "(stream=?)" in plan
+    for each in query_plans(crowd[0], Filter(device="a"), newest_first=False):
+        assert "(stream=?)" in each
 
 
 def test_filters_narrow(tmp_path: Path) -> None:

@@ -2,11 +2,10 @@
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from platform_store import event_at, store_events
+from platform_store import event_at, plan, store_events
 
 import facewire_platform.history.events
 from facewire.events import Event
@@ -97,23 +96,15 @@ def test_an_empty_history_has_nobody(location: Location) -> None:
         assert list(history.events(Filter(person="a"))) == []
 
 
-def plan(history: History, query: Any) -> str:
-    sql, values = query.bind(history._db).sql()
-    explain = "EXPLAIN QUERY PLAN" if isinstance(history._location, Path) else "EXPLAIN"
-    return "\n".join(str(row[-1]) for row in history._db.execute_sql(f"{explain} {sql}", values))
-
-
 def test_only_the_events_of_a_person_are_read_from_the_table(
     location: Location, crowd: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(facewire_platform.history.events, "MAX_SORTED", 0)
+    # So few rows are read faster one after the other.
+    settings = ("SET enable_seqscan = off", "SET enable_bitmapscan = off") if isinstance(location, str) else ()
     with History(location) as history:
-        if isinstance(location, str):
-            # So few rows are read faster one after the other.
-            history._db.execute_sql("SET enable_seqscan = off")
-            history._db.execute_sql("SET enable_bitmapscan = off")
         for wanted in (Filter(person="a", since=0), Filter(device="d", since=0), Filter(person="a")):
             for after in (None, (5, 1, 1)):
-                text = plan(history, page_query(history, wanted, after, 10, newest_first=False))
+                text = plan(location, page_query(history, wanted, after, 10, newest_first=False), *settings)
                 assert "COVERING INDEX" in text or "Index Only Scan" in text, text
                 assert "timestamp_stream_seq" in text

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from mqtt_probe import SUBACK, Probe, publish, subscribe
 from platform_model import batch
+from processes import children
+from waiting import WITHIN, wait_until
 
 import facewire_platform.intake.receiver
 from facewire.messages import encode
@@ -51,8 +53,8 @@ def probe(mosquitto: Address) -> Iterator[Probe]:
 
 
 def exchanges(receiver: Receiver) -> Iterator[Delivery]:
-    """The exchanges of at most 20 s."""
-    deadline = time.monotonic() + 20
+    """The exchanges of at most `WITHIN` seconds."""
+    deadline = time.monotonic() + WITHIN
     while time.monotonic() < deadline:
         yield receiver.exchange([], 9)
 
@@ -61,9 +63,16 @@ def wait_until_connected(receiver: Receiver) -> None:
     assert any(Connected() in delivery.news for delivery in exchanges(receiver))
 
 
-def pid(receiver: Receiver) -> int:
-    assert receiver._process is not None
-    return receiver._process._process.pid
+def pid(worker: int | None = None) -> int:
+    """The receiver of a worker, such as this process."""
+    found: list[int] = []
+
+    def has_one() -> bool:
+        found[:] = children(worker or os.getpid(), facewire_platform.intake.receiver.__name__)
+        return len(found) == 1
+
+    wait_until(has_one)
+    return found[0]
 
 
 def has_ended(process: int) -> bool:
@@ -72,7 +81,7 @@ def has_ended(process: int) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([watched], [], [], 20)[0])
+        return bool(select.select([watched], [], [], WITHIN)[0])
     finally:
         os.close(watched)
 
@@ -91,20 +100,20 @@ def test_it_publishes_in_exchanges_and_when_it_closes(receiver: Receiver, probe:
     probe.send(subscribe((ACK, 1)))
     probe.wait(SUBACK)
     receiver.exchange([Publication(ACK, b"1"), Publication(ACK, b"2")], 0)
-    process = pid(receiver)
+    process = pid()
     receiver.close([Publication(ACK, b"3")])
     assert [probe.message().payload for _ in range(3)] == [b"1", b"2", b"3"]
     assert has_ended(process)
 
 
 def test_a_process_that_died_is_replaced(receiver: Receiver, probe: Probe) -> None:
-    first = pid(receiver)
+    first = pid()
     os.kill(first, signal.SIGKILL)
     assert has_ended(first)
     delivery = receiver.exchange([Publication(ACK, b"lost")], 9)
     assert [type(news) for news in delivery.news] == [Disconnected]
     wait_until_connected(receiver)
-    assert pid(receiver) != first
+    assert pid() != first
     probe.send(publish(MATCH, b"x"))
     assert any(delivery.messages for delivery in exchanges(receiver))
 
@@ -114,7 +123,7 @@ def test_a_process_that_is_stuck_is_killed(monkeypatch: pytest.MonkeyPatch) -> N
     for most in (1, 1_000):  # fits into the socket's buffer, or not
         receiver = receiver_at(NOBODY)
         receiver._running()
-        stuck = pid(receiver)
+        stuck = pid()
         os.kill(stuck, signal.SIGSTOP)
         delivery = receiver.exchange([Publication(ACK, bytes(1_000))] * most, 0)
         assert [type(news) for news in delivery.news] == [Disconnected]
@@ -157,20 +166,21 @@ from facewire_platform.intake.receiver import Receiver, Subscriber
 from facewire_platform.store.rows import InsertRows
 receiver = Receiver(Subscriber(Address(port={mosquitto.port}), "orphan", [("x", 1)], InsertRows))
 receiver.exchange([], 9)
-print(receiver._process._process.pid, flush=True)
+print("ready", flush=True)
 time.sleep(99)
 """
     with subprocess.Popen([sys.executable, "-P", "-c", program], stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
-        child = os.pidfd_open(int(worker.stdout.readline()))
+        assert worker.stdout.readline() == "ready\n"
+        child = os.pidfd_open(pid(worker.pid))
         worker.kill()
-    assert select.select([child], [], [], 20)[0], "it lives on"
+    assert select.select([child], [], [], WITHIN)[0], "it lives on"
     os.close(child)
 
 
 def test_the_process_ignores_the_signals_for_its_worker(receiver: Receiver, probe: Probe) -> None:
-    os.kill(pid(receiver), signal.SIGTERM)
-    assert os.getsid(pid(receiver)) != os.getsid(0)
+    os.kill(pid(), signal.SIGTERM)
+    assert os.getsid(pid()) != os.getsid(0)
     probe.send(publish(MATCH, b"x"))
     for delivery in exchanges(receiver):
         assert delivery.news == []
@@ -182,7 +192,7 @@ def test_the_list_of_processes_shows_no_password(mosquitto: Address) -> None:
     receiver = receiver_at(Address(port=mosquitto.port, username="u", password="geheim"))  # noqa: S106
     wait_until_connected(receiver)
     for shown in ("cmdline", "environ"):
-        assert b"geheim" not in Path(f"/proc/{pid(receiver)}/{shown}").read_bytes()
+        assert b"geheim" not in Path(f"/proc/{pid()}/{shown}").read_bytes()
     receiver.close([])
 
 

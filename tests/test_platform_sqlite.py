@@ -1,3 +1,4 @@
+import functools
 import itertools
 import sqlite3
 import subprocess
@@ -11,9 +12,11 @@ import pytest
 from platform_model import batch, event
 from platform_store import counts, store_batches
 
+import facewire_platform.store.sqlite
 from facewire.errors import StoreError
 from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
+from facewire_platform.store.database import open_database
 from facewire_platform.store.schema import SCHEMA
 from facewire_platform.store.writer import Store, open_store
 
@@ -106,7 +109,7 @@ def test_a_query_writes_nothing_and_creates_no_files(path: Path) -> None:
     with History(path) as history:
         assert len(list(history.events(Filter()))) == 1
         with pytest.raises(Exception, match="readonly"):
-            history._db.execute_sql("DELETE FROM event")
+            history.run("DELETE FROM event", ())
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
@@ -130,14 +133,14 @@ def test_after_a_kill_a_query_reads_the_commits_and_leaves_recovery_to_the_worke
         assert store_batches(store, batch(1, 1)).cursor == 1
 
 
-def test_a_lock_of_another_process_is_an_outage(store: Store, path: Path) -> None:
-    store._db.pragma("busy_timeout", 1)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+def test_a_lock_of_another_process_is_an_outage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facewire_platform.store.sqlite, "BUSY_TIMEOUT", 0.001)
+    with open_store(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="locked"):
             store_batches(store, batch(0, 1, 1))
         other.execute("ROLLBACK")
-    assert store_batches(store, batch(0, 1, 1)).cursor == 1
+        assert store_batches(store, batch(0, 1, 1)).cursor == 1
 
 
 def test_a_full_disk_is_an_outage_and_nothing_is_half_written(store: Store, path: Path) -> None:
@@ -161,15 +164,24 @@ def test_a_damaged_page_is_an_error_that_says_so(path: Path) -> None:
         list(itertools.chain(history.events(Filter()), history.devices(), history.gaps(), history.quarantine()))
 
 
-def test_a_commit_is_on_the_disk_before_the_transaction_ends(store: Store) -> None:
-    assert store._db.pragma("synchronous") == 2  # FULL
-    assert store._db.pragma("journal_mode") == "wal"
+def test_a_commit_is_on_the_disk_before_the_transaction_ends(path: Path) -> None:
+    open_store(path).close()
+    with closing(open_database(path, "write")) as database:
+        assert database.pragma("synchronous") == 2  # FULL
+        assert database.pragma("journal_mode") == "wal"
 
 
-def test_the_usual_batch_takes_few_statements(store: Store) -> None:
-    store_batches(store, batch(0, 100, *range(1, 101)))
+def test_the_usual_batch_takes_few_statements(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     statements: list[str] = []
-    store._db.connection().set_trace_callback(statements.append)
-    store_batches(store, batch(100, 200, *range(101, 201)))
-    store._db.connection().set_trace_callback(None)
-    assert len(statements) == 6, statements  # begin, stream, stored, insert, update, commit
+
+    class Traced(sqlite3.Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.set_trace_callback(statements.append)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Traced))
+    with open_store(path) as store:
+        store_batches(store, batch(0, 100, *range(1, 101)))
+        statements.clear()
+        store_batches(store, batch(100, 200, *range(101, 201)))
+        assert len(statements) == 6, statements  # begin, stream, stored, insert, update, commit

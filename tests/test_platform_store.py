@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from facewire.events import MAX_INT, event_from_map
 from facewire.messages import Ack, Batch, Match, Status
 from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
+from facewire_platform.store.database import dialect_of
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.writer import Message, Store, Unreadable, open_store
 
@@ -158,14 +160,15 @@ def dense() -> Iterator[None]:
     facewire_platform.store.writer.DENSE = before  # type: ignore[misc]  # see StoreMachine
 
 
-def test_a_stream_begins_at_watermark_0_and_another_epoch_is_another_stream(store: Store) -> None:
+def test_a_stream_begins_at_watermark_0_and_another_epoch_is_another_stream(store: Store, location: Location) -> None:
     assert store_batches(store, batch(0, 2, 1, 2)).cursor == 2
     assert store_batches(store, batch(5, 6, 6, epoch="00000000000000e2")).cursor == 0
     assert store_batches(store, batch(0, 1, 1, epoch="00000000000000e2")).cursor == 1
     assert store_batches(store, batch(0, 0), device="other").cursor == 0
-    with store._dialect.transaction(store._db):
+    dialect = dialect_of(location)
+    with closing(dialect.open("write")) as database, dialect.transaction(database):
         # A device has many epochs in its life. Only those of the messages are read.
-        assert [row[1:3] for row in store._sql.streams([("d", "00000000000000e2"), ("new", EPOCH)])] == [
+        assert [row[1:3] for row in dialect.statements(database).streams([("d", "00000000000000e2"), ("new", EPOCH)])] == [
             ("d", "00000000000000e2"),
             ("new", EPOCH),
         ]

@@ -11,15 +11,20 @@ from platform_desk import Desk, history, received
 from platform_model import BOOT, EPOCH, batch
 
 import facewire_platform.store.sqlite
+import facewire_platform.store.writer
 from facewire import codec
 from facewire.errors import StoreError
-from facewire.messages import Ack, Status, decode_ack, encode
+from facewire.messages import BatchOf, Status, decode_ack, encode
 from facewire_mqtt import Received
 from facewire_platform.history.queries import History
+from facewire_platform.ingest import decide
 from facewire_platform.intake.inbox import Inbox
 from facewire_platform.intake.rates import Rates
-from facewire_platform.store.writer import Message, Store
+from facewire_platform.store.writer import Message
 from facewire_system.clock import now_ms
+
+#: The worker fails on a batch with this cursor.
+POISON = 13
 
 
 @pytest.fixture
@@ -61,15 +66,13 @@ def test_bad_messages_stop_none_of_the_others(desk: Desk) -> None:
 
 
 def test_a_message_that_the_worker_fails_on_stops_none_of_the_others(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Store._apply_batch
-
-    def failing(self: Store, device: str, *rest: Any) -> Ack:
-        if device == "poison":
+    def failing(batch: BatchOf[Any], *rest: Any, **more: Any) -> Any:
+        if batch.cursor == POISON:
             raise ZeroDivisionError("小明")
-        return real(self, device, *rest)
+        return decide(batch, *rest, **more)
 
-    monkeypatch.setattr(Store, "_apply_batch", failing)
-    acks = desk.turn(history("d1", 0, 1), history("poison", 0, 1), history("d2", 0, 1))
+    monkeypatch.setattr(facewire_platform.store.writer, "decide", failing)
+    acks = desk.turn(history("d1", 0, 1), history("poison", 0, POISON), history("d2", 0, 1))
     assert [ack.cursor for ack in acks] == [1, 1]
     assert desk.stored() == {("d1", 1), ("d2", 1)}
     assert [(row["topic"], row["reason"]) for row in desk.quarantine()] == [
@@ -98,20 +101,20 @@ def test_messages_received_during_an_outage_are_stored_and_acked_after_it(desk: 
 
 
 def test_an_outage_in_the_middle_of_storing_one_by_one_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = Store._apply_batch, []
+    calls: list[int] = []
 
-    def failing(self: Store, device: str, *rest: Any) -> Ack:
-        calls.append(device)
-        if device == "poison":
+    def failing(batch: BatchOf[Any], *rest: Any, **more: Any) -> Any:
+        calls.append(batch.cursor)
+        if batch.cursor == POISON:
             raise ZeroDivisionError
-        if device == "d2" and calls.count("d2") == 1:
+        if batch.cursor == 2 and calls.count(2) == 1:
             raise StoreError("full")
-        return real(self, device, *rest)
+        return decide(batch, *rest, **more)
 
-    monkeypatch.setattr(Store, "_apply_batch", failing)
-    assert [ack.cursor for ack in desk.turn(history("d1", 0, 1), history("poison", 0, 1), history("d2", 0, 1))] == [1]
-    assert [ack.cursor for ack in desk.turn()] == [1]
-    assert desk.stored() == {("d1", 1), ("d2", 1)}
+    monkeypatch.setattr(facewire_platform.store.writer, "decide", failing)
+    assert [ack.cursor for ack in desk.turn(history("d1", 0, 1), history("poison", 0, POISON), history("d2", 0, 2))] == [1]
+    assert [ack.cursor for ack in desk.turn()] == [2]
+    assert desk.stored() == {("d1", 1), ("d2", 2)}
     assert len(desk.quarantine()) == 1
 
 
@@ -139,14 +142,12 @@ def test_a_replaced_database_is_opened_again_before_the_next_ack(desk: Desk) -> 
 
 
 def test_a_commit_into_a_removed_file_is_not_acked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Store._apply_batch
-
-    def wiped(self: Store, *rest: Any) -> Ack:
+    def wiped(*arguments: Any, **more: Any) -> Any:
         monkeypatch.undo()
         path(desk).unlink()
-        return real(self, *rest)
+        return decide(*arguments, **more)
 
-    monkeypatch.setattr(Store, "_apply_batch", wiped)
+    monkeypatch.setattr(facewire_platform.store.writer, "decide", wiped)
     assert desk.turn(history("d1", 0, 1)) == []
     assert [ack.cursor for ack in desk.turn()] == [1]
     assert desk.stored() == {("d1", 1)}

@@ -75,8 +75,7 @@ class Asked:
 def in_history(location: Any) -> Callable[[], Any]:
     def ask() -> Any:
         with History(location) as history:
-            history.gaps  # noqa: B018  # an open history, as a route has it
-            return list(history._db.execute_sql(FOR_HOURS))
+            return history.run(FOR_HOURS, ())
 
     return ask
 

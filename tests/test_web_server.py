@@ -16,6 +16,7 @@ import pytest
 from broker_engines import free_port
 from click.testing import CliRunner
 from facewire_process import Running
+from processes import children
 from shown_commands import blocks, typed_with_jobs
 from waiting import wait_until
 from web_site import Site
@@ -56,12 +57,9 @@ def in_time(lines: Iterator[str]) -> Iterator[str]:
         yield line
 
 
-def children(pid: int) -> list[int]:
-    """The web server among a process's children; multiprocessing has a helper of its own."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    tasks = {task.name for task in Path(f"/proc/{pid}/task").iterdir()}
-    found += [child for task in tasks - {str(pid)} for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
-    return [int(child) for child in found if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+def web_servers(pid: int) -> list[int]:
+    """The web server of a worker; multiprocessing has a helper of its own."""
+    return children(pid, "spawn_main")
 
 
 def is_alive(pid: int) -> bool:
@@ -93,18 +91,18 @@ def test_a_streamed_match_is_also_stored_and_found(site: Site) -> None:
 
 
 def test_a_killed_web_server_starts_again_at_the_same_address(site: Site) -> None:
-    (before,) = children(site.platform.process.pid)
+    (before,) = web_servers(site.platform.process.pid)
     os.kill(before, signal.SIGKILL)
     site.platform.wait_for("web server died, starting it again in 1 s: exit code -9")
     assert httpx.get(f"{site.url}healthz", timeout=WITHIN).status_code == 200
-    assert children(site.platform.process.pid) != [before]
+    assert web_servers(site.platform.process.pid) != [before]
     site.wait_until_live()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_web_server_ends_its_streams_and_then_itself(tmp_path: Path, number: int) -> None:
     with Site(tmp_path) as site, streaming(site.url) as lines:
-        (web,) = children(site.platform.process.pid)
+        (web,) = web_servers(site.platform.process.pid)
         assert site.platform.end(number) == 0
         # A stream that was cut off, after uvicorn's grace, would be an error here.
         assert list(lines)[-1] == ""
@@ -115,8 +113,8 @@ def test_the_web_server_ends_its_streams_and_then_itself(tmp_path: Path, number:
 
 def test_the_web_server_ends_if_its_platform_is_killed(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
-        wait_until(lambda: bool(children(site.platform.process.pid)), WITHIN)
-        (web,) = children(site.platform.process.pid)
+        wait_until(lambda: bool(web_servers(site.platform.process.pid)), WITHIN)
+        (web,) = web_servers(site.platform.process.pid)
         assert httpx.get(f"{site.url}healthz", timeout=WITHIN).status_code == 200
         site.platform.process.kill()
         wait_until(lambda: not is_alive(web), WITHIN)

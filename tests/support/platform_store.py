@@ -13,6 +13,7 @@ from platform_model import BOOT, EPOCH, batch, event
 from facewire.errors import BatchRefused
 from facewire.events import Event
 from facewire.messages import Ack, Batch, Match
+from facewire_platform.store.database import open_database
 from facewire_platform.store.drivers import Location
 from facewire_platform.store.schema import TABLES
 from facewire_platform.store.writer import Message, Store
@@ -63,6 +64,16 @@ def run(location: Location, sql: str, values: Sequence[Any] = ()) -> None:
             lite.commit()
         return
     _server(location).execute(sql.encode(), values or None)
+
+
+def plan(location: Location, query: Any, *settings: str) -> str:
+    """How the database goes about a query."""
+    with closing(open_database(location, "read")) as database:
+        for setting in settings:
+            database.execute_sql(setting)
+        sql, values = query.bind(database).sql()
+        explain = "EXPLAIN QUERY PLAN" if isinstance(location, Path) else "EXPLAIN"
+        return "\n".join(str(row[-1]) for row in database.execute_sql(f"{explain} {sql}", values))
 
 
 Snapshot: TypeAlias = dict[str, list[Any]]
