@@ -69,6 +69,12 @@ def test_a_wrong_secret_a_missing_device_and_no_broker_are_told_apart(site: Site
     assert (nobody.verdict, "firewall" in nobody.remedy) == ("FAIL", True)
 
 
+def test_a_port_of_another_program_is_no_missing_broker(site: Site) -> None:
+    with Server(5) as box:
+        found = site.check(gate(), port=box.ws_port)["broker"]
+    assert (found.verdict, "TLS" in found.remedy, "firewall" in found.remedy) == ("FAIL", True, False)
+
+
 def test_an_address_to_listen_on_is_free_taken_or_a_bridges(site: Site, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -340,7 +340,7 @@ def test_a_message_that_paho_refuses_is_refused_and_forgotten(mosquitto: Address
 def test_a_silent_broker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "CONNECT_TIMEOUT", 0.1)
     with impostor(b"") as address, running(Client(address), up=False) as client:
-        assert client.wait(Disconnected).reason == "no answer within 0.1 s"
+        assert client.wait(Disconnected) == Disconnected("no answer within 0.1 s: another port, or TLS (cafile)?", "port")
 
 
 def test_a_refused_subscription_is_reported_as_refused() -> None:
@@ -418,9 +418,10 @@ def test_tls_by_a_certificate_authority_and_a_client_certificate(certificates: P
         broker.start()
         client.wait(Connected)
     with running(Client(Address(port=broker.port, cafile=ours["cafile"])), up=False) as client:
-        client.wait(Disconnected)
+        closed = Disconnected("the connection was closed before an answer: another port, or our certificate (cert)?", "port")
+        assert client.wait(Disconnected) == closed
     with running(Client(Address(port=broker.port, cafile=f"{certificates}/other.pem")), up=False) as client:
-        assert "certificate verify failed" in client.wait(Disconnected).reason
+        assert client.wait(Disconnected) == Disconnected("certificate verify failed: self-signed certificate in certificate chain", "port")
 
 
 def test_an_unusable_tls_file_is_named(certificates: Path) -> None:

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,84 @@ def test_a_name_that_is_not_found_and_tls_that_fails_are_named(caplog: pytest.Lo
         wait_until(lambda: tried.failed >= 1)
     found, tls, missing = said(caplog)
     assert "ame" in found, found
-    assert "SSL" in tls, tls
+    assert tls == "it does not speak TLS"
     assert missing == f"{tmp_path}/missing.pem: No such file or directory"
+
+
+class Ended(Attempts):
+    """A connection, and how its sessions ended."""
+
+    def __init__(self, address: Address, *, quiet: bool = False) -> None:
+        self.ends: list[Disconnected] = []
+        super().__init__(address, quiet=quiet)
+
+    def _handle(self, happening: Happening) -> None:
+        if isinstance(happening, Disconnected):
+            self.ends.append(happening)
+        super()._handle(happening)
+
+
+def first_end(address: Address) -> Disconnected:
+    tried = Ended(address)
+    try:
+        wait_until(lambda: bool(tried.ends))
+        return tried.ends[0]
+    finally:
+        tried.connection.close()
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[Address]:
+    """A listener that reads once, answers each client with these bytes, and hangs up."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                sock, _ = server.accept()
+                with sock:
+                    sock.recv(1000)
+                    sock.sendall(answer)
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        yield Address(port=server.getsockname()[1])
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "the connection was closed before an answer: another port, or TLS (cafile)?"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "the answer is not MQTT 3.1.1: another port, or TLS (cafile)?"),
+    ],
+    ids=["closes", "alert of TLS"],
+)
+def test_a_port_without_mqtt_is_told_from_no_port(answer: bytes, reason: str) -> None:
+    with answering(answer) as address:
+        assert first_end(address) == Disconnected(reason, "port")
+    assert first_end(Address(port=closed_port())) == Disconnected("Connection refused", "nothing")
+
+
+@pytest.mark.network
+def test_tls_on_one_side_only_is_told(tmp_path: Path) -> None:
+    tls = Address(cafile="/etc/ssl/certs/ca-certificates.crt")
+    with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
+        assert first_end(replace(tls, port=address.port)) == Disconnected("it does not speak TLS", "port")
+    with embedded.running() as plain:
+        assert first_end(replace(tls, port=plain.port)) == Disconnected("it does not speak TLS", "port")
+
+
+@pytest.mark.network
+def test_the_end_of_a_broker_is_told_plainly() -> None:
+    with embedded.running() as address:
+        tried = Ended(address)
+        assert tried.up.wait(20)
+    try:
+        wait_until(lambda: bool(tried.ends))
+        assert tried.ends[0] == Disconnected("the broker closed the connection", "broker")
+    finally:
+        tried.connection.close()
 
 
 @pytest.mark.network

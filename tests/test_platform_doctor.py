@@ -166,6 +166,17 @@ def test_the_remaining_days_of_a_certificate_are_reported(days: int, verdict: st
             "tls": "FAIL",
             "broker": "FAIL",
         }
+        plain = {found.check: found for found in check_broker(address, Topics(), "platform", 0.3)}["broker"]
+        assert ("another port, or TLS" in plain.message, "TLS" in plain.remedy, "firewall" in plain.remedy) == (True, True, False)
+
+
+@pytest.mark.network
+def test_a_broker_without_tls_is_named_as_one(tmp_path: Path, certificate: Callable[[int], Path]) -> None:
+    with anonymous("ours", tmp_path) as address:
+        found = list(check_broker(dataclasses.replace(address, cafile=str(certificate(90))), Topics(), "platform", 0.3))
+    assert [(finding.check, finding.message) for finding in found] == [
+        (check, f"{address}: it does not speak TLS") for check in ("tls", "broker")
+    ]
 
 
 def test_an_address_beyond_loopback_without_tls_is_a_warning() -> None:

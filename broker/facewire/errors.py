@@ -7,6 +7,8 @@
     │   └── BatchRefused    a batch breaks it as a whole; carries the batch key for the answer
     ├── StoreError          a database cannot be used as it is; says what to do
     └── BrokerError         the broker cannot be reached, or refuses
+        ├── Unreachable     nothing accepts a connection at its address
+        ├── NotMqtt         something does, but does not answer as an MQTT broker
         ├── CredentialsRefused
         └── SubscriptionRefused
 
@@ -56,6 +58,14 @@ class StoreError(FacewireError):
 
 class BrokerError(FacewireError):
     """The broker cannot be reached, or refuses."""
+
+
+class Unreachable(BrokerError):
+    """Nothing accepts a connection at the broker's address."""
+
+
+class NotMqtt(BrokerError):
+    """Something accepts a connection there, but does not answer as an MQTT broker."""
 
 
 class CredentialsRefused(BrokerError):

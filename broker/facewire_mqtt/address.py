@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass, field
 
 from facewire.endpoint import PORT, Endpoint
+from facewire_system.failures import NO_TLS, reason_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,12 @@ def tls_context(address: Address) -> ssl.SSLContext | None:
             # Without a password openssl would ask for one on the terminal, in every session.
             context.load_cert_chain(named, address.key, password="")
     except OSError as exc:  # or SSLError, which is one
-        raise ValueError(f"{named}: {exc.strerror or exc}") from exc
+        raise ValueError(f"{named}: {reason_of(exc)}") from exc
     return context
+
+
+class TlsFailed(OSError):
+    """Something accepted our connection, and the handshake failed; says why."""
 
 
 class _Socket(ssl.SSLSocket):
@@ -64,6 +69,9 @@ class _Socket(ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
         try:
             super().do_handshake(block)
+        except OSError as exc:
+            self.close()
+            raise TlsFailed(NO_TLS if isinstance(exc, ConnectionResetError) else reason_of(exc)) from exc
         except BaseException:
             self.close()
             raise

@@ -17,11 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from facewire_mqtt.address import Address
+from facewire_mqtt.address import Address, TlsFailed
 from facewire_mqtt.backoff import Backoff
 from facewire_mqtt.happenings import Disconnected, Happening, Publication
 from facewire_mqtt.reasons import Reasons
 from facewire_mqtt.session import Session
+from facewire_system.failures import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Connection:
                 return
             reason = self._live(session)
             self._session = self._latest = None
-            self._tell_safely(Disconnected(reason))
+            self._tell_safely(Disconnected(reason, session.reached))
             self._note_end(session)
             self._note_reason(session, reason)
             self._given_up = None
@@ -132,8 +133,11 @@ class Connection:
     def _live(self, session: Session) -> str:
         try:
             return session.run(self._will() if self._will else None, self._keepalive)
-        except (OSError, ValueError) as exc:
-            return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+        except OSError as exc:
+            session.reached = "port" if isinstance(exc, TlsFailed) else "nothing"
+            return reason_of(exc)
+        except ValueError as exc:
+            return str(exc) or type(exc).__name__
         except Exception:
             log.exception("session failed broker=%s", self._address)
             return "internal error"

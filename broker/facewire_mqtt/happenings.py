@@ -1,7 +1,10 @@
 """The happenings of a connection, and the messages that it publishes. Pure."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+#: How far a session got: to nothing at that address, to an open port, or to an MQTT broker.
+Reached: TypeAlias = Literal["nothing", "port", "broker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,7 @@ class Disconnected:
     """The session ended, or could not begin."""
 
     reason: str
+    reached: Reached = "broker"
 
 
 @dataclass(frozen=True, slots=True)

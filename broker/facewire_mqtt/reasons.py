@@ -1,6 +1,8 @@
-"""Which reasons for having no connection are news: each change of reason, once. Pure."""
+"""The reasons for having no connection: their words, and which are news. Pure."""
 
 from typing import Final
+
+from facewire_mqtt.happenings import Reached
 
 #: A reason that comes back after so long, s, is news again. Two that alternate, as of a name with
 #: two addresses, are not.
@@ -9,8 +11,28 @@ NEWS_AFTER: Final = 600.0
 _MOST: Final = 20
 
 
+def reason_of_end(code: int, reached: Reached, *, tls: bool) -> str:
+    """Why a session ended without a word of the broker; `code` is of MQTT 5 (section 2.4)."""
+    answered = reached == "broker"
+    match code:
+        case 0x82:  # Protocol error
+            reason = "the broker broke the MQTT protocol" if answered else "the answer is not MQTT 3.1.1"
+        case 0x8D:  # Keep Alive timeout
+            reason = "the broker answered no ping"
+        case _:
+            reason = "the broker closed the connection" if answered else "the connection was closed before an answer"
+    return reason + doubt(reached, tls=tls)
+
+
+def doubt(reached: Reached, *, tls: bool) -> str:
+    """The end of a reason, if the program at the port may be no broker."""
+    if reached != "port":
+        return ""
+    return f": another port, or {'our certificate (cert)' if tls else 'TLS (cafile)'}?"
+
+
 class Reasons:
-    """The reasons of one outage after another."""
+    """The reasons of one outage after another: each change is news once."""
 
     def __init__(self) -> None:
         self._said: dict[str, float] = {}

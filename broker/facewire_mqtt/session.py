@@ -18,7 +18,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from facewire.codec import MAX_PAYLOAD_BYTES
 from facewire_mqtt.address import Address, tls_context
-from facewire_mqtt.happenings import Connected, Happening, Publication, Received, Refused
+from facewire_mqtt.happenings import Connected, Happening, Publication, Reached, Received, Refused
+from facewire_mqtt.reasons import doubt, reason_of_end
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class _Client(paho.Client):
 
     def forget(self) -> None:
         """Drop the callbacks: the cycle would keep the sockets open until a garbage collection."""
-        self.on_connect = self.on_subscribe = self.on_message = self.on_disconnect = None
+        self.on_socket_open = self.on_connect = self.on_subscribe = self.on_message = self.on_disconnect = None
         self._ended = lambda _: None
 
     def _packet_read(self) -> MQTTErrorCode:
@@ -116,6 +117,7 @@ class Session:
     Attributes:
         up_at: when the broker had accepted us and granted every subscription, monotonic, s; None
             before.
+        reached: how far it got.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class Session:
         #: QoS 1 messages without a PUBACK, oldest first.
         self._unacked: deque[paho.MQTTMessageInfo] = deque()
         self.up_at: float | None = None
+        self.reached: Reached = "nothing"
 
     @property
     def was_up(self) -> bool:
@@ -160,7 +163,7 @@ class Session:
             client.connect(self._address.host, self._address.port, keepalive)
             client.loop_start()
             if not self._settled.wait(CONNECT_TIMEOUT):
-                self.end(f"no answer within {CONNECT_TIMEOUT:g} s")
+                self.end(f"no answer within {CONNECT_TIMEOUT:g} s{doubt(self.reached, tls=self._address.tls)}")
             self._ended.wait()
             self._hang_up(client)
         finally:
@@ -179,7 +182,7 @@ class Session:
         # paho would allow 20 messages on their way: 400 acks a second if the broker is 50 ms away.
         # `publish` has its own limits.
         client.max_inflight_messages_set(0)
-        client.on_socket_open = _no_delay
+        client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
@@ -244,7 +247,13 @@ class Session:
             self._ended.set()
             self._settled.set()
 
+    def _on_socket_open(self, _client: object, _userdata: object, sock: Any) -> None:
+        self.reached = "port"
+        # Without it one message in a thousand waits 30 ms for Nagle's algorithm and a delayed ACK.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     def _on_connect(self, _client: object, _userdata: object, _flags: object, code: ReasonCode, *_: object) -> None:
+        self.reached = "broker"
         if code.is_failure:
             if code.value in {0x86, 0x87, 0x8C}:  # bad user name or password, not authorized
                 self._handler(Refused(str(code), credentials=True))
@@ -285,10 +294,5 @@ class Session:
         self._handler(Received(topic, payload, message.qos, message.retain))
 
     def _on_disconnect(self, _client: object, _userdata: object, _flags: object, code: ReasonCode, *_: object) -> None:
-        self.end(str(code))
+        self.end(reason_of_end(code.value, self.reached, tls=self._address.tls))
         self._gone.set()
-
-
-def _no_delay(_client: paho.Client, _userdata: Any, sock: Any) -> None:
-    # Without it one message in a thousand waits 30 ms for Nagle's algorithm and a delayed ACK.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -10,13 +10,27 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
+from facewire.errors import BrokerError, CredentialsRefused, NotMqtt, SubscriptionRefused, Unreachable
 from facewire_mqtt.address import Address
 from facewire_mqtt.connection import Connection
-from facewire_mqtt.happenings import Connected, Disconnected, Happening, Publication, Received, Refused
+from facewire_mqtt.happenings import Connected, Disconnected, Happening, Publication, Reached, Received, Refused
+from facewire_mqtt.session import CONNECT_TIMEOUT
 
-#: A broker that needs longer than this to answer counts as unreachable, s.
-PATIENCE: Final = 10.0
+#: A session that needs longer than this is given up, s. It gives up by itself a little earlier,
+#: and then knows how far it got.
+PATIENCE: Final = CONNECT_TIMEOUT + 2.0
+_ERRORS: Final[dict[Reached, type[BrokerError]]] = {"nothing": Unreachable, "port": NotMqtt, "broker": BrokerError}
+
+
+def remedy_of(exc: BrokerError) -> str:
+    """What to look at if a visit failed, though the broker refused neither secret nor topics."""
+    match exc:
+        case Unreachable():
+            return "does it run at this host and port, and does a firewall let us through?"
+        case NotMqtt():
+            return "something answers there: is it the broker's port, and do both sides use TLS, or neither?"
+        case _:
+            return "see the broker's log"
 
 
 class Visit:
@@ -30,7 +44,8 @@ class Visit:
     Raises:
         CredentialsRefused: the broker refused our credentials.
         SubscriptionRefused: it refused one of the subscriptions.
-        BrokerError: we cannot reach it.
+        Unreachable, NotMqtt: there is no broker.
+        BrokerError: it refused us for another reason.
     """
 
     def __init__(self, address: Address, name: str, subscriptions: Sequence[tuple[str, int]]) -> None:
@@ -84,7 +99,7 @@ class Visit:
                 raise CredentialsRefused(f"{self._address} refused our credentials: {reason}")
             case Refused(reason):
                 raise SubscriptionRefused(f"{self._address}: {reason}")
-            case Disconnected(reason):
-                raise BrokerError(f"{self._address}: {reason}")
+            case Disconnected(reason, reached):
+                raise _ERRORS[reached](f"{self._address}: {reason}")
             case _:
                 raise BrokerError(f"{self._address}: no answer within {PATIENCE:g} s")

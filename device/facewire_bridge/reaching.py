@@ -24,7 +24,7 @@ from facewire_bridge import mqtt_face, sophon
 from facewire_bridge.members import address_of
 from facewire_bridge.settings import BridgeSettings, SophonDevice
 from facewire_mqtt.address import Address
-from facewire_mqtt.visit import Visit
+from facewire_mqtt.visit import Visit, remedy_of
 
 #: How long a box or a server may take to answer, s.
 _PATIENCE: Final = 5.0
@@ -73,7 +73,7 @@ def _check_broker(check: str, address: Address, filters: Sequence[tuple[str, int
     except BrokerError as exc:
         if "dentifier" in str(exc):  # "identifier rejected", MQTT 3.1.1 section 3.2.2.3
             return Finding(check, "warn", f"{address} answers, but {user} is bound to a device's client id: not tried", "start the bridge")
-        return Finding(check, "FAIL", str(exc), "does it run at this host and port, and does a firewall let us through?")
+        return Finding(check, "FAIL", str(exc), remedy_of(exc))
 
 
 def _check_listen(check: str, listen: Endpoint) -> Finding:

@@ -18,8 +18,8 @@ from facewire.errors import BrokerError, CredentialsRefused, SubscriptionRefused
 from facewire.finding import Finding
 from facewire.roles import PERMISSIONS, Role
 from facewire.topics import QOS, Kind, Topics
-from facewire_mqtt.address import Address, is_loopback, tls_context
-from facewire_mqtt.visit import PATIENCE, Visit
+from facewire_mqtt.address import Address, TlsFailed, is_loopback, tls_context
+from facewire_mqtt.visit import PATIENCE, Visit, remedy_of
 from facewire_platform.intake.sharing import shared_subscriptions_deliver
 
 RoleName: TypeAlias = Literal["platform", "consumer", "operator"]
@@ -60,7 +60,7 @@ def check_broker(address: Address, topics: Topics, role: RoleName, wait: float) 
                 "credential", "FAIL", f"{exc}: it is bound to another client id, as a device's is", f"use the credential of a {role}"
             )
         else:
-            yield Finding("broker", "FAIL", str(exc), "does it run at this --host and --port, and does a firewall let us through?")
+            yield Finding("broker", "FAIL", str(exc), remedy_of(exc))
         return
     yield from _check_credential(address, topics, role, wait)
 
@@ -98,13 +98,9 @@ def _check_tls(address: Address) -> Iterator[Finding]:
             context.wrap_socket(plain, server_hostname=address.host) as tls,
         ):
             certificate = tls.getpeercert() or {}
-    except ssl.SSLError as exc:
-        yield Finding(
-            "tls",
-            "FAIL",
-            str(getattr(exc, "verify_message", "") or exc.reason or exc),
-            "does --cafile belong to the broker, and is --host its name?",
-        )
+    except TlsFailed as exc:
+        remedy = "does --cafile belong to the broker, is --host its name, and is --port that of its TLS listener?"
+        yield Finding("tls", "FAIL", f"{address}: {exc}", remedy)
     except OSError:
         return  # the check of the broker reports it
     else:
