@@ -150,6 +150,9 @@ def test_a_secret_in_a_file_is_readable_by_its_owner_only_and_not_shown(file: Us
         assert file.load()["dev1"].verify(secret)
         assert secret not in result.output
         assert path.stat().st_mode & 0o777 == 0o600
+    taken = users(file, "add", "dev2", "--role", "device", "--secret-to", str(path))
+    assert (taken.exit_code, list(file.load()), path.read_text().strip()) == (2, ["dev1"], secret)
+    assert "secret: File exists" in taken.stderr
     failed = users(file, "add", "dev2", "--role", "device", "--secret-to", str(tmp_path / "nowhere" / "secret"))
     assert (failed.exit_code, list(file.load())) == (2, ["dev1"])
     assert "nowhere/secret: No such file" in failed.stderr

@@ -70,6 +70,32 @@ def test_an_absent_folder_is_an_error(path: Path, tmp_path: Path) -> None:
     assert "No such file or directory" in done.stderr
 
 
+def test_a_link_stays_and_a_pipe_is_written_as_it_is(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "out.jsonl")
+    assert run(path, "--to", str(tmp_path / "link")).exit_code == 0
+    assert (tmp_path / "link").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "read").open("wb") as out, subprocess.Popen(["cat", tmp_path / "pipe"], stdout=out):
+        assert run(path, "--to", str(tmp_path / "pipe")).exit_code == 0
+    assert (tmp_path / "read").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+    assert left(tmp_path) == ["link", "out.jsonl", "pipe", "read"]
+    refused = run(path, "-o", "parquet", "--to", str(tmp_path / "pipe"))
+    assert (refused.exit_code, "needs a regular file" in refused.stderr) == (2, True)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_rows_go_to_a_file_while_a_terminal_shows_the_bar(path: Path, tmp_path: Path, form: str) -> None:
+    watching, terminal = pty.openpty()
+    with (tmp_path / "out").open("wb") as out:
+        command = [*FACEWIRE, "export", "--database", f"sqlite:///{path}", "-o", form]
+        done = subprocess.run(command, stdout=out, stderr=terminal, env={**os.environ, "TERM": "xterm"}, timeout=60, check=False)
+    os.close(terminal)
+    os.close(watching)
+    assert done.returncode == 0
+    assert len((tmp_path / "out").read_text().splitlines()) == 1_000 + (form == "csv")
+
+
 @pytest.mark.process
 def test_a_terminal_shows_a_progress_bar(path: Path, tmp_path: Path) -> None:
     watching, terminal = pty.openpty()

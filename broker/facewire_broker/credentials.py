@@ -146,6 +146,9 @@ class UsersFile:
         """Lock the files and give the users as a dict; write it back at the end."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(self.path.with_name(self.path.name + ".lock")):
+            for path in (self.path, self.roles_path):
+                if path.exists() and not path.is_file():
+                    raise BrokerError(f"{path}: is not a regular file")
             users = self.load() if self.path.exists() else {}
             before = set(users)
             yield users

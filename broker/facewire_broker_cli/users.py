@@ -41,7 +41,7 @@ _secret_to_option = click.option(
     "--secret-to",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the generated secret to this file, readable by its owner only, and do not show it.",
+    help="Write the generated secret to this new file, readable by its owner only, and do not show it.",
 )
 
 
@@ -66,12 +66,13 @@ def _secret(password_file: Any, secret_to: Path | None) -> tuple[str, int]:
     return password, PASSWORD_ROUNDS
 
 
-def _write_secret(secret_to: Path | None, secret: str) -> None:
-    """Write the secret, before the users: if this fails, no user has a secret that nobody knows."""
+def _write_secret(secret_to: Path | None, secret: str, *, replace: bool) -> None:
+    """Write the secret to its file, which is new, or with `replace` takes the place of another."""
     if secret_to is None:
         return
     try:
-        secret_to.unlink(missing_ok=True)
+        if replace and secret_to.is_file():
+            secret_to.unlink()
         with os.fdopen(os.open(secret_to, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secret + "\n")
     except OSError as exc:
@@ -81,7 +82,8 @@ def _write_secret(secret_to: Path | None, secret: str) -> None:
 def _show(name: str, role: Role, secret: str, rounds: int, secret_to: Path | None, output: Form) -> None:
     """Show the user; also the secret, if it was generated and is not in a file."""
     shown = rounds == TOKEN_ROUNDS and secret_to is None
-    write_rows([{"user": name, "role": str(role), **({"secret": secret} if shown else {})}], output, ["user", "role", "secret"])
+    row = {"user": name, "role": str(role), **({"secret": secret} if shown else {})}
+    write_rows([row], output, tuple(row))
     if shown:
         click.echo("The secret is not stored and will not be shown again.", err=True)
 
@@ -116,8 +118,9 @@ def users_add(
     secret, rounds = _secret(password_file, secret_to)
     with _editing(path) as by_name:
         credentials.add(by_name, name, Role(role), secret, rounds=rounds, status=status, devices=devices)
-        _write_secret(secret_to, secret)
-    _show(name, Role(role), secret, rounds, secret_to, output)
+        # Before the users are written: if this fails, no user has a secret that nobody knows.
+        _write_secret(secret_to, secret, replace=False)
+        _show(name, Role(role), secret, rounds, secret_to, output)
 
 
 @users.command("list")
@@ -158,8 +161,8 @@ def users_passwd(name: str, password_file: Any, secret_to: Path | None, path: Pa
     with _editing(path) as by_name:
         credentials.set_secret(by_name, name, secret, rounds=rounds)
         role = by_name[name].role
-        _write_secret(secret_to, secret)
-    _show(name, role, secret, rounds, secret_to, output)
+        _write_secret(secret_to, secret, replace=True)
+        _show(name, role, secret, rounds, secret_to, output)
 
 
 @users.command("remove")

@@ -20,6 +20,7 @@ from click.shell_completion import CompletionItem
 
 from facewire.errors import CredentialsRefused, FacewireError
 from facewire_cli.logs import LogFormat, log_uncaught, say, set_up
+from facewire_cli.streams import guard_streams
 
 #: name -> (where it lives, one line of help, the extra that it needs)
 COMMANDS: Final[dict[str, tuple[str, str, str | None]]] = {
@@ -150,6 +151,7 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     # Others on the machine can use no file that a command makes; the caller decides for the group.
     os.umask(os.umask(0o077) | 0o007)
+    guard_streams()
     log_uncaught()
     sys.exit(_run())
 
@@ -157,6 +159,8 @@ def main() -> None:
 def _run() -> int:
     try:
         code = cli.main(prog_name="facewire", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except click.ClickException as exc:
@@ -170,8 +174,6 @@ def _run() -> int:
         return EXIT_FAILED
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone, as `head` does. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader had gone before we wrote
         return 0
     return code if isinstance(code, int) else 0

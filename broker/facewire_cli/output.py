@@ -90,6 +90,7 @@ def write_rows(
             for text in _tables(rows, columns, out, 1 if follow else TABLE_ROWS, shown or {}):
                 out.write(text)
                 out.flush()
+    out.flush()  # if the disk is full, our caller hears of it now
 
 
 def standard_output() -> TextIO:

@@ -24,7 +24,7 @@ def progress(span: tuple[int, int] | None) -> Iterator[Reach]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         first, last = span or (0, 0)
         task = bar.add_task("0 events", total=last - first + 1 if span else None)
 

@@ -175,9 +175,9 @@ def _record_source(source: str, recorder: Recorder, ending: Ending) -> None:
         with _opened(source) as fd:
             photographs: list[Photograph] = []
             for events, bad in read_events(fd, ending.readable, photographs):
-                _report(bad)
                 if _record_patiently(events, photographs, recorder, ending.wait) is None:
                     return
+                _report(bad)
                 recorded, skipped = recorded + len(events), skipped + len(bad)
     except OSError as exc:
         raise click.ClickException(f"{source}: {exc.strerror}") from exc
@@ -230,9 +230,9 @@ def record(store: Path, machine: str | None, events: tuple[str, ...], output: Fo
     with Recorder(functools.partial(open_store, store, machine=machine)) as recorder:
         photographs: list[Photograph] = []
         for found, bad in read_events(_standard_input(), photographs=photographs) if not events else _arguments(events, photographs):
+            recorded = _record_now(found, photographs, recorder) if events else _record_from_pipe(found, photographs, recorder)
             _report(bad)
             failed = failed or bool(bad)
-            recorded = _record_now(found, photographs, recorder) if events else _record_from_pipe(found, photographs, recorder)
             write_rows([one._asdict() for one in recorded], output, ("epoch", "seq"), follow=True)
     if failed:
         raise click.exceptions.Exit(1)

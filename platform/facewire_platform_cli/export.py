@@ -49,6 +49,8 @@ def export(database: str, to: Path | None, wanted: Filter, output: Literal["json
     """
     if output == "parquet" and (to is None or not engine.is_installed()):
         raise click.UsageError("-o parquet needs --to FILE" if to is None else "-o parquet needs duckdb: pip install 'facewire[platform]'")
+    if output == "parquet" and to is not None and to.exists() and not to.is_file():
+        raise click.UsageError(f"-o parquet needs a regular file, not {to}")
     with History(locate(database)) as history, contextlib.ExitStack() as stack:
         # Nobody could see a progress bar among rows on a terminal.
         span = history.span(wanted.since, wanted.until)
@@ -77,7 +79,17 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def whole_path(path: Path) -> Iterator[Path]:
-    """An empty file to write; see `whole_file`."""
+    """An empty file to write; see `whole_file`. A device or a pipe is written as it is."""
+    try:
+        with contextlib.nullcontext(path) if path.exists() and not path.is_file() else _part(path) as part:
+            yield part
+    except OSError as exc:
+        raise click.ClickException(f"{path}: {exc.strerror}") from exc
+
+
+@contextlib.contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    path = Path(os.path.realpath(path))  # a link keeps pointing to it
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         # It names people: only its owner and group may read it, whatever the umask.
@@ -85,7 +97,5 @@ def whole_path(path: Path) -> Iterator[Path]:
         yield part
         sync(part)
         part.replace(path)
-    except OSError as exc:
-        raise click.ClickException(f"{path}: {exc.strerror}") from exc
     finally:
         part.unlink(missing_ok=True)
