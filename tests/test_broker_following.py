@@ -141,7 +141,7 @@ def test_a_user_removed_while_the_file_is_unreadable_is_out_once_it_is_readable(
         removed.ping()
         file.path.rmdir()
         aside.rename(file.path)
-        assert removed.is_closed(timeout=10)
+        assert removed.is_closed()
         stays.ping()
         with Probe(it.address, "dev1", user="dev1", password=secrets["dev1"]) as again:
             assert again.code == 5
@@ -154,7 +154,7 @@ def test_nobody_is_served_if_the_file_stays_unreadable_and_all_are_when_it_is_re
     it, secrets = serve(3.0)
     with Probe(it.address, "dev1", user="dev1", password=secrets["dev1"]) as removed, Probe(it.address, "dev2", user="dev2", password=secrets["dev2"]) as stays:  # fmt: skip
         aside = remove_unreadably(file, "dev1")
-        assert removed.is_closed(timeout=10)
+        assert removed.is_closed()
         assert stays.is_closed()
     assert "serving nobody" in caplog.text
     # Code 3, unavailable: an honest device tries again. Code 5 would tell it to give up.
@@ -188,7 +188,7 @@ def test_both_engines_take_a_right_away_after_an_unreadable_file(file: UsersFile
         removed.ping()
         file.path.rmdir()
         aside.rename(file.path)
-        assert removed.is_closed(timeout=8)
+        assert removed.is_closed()
         stays.ping()
 
 
@@ -201,7 +201,7 @@ def test_both_engines_serve_nobody_if_the_file_stays_unreadable(file: UsersFile,
     options = ["--listen", "127.0.0.1:0", "--users", str(file.path), "--engine", name, "--limit", "users_timeout=2"]
     with broker_process(*options) as (_, where), Probe(where, "dev1", user="dev1", password=secrets["dev1"]) as one:
         remove_unreadably(file, "dev1")
-        assert one.is_closed(timeout=10)
+        assert one.is_closed()
 
 
 @pytest.mark.network
@@ -221,7 +221,7 @@ def test_an_outsider_who_opens_all_the_files_that_there_are_delays_no_revocation
             stack.enter_context(Probe(where))
         with file.editing() as users:
             del users["dev1"]
-        assert removed.is_closed(timeout=8)
+        assert removed.is_closed()
         stays.ping()
 
 

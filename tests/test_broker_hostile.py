@@ -93,7 +93,7 @@ def test_a_thousand_slow_connects_delay_nobody_and_leave_nothing_behind(broker: 
         for n in range(1000):
             slow = stack.enter_context(Probe(where))
             slow.send(connect(f"slow{n}", will=("w", bytes(5000), 0, False))[: 20 + n % 3000])
-        with Probe(where, "a", timeout=2) as one:
+        with Probe(where, "a") as one:
             one.subscribe(("t", 1))
             one.publish("t", b"m")
             assert one.message().payload == b"m"
@@ -227,11 +227,12 @@ def test_fuzzing_causes_only_clean_disconnects(broker: tuple[int, Listening], re
     random_ = random.Random(SEED)
     sockets, early_mb, rounds = open_sockets(pid), 0.0, 0
     end = time.monotonic() + FUZZ_SECONDS
-    with Probe(where, "witness-a", timeout=5) as one, Probe(where, "witness-b") as two:
+    with Probe(where, "witness-a") as one, Probe(where, "witness-b") as two:
         one.subscribe(("witness", 1))
         while time.monotonic() < end:
             for _ in range(20):
-                with Probe(where, timeout=0.5) as hostile:
+                with Probe(where) as hostile:
+                    hostile.sock.settimeout(0.5)
                     with contextlib.suppress(OSError):
                         hostile.send(noise(random_))
                         if random_.random() < 0.3:
@@ -243,7 +244,7 @@ def test_fuzzing_causes_only_clean_disconnects(broker: tuple[int, Listening], re
             if rounds == 400:
                 gc.collect()
                 early_mb = resident_mb(pid)
-        wait_until(lambda: open_sockets(pid) <= sockets + 2, timeout=5)
+        wait_until(lambda: open_sockets(pid) <= sockets + 2)
     record_property("connections", rounds)
     log.info("fuzzed connections=%d seed=%d", rounds, SEED)
     if early_mb:

@@ -133,7 +133,7 @@ class Device:
         batch = self.batch(self.cursor, sent[-1] if sent else self.cursor, [self.events[seq] for seq in sent])
         if not self.lost():
             self.send(batch)
-        received = self.wire.maybe(lambda message: is_ack_of(message, batch), 0.5 if self.loss else 5)
+        received = self.wire.maybe(lambda message: is_ack_of(message, batch), 0.5 if self.loss else 10)
         if received is None or self.lost() or "error" in received.map:
             return False
         ack = received.map

@@ -137,7 +137,7 @@ def test_an_event_recorded_on_another_connection_is_published_long_before_the_ne
             began = time.monotonic()
             platform.wait(Match, lambda match, number=number: match.event.timestamp == number)  # type: ignore[misc]  # bound to this one
             waits.append(time.monotonic() - began)
-    assert sorted(waits)[10] < 1.0
+    assert sorted(waits)[10] < 5.0  # a period is 20 s
 
 
 def test_a_burst_of_matches_in_one_commit_is_published_completely(start: Start, platform: PlayedPlatform) -> None:
