@@ -1,4 +1,3 @@
-import functools
 import itertools
 import sqlite3
 import subprocess
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from platform_model import batch, event
-from platform_store import counts, store_batches
+from platform_store import counts, limit_pages, sqlite_connections, store_batches
 
 import facewire_platform.store.sqlite
 from facewire.errors import StoreError
@@ -143,15 +142,17 @@ def test_a_lock_of_another_process_is_an_outage(path: Path, monkeypatch: pytest.
         assert store_batches(store, batch(0, 1, 1)).cursor == 1
 
 
-def test_a_full_disk_is_an_outage_and_nothing_is_half_written(store: Store, path: Path) -> None:
-    store_batches(store, batch(0, 1, 1))
-    before = store._db.pragma("page_count")
-    store._db.pragma("max_page_count", before)
-    with pytest.raises(StoreError, match="full"):
-        store_batches(store, batch(1, 5, *(event(seq, photo=bytes(100_000)) for seq in range(2, 6))))
-    assert counts(path) == (1, 1, 0, 0)
-    store._db.pragma("max_page_count", before + 1_000)
-    assert store_batches(store, batch(1, 3, 2, 3)).cursor == 3
+def test_a_full_disk_is_an_outage_and_nothing_is_half_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connections = sqlite_connections(monkeypatch)
+    with open_store(path) as store:
+        store_batches(store, batch(0, 1, 1))
+        disk = connections[-1]
+        limit_pages(disk, 0)
+        with pytest.raises(StoreError, match="full"):
+            store_batches(store, batch(1, 5, *(event(seq, photo=bytes(100_000)) for seq in range(2, 6))))
+        assert counts(path) == (1, 1, 0, 0)
+        limit_pages(disk, 1_000)
+        assert store_batches(store, batch(1, 3, 2, 3)).cursor == 3
 
 
 def test_a_damaged_page_is_an_error_that_says_so(path: Path) -> None:
@@ -172,16 +173,10 @@ def test_a_commit_is_on_the_disk_before_the_transaction_ends(path: Path) -> None
 
 
 def test_the_usual_batch_takes_few_statements(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    statements: list[str] = []
-
-    class Traced(sqlite3.Connection):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.set_trace_callback(statements.append)
-
-    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Traced))
+    connections, statements = sqlite_connections(monkeypatch), list[str]()
     with open_store(path) as store:
         store_batches(store, batch(0, 100, *range(1, 101)))
-        statements.clear()
+        connections[-1].set_trace_callback(statements.append)
         store_batches(store, batch(100, 200, *range(101, 201)))
-        assert len(statements) == 6, statements  # begin, stream, stored, insert, update, commit
+        connections[-1].set_trace_callback(None)
+    assert len(statements) == 6, statements  # begin, stream, stored, insert, update, commit

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from platform_desk import Desk, history, received
 from platform_model import BOOT, EPOCH, batch
+from platform_store import limit_pages, sqlite_connections
 
 import facewire_platform.store.sqlite
 import facewire_platform.store.writer
@@ -118,17 +119,19 @@ def test_an_outage_in_the_middle_of_storing_one_by_one_loses_nothing(desk: Desk,
     assert len(desk.quarantine()) == 1
 
 
-def test_a_full_disk_only_delays(desk: Desk) -> None:
+def test_a_full_disk_only_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connections = sqlite_connections(monkeypatch)
+    desk = Desk(tmp_path / "x.db", monkeypatch)
+    disk = connections[-1]
     desk.turn(history("d1", 0, 1))
-    database = desk.worker._store._db
-    before = database.pragma("page_count")
-    database.pragma("max_page_count", before)
+    limit_pages(disk, 0)
     large = received("d1", "history", encode(batch(1, 2, batch(1, 2, 2).events[0]._replace(extra={"photo": bytes(100_000)}))))
     assert desk.turn(large) == []
     assert desk.turn() == []
-    database.pragma("max_page_count", before + 100)
+    limit_pages(disk, 100)
     assert [ack.cursor for ack in desk.turn()] == [2]
     assert desk.quarantine() == []
+    desk.worker.close()
 
 
 def test_a_replaced_database_is_opened_again_before_the_next_ack(desk: Desk) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import psycopg
+import pytest
 from platform_model import BOOT, EPOCH, batch, event
 
 from facewire.errors import BatchRefused
@@ -64,6 +65,25 @@ def run(location: Location, sql: str, values: Sequence[Any] = ()) -> None:
             lite.commit()
         return
     _server(location).execute(sql.encode(), values or None)
+
+
+def sqlite_connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
+    """The connections to SQLite databases that are opened from now on, in this order."""
+    opened: list[sqlite3.Connection] = []
+
+    class Listed(sqlite3.Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Listed))
+    return opened
+
+
+def limit_pages(connection: sqlite3.Connection, more: int) -> None:
+    """Let the database grow by so many pages, as if its disk were full then."""
+    ((count,),) = connection.execute("PRAGMA page_count")
+    connection.execute(f"PRAGMA max_page_count = {count + more}").fetchall()
 
 
 def plan(location: Location, query: Any, *settings: str) -> str:
