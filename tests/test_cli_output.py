@@ -166,12 +166,19 @@ def test_a_table_shows_markup_and_escape_sequences_as_text() -> None:
     )
 
 
-def test_a_table_on_a_narrow_terminal_folds_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_narrower_than_the_table_gets_a_line_for_each_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     out = Terminal()
-    write_rows([{"a": "x" * 50, "b": "y" * 50}], "pretty", ["a", "b"], out=out)
-    assert (out.getvalue().count("x"), out.getvalue().count("y")) == (50, 50)
-    assert max(map(len, out.getvalue().splitlines()[1:])) <= 30
+    rows: list[Row] = [{"name": "小明", "n": 1, "nothing": None}, {"name": "y" * 50, "n": -2}]
+    write_rows(rows, "pretty", ["name", "n", "nothing"], out=out)
+    assert out.getvalue() == f"name     小明\nn        1\nnothing\n\nname     {'y' * 50}\nn        -2\nnothing\n\n"
+
+
+def test_rows_get_a_line_for_each_value_once_they_are_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    out = Terminal()
+    write_rows([{"a": 1}, {"a": "x" * 30}, {"a": 2}], "pretty", ["a"], out=out, follow=True)
+    assert out.getvalue().splitlines()[1:] == ["1", "a  " + "x" * 30, "", "a  2", ""]
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])

@@ -11,15 +11,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, TypeAlias
+from typing import Any, Final, Literal, TextIO, TypeAlias
 
 from facewire.finding import Finding
 from facewire.plain import plain
 from facewire_cli import sheet
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 #: `excel` is CSV that Excel shows as it is (`sheet`).
 Form: TypeAlias = Literal["pretty", "json", "csv", "excel"]
@@ -147,16 +143,18 @@ def _csv_cell(value: object, text: Callable[[str], str]) -> str:
 def _tables(
     rows: Iterable[Row], columns: Sequence[str], out: TextIO, size: int, shown: Mapping[str, Callable[[Any], str]]
 ) -> Iterator[str]:
-    """Lay out the rows in groups of `size`; each is at least as wide as the one before."""
+    """Lay out the rows in groups of `size`; each is at least as wide as the one before.
+
+    From the first group that is wider than the terminal on, each value gets a line of its own.
+    """
     try:
         from rich.cells import cell_len
         from rich.console import Console
     except ModuleNotFoundError:
         yield from _unaligned(rows, columns, shown)
         return
-    # rich knows NO_COLOR and dumb terminals. It never writes to the file itself, because it turns a
-    # closed pipe into exit code 1.
     console = Console(file=out, highlight=False, width=None if out.isatty() else _ANY_WIDTH)
+    bold = console.color_system is not None and not console.no_color
     widths = [cell_len(name) for name in columns]
     rows = iter(rows)
     for stretch in itertools.count():
@@ -165,42 +163,27 @@ def _tables(
             return
         lines = [[_shown(row.get(name), shown.get(name)) for name in columns] for row in held]
         widths = [max(width, *map(cell_len, cells), 0) for width, *cells in zip(widths, *lines, strict=True)]
+        if sum(widths) + 2 * len(widths) > console.width and (held or stretch):
+            yield "".join(_record(columns, line) for line in lines)
+            continue
         numeric = [name not in shown and _is_numeric(row.get(name) for row in held) for name in columns]
-        fits = sum(widths) + 2 * len(widths) <= console.width
-        folded = [] if fits else lines
-        if folded or not stretch:
-            table = _table(columns, widths, numeric, fits=fits, bold=not console.no_color)
-            table.show_header = not stretch
-            yield _by_rich(table, folded, console)
-        if fits:
-            # rich would lay these out alike, in thirty times the time.
-            yield "".join(_aligned(line, map(cell_len, line), widths, numeric) for line in lines)
+        if not stretch:
+            header = _aligned(columns, map(cell_len, columns), widths, numeric)
+            yield f"\x1b[1m{header[:-1]}\x1b[0m\n" if bold else header
+        # rich would lay these out alike, in thirty times the time.
+        yield "".join(_aligned(line, map(cell_len, line), widths, numeric) for line in lines)
 
 
-def _by_rich(table: "Table", lines: Iterable[Sequence[str]], console: "Console") -> str:
-    from rich.text import Text
-
-    for line in lines:
-        table.add_row(*map(Text, line))
-    with console.capture() as capture:
-        console.print(table)
-    return "".join(line.rstrip() + "\n" for line in capture.get().splitlines())
+def _record(columns: Sequence[str], line: Sequence[str]) -> str:
+    """A row with a line for each value, and an empty line after it."""
+    width = max(map(len, columns))
+    return "".join(f"{name:<{width}}  {text}".rstrip() + "\n" for name, text in zip(columns, line, strict=True)) + "\n"
 
 
 def _aligned(cells: Iterable[str], sizes: Iterable[int], widths: Iterable[int], numeric: Iterable[bool]) -> str:
     padded = zip(cells, sizes, widths, numeric, strict=True)
     texts = (" " * (width - size) + text if number else text + " " * (width - size) for text, size, width, number in padded)
     return "  ".join(texts).rstrip() + "\n"
-
-
-def _table(columns: Sequence[str], widths: list[int], numeric: list[bool], *, fits: bool, bold: bool) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if bold else "")
-    for name, width, number in zip(columns, widths, numeric, strict=True):
-        table.add_column(Text(name), min_width=width if fits else None, justify="right" if number else "left", overflow="fold")
-    return table
 
 
 def _is_numeric(values: Iterable[object]) -> bool:
