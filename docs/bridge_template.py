@@ -13,7 +13,7 @@ import json
 from typing import Any, Final
 
 from facewire.events import PersonType
-from facewire.proof import Proof
+from facewire.proof import ProofClass
 from facewire_bridge import Box, Family, Poison, Post, Read, Record, read_local
 
 #: The answer that tells the box that all of a post is durable.
@@ -64,4 +64,4 @@ def _event(said: dict[str, Any], box: Box) -> dict[str, Any]:
 
 
 #: Its records are numbered, so a missing number shows.
-FAMILY: Final = Family("my-boxes", frozenset({"record"}), read_post, STORED, Proof.PROVEN)
+FAMILY: Final = Family("my-boxes", frozenset({"record"}), read_post, STORED, ProofClass.PROVEN)

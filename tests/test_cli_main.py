@@ -48,6 +48,12 @@ def test_an_unknown_command_suggests_the_near_miss() -> None:
     assert "Did you mean 'status'?" in done.stderr
 
 
+def test_an_option_of_all_commands_behind_the_command_is_told_its_place() -> None:
+    done = run("device", "status", "--log-level", "error")
+    assert done.returncode == 2
+    assert "--log-level goes before the command: facewire --log-level … COMMAND" in done.stderr
+
+
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMMANDS, "broker", ("a_module_that_is_not_there:broker", "", "broker"))
     result = CliRunner().invoke(cli, ["broker", "run"])

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Proof(enum.StrEnum):
+class ProofClass(enum.StrEnum):
     """The classes, as a status names them."""
 
     PROVEN = "proven"
@@ -27,7 +27,7 @@ def describe_proof(status: Mapping[str, Any]) -> str | None:
     if proof is None:
         return None
     text = str(proof)
-    if proof == Proof.RECONCILED:
+    if proof == ProofClass.RECONCILED:
         text = f"reconciled until {_moment(at_ms)}" if at_ms is not None else "not reconciled yet"
     elif at_ms is not None:
         text += f" since {_moment(at_ms)}"

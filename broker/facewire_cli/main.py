@@ -165,6 +165,8 @@ def _run() -> int:
         return exc.exit_code
     except click.ClickException as exc:
         exc.show()
+        if isinstance(exc, click.NoSuchOption) and any(exc.option_name in param.opts for param in cli.params):
+            click.echo(f"{exc.option_name} goes before the command: facewire {exc.option_name} … COMMAND", err=True)
         return exc.exit_code
     except CredentialsRefused as exc:
         say("Error: %s", exc, level=logging.ERROR)

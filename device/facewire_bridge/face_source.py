@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from facewire.proof import Proof
+from facewire.proof import ProofClass
 from facewire_bridge import mqtt_face
 from facewire_bridge.clock import read_local, write_local
 from facewire_bridge.member import Member
@@ -61,7 +61,7 @@ class FaceSource:
     def describe(self) -> dict[str, Any]:
         """The fields of its status about its proof. Any thread may ask."""
         return {
-            "proof": Proof.PROVEN,
+            "proof": ProofClass.PROVEN,
             "proof_at": self._placing.reset_ms,
             "unexplained": self._placing.missing,
             "source_offset": self.offset_ms,

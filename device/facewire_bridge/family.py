@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from facewire.proof import Proof
+from facewire.proof import ProofClass
 from facewire_bridge.record import Poison, Record
 
 
@@ -58,5 +58,5 @@ class Family:
     kinds: frozenset[str]
     read: Callable[[Post, Box], Read]
     stored: bytes
-    proof: Proof = Proof.BEST_EFFORT
+    proof: ProofClass = ProofClass.BEST_EFFORT
     media_type: str = "application/json"

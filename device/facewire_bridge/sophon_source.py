@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from facewire.proof import Proof
+from facewire.proof import ProofClass
 from facewire_bridge import sophon
 from facewire_bridge.family import Post
 from facewire_bridge.member import Member, Placed
@@ -51,8 +51,8 @@ class SophonSource:
         """The fields of its status about its proof. Any thread may ask."""
         about: dict[str, Any] = {"source_offset": self.offset_ms, "unexplained": self._unexplained}
         if not self.device.api:
-            return about | {"proof": Proof.BEST_EFFORT}
-        return about | {"proof": Proof.RECONCILED, "proof_at": self._reconciled_ms}
+            return about | {"proof": ProofClass.BEST_EFFORT}
+        return about | {"proof": ProofClass.RECONCILED, "proof_at": self._reconciled_ms}
 
     @property
     def path(self) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from facewire.proof import Proof
+from facewire.proof import ProofClass
 from facewire_cli.options import DEVICE, output_option
 from facewire_cli.output import Form, visible, write_rows
 from facewire_platform.filter import Filter
@@ -227,7 +227,7 @@ def _notice(devices: list[reports.Coverage], whole: Period, zone: dt.tzinfo) -> 
 
 def _unproven(devices: list[reports.Coverage]) -> Iterator[str]:
     """The bridged devices whose boxes may have lost events that nobody can name."""
-    unproven = [coverage for coverage in devices if coverage.proof not in {None, Proof.PROVEN}]
+    unproven = [coverage for coverage in devices if coverage.proof not in {None, ProofClass.PROVEN}]
     for coverage in unproven[:MAX_NAMED]:
         yield visible(f"  {coverage.device}: its box is {coverage.proof}")
     if len(unproven) > MAX_NAMED:
