@@ -17,6 +17,7 @@ import msgpack
 import pytest
 from facewire_process import Running, ask
 from mosquitto_server import Mosquitto
+from waiting import wait_until
 from wire import Message, Where, Wire
 
 from facewire_broker import embedded
@@ -63,9 +64,7 @@ class Scene:
         return ask("device", "status", "--store", self.store)[0]
 
     def wait_cursor(self, cursor: int) -> None:
-        deadline = time.monotonic() + 10
-        while (row := self.stored())["cursor"] != cursor:
-            assert time.monotonic() < deadline, f"{row['cursor']} is not {cursor}: {row}\n{self.device.text}"
+        wait_until(lambda: self.stored()["cursor"] == cursor, what=lambda: f"{self.stored()}\n{self.device.text}")
 
 
 def check_batch(message: Message, name: str) -> None:

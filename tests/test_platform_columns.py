@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from facewire_process import FACEWIRE
 from platform_model import BOOT, EPOCH, batch
 from platform_store import event_at, rows, store_batches
+from waiting import wait_until
 
 import facewire_platform.columns.builder
 import facewire_platform.columns.copier
@@ -193,8 +194,7 @@ def test_a_worker_has_its_files_built_when_it_is_not_busy(tmp_path: Path) -> Non
         clock.now += 5
         copier.turn(2 * busy)
         assert copier.runs
-        while copier.runs:
-            time.sleep(0.05)
+        wait_until(lambda: not copier.runs)
         clock.now += 5
         copier.turn(2 * busy)
         assert not copier.runs

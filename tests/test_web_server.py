@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from facewire_process import Running
 from processes import children
 from shown_commands import blocks, typed_with_jobs
-from waiting import wait_until
+from waiting import WITHIN, wait_until
 from web_site import Site
 
 from facewire_cli.main import cli
@@ -28,7 +28,6 @@ from facewire_web.server import listen
 pytestmark = [pytest.mark.network, pytest.mark.process]
 
 TOKEN = "correct-horse-battery"  # noqa: S105  # of a test
-WITHIN = 20.0
 
 
 @pytest.fixture(scope="module")

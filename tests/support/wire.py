@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import msgpack
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-
-WITHIN = 20.0
+from waiting import WITHIN
 
 
 class Where(Protocol):
