@@ -100,6 +100,31 @@ def test_the_budget_does_not_depend_on_the_times_of_the_events(tmp_path: Path, u
     assert (finding.verdict, finding.message + "\n") == ("warn", said)
 
 
+def store_and_tell(store: Store, after: int, at_ms: int, *times: int) -> None:
+    """A batch and a status that arrive at this time, with events of these times."""
+    head = after + len(times)
+    store.store([Message("gate", batch(after, head, *(event_at(after + n, at) for n, at in enumerate(times, 1))), at_ms)])
+    tell(store, at_ms, head=head)
+
+
+def test_a_replay_of_old_events_shows_no_budget_until_the_device_records_again(tmp_path: Path) -> None:
+    """It showed 920,574 days: four events in the year since."""
+    path, year_ago = tmp_path / "x.db", NOW - 365 * DAY
+    with open_store(path) as store:
+        store_and_tell(store, 0, NOW, *(year_ago + n for n in range(4)))
+        assert row(path)["outage_budget"] is None
+        tell(store, NOW + 20_000, head=4)
+        assert row(path, NOW + 20_000)["outage_budget"] is None
+        store_and_tell(store, 4, NOW + 60_000, *(NOW + n for n in range(60)))
+    assert row(path, NOW + 60_000)["outage_budget"] == pytest.approx(10_000), "one a second since the platform first heard from it"
+
+
+def test_events_of_today_show_a_budget_at_once(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        store_and_tell(store, 0, NOW, *range(NOW - 100_000, NOW, 1_000))
+    assert row(tmp_path / "x.db")["outage_budget"] == pytest.approx(10_000)
+
+
 def test_times_of_today_and_of_last_year_are_not_mentioned(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         events = [event_at(1, NOW - 365 * DAY), event_at(2, NOW), event_at(3, NOW + DAY // 2)]

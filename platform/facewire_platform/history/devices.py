@@ -15,6 +15,9 @@ Row: TypeAlias = dict[str, Any]
 RATE_EVENTS: Final = 1_000
 #: Fewer events than this show no rate: two could be a minute apart, or a year.
 FEWEST: Final = 3
+#: Events over which the present rate is measured are no older than this, ms. Those of a replayed
+#: file may be a year old: divided by that year, they promise an outage budget of centuries.
+RECENT: Final = 86_400_000
 
 
 class Rate(NamedTuple):
@@ -73,13 +76,16 @@ def _clock_offset(status: Row) -> float | None:
 
 
 def _rate(stream: Row | None, status: Row, head: int) -> float | None:
-    """Events per second, as the platform saw the head grow; at first by the events' own times."""
+    """Events per second, as the platform saw the head grow; at first by the events' own times.
+
+    If these times cannot show the present rate, it is the growth so far, however short.
+    """
     samples, seen_at = status.get("pace", ()), status.get("received_at", 0)
     seen = sightings.rate(samples, status.get("head", 0), seen_at, least_span=sightings.PACE_SPAN)
     if seen is not None or stream is None or stream["rate_first"] is None:
         return seen
-    times = (stream["rate_first_at"], status["at"])
-    if not all(sightings.is_plausible(at, seen_at) for at in times):
+    first_at, at = stream["rate_first_at"], status["at"]
+    if at - first_at > RECENT or not all(sightings.is_plausible(each, seen_at) for each in (first_at, at)):
         return sightings.rate(samples, head, seen_at)
     return Rate(stream["rate_first"], stream["rate_first_at"], stream["rate_last"]).until(status["at"])
 
