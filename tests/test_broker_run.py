@@ -56,6 +56,7 @@ def test_an_address_in_use_is_a_one_line_error() -> None:
             [FACEWIRE, "broker", "run", "--listen", f"127.0.0.1:{where.port}"], capture_output=True, text=True, timeout=20, check=False
         )
     assert second.returncode == 1
+    assert second.stderr.endswith(": Address already in use\n"), second.stderr
     assert "cannot listen on" in second.stderr
     assert "Traceback" not in second.stderr
 

@@ -99,9 +99,9 @@ def test_a_foreign_database_is_neither_copied_nor_restored(tmp_path: Path, file:
         opened.execute("CREATE TABLE t (x)")
     text.write_text("no database, " * 1000)
     for path, said in ((other, "is not the database"), (text, "not a database"), (tmp_path / "none", "there is no database")):
-        with pytest.raises(StoreError, match=said):
+        with pytest.raises(StoreError, match=f"^{path}: .*{said}"):
             backup(path, tmp_path / "copy.db")
-        with pytest.raises(StoreError, match=said):
+        with pytest.raises(StoreError, match=f"^{path}: .*{said}"):
             restore(file, path)
     assert names(tmp_path) == {"other.db", "text", "platform.db-worker"}
 
@@ -113,7 +113,7 @@ def test_a_damaged_database_gives_no_copy(file: Path) -> None:
     page = content.rindex(b"\x0d", 0, -16_384) // 16_384 * 16_384
     content[page : page + 200] = b"\xff" * 200
     file.write_bytes(content)
-    with pytest.raises(StoreError, match=r"damaged|malformed"):
+    with pytest.raises(StoreError, match=f"^{file}: .*(damaged|malformed)"):
         backup(file, file.with_name("copy.db"))
     assert not file.with_name("copy.db").exists()
 

@@ -176,7 +176,7 @@ def test_an_address_in_use_is_named(tmp_path: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         code, text = refused("web", "--listen", where, "--database", f"sqlite:///{tmp_path}/x.db")
-    assert (code, f"cannot listen on {where}: Address already in use" in text) == (1, True)
+    assert (code, f"cannot listen on {where}: Address already in use\n" in text) == (1, True)
 
 
 def test_the_commands_of_the_documentation_work(tmp_path: Path) -> None:

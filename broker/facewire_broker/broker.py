@@ -34,6 +34,7 @@ from facewire_broker.publish import Message
 from facewire_broker.stream import Streams
 from facewire_broker.tls import TlsTransport
 from facewire_mqtt.address import Address
+from facewire_system.failures import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Broker(AmqttBroker):  # type: ignore[misc]  # amqtt has no types
                 start_serving=False,
             )
         except OSError as exc:
-            raise BrokerError(f"cannot listen on {self._listen}: {exc.strerror or exc}") from exc
+            raise BrokerError(f"cannot listen on {self._listen}: {reason_of(exc)}") from exc
         self.address = Address(*self._server.sockets[0].getsockname()[:2])
         await super().start()
 

@@ -18,6 +18,7 @@ from facewire_bridge.member_threads import MemberThreads, Troubles
 from facewire_bridge.post_app import PostApp
 from facewire_bridge.push_source import Posting
 from facewire_bridge.sophon_source import SophonSource
+from facewire_system.failures import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class HttpBridge:
             family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
             self._socket = socket.create_server(listen, family=family)
         except OSError as exc:
-            raise FacewireError(f"cannot listen on {listen}: {exc.strerror}") from exc
+            raise FacewireError(f"cannot listen on {listen}: {reason_of(exc)}") from exc
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
             PostApp(sources, threads, self._troubles),

@@ -25,6 +25,7 @@ from facewire_bridge.members import address_of
 from facewire_bridge.settings import BridgeSettings, SophonDevice
 from facewire_mqtt.address import Address
 from facewire_mqtt.visit import Visit, remedy_of
+from facewire_system.failures import reason_of
 
 #: How long a box or a server may take to answer, s.
 _PATIENCE: Final = 5.0
@@ -84,7 +85,7 @@ def _check_listen(check: str, listen: Endpoint) -> Finding:
         if _is_bridge(*listen):
             return Finding(check, "ok", f"a bridge listens on {listen} already")
         remedy = "stop the process that listens there, or give another address in listen"
-        return Finding(check, "FAIL", f"cannot listen on {listen}: {exc.strerror}", remedy)
+        return Finding(check, "FAIL", f"cannot listen on {listen}: {reason_of(exc)}", remedy)
 
 
 def _is_bridge(host: str, port: int) -> bool:
@@ -110,7 +111,7 @@ def _check_api(box: SophonDevice) -> Finding:
             return Finding(check, "FAIL", f"{where}{path} answers with {answer.status}", remedy)
         cameras = sophon.cameras(json.loads(answer.read(_MOST_ANSWER)))
     except (OSError, http.client.HTTPException) as exc:
-        return Finding(check, "FAIL", f"cannot reach {where}: {getattr(exc, 'strerror', None) or type(exc).__name__}", remedy)
+        return Finding(check, "FAIL", f"cannot reach {where}: {reason_of(exc) if isinstance(exc, OSError) else type(exc).__name__}", remedy)
     except ValueError:
         return Finding(check, "FAIL", f"{where}{path} is not answered in JSON", remedy)
     finally:
@@ -126,7 +127,7 @@ def _check_websocket(box: SophonDevice) -> Finding:
         with socket.create_connection((str(url.hostname), url.port or _PORTS[url.scheme]), _PATIENCE):
             return Finding(check, "ok", f"{where} can be reached")
     except OSError as exc:
-        return Finding(check, "FAIL", f"cannot reach {where}: {exc.strerror or exc}", "is it the box's address?")
+        return Finding(check, "FAIL", f"cannot reach {where}: {reason_of(exc)}", "is it the box's address?")
 
 
 def _endpoint(text: str) -> str:

@@ -27,6 +27,7 @@ from facewire_mqtt.address import Address
 from facewire_mqtt.backoff import Backoff
 from facewire_mqtt.session import CONNECT_TIMEOUT
 from facewire_system.clock import now_ms
+from facewire_system.failures import reason_of
 
 KEEPALIVE: Final = 30
 
@@ -212,7 +213,7 @@ class Member:
             async with network.gate, asyncio.timeout(CONNECT_TIMEOUT):
                 await network.loop.create_connection(lambda: session, *network.endpoint, ssl=network.tls, server_hostname=server)
         except OSError as exc:
-            self._reconnect_later(exc.strerror or str(exc) or "no answer")
+            self._reconnect_later(reason_of(exc))
         else:
             if network.outage:
                 session.abort()

@@ -24,6 +24,7 @@ from facewire_fleet.member import KEEPALIVE, Member, Network, Tally
 from facewire_mqtt.address import Address, tls_context
 from facewire_mqtt.backoff import RECONNECT_WAIT
 from facewire_mqtt.session import CONNECT_TIMEOUT
+from facewire_system.failures import reason_of
 
 #: New connections per second at the start; a listener's backlog may be only a hundred.
 CONNECTS_A_SECOND: Final = 1_000
@@ -144,7 +145,7 @@ class Fleet:
             writer.close()
             await writer.wait_closed()
         except OSError as exc:  # of which TimeoutError is one
-            raise BrokerError(f"{self._address}: {exc.strerror or str(exc) or 'no answer'}") from exc
+            raise BrokerError(f"{self._address}: {reason_of(exc)}") from exc
         jitter = random.Random(self._seed).random  # noqa: S311  # no secret
         gate = asyncio.Semaphore(CONNECTING)
         return Network(self._loop, self._address, endpoint, tls_context(self._address), self._topics, gate, jitter)

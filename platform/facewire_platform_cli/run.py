@@ -23,6 +23,7 @@ from facewire_platform_cli.options import database_option
 from facewire_platform_cli.purge import purge
 from facewire_platform_cli.web import web as web_command
 from facewire_platform_cli.web import web_options, web_process
+from facewire_system.failures import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def _serve_metrics(at: Endpoint, worker: Worker, location: Location) -> None:
     try:
         port = serve_metrics(at.host, at.port, location, worker.counters)
     except OSError as exc:
-        raise click.BadParameter(f"{at}: {exc.strerror or exc}", param_hint="'--metrics'") from exc
+        raise click.ClickException(f"--metrics cannot listen on {at}: {reason_of(exc)}") from exc
     log.info("metrics address=%s", at._replace(port=port))
 
 

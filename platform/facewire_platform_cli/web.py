@@ -14,6 +14,7 @@ from facewire_mqtt.address import Address
 from facewire_platform.store.database import locate
 from facewire_platform.store.drivers import Location
 from facewire_platform_cli.options import database_option
+from facewire_system.failures import reason_of
 
 if TYPE_CHECKING:
     # It imports FastAPI, which `platform run` does not need.
@@ -89,7 +90,7 @@ def _settings_and_socket(
     except ValueError as exc:
         raise click.UsageError(f"{exc}: {option}") from exc
     except OSError as exc:
-        raise click.ClickException(f"cannot listen on {endpoint}: {exc.strerror or exc}") from exc
+        raise click.ClickException(f"cannot listen on {endpoint}: {reason_of(exc)}") from exc
 
 
 def _read_token(file: Any, option: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from facewire.errors import StoreError
-from facewire_platform.store.drivers import store_errors
+from facewire_platform.store.drivers import failure, store_errors
 from facewire_platform.store.objects import check_objects
 from facewire_platform.store.schema import check_schema
 from facewire_platform.store.sqlite import APPLICATION_ID, create_private, first_free, worker_lock
@@ -87,21 +87,7 @@ def _copied(database: Path, to: Path, check: str) -> Iterator[Path]:
 
 
 def _copy_snapshot(database: Path, to: Path, check: str) -> None:
-    # Without a -wal, SQLite creates one even for reading, and only a connection that may write
-    # removes it.
-    mode = "ro" if database.with_name(database.name + "-wal").exists() else "rw"
-    with (
-        contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)) as source,
-        contextlib.closing(sqlite3.connect(to)) as target,
-    ):
-        source.execute("PRAGMA trusted_schema = 0")
-        if source.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise StoreError(f"{database}: is not the database of a facewire platform")
-        # A transaction keeps the snapshot. Without one, each write of the worker restarts the copy.
-        source.execute("BEGIN")
-        (schema,) = source.execute("PRAGMA user_version").fetchone()
-        check_schema(database, schema, migrating=True)
-        check_objects(database, source.execute, schema)
+    with _snapshot(database) as source, contextlib.closing(sqlite3.connect(to)) as target, _damage_of(database):
         source.backup(target, pages=_PAGES, progress=lambda *_: None)
         # Make it a single file, which any medium can hold.
         target.execute("PRAGMA journal_mode = delete")
@@ -109,6 +95,39 @@ def _copy_snapshot(database: Path, to: Path, check: str) -> None:
         (verdict,) = target.execute(f"PRAGMA {check}(1)").fetchone()
     if verdict != "ok":
         raise StoreError(f"{database}: is damaged: {verdict}")
+
+
+@contextlib.contextmanager
+def _snapshot(database: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that reads one moment of a platform's database."""
+    # Without a -wal, SQLite creates one even for reading, and only a connection that may write
+    # removes it.
+    mode = "ro" if database.with_name(database.name + "-wal").exists() else "rw"
+    with contextlib.ExitStack() as stack:
+        with store_errors(database):
+            source = sqlite3.connect(f"{database.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+            stack.callback(source.close)
+            source.execute("PRAGMA trusted_schema = 0")
+            if source.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise StoreError(f"{database}: is not the database of a facewire platform")
+            # A transaction keeps the snapshot. Without one, each write of the worker restarts the
+            # copy.
+            source.execute("BEGIN")
+            (schema,) = source.execute("PRAGMA user_version").fetchone()
+            check_schema(database, schema, migrating=True)
+            check_objects(database, source.execute, schema)
+        yield source
+
+
+@contextlib.contextmanager
+def _damage_of(database: Path) -> Iterator[None]:
+    """Blame the source for damage: a fresh copy has none of its own."""
+    try:
+        yield
+    except sqlite3.DatabaseError as exc:
+        if exc.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            raise StoreError(failure(database, exc)) from exc
+        raise
 
 
 def _remove(partial: Path) -> None:
