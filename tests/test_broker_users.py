@@ -220,6 +220,12 @@ def test_a_mistake_is_reported_and_changes_nothing(file: UsersFile, arguments: l
     assert (file.path.read_text(), file.roles_path.read_text()) == before
 
 
+def test_a_folder_that_is_missing_is_named_and_not_made(tmp_path: Path) -> None:
+    done = users(UsersFile(tmp_path / "none" / "users"), "add", "gate", "--role", "consumer")
+    assert str(done.exception) == f"{tmp_path}/none/users: there is no folder {tmp_path}/none"
+    assert list(tmp_path.iterdir()) == []
+
+
 # -- the broker ----------------------------------------------------------------------------------
 
 

@@ -115,6 +115,19 @@ def test_a_foreign_file_is_a_clear_error_for_every_command(store: Path, command:
     done = call(*command, "--store", store, given=line(), code=1)
     assert b"s.db: is not an SQLite database, so not a device store" in done.stderr
     assert store.read_bytes() == b"foreign"
+    assert [file.name for file in store.parent.iterdir()] == [store.name], "nothing is left beside it"
+
+
+def test_replay_names_a_folder_that_it_cannot_make_and_a_file_that_is_no_text(tmp_path: Path) -> None:
+    source, badges = tmp_path / "events.jsonl", tmp_path / "badges.csv"
+    source.write_text(line() + "\n")
+    badges.write_bytes(b"\xff\xfe")
+    for file, stores, said in (
+        (source, source / "stores", f"{source}/stores: this folder cannot be made: Not a directory"),
+        (badges, tmp_path, f"{badges}: not UTF-8"),
+    ):
+        done = subprocess.run([FACEWIRE, "replay", file, "-d", "q", "--stores", stores], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (1, f"Error: {said}\n")
 
 
 # status

@@ -402,6 +402,11 @@ def test_only_one_agent_may_lock_a_store(path: Path) -> None:
     lock_for_agent(path).close()
 
 
+def test_an_agent_without_a_folder_names_the_folder_and_not_a_file_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=f"^{tmp_path}/none/s.db: there is no folder {tmp_path}/none$"):
+        lock_for_agent(tmp_path / "none" / "s.db")
+
+
 # Full disks
 
 
@@ -509,7 +514,7 @@ def test_a_directory_a_pipe_and_a_missing_folder_are_named(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreError, match="is not a regular file"):
         open_store(tmp_path / "pipe")
-    with pytest.raises(StoreError, match="there is no directory"):
+    with pytest.raises(StoreError, match="there is no folder"):
         open_store(tmp_path / "missing" / "s.db")
 
 

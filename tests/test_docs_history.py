@@ -16,7 +16,7 @@ PAGE: Final = (Path(__file__).parent.parent / "docs" / "history.md").read_text(e
 
 @pytest.mark.process
 def test_the_commands_of_the_page_work_one_after_the_other(tmp_path: Path) -> None:
-    with open_store(tmp_path / "facewire.db") as store:
+    with open_store(tmp_path / "platform.db") as store:
         at = 1_764_054_000_000  # 2025-11-25T07:00Z
         seen = (event(seq)._replace(timestamp=at + seq, identity_id=who) for seq, who in enumerate(("666666", "7", "7"), 1))
         store_batches(store, batch(0, 3, *seen), device="lobby-1")

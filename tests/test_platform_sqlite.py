@@ -59,6 +59,8 @@ def test_a_foreign_database_is_refused_and_not_touched(path: Path, statements: l
     with pytest.raises(StoreError, match="is not the database of a facewire platform"):
         opener(path)
     assert path.read_bytes() == before
+    left = {file.name for file in path.parent.iterdir()} - {path.name}
+    assert not left or "PRAGMA application_id = 7" not in statements, "nothing is left beside it"
 
 
 @pytest.mark.parametrize("opener", [open_store, History])
@@ -75,11 +77,12 @@ def test_a_file_that_is_no_database_is_refused_in_one_line(path: Path, opener: A
     path.write_bytes(b"no database, for sure" * 1000)
     with pytest.raises(StoreError, match="not a database"):
         opener(path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing is left beside it"
     path.unlink()
     path.mkdir()
     with pytest.raises(StoreError, match="is a directory"):
         opener(path)
-    with pytest.raises(StoreError, match=r"No such file|there is no database"):
+    with pytest.raises(StoreError, match=r"there is no folder|there is no database; does --database name the worker's\?"):
         opener(path / "missing" / "x.db")
 
 

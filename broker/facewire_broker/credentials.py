@@ -26,6 +26,7 @@ from typing import Final, TypeAlias, TypeVar
 from facewire.errors import BrokerError
 from facewire.roles import PERMISSIONS, Role
 from facewire.topics import check_device
+from facewire_system.folders import missing_folder
 
 T = TypeVar("T")
 
@@ -144,7 +145,8 @@ class UsersFile:
     @contextlib.contextmanager
     def editing(self) -> Iterator[Users]:
         """Lock the files and give the users as a dict; write it back at the end."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if problem := missing_folder(self.path):
+            raise BrokerError(f"{self.path}: {problem}")
         with _locked(self.path.with_name(self.path.name + ".lock")):
             for path in (self.path, self.roles_path):
                 if path.exists() and not path.is_file():

@@ -16,6 +16,7 @@ from facewire.errors import BrokerError
 from facewire_broker.credentials import Users, UsersFile
 from facewire_broker.following import Follower
 from facewire_broker.render import SECRET_FILES, Rendered, Site, render_mosquitto
+from facewire_system.folders import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ STOP_TIMEOUT: Final = 4.0
 
 def write_files(rendered: Rendered, folder: Path) -> None:
     """Write rendered files. Only their owner can read those that hold hashes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, text in rendered.files.items():
         path = folder / name
         temporary = folder / f".{name}.new"

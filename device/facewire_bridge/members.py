@@ -16,6 +16,7 @@ from facewire_device.agent import Agent
 from facewire_device.identity import machine_identity
 from facewire_device.settings import Settings
 from facewire_mqtt.address import Address
+from facewire_system.folders import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Members(Generic[D]):
 
     def __init__(self, settings: BridgeSettings, devices: Sequence[D], *, on_failure: Callable[[], None]) -> None:
         _allow_files(_FILES + _FILES_EACH * len(devices))
-        settings.stores.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(settings.stores, 0o700)
         machine = machine_identity()
         self.threads = MemberThreads()
         self.pairs: list[tuple[D, Member]] = []

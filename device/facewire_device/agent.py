@@ -20,6 +20,7 @@ from facewire_device.ack_log import log_ack
 from facewire_device.agent_inbox import AgentInbox
 from facewire_device.clock_error import ClockError
 from facewire_device.identity import new_id
+from facewire_device.opening import refuse_foreign
 from facewire_device.publisher import Publisher
 from facewire_device.realtime import Realtime
 from facewire_device.ring import Ring
@@ -80,6 +81,7 @@ class Agent:
         self._status_due = 0.0
         # Open the store here too: the caller then sees its errors, and a cloned store forks before
         # anybody records into it.
+        refuse_foreign(settings.store)
         self._lock = lock_for_agent(settings.store)
         try:
             with self._open_store(check=True) as store:

@@ -60,6 +60,15 @@ def open_database(path: Path, *, create: bool, check: bool) -> peewee.SqliteData
         return database
 
 
+def refuse_foreign(path: Path) -> None:
+    """Refuse a file that is no store, before anything is made beside it. Raises `StoreError`."""
+    real = real_path(path)
+    with _opening_lock, contextlib.suppress(DamagedError):
+        check_file(real)
+        if not _open_files[file_id(str(real))]:
+            has_store(real)
+
+
 def close_database(database: peewee.SqliteDatabase, opened: tuple[int, int] | None) -> None:
     """Close it. `opened` is the `file_id` that it had when it was opened. May be called twice."""
     with _opening_lock:

@@ -46,7 +46,10 @@ def read_file(path: Path, device: str | None = None) -> Iterator[Reading]:
     """
     if path.suffix == ".csv":
         with path.open(newline="", encoding="utf-8") as file:
-            yield from read_badges(file)
+            try:
+                yield from read_badges(file)
+            except (UnicodeDecodeError, csv.Error) as exc:
+                raise DecodeError(f"{path}: {'not UTF-8' if isinstance(exc, UnicodeDecodeError) else exc}") from exc
     else:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):

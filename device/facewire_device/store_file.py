@@ -20,6 +20,7 @@ from typing import IO, Final
 
 from facewire.errors import StoreError
 from facewire_device.store_rights import rights_problem
+from facewire_system.folders import missing_folder
 from facewire_system.owners import SIDE_FILES, closed_folder, leave_to_owner
 
 APPLICATION_ID: Final = int.from_bytes(b"FWDV", "big")
@@ -70,8 +71,8 @@ def check_file(path: Path) -> None:
             by each name SQLite would keep a WAL of its own, so events would be lost.
     """
     try:
-        if not path.parent.is_dir():
-            raise StoreError(f"{path}: there is no directory {path.parent}")
+        if problem := missing_folder(path):
+            raise StoreError(f"{path}: {problem}")
         found = path.stat()
     except FileNotFoundError:
         return
@@ -140,6 +141,7 @@ def lock_for_agent(path: Path) -> IO[bytes]:
             the acks of the other's batches.
     """
     path = real_path(path)
+    check_file(path)
     beside = path.with_name(path.name + "-agent")
     try:
         # Others on the machine cannot open it, so they cannot hold the lock. No link is followed.

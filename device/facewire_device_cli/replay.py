@@ -17,6 +17,7 @@ from facewire_device.recordings import Reading, read_file
 from facewire_device_cli.device import reporting_options
 from facewire_mqtt.address import Address
 from facewire_system.clock import now_ms
+from facewire_system.folders import make_folder
 
 #: How long to wait for sessions before the first event, s; as `device run --source`.
 SESSION_WAIT: Final = 3.0
@@ -58,7 +59,7 @@ def replay(
     if file.suffix != ".csv" and len(devices) != 1:
         raise click.UsageError("JSON Lines need exactly one -d DEVICE, the device of the events")
     readings = [reading for reading in read_file(file, devices[0] if devices else None) if not devices or reading.device in devices]
-    stores.mkdir(parents=True, exist_ok=True)
+    make_folder(stores)
     names = sorted({reading.device for reading in readings})
     try:
         agents = {

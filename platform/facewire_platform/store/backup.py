@@ -16,9 +16,11 @@ from typing import Final
 
 from facewire.errors import StoreError
 from facewire_platform.store.drivers import failure, store_errors
+from facewire_platform.store.file_rights import no_database
 from facewire_platform.store.objects import check_objects
 from facewire_platform.store.schema import check_schema
 from facewire_platform.store.sqlite import APPLICATION_ID, create_private, first_free, worker_lock
+from facewire_system.folders import missing_folder
 
 #: Ctrl-C is noticed after so many pages.
 _PAGES: Final = 1_000
@@ -72,10 +74,12 @@ def restore(database: Path, copy: Path) -> Path | None:
 def _copied(database: Path, to: Path, check: str) -> Iterator[Path]:
     """A copy next to `to`, for the caller to rename. It is removed otherwise."""
     if not database.exists():
-        raise StoreError(f"{database}: there is no database")
+        raise no_database(database)
+    if problem := missing_folder(to):
+        raise StoreError(f"{to}: {problem}")
     partial = to.with_name(f".{to.name}.new")
-    _remove(partial)
     try:
+        _remove(partial)
         with store_errors(to):
             create_private(partial)
             _copy_snapshot(database, partial, check)

@@ -41,6 +41,11 @@ def is_writable(path: Path) -> bool:
     return os.access(path, os.W_OK, effective_ids=True)
 
 
+def no_database(path: Path | str) -> StoreError:
+    """The error for a missing file; most often another command has named another."""
+    return StoreError(f"{path}: there is no database; does --database name the worker's?")
+
+
 def denied(path: Path, exc: OSError) -> StoreError:
     """The error for a file that cannot be opened; if it is a permission, it names the owner."""
     if isinstance(exc, PermissionError) and (found := stat_of(path)):

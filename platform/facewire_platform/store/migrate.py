@@ -11,10 +11,10 @@ from typing import Any
 
 from playhouse.migrations import Runner
 
-from facewire.errors import StoreError
 from facewire_platform.store.database import dialect_of
 from facewire_platform.store.dialect import Dialect
 from facewire_platform.store.drivers import Location, shown, store_errors
+from facewire_platform.store.file_rights import no_database
 from facewire_platform.store.objects import MIGRATIONS
 from facewire_platform.store.schema import SCHEMA, StoreRow, make_tables
 
@@ -57,7 +57,7 @@ def migrate(location: Location, tell: Callable[[str], None] = lambda _: None) ->
     """
     dialect = dialect_of(location)
     if not dialect.exists:
-        raise StoreError(f"{location}: there is no database")
+        raise no_database(location)
     with dialect.worker_lock(), contextlib.closing(dialect.open("migrate")) as database, store_errors(location):
         runner = Runner(database, str(MIGRATIONS))
         if not any(migration.path and not migration.applied for migration in runner.status()):

@@ -16,7 +16,7 @@ import peewee
 from facewire.errors import StoreError
 from facewire_platform.store.dialect import Dialect, Statements
 from facewire_platform.store.drivers import Mode, store_errors
-from facewire_platform.store.file_rights import check_rights, denied, is_there, is_writable
+from facewire_platform.store.file_rights import check_rights, denied, is_there, is_writable, no_database
 from facewire_platform.store.objects import check_objects
 from facewire_platform.store.rows import WIDTH, InsertRows
 from facewire_platform.store.schema import (
@@ -31,6 +31,7 @@ from facewire_platform.store.schema import (
     check_schema,
     columns_of,
 )
+from facewire_system.folders import missing_folder
 from facewire_system.owners import leave_to_owner
 
 APPLICATION_ID: Final = 0x46575046  # "FWPF"
@@ -83,7 +84,7 @@ class SqliteDialect(Dialect):
         if self.exists and path.is_dir():
             raise StoreError(f"{path}: is a directory")
         if mode != "create" and not self.exists:
-            raise StoreError(f"{path}: there is no database")
+            raise no_database(path)
         check_rights(path, write=mode != "read")
         uri = f"{path.absolute().as_uri()}?mode={_sqlite_mode(path, mode)}"
         if mode == "create":
@@ -106,6 +107,7 @@ class SqliteDialect(Dialect):
             raise StoreError(f"{self._path}: {exc.strerror}") from exc
 
     def worker_lock(self) -> contextlib.AbstractContextManager[None]:
+        _refuse_foreign(self._path)
         return worker_lock(self._path)
 
     def interrupt(self, database: Any) -> Callable[[], None]:
@@ -187,7 +189,7 @@ def _prepare(database: peewee.SqliteDatabase, path: Path, mode: Mode) -> None:
     if mode == "create" and not application and not database.get_tables():
         database.pragma("page_size", 16_384)  # before the first page is written
     elif application != APPLICATION_ID:
-        raise StoreError(f"{path}: is not the database of a facewire platform")
+        raise _foreign(path)
     else:
         schema = database.pragma("user_version")
         check_schema(path, schema, migrating=mode == "migrate")
@@ -195,6 +197,29 @@ def _prepare(database: peewee.SqliteDatabase, path: Path, mode: Mode) -> None:
     settings = (("query_only", 1),) if mode == "read" else _SETTINGS
     for name, value in settings:
         database.pragma(name, value)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a file whose header is another program's, before a lock file appears beside it.
+
+    No process of ours has it open, because there is no lock file yet: to close a file here would
+    drop SQLite's locks on it (https://www.sqlite.org/howtocorrupt.html section 2.2).
+    """
+    try:
+        if not path.is_file() or path.with_name(path.name + "-worker").exists():
+            return
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError:
+        return  # it has an error of its own
+    if header.strip(b"\0") and not header.startswith(b"SQLite format 3\0"):
+        raise StoreError(f"{path}: file is not a database")
+    if int.from_bytes(header[68:72], "big") not in {0, APPLICATION_ID}:
+        raise _foreign(path)
+
+
+def _foreign(path: Path) -> StoreError:
+    return StoreError(f"{path}: is not the database of a facewire platform")
 
 
 @contextlib.contextmanager
@@ -208,6 +233,8 @@ def worker_lock(path: Path) -> Iterator[None]:
     """
     if is_there(path) and path.is_dir():
         raise StoreError(f"{path}: is a directory")
+    if problem := missing_folder(path):
+        raise StoreError(f"{path}: {problem}")
     path = path.resolve()
     beside = path.with_name(path.name + "-worker")
     try:
