@@ -61,6 +61,14 @@ def test_show_lists_all_settings_of_a_command_with_its_flags(file: str) -> None:
     assert shown["device run", "username"] == (None, "default")
 
 
+def test_a_default_that_its_command_applies_is_shown(tmp_path: Path) -> None:
+    shown = settings_of(run("config", "show", "device", "run"))
+    assert (shown["device run", "port"], shown["device run", "capacity"]) == ((1883, "default"), (10_000, "default"))
+    assert shown["device run", "threshold"] == ("no matches, history only", "default")
+    (tmp_path / "ca.pem").touch()
+    assert settings_of(run("config", "show", "tail", "--cafile", str(tmp_path / "ca.pem")))["tail", "port"] == (8883, "default")
+
+
 def test_a_flag_wins_over_environment_over_file(file: str) -> None:
     words = ["--config", file, "config", "show", "device", "run"]
     assert settings_of(run(*words, FACEWIRE_DEVICE_RUN_PERIOD="40"))["device run", "period"] == (40.0, "environment")

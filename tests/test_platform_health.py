@@ -179,6 +179,20 @@ def test_a_check_of_nothing_and_a_limit_without_a_check_are_refused(site: Path, 
     assert run(site, *arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("command", [["status"], ["events"], ["gaps"], ["report", "attendance"], ["report", "traffic", "--by", "day"]])
+def test_a_device_that_does_not_exist_is_named_and_one_that_does_is_not(site: Path, command: list[str]) -> None:
+    def stderr(device: str) -> str:
+        done = CliRunner().invoke(cli, [*command, "--database", f"sqlite:///{site}", "-d", device, "-o", "csv"])
+        assert done.exit_code == 0
+        return done.stderr
+
+    with open_store(site) as store:
+        tell(store, "hall", 0, at=0)  # it has sent a status, and no event
+    said = "nobody: the platform has never heard of this device\n"
+    assert stderr("nobody").startswith(said)
+    assert not [device for device in ("lobby", "gate", "hall") if "never heard" in stderr(device)]
+
+
 def test_missed_matches_are_shown_if_there_are_any(site: Path) -> None:
     with open_store(site) as store:
         now = now_ms()

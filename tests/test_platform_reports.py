@@ -172,7 +172,7 @@ def test_traffic_of_a_day_of_25_hours(berlin: Path) -> None:
     assert [row["complete"] for row in rows] == [True] * 24 + [False]
     assert device["record"] == "device"
     assert (device["complete"], device["lag"], device["complete_until"]) == (False, 0, "2026-10-25T23:00:00.000+01:00")
-    assert done.stderr == "incomplete: 1 of 1 devices\n  d: complete until 2026-10-25 23:00\n"
+    assert done.stderr == "incomplete: 1 of 1 devices\n  d: complete until 2026-10-25 23:00:00\n"
 
 
 def test_a_report_of_several_days_ends_with_the_given_day(berlin: Path) -> None:
@@ -203,6 +203,15 @@ def test_attendance_with_directions_from_the_settings(berlin: Path, tmp_path: Pa
     assert device["device"] == "d"
 
 
+def test_the_moments_of_one_column_have_one_precision(tmp_path: Path) -> None:
+    with open_store(tmp_path / "x.db") as store:
+        store_batches(store, batch(0, 2, event_at_hour(1, 7, "1"), event_at_hour(2, 7 + 7 / 3600, "2")))
+    lines = run(tmp_path / "x.db", "attendance", "--day", "1970-01-01", "--tz", "UTC", "-o", "pretty").stdout.splitlines()
+    assert [line.split()[5] for line in lines[1:]] == ["07:00:00", "07:00:07"]
+    hour = run(tmp_path / "x.db", "traffic", "--day", "1970-01-01", "--tz", "UTC", "-o", "pretty").stdout.splitlines()[1]
+    assert hour.split()[:4] == ["1970-01-01", "00:00", "1970-01-01", "01:00"]
+
+
 def test_the_notice_says_if_all_is_complete_and_names_at_most_ten_devices(tmp_path: Path) -> None:
     with open_store(tmp_path / "x.db") as store:
         for number in range(12):
@@ -214,7 +223,7 @@ def test_the_notice_says_if_all_is_complete_and_names_at_most_ten_devices(tmp_pa
         for number in range(12):
             store_batches(store, batch(1, 1, head=3), device=f"d{number}", now_ms=2**50)
     lines = run(tmp_path / "x.db", "attendance", "--day", "1970-01-02", "--tz", "UTC").stderr.splitlines()
-    assert lines[:2] == ["incomplete: 12 of 12 devices", "  d0: complete until 1970-01-01 01:00, 2 events behind"]
+    assert lines[:2] == ["incomplete: 12 of 12 devices", "  d0: complete until 1970-01-01 01:00:00, 2 events behind"]
     assert lines[-1] == "  and 2 more"
     assert len(lines) == 12
 

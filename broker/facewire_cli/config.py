@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -96,7 +97,19 @@ def _settings(ctx: click.Context) -> Iterator[Row]:
     for param in _options(ctx):
         source = ctx.get_parameter_source(str(param.name)) or ParameterSource.DEFAULT
         value = ctx.params.get(str(param.name))
+        if (value is None or value == ()) and source is ParameterSource.DEFAULT:
+            value = _told_default(ctx, param)
         yield {"command": command, "setting": param.name, "value": _shown(param, value), "source": _SOURCES[source]}
+
+
+def _told_default(ctx: click.Context, param: click.Option) -> int | str | None:
+    """The default that only an option's help tells, because the command itself applies it."""
+    found = re.search(r"\[default: (.+)\]", param.help or "")
+    if found is None:
+        return None
+    plain, _, with_tls = found[1].partition(", with TLS ")
+    text = with_tls if with_tls and any(ctx.params.get(name) for name in ("cafile", "cert", "key")) else plain
+    return int(text) if text.isdecimal() else text
 
 
 def _options(ctx: click.Context) -> Iterator[click.Option]:

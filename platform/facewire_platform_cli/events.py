@@ -10,7 +10,7 @@ from facewire_cli.output import Form, moment, write_rows
 from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate
-from facewire_platform_cli.options import database_option, filter_options
+from facewire_platform_cli.options import database_option, filter_options, mention_unknown
 
 EVENT_COLUMNS: Final = (
     "device",
@@ -40,6 +40,7 @@ def events(database: str, limit: int | None, newest_first: bool, output: Form, w
     JSON gives every field of an event as its device sent it.
     """
     with History(locate(database)) as history:
+        mention_unknown(history, [wanted.device])
         rows = history.events(wanted, limit=limit, newest_first=newest_first)
         write_rows(rows, output, EVENT_COLUMNS, shown=MOMENTS)
 
@@ -51,4 +52,5 @@ def events(database: str, limit: int | None, newest_first: bool, output: Form, w
 def gaps(database: str, device: str | None, output: Form) -> None:
     """List the lost events: ranges of seqs that will never arrive."""
     with History(locate(database)) as history:
+        mention_unknown(history, [device])
         write_rows(history.gaps(device), output, GAP_COLUMNS, shown=MOMENTS)

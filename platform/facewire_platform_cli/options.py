@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -10,6 +10,7 @@ import click
 from facewire.events import MAX_INT, PERSON_TYPES
 from facewire_cli.options import DEVICE, MOMENT
 from facewire_platform.filter import Filter
+from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,6 +50,13 @@ _FILTER_OPTIONS = (
     click.option("--group", callback=check_text, help="Only comparisons with this group."),
     click.option("--min-score", type=float, help="Only scores of at least this."),
 )
+
+
+def mention_unknown(history: History, devices: Iterable[str | None]) -> None:
+    """Say on standard error which of these devices the platform has never heard of."""
+    for device in dict.fromkeys(devices):
+        if device is not None and not history.knows(device):
+            click.echo(f"{device}: the platform has never heard of this device", err=True)
 
 
 def filter_options(command: F) -> F:

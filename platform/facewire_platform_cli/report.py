@@ -26,7 +26,7 @@ from facewire_platform.history.reports import Completeness
 from facewire_platform.sightings import EARLIEST
 from facewire_platform.store.database import locate
 from facewire_platform_cli.moments import check_zone, iso
-from facewire_platform_cli.options import check_text, database_option
+from facewire_platform_cli.options import check_text, database_option, mention_unknown
 from facewire_platform_cli.person import person
 from facewire_system.clock import now_ms
 
@@ -93,6 +93,8 @@ def report_options(command: F) -> F:
         except (ValueError, OverflowError) as exc:
             raise click.BadParameter(f"{chosen['last'] or chosen['month'] or chosen['day']}: {exc}", param_hint="'--day'") from exc
         with History(locate(database)) as history:
+            mention_unknown(history, [wanted.device])
+            mention_unknown(history, [wanted.device])
             return command(history=history, wanted=wanted, days=days, zone=tz, **given)
 
     for option in reversed(_REPORT_OPTIONS):
@@ -197,7 +199,7 @@ def _write_report(
         }
         for coverage in devices
     )
-    shown: dict[str, Callable[[Any], str]] = {name: _short for name in columns if name.removesuffix("_corrected") in _MOMENTS}
+    shown: dict[str, Callable[[Any], str]] = {name: show for name in columns if (show := _SHOWN.get(name.removesuffix("_corrected")))}
     write_rows(itertools.chain(rows, device_rows) if output == "json" else rows, output, columns, shown=shown)
     # A report of 1970 shows them itself.
     times = describe_times(complete.implausible(now_ms())) if whole.until > EARLIEST else ""
@@ -214,7 +216,7 @@ def _notice(devices: list[reports.Coverage], whole: Period, zone: dt.tzinfo) -> 
     yield f"incomplete: {len(incomplete)} of {len(devices)} devices"
     for coverage in incomplete[:MAX_NAMED]:
         until = (
-            f"complete until {_short(iso(coverage.complete_until, zone))}"
+            f"complete until {_second(iso(coverage.complete_until, zone))}"
             if coverage.complete_until is not None
             else "nothing received yet"
         )
@@ -234,9 +236,14 @@ def _unproven(devices: list[reports.Coverage]) -> Iterator[str]:
         yield f"  and {len(unproven) - MAX_NAMED} more"
 
 
-_MOMENTS: Final = ("first_seen", "last_seen", "first_in", "last_out", "since", "until")
+def _second(iso: str) -> str:
+    """For people: without the zone."""
+    return iso[:19].replace("T", " ")
 
 
-def _short(iso: str) -> str:
-    """For people: without the zone, and without zero seconds."""
-    return iso[:19].replace("T", " ").removesuffix(":00")
+def _minute(iso: str) -> str:
+    """The beginning or end of a period. All moments of one column must have the same precision."""
+    return _second(iso).removesuffix(":00")
+
+
+_SHOWN: Final = dict.fromkeys(("first_seen", "last_seen", "first_in", "last_out"), _second) | dict.fromkeys(("since", "until"), _minute)

@@ -12,7 +12,7 @@ from facewire_cli.render import duration
 from facewire_platform.health.state import HealthLimits, assess, describe_times, troubles
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate
-from facewire_platform_cli.options import database_option
+from facewire_platform_cli.options import database_option, mention_unknown
 from facewire_system.clock import now_ms
 
 _NUMBERS: Final = ("head", "acked", "lag", "gaps", "quarantined", "dropped")
@@ -50,6 +50,8 @@ def status(
     now = now_ms()
     with History(locate(database)) as history:
         rows = [assess(row, now) for row in history.devices(all_epochs=all_epochs) if not devices or row["device"] in devices]
+        if not check:  # it names them in its own way
+            mention_unknown(history, devices)
         times = {} if check else history.implausible(now)
     shown = {
         "last_seen": lambda at_ms: f"{duration(now - at_ms)} ago" if at_ms else "never",

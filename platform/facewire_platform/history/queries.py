@@ -48,6 +48,10 @@ class History(Reader):
         """
         return self._devices(self._streams(*rate_columns()), all_epochs=all_epochs)
 
+    def knows(self, device: str) -> bool:
+        """Whether the platform has ever heard of a device."""
+        return any(self.rows(table.select().where(table.device == device).limit(1).tuples()) for table in (DeviceRow, StreamRow))
+
     def conservation(self) -> Iterator[Row]:
         """For each epoch of each device, whether its counts add up to its watermark.
 
