@@ -75,7 +75,8 @@ def test_a_port_of_another_program_is_no_missing_broker(site: Site) -> None:
     assert (found.verdict, "TLS" in found.remedy, "firewall" in found.remedy) == ("FAIL", True, False)
 
 
-def test_an_address_to_listen_on_is_free_taken_or_a_bridges(site: Site, tmp_path: Path) -> None:
+def test_an_address_to_listen_on_is_free_taken_or_a_bridges(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         tables = f'[sophon]\nlisten = "127.0.0.1:{port}"\n[sophon.device.hall-1]\n'
@@ -84,6 +85,7 @@ def test_an_address_to_listen_on_is_free_taken_or_a_bridges(site: Site, tmp_path
     assert site.check(tables)["sophon listen"].message.endswith("is free")
     with http_bridge(site.write(tables)):
         assert site.check(tables)["sophon listen"].message.startswith("a bridge listens")
+    assert [record.name for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
 @pytest.mark.parametrize("version", [5, 6])

@@ -81,7 +81,7 @@ def test_a_secret_may_be_in_a_file_that_a_variable_leads_to(tmp_path: Path, monk
             for text in ("x", "a:b:80", "[::1:80", "::1:80", "host:65536", ":80", "a b:80")
         ),
         (f'{GATE}[sophon.device.gate-1]\nid = "b"', "gate-1 is there twice"),
-        ('[sophon.device.a]\nid = "b"\n[sophon.device.b]', "id 'b' of SophonDevice is there twice"),
+        ('[sophon.device.a]\nid = "b"\n[sophon.device.b]', "the devices a and b have the same id 'b'"),
         ('[sophon.device.a]\nid = "b/c"', "id 'b/c' is empty or holds one of"),
     ],
 )
@@ -90,6 +90,12 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, reason: str) -> Non
         read(tmp_path, text)
     assert reason in str(caught.value)
     assert str(tmp_path / "bridge.toml") in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text('{"score": 1}\n')
+    with pytest.raises(SettingsError, match=f"^{tmp_path}/events.jsonl: is no TOML: "):
+        read_settings(tmp_path / "events.jsonl")
 
 
 def test_check_shows_the_devices(tmp_path: Path) -> None:

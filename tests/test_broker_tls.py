@@ -205,7 +205,7 @@ def test_a_certificate_does_not_authenticate_another_name(pki: Path, file: tuple
 
 def test_tls_files_that_do_not_match_are_named(pki: Path, tmp_path: Path) -> None:
     for cert, key in (("localhost.pem", "dev1.key"), ("ext", "dev1.key"), ("missing", "missing")):
-        with pytest.raises(BrokerError, match=cert):
+        with pytest.raises(BrokerError, match=rf"{cert}[^\[(]*$"):  # neither [SSL] nor (_ssl.c:3905)
             server_context(Tls(str(pki / cert), str(pki / key)))
     encrypted = tmp_path / "encrypted.key"
     openssl("ec", "-in", str(pki / "localhost.key"), "-aes128", "-passout", "pass:x", "-out", str(encrypted))

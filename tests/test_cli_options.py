@@ -60,6 +60,10 @@ def test_help_is_the_long_option_only() -> None:
     assert "-h, --host" in result.output
 
 
+def test_a_number_is_called_one() -> None:
+    assert "Invalid value for '-p' / '--port': 'x' is not a valid integer." in refused("-p", "x")
+
+
 def test_root_with_a_wildcard_is_refused_by_name() -> None:
     assert "'--root': root 'a/#' is not 1 to 128" in refused("--root", "a/#")
 
@@ -111,6 +115,8 @@ def test_a_bad_tls_file_is_refused_before_anything_starts(tmp_path: Path) -> Non
     path = tmp_path / "ca.pem"
     path.write_text("no certificate")
     assert str(path) in refused("--cafile", str(path)).replace(" ", "")
+    assert "_ssl.c" not in refused("--cafile", str(path))
+    assert "it is no PEM, or the key is encrypted" in refused("--cert", str(path))
 
 
 def test_an_impossible_device_name_is_refused() -> None:

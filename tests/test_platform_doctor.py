@@ -317,6 +317,7 @@ def test_another_roles_machine_needs_no_database(tmp_path: Path) -> None:
         done = run("doctor", "-p", str(address.port), "--role", "consumer", "-o", "json")
     assert done.exit_code == 0, done.output
     assert rows(done).keys() == {"settings", "broker", "credential", "clock"}
+    assert rows(done)["settings"]["message"] == "no settings file; every FACEWIRE_ variable is known"
 
 
 def tell_of_box(store: Store, device: str, epoch: str = EPOCH, **about: Any) -> None:

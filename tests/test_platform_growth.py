@@ -13,6 +13,7 @@ from typing import Any
 import click
 import httpx
 import pytest
+from broker_engines import free_port
 from click.testing import CliRunner
 from fastapi.routing import APIRoute
 from platform_model import BOOT
@@ -181,7 +182,9 @@ def get(location: Location, url: str) -> str:
 
 
 def call(location: Location, command: str) -> str:
-    arguments = [*command.split(), "--database", dialect_of(location).url]
+    # A broker may run at the default port, and would be examined.
+    port = ["-p", str(free_port())] if command == "doctor" else []
+    arguments = [*command.split(), *port, "--database", dialect_of(location).url]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code in {0, 3 if command == "doctor" else 0}, result.output
     return result.output

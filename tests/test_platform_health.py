@@ -190,6 +190,7 @@ def test_a_device_that_does_not_exist_is_named_and_one_that_does_is_not(site: Pa
         tell(store, "hall", 0, at=0)  # it has sent a status, and no event
     said = "nobody: the platform has never heard of this device\n"
     assert stderr("nobody").startswith(said)
+    assert stderr("nobody").count("never heard") == 1
     assert not [device for device in ("lobby", "gate", "hall") if "never heard" in stderr(device)]
 
 

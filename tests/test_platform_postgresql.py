@@ -191,6 +191,8 @@ def test_a_missing_server_is_one_line_without_the_password(tmp_path: Path) -> No
     with pytest.raises(StoreError, match=r"^postgresql://me:\*\*\*@/x\?host=") as caught:
         open_store(f"postgresql://me:secret@/x?host={tmp_path}")
     assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value), "psycopg's text has a second line"
+    assert "No such file or directory Is the server running" in str(caught.value)
 
 
 def test_workers_that_open_a_new_database_at_once_create_one_store(postgresql: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from facewire.errors import BrokerError
 from facewire_broker.render import Tls
 from facewire_broker.stream import Stream, Streams
+from facewire_system.failures import reason_of
 
 #: First byte of a TLS handshake.
 _HANDSHAKE: Final = 0x16
@@ -40,7 +41,8 @@ def server_context(files: Tls) -> ssl.SSLContext:
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ValueError) as exc:
         # (ssl.SSLError is an OSError.) The error does not name the file.
-        raise BrokerError(f"TLS with {files.cert}, {files.key}{', ' + files.client_ca if files.client_ca else ''}: {exc}") from exc
+        reason = reason_of(exc) if isinstance(exc, OSError) else exc
+        raise BrokerError(f"TLS with {files.cert}, {files.key}{', ' + files.client_ca if files.client_ca else ''}: {reason}") from exc
     return context
 
 

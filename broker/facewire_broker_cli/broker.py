@@ -215,7 +215,9 @@ def within_files(limits: BrokerLimits, files: int) -> BrokerLimits:
     most = max(files - SPARE_FILES, 1)
     if limits.connections <= most:
         return limits
-    log.warning("connections limited to %d, because a process may open %d files (LimitNOFILE, ulimit -n)", most, files)
+    # Nobody asked for as many as our own limit.
+    level = logging.INFO if limits.connections == BrokerLimits().connections else logging.WARNING
+    log.log(level, "connections limited to %d, because a process may open %d files (LimitNOFILE, ulimit -n)", most, files)
     return dataclasses.replace(limits, connections=most)
 
 

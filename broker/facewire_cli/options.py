@@ -61,6 +61,18 @@ def moment_type(now: Callable[[], float] = time.time) -> "click.ParamType[int]":
     return _type("moment", parse)
 
 
+class IntRange(click.IntRange):
+    """A range of integers. click's own errors call a value no valid "integer range"."""
+
+    name = "integer"
+
+
+class FloatRange(click.FloatRange):
+    """A range of numbers. click's own errors call a value no valid "float range"."""
+
+    name = "number"
+
+
 #: int, ms since 1970 UTC.
 MOMENT: Final = moment_type()
 #: float, s.
@@ -76,7 +88,7 @@ root_option = click.option("--root", default=DEFAULT_ROOT, show_default=True, he
 
 _CONNECTION_OPTIONS = (
     click.option("-h", "--host", default="127.0.0.1", show_default=True, help="Host of the broker."),
-    click.option("-p", "--port", type=click.IntRange(1, MAX_PORT), help=f"Port of the broker.  [default: {PORT}, with TLS {TLS_PORT}]"),
+    click.option("-p", "--port", type=IntRange(1, MAX_PORT), help=f"Port of the broker.  [default: {PORT}, with TLS {TLS_PORT}]"),
     click.option("-u", "--username", help="User name."),
     click.option("-P", "--password", help="Password. Other users of this machine can see it; use --password-file."),
     click.option(

@@ -13,7 +13,7 @@ from facewire.topics import KINDS, QOS, Kind, Topics
 from facewire_cli import render
 from facewire_cli.ending import Ending
 from facewire_cli.following import DropNewestInbox, Follower, FreshFollower, Notices, Until
-from facewire_cli.options import DEVICE, SECONDS, connection_options, output_option
+from facewire_cli.options import DEVICE, SECONDS, IntRange, connection_options, output_option
 from facewire_cli.output import Form, standard_output, write_rows
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     type=click.Choice(["round_trip", "clock", "steady"]),
     help="What --fresh takes for proof (docs/consumers.md).  [default: clock]",
 )
-@click.option("-C", "--count", type=click.IntRange(min=1), help="End after this many messages.")
+@click.option("-C", "--count", type=IntRange(min=1), help="End after this many messages.")
 @click.option("-W", "--wait", type=SECONDS, help="End after this time, such as 30 or 5m, with exit code 124.")
 @output_option
 @click.option("--person", metavar="ID", help="Only events of this identity_id.")

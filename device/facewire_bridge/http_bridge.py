@@ -60,6 +60,8 @@ class HttpBridge:
         except OSError as exc:
             raise FacewireError(f"cannot listen on {listen}: {reason_of(exc)}") from exc
         self.port: int = self._socket.getsockname()[1]
+        # It tells of itself, and warns of each bad request, so that anybody could fill the log.
+        logging.getLogger("uvicorn").setLevel(max(logging.ERROR, logging.getLogger().level))
         config = uvicorn.Config(
             PostApp(sources, threads, self._troubles),
             access_log=False,  # paths hold secrets

@@ -16,6 +16,7 @@ zone = "Asia/Shanghai"
 """
 
 import importlib
+import itertools
 import tomllib
 import zoneinfo
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from facewire_bridge.mqtt_face import DEFAULT_PREFIX, PRIVATE
 from facewire_bridge.tables import SettingsError, Table
 from facewire_device.store import MAX_CAPACITY
 from facewire_mqtt.address import Address, tls_context
+from facewire_system.failures import reason_of
 
 #: A bridge stands for devices that forget once they are acked, so it holds more than a device does.
 DEFAULT_CAPACITY: Final = 100_000
@@ -165,7 +167,8 @@ def read_settings(path: Path) -> BridgeSettings:
     try:
         top = Table(tomllib.loads(path.read_text()), str(path), path.parent)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise SettingsError(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+        reason = reason_of(exc) if isinstance(exc, OSError) else f"is no TOML: {exc}"
+        raise SettingsError(f"{path}: {reason}") from exc
     with top, top.table("broker") as broker, top.table("mqtt-face") as face, top.table("sophon") as sophon, top.table("http") as http:
         facewire_broker = _address(broker)
         settings = BridgeSettings(
@@ -312,9 +315,10 @@ def _url(*schemes: str) -> Callable[[str], str]:
 def _check_unique(settings: BridgeSettings, where: str) -> None:
     devices = settings.devices
     names = [device.name for device in devices]
-    ids = [f"id {device.id!r} of {type(device).__name__}" for device in devices]
-    for what in (names, ids):
-        if twice := next((one for one in what if what.count(one) > 1), None):
-            raise SettingsError(f"{where}: {twice} is there twice")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SettingsError(f"{where}: device {twice} is there twice")
+    for one, other in itertools.combinations(devices, 2):
+        if type(one) is type(other) and one.id == other.id:
+            raise SettingsError(f"{where}: the devices {one.name} and {other.name} have the same id {one.id!r}")
     if bad := next((device.id for device in devices if not device.id or set(device.id) & set("/+#?%")), None):
         raise SettingsError(f"{where}: id {bad!r} is empty or holds one of / + # ? %")

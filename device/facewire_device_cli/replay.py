@@ -10,7 +10,7 @@ import click
 
 from facewire.events import event_from_source
 from facewire.topics import Topics
-from facewire_cli.options import DEVICE, connection_options
+from facewire_cli.options import DEVICE, FloatRange, connection_options
 from facewire_device import Agent, Recorder, Settings
 from facewire_device.identity import machine_identity
 from facewire_device.recordings import Reading, read_file
@@ -36,9 +36,7 @@ SESSION_WAIT: Final = 3.0
 @click.option(
     "-d", "--device", "devices", type=DEVICE, multiple=True, help="CSV: only these devices.  JSON Lines: the device of the events."
 )
-@click.option(
-    "--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="How many times faster than recorded."
-)
+@click.option("--speed", type=FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="How many times faster than recorded.")
 @click.option("--now", is_flag=True, help="Give each event the time of its replay.  [default: its own time]")
 @reporting_options
 def replay(

@@ -14,7 +14,7 @@ from facewire.errors import FacewireError
 from facewire.topics import Topics, check_device
 from facewire_cli.ask import rows_of
 from facewire_cli.main import EXIT_UNHEALTHY
-from facewire_cli.options import SECONDS, connection_options, output_option
+from facewire_cli.options import SECONDS, FloatRange, IntRange, connection_options, output_option
 from facewire_cli.output import Form, visible, write_rows
 from facewire_device.uploader import DEFAULT_PERIOD, MIN_PERIOD
 from facewire_fleet.fleet import Comparison, Plan, Rhythm, compare, crowd, percentile
@@ -48,10 +48,10 @@ def _check_prefix(_ctx: click.Context, _param: click.Parameter, value: str) -> s
 
 @click.command()
 @connection_options
-@click.option("--devices", type=click.IntRange(1, 99_999), default=100, show_default=True, metavar="N", help="How many devices.")
+@click.option("--devices", type=IntRange(1, 99_999), default=100, show_default=True, metavar="N", help="How many devices.")
 @click.option(
     "--rate",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=FloatRange(0, 100, min_open=True),
     default=0.2,
     show_default=True,
     metavar="N",
@@ -61,7 +61,7 @@ def _check_prefix(_ctx: click.Context, _param: click.Parameter, value: str) -> s
     "--period", type=SECONDS, default=f"{DEFAULT_PERIOD:g}s", show_default=True, help="Between batches of history; at least 20 s."
 )
 @click.option(
-    "--catch-up", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Batches in a period while a backlog remains."
+    "--catch-up", type=IntRange(1), default=1, show_default=True, metavar="N", help="Batches in a period while a backlog remains."
 )
 @click.option(
     "--for", "duration", type=SECONDS, default="1m", show_default=True, help="How long to make events; then it waits until all are acked."
@@ -70,11 +70,9 @@ def _check_prefix(_ctx: click.Context, _param: click.Parameter, value: str) -> s
 @click.option("--seed", type=int, default=1, show_default=True, help="Decides who passes when; repeat it to repeat a run.")
 @click.option("--threshold", type=float, default=0.8, show_default=True, help="Scores above it are matches.")
 @click.option("--prefix", default="sim-", show_default=True, callback=_check_prefix, help="The devices' names begin with this.")
+@click.option("--photo", type=IntRange(0, MAX_PHOTO_BYTES), default=0, metavar="BYTES", help="Size of a picture that goes with each event.")
 @click.option(
-    "--photo", type=click.IntRange(0, MAX_PHOTO_BYTES), default=0, metavar="BYTES", help="Size of a picture that goes with each event."
-)
-@click.option(
-    "--capacity", type=click.IntRange(1), default=1_000, show_default=True, metavar="N", help="Events that each device holds, in memory."
+    "--capacity", type=IntRange(1), default=1_000, show_default=True, metavar="N", help="Events that each device holds, in memory."
 )
 @click.option("--database", callback=_check_url, metavar="URL", help="The platform's, to check what is stored.")
 @output_option

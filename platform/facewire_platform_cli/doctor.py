@@ -84,4 +84,5 @@ def _settings(root: click.Context) -> Finding:
     if wrong:
         return Finding("settings", "FAIL", "; ".join(wrong), "facewire config check")
     file = root.params.get("config")
-    return Finding("settings", "ok", f"every setting of {file or 'no file'} and of the environment exists")
+    known = f"every setting of {file} exists" if file else "no settings file"
+    return Finding("settings", "ok", f"{known}; every FACEWIRE_ variable is known")

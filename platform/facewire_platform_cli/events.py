@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from facewire_cli.options import DEVICE, output_option
+from facewire_cli.options import DEVICE, IntRange, output_option
 from facewire_cli.output import Form, moment, write_rows
 from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
@@ -31,7 +31,7 @@ MOMENTS: Final[dict[str, Callable[[Any], str]]] = dict.fromkeys(("timestamp", "d
 @click.command()
 @database_option
 @filter_options
-@click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
+@click.option("--limit", type=IntRange(min=1), help="At most this many.")
 @click.option("--newest-first", is_flag=True, help="Newest first.  [default: oldest first]")
 @output_option
 def events(database: str, limit: int | None, newest_first: bool, output: Form, wanted: Filter) -> None:

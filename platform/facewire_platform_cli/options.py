@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from facewire.events import MAX_INT, PERSON_TYPES
-from facewire_cli.options import DEVICE, MOMENT
+from facewire_cli.options import DEVICE, MOMENT, IntRange
 from facewire_platform.filter import Filter
 from facewire_platform.history.queries import History
 from facewire_platform.store.database import locate
@@ -46,7 +46,7 @@ _FILTER_OPTIONS = (
     click.option("--until", type=MOMENT, help="Device time, before then."),
     click.option("-d", "--device", type=DEVICE, help="Only this device."),
     click.option("--person", callback=check_text, help="Only this identity_id or identity_name."),
-    click.option("--person-type", type=click.IntRange(-MAX_INT, MAX_INT), help=f"{PERSON_TYPES}."),
+    click.option("--person-type", type=IntRange(-MAX_INT, MAX_INT), help=f"{PERSON_TYPES}."),
     click.option("--group", callback=check_text, help="Only comparisons with this group."),
     click.option("--min-score", type=float, help="Only scores of at least this."),
 )

@@ -30,10 +30,10 @@ def purge(database: str, older_than: float | None, person: str | None, dry_run: 
     """
     if (older_than is None) == (person is None):
         raise click.UsageError("give either --older-than or --person")
-    if older_than == 0 or person == "":
-        raise click.BadParameter(
-            "'' is no identity_id" if person == "" else "0 would delete everything", param_hint="--person / --older-than"
-        )
+    if person == "":
+        raise click.BadParameter("'' is no identity_id", param_hint="'--person'")
+    if older_than == 0:
+        raise click.BadParameter("0 would delete everything", param_hint="'--older-than'")
     before_ms = None if older_than is None else now_ms() - int(older_than * 1000)
     purged = _purge(locate(database), before_ms, person, dry_run=dry_run)
     write_rows([{"events": purged.events, "kept": purged.kept, "quarantined": purged.quarantined, "dry_run": dry_run}], output, COLUMNS)

@@ -8,7 +8,7 @@ import click
 from facewire import codec
 from facewire.errors import DecodeError
 from facewire_cli.main import EXIT_UNHEALTHY
-from facewire_cli.options import DEVICE, output_option, root_option, topics_of
+from facewire_cli.options import DEVICE, IntRange, output_option, root_option, topics_of
 from facewire_cli.output import Form, moment, to_json, write_rows
 from facewire_platform.history.quarantine import drop as drop_entries
 from facewire_platform.history.quarantine import entries, entry
@@ -19,7 +19,7 @@ from facewire_platform_cli.options import database_option
 COLUMNS: Final = ("id", "last_at", "times", "topic", "seq", "reason", "size_bytes")
 _SHOWN: Final = {"first_at": moment, "last_at": moment}
 
-_which = click.argument("ids", nargs=-1, type=click.IntRange(min=1), metavar="[ID]...")
+_which = click.argument("ids", nargs=-1, type=IntRange(min=1), metavar="[ID]...")
 _all = click.option("--all", "every", is_flag=True, help="All entries.")
 
 
@@ -43,7 +43,7 @@ def list_entries(database: str, device: str | None, output: Form) -> None:
 
 @quarantine.command()
 @database_option
-@click.argument("number", type=click.IntRange(min=1), metavar="ID")
+@click.argument("number", type=IntRange(min=1), metavar="ID")
 @output_option
 def show(database: str, number: int, output: Form) -> None:
     """Show one entry with its payload, decoded if possible.

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from facewire.proof import ProofClass
-from facewire_cli.options import DEVICE, output_option
+from facewire_cli.options import DEVICE, IntRange, output_option
 from facewire_cli.output import Form, visible, write_rows
 from facewire_platform.filter import Filter
 from facewire_platform.health.state import describe_times
@@ -63,7 +63,7 @@ def _check_month(_ctx: click.Context, _param: click.Parameter, value: str | None
 _REPORT_OPTIONS = (
     database_option,
     click.option("--day", default="today", show_default=True, callback=_check_day, help="The last day: 2026-11-23, today or yesterday."),
-    click.option("--days", type=click.IntRange(1, MAX_DAYS), default=1, show_default=True, help="This many days, up to --day."),
+    click.option("--days", type=IntRange(1, MAX_DAYS), default=1, show_default=True, help="This many days, up to --day."),
     click.option("--from", "first", metavar="DAY", callback=_check_day, help="The first day, instead of --day and --days."),
     click.option("--to", "last", metavar="DAY", callback=_check_day, help="The last day, with --from.  [default: today]"),
     click.option("--month", metavar="MONTH", callback=_check_month, help="All days of a month: 2026-11."),
@@ -93,7 +93,6 @@ def report_options(command: F) -> F:
         except (ValueError, OverflowError) as exc:
             raise click.BadParameter(f"{chosen['last'] or chosen['month'] or chosen['day']}: {exc}", param_hint="'--day'") from exc
         with History(locate(database)) as history:
-            mention_unknown(history, [wanted.device])
             mention_unknown(history, [wanted.device])
             return command(history=history, wanted=wanted, days=days, zone=tz, **given)
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from facewire_cli.main import EXIT_UNHEALTHY
-from facewire_cli.options import DEVICE, output_option
+from facewire_cli.options import DEVICE, IntRange, output_option
 from facewire_cli.output import Form, Row, write_rows
 from facewire_cli.render import duration
 from facewire_platform.health.state import HealthLimits, assess, describe_times, troubles
@@ -24,7 +24,7 @@ COLUMNS: Final = ("device", "state", "last_seen", *_NUMBERS, "clock_offset", "ou
 @click.option("-d", "--device", "devices", type=DEVICE, multiple=True, help="Only this device; may be repeated.")
 @click.option("--all-epochs", is_flag=True, help="Show earlier epochs too.")
 @click.option("--check", is_flag=True, help="Exit with 3 if one of these does not hold, or two boxes use one id, and name it:")
-@click.option("--max-lag", type=click.IntRange(min=0), metavar="N", help="No device has more events waiting than this.")
+@click.option("--max-lag", type=IntRange(min=0), metavar="N", help="No device has more events waiting than this.")
 @click.option("--online", is_flag=True, help="Each is connected, and was heard from in its last three periods.")
 @click.option("--no-loss", is_flag=True, help="No event is in a gap, in quarantine, or dropped by its device.")
 @output_option

@@ -56,8 +56,9 @@ def store_errors(location: Location) -> Iterator[None]:
 
 
 def failure(location: Location, exc: Exception) -> str:
-    """A driver's error about a database, without the secrets of its URL."""
-    return f"{shown(location)}: {without_secrets_of(str(location), str(exc).strip())}"
+    """A driver's error about a database, in one line, without the secrets of its URL."""
+    text = without_secrets_of(str(location), str(exc))
+    return f"{shown(location)}: {' '.join(line.strip() for line in text.strip().splitlines())}"
 
 
 def is_outage(exc: BaseException | None) -> bool:
