@@ -76,6 +76,14 @@ def test_every_make_target_of_the_documentation_exists() -> None:
     assert {target for target in targets - benches if not re.search(rf"^{target}:", makefile, re.MULTILINE)} == set()
 
 
+def test_make_help_lists_every_target() -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"^([a-z%-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) - {"layout"}
+    assert {line.split()[0] for line in listed.splitlines()} == targets
+    benches = {path.stem.removeprefix("bench_") for path in (ROOT / "tests" / "bench").glob("bench_*.py")}
+    assert [bench for bench in benches if not re.search(rf"\b{bench}\b", listed)] == []
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("bench", sorted((ROOT / "tests" / "bench").glob("bench_*.py")), ids=lambda path: path.stem)
 def test_every_benchmark_starts_as_make_starts_it(bench: Path) -> None:
