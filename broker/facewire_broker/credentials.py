@@ -26,7 +26,7 @@ from typing import Final, TypeAlias, TypeVar
 from facewire.errors import BrokerError
 from facewire.roles import PERMISSIONS, Role
 from facewire.topics import check_device
-from facewire_system.folders import missing_folder
+from facewire_system.folders import missing_folder, not_made
 
 T = TypeVar("T")
 
@@ -267,7 +267,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise BrokerError(f"{path}: {exc.strerror}") from exc
+        raise BrokerError(not_made(path, exc)) from exc
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

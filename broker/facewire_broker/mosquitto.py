@@ -16,7 +16,7 @@ from facewire.errors import BrokerError
 from facewire_broker.credentials import Users, UsersFile
 from facewire_broker.following import Follower
 from facewire_broker.render import SECRET_FILES, Rendered, Site, render_mosquitto
-from facewire_system.folders import make_folder
+from facewire_system.folders import make_folder, not_made
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +27,25 @@ STOP_TIMEOUT: Final = 4.0
 
 
 def write_files(rendered: Rendered, folder: Path) -> None:
-    """Write rendered files. Only their owner can read those that hold hashes."""
+    """Write rendered files. Only their owner can read those that hold hashes.
+
+    Raises:
+        FacewireError: one cannot be written.
+    """
     make_folder(folder)
     for name, text in rendered.files.items():
-        path = folder / name
-        temporary = folder / f".{name}.new"
-        temporary.unlink(missing_ok=True)
-        with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if name in SECRET_FILES else 0o644), "w") as file:  # noqa: PTH123  # with a mode
-            file.write(text)
-        temporary.replace(path)
+        try:
+            _write(folder / name, text)
+        except OSError as exc:
+            raise BrokerError(not_made(folder / name, exc)) from exc
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if path.name in SECRET_FILES else 0o644), "w") as file:  # noqa: PTH123  # with a mode
+        file.write(text)
+    temporary.replace(path)
 
 
 def find_mosquitto() -> str:

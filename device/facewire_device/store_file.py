@@ -20,7 +20,7 @@ from typing import IO, Final
 
 from facewire.errors import StoreError
 from facewire_device.store_rights import rights_problem
-from facewire_system.folders import missing_folder
+from facewire_system.folders import missing_folder, not_made
 from facewire_system.owners import SIDE_FILES, closed_folder, leave_to_owner
 
 APPLICATION_ID: Final = int.from_bytes(b"FWDV", "big")
@@ -147,7 +147,8 @@ def lock_for_agent(path: Path) -> IO[bytes]:
         # Others on the machine cannot open it, so they cannot hold the lock. No link is followed.
         fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise StoreError(f"{beside}: {rights_problem(beside) or exc.strerror}") from exc
+        problem = rights_problem(beside)
+        raise StoreError(f"{beside}: {problem}" if problem else not_made(beside, exc)) from exc
     lock = os.fdopen(fd, "rb+")
     try:
         leave_to_owner(fd, path.parent)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from facewire.errors import StoreError
+from facewire_system.folders import not_made
 from facewire_system.owners import closed_folder, database_files, owner_of, stat_of, this_user
 
 
@@ -50,7 +51,7 @@ def denied(path: Path, exc: OSError) -> StoreError:
     """The error for a file that cannot be opened; if it is a permission, it names the owner."""
     if isinstance(exc, PermissionError) and (found := stat_of(path)):
         return StoreError(f"{path}: {this_user()} may not open it; it belongs to {owner_of(found)}")
-    return StoreError(f"{path}: {exc.strerror}")
+    return StoreError(not_made(path, exc))
 
 
 def _check(path: Path, needed: int, deed: str) -> None:
