@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from facewire_platform.health import scrapes
 from facewire_platform.health.metrics import serve_metrics
@@ -51,6 +52,17 @@ def to_its_end(opened: socket.socket) -> bytes:
     return received
 
 
+def has_ended(opened: socket.socket) -> bool:
+    """Whether the server has closed it, having sent nothing."""
+    opened.setblocking(False)
+    try:
+        return opened.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
 @pytest.fixture(scope="module")
 def served() -> Served:
     return Served()
@@ -86,8 +98,8 @@ def test_idle_clients_keep_nobody_out(served: Served, monkeypatch: pytest.Monkey
     for _ in range(10):
         assert served.ask()[9:12] == b"200"
     assert threading.active_count() <= before + 1  # the reading's
-    for opened in idle[:-MAX_CONNECTIONS]:
-        assert to_its_end(opened) == b""
+    # A busy server accepts them in another order than they connected.
+    wait_until(lambda: sum(map(has_ended, idle)) >= len(idle) - MAX_CONNECTIONS)
     for opened in idle:
         opened.close()
 

@@ -11,11 +11,13 @@ from platform_store import event_at
 
 from facewire.messages import Status
 from facewire_cli.main import cli
+from facewire_platform.health import doctor
 from facewire_platform.health.doctor import check_database
 from facewire_platform.health.state import assess
 from facewire_platform.history.queries import History
 from facewire_platform.sightings import PACE_EVENTS, TURNS, TURNS_WITHIN, Turns, pace, rate
 from facewire_platform.store.writer import Message, Store, open_store
+from facewire_platform_cli import status
 
 OTHER = "e" * 16
 NOW = time.time_ns() // 1_000_000
@@ -25,6 +27,13 @@ DAY = 86_400_000
 def tell(store: Store, at_ms: int, boot: str = BOOT, **more: Any) -> None:
     fields: dict[str, Any] = {"at": at_ms, "epoch": EPOCH, "head": 10, "capacity": 10_000} | more
     store.store([Message("gate", Status(boot, online=True, **fields), at_ms)])
+
+
+@pytest.fixture(autouse=True)
+def _clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands' clock shows `NOW`, which is from when the tests were collected."""
+    for module in (status, doctor):
+        monkeypatch.setattr(module, "now_ms", lambda: NOW)
 
 
 def row(path: Path, now_ms: int = NOW) -> dict[str, Any]:

@@ -139,16 +139,19 @@ def _serve(pipe: Pipe) -> None:
     logging.basicConfig(level=level, handlers=[_ForWorker(inbox)])
     connection = Connection(subscriber.address, subscriber.client_id, subscriber.subscriptions, inbox.put, quiet=True)
     connection.start()
+    last: Publication | None = None
     try:
         most: int | None = 0
         while most is not None:
             publications, most = pipe.recv()
+            if most is None and publications:
+                last = publications.pop()  # its PUBACK shows that all before it have arrived
             for publication in publications:
                 connection.publish(publication)
             if most is not None:
                 pipe.send(inbox.take(most, LOOK_EVERY))
     finally:
-        connection.close()
+        connection.close(last)
 
 
 def _pack(message: Received, rows: type[Rows]) -> bytes | None:
