@@ -1,1 +1,1 @@
-"""The machine that a process runs on, for every side of facewire: its clocks, its files' owners."""
+"""The machine that a process runs on: its clocks, folders, file owners, and failures in words."""
