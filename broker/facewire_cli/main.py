@@ -124,7 +124,7 @@ def read_settings(path: Path, command: click.Command, ctx: click.Context) -> dic
     try:
         settings = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise click.UsageError(f"{path}: {exc}") from exc
+        raise click.UsageError(f"{path}: is no TOML: {exc}") from exc
     return _check_settings(settings, command, ctx, str(path))
 
 

@@ -20,7 +20,7 @@ from facewire_platform.history.queries import History
 from facewire_platform.history.reader import Row
 from facewire_platform.store.database import locate
 from facewire_platform_cli.events import EVENT_COLUMNS
-from facewire_platform_cli.options import database_option, filter_options
+from facewire_platform_cli.options import database_option, filter_options, mention_unknown
 
 #: Events between two updates of the progress bar.
 STEP: Final = 1_000
@@ -52,6 +52,7 @@ def export(database: str, to: Path | None, wanted: Filter, output: Literal["json
     if output == "parquet" and to is not None and to.exists() and not to.is_file():
         raise click.UsageError(f"-o parquet needs a regular file, not {to}")
     with History(locate(database)) as history, contextlib.ExitStack() as stack:
+        mention_unknown(history, [wanted.device])
         # Nobody could see a progress bar among rows on a terminal.
         span = history.span(wanted.since, wanted.until)
         reach = stack.enter_context(progress(span)) if to is not None or not sys.stdout.isatty() else None
