@@ -13,6 +13,20 @@ from facewire_platform.store.drivers import Location
 settings.register_profile("facewire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("facewire")
 
+#: The files that take longest, the longest first. A worker that began one of them last would work
+#: on while the others have nothing left to do.
+LONGEST = (
+    *("exploration", "contract_platform", "workers", "contract_device", "platform_columns_exactness", "docs", "chaos"),
+    *("device_sharing", "platform_columns", "platform_store", "web_hostile", "web_page", "cli_simulate", "cli_ending"),
+    *("platform_making", "web_server", "platform_hostile", "bridge_killed", "restore", "broker_passwords", "deploy", "bridge_exploration"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    place = {f"test_{name}": at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture
 def new_mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
