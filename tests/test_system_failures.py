@@ -58,6 +58,12 @@ def test_a_file_that_is_no_certificate_is_called_so(tmp_path: Path) -> None:
         (TimeoutError(), "no answer"),
         (TimeoutError("_ssl.c:989: The handshake operation timed out"), "The handshake operation timed out"),
         (ConnectionError(), "ConnectionError"),
+        # Python 3.11.2 has this one where 3.11.7 has the next.
+        (ssl.SSLZeroReturnError(6, "TLS/SSL connection has been closed (EOF) (_ssl.c:992)"), "it does not speak TLS"),
+        (
+            ssl.SSLEOFError(8, "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol (_ssl.c:1006)"),
+            "it does not speak TLS",
+        ),
     ],
 )
 def test_other_failures_have_their_own_words(failure: OSError, reason: str) -> None:

@@ -9,13 +9,15 @@ NO_TLS: Final = "it does not speak TLS"
 #: OpenSSL's words for an answer that is no TLS, and for a file that does not hold what it should.
 _OPENSSL_WORDS: Final = {
     "EOF occurred in violation of protocol": NO_TLS,
+    "TLS/SSL connection has been closed (EOF)": NO_TLS,
     "wrong version number": NO_TLS,
     "record layer failure": NO_TLS,
     "packet length too long": NO_TLS,
     "PEM lib": "it is no PEM, or the key is encrypted",
 }
-#: `[SSL: NAME] words (_ssl.c:1006)`, or `_ssl.c:989: words`.
-_OPENSSL: Final = re.compile(r"\[[A-Z0-9]+(?:: \w+)?\] (.+) \(_ssl\.c:\d+\)|_ssl\.c:\d+: (.+)")
+#: `[SSL: NAME] words (_ssl.c:1006)`, `words (_ssl.c:992)`, or `_ssl.c:989: words`. The number of
+#: such an error is OpenSSL's, not the system's.
+_OPENSSL: Final = re.compile(r"(?:\[[A-Z0-9]+(?:: \w+)?\] )?(.+) \(_ssl\.c:\d+\)|_ssl\.c:\d+: (.+)")
 
 
 def reason_of(exc: OSError) -> str:
@@ -25,7 +27,7 @@ def reason_of(exc: OSError) -> str:
     line of Python's own source.
     """
     text = exc.strerror or str(exc)
-    if found := _OPENSSL.search(text):
+    if found := _OPENSSL.match(text):
         words = (found[1] or found[2]).rstrip(".")
         return _OPENSSL_WORDS.get(words, words)
     if exc.errno is not None and exc.errno in errno.errorcode:
