@@ -98,12 +98,12 @@ def _settings(ctx: click.Context) -> Iterator[Row]:
         source = ctx.get_parameter_source(str(param.name)) or ParameterSource.DEFAULT
         value = ctx.params.get(str(param.name))
         if (value is None or value == ()) and source is ParameterSource.DEFAULT:
-            value = _told_default(ctx, param)
+            value = _default_in_help(ctx, param)
         yield {"command": command, "setting": param.name, "value": _shown(param, value), "source": _SOURCES[source]}
 
 
-def _told_default(ctx: click.Context, param: click.Option) -> int | str | None:
-    """The default that only an option's help tells, because the command itself applies it."""
+def _default_in_help(ctx: click.Context, param: click.Option) -> int | str | None:
+    """The default that stands only in an option's help, because the command itself applies it."""
     found = re.search(r"\[default: (.+)\]", param.help or "")
     if found is None:
         return None

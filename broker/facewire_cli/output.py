@@ -129,7 +129,6 @@ def _write_csv(rows: Iterable[Row], columns: Sequence[str], out: TextIO, text: C
         out.write(sheet.line([_csv_cell(row.get(name), text) for name in columns]))
         if follow:
             out.flush()
-    out.flush()
 
 
 def _csv_cell(value: object, text: Callable[[str], str]) -> str:

@@ -16,7 +16,6 @@ zone = "Asia/Shanghai"
 """
 
 import importlib
-import itertools
 import tomllib
 import zoneinfo
 from collections.abc import Callable, Mapping
@@ -314,11 +313,13 @@ def _url(*schemes: str) -> Callable[[str], str]:
 
 def _check_unique(settings: BridgeSettings, where: str) -> None:
     devices = settings.devices
-    names = [device.name for device in devices]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise SettingsError(f"{where}: device {twice} is there twice")
-    for one, other in itertools.combinations(devices, 2):
-        if type(one) is type(other) and one.id == other.id:
-            raise SettingsError(f"{where}: the devices {one.name} and {other.name} have the same id {one.id!r}")
+    by_name: dict[str, Device] = {}
+    for device in devices:
+        if by_name.setdefault(device.name, device) is not device:
+            raise SettingsError(f"{where}: device {device.name} is there twice")
+    by_id: dict[tuple[type[Device], str], Device] = {}
+    for device in devices:
+        if (one := by_id.setdefault((type(device), device.id), device)) is not device:
+            raise SettingsError(f"{where}: the devices {one.name} and {device.name} have the same id {one.id!r}")
     if bad := next((device.id for device in devices if not device.id or set(device.id) & set("/+#?%")), None):
         raise SettingsError(f"{where}: id {bad!r} is empty or holds one of / + # ? %")
