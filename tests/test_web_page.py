@@ -124,6 +124,26 @@ def test_a_name_with_markup_stays_text(site: Site, seen: Seen, name: str) -> Non
     assert seen.said == []
 
 
+def test_a_search_finds_the_newest_event_although_the_answer_with_the_time_was_slow(site: Site, seen: Seen) -> None:
+    """The page learns the server's time from answers, so it is behind by the time that one took."""
+
+    def answer_slowly(route: Any) -> None:
+        response = route.fetch()
+        body = response.json()
+        route.fulfill(response=response, json=body | {"now": body["now"] - 30_000})
+
+    seen.page.route("**/api/devices*", answer_slowly)
+    seen.page.route("**/api/stream", lambda route: route.abort())
+    site.match("gate-3", identity_name="Just Now")
+    wait_until(lambda: httpx.get(f"{site.url}api/events?device=gate-3").json()["events"])
+    seen.open(site.url)
+    expect(seen.page.locator("#devices-rows")).to_contain_text("gate-3")
+    seen.page.get_by_label("Device", exact=True).fill("gate-3")
+    with seen.page.expect_response("**/api/events*device=gate-3*") as answer:
+        seen.page.get_by_role("button", name="Search").click()
+    assert [row["identity_name"] for row in answer.value.json()["events"]] == ["Just Now"]
+
+
 def test_a_breach_of_the_content_policy_shows_in_the_console(site: Site, seen: Seen) -> None:
     """That the console is clean says something only if a breach is not."""
     seen.open_live(site.url)
