@@ -49,8 +49,23 @@ def test_days_and_their_hours_follow_one_another_without_hole_or_overlap(zone: s
     parts = list(hours(found, here))
     assert [part.since for part in parts[1:]] == [part.until for part in parts[:-1]]
     assert not parts or (parts[0].since, parts[-1].until) == found
-    assert all(part.since < part.until for part in parts)
-    assert all(local(part.since, here).minute == 0 for part in parts[1:])
+    assert all(part.since < part.until <= part.since + HOUR for part in parts)
+    ends = [local(part.since, here).replace(tzinfo=None) + dt.timedelta(milliseconds=part.until - part.since) for part in parts]
+    assert all(end.minute == 0 for end in ends)
+
+
+@pytest.mark.parametrize(
+    ("date", "first"),
+    [
+        # 02:00 becomes 02:30.
+        (dt.date(2026, 10, 4), ["00:00+1030", "01:00+1030", "02:30+1100", "03:00+1100"]),
+        # 02:00 becomes 01:30.
+        (dt.date(2026, 4, 5), ["00:00+1100", "01:00+1100", "01:30+1030", "02:00+1030"]),
+    ],
+)
+def test_clocks_that_change_by_half_an_hour_make_a_part_of_half_an_hour(date: dt.date, first: list[str]) -> None:
+    here = ZoneInfo("Australia/Lord_Howe")
+    assert [local(part.since, here).strftime("%H:%M%z") for part in hours(day(date, here), here)][:4] == first
 
 
 def test_hours_are_those_of_the_zones_clocks() -> None:

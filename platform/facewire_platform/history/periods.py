@@ -42,11 +42,11 @@ def hours(within: Period, zone: dt.tzinfo) -> Iterator[Period]:
     """
     since = within.since
     while since < within.until:
-        # If clocks change by half an hour, the next full hour is not 60 minutes away.
-        following = local(since, zone).astimezone(dt.UTC) + _HOUR
-        past = following.astimezone(zone)
-        following -= dt.timedelta(minutes=past.minute, seconds=past.second)
-        until = min((following - _EPOCH) // _MS, within.until)
+        # By the clocks as they are at `since`. Where they change by half an hour, a part begins at
+        # half past.
+        begins = local(since, zone)
+        rest = _HOUR - dt.timedelta(minutes=begins.minute, seconds=begins.second)
+        until = min(since + rest // _MS, within.until)
         yield Period(since, until)
         since = until
 
