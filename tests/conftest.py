@@ -10,8 +10,7 @@ from facewire_mqtt import Address, backoff
 from facewire_platform.store.drivers import Location
 
 # An example may take long beside other work, and that is no fault. Each run tries the same
-# examples, so that a red run is the fault of a change. To look for others:
-# pytest --hypothesis-profile=random
+# examples, so that a red run is the fault of a change. `make examples` looks for others.
 _PROFILE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("facewire", _PROFILE, derandomize=True)
 settings.register_profile("random", _PROFILE, derandomize=False)
