@@ -68,6 +68,13 @@ def test_clocks_that_change_by_half_an_hour_make_a_part_of_half_an_hour(date: dt
     assert [local(part.since, here).strftime("%H:%M%z") for part in hours(day(date, here), here)][:4] == first
 
 
+def test_clocks_that_change_to_a_full_hour_begin_a_part() -> None:
+    """02:30 becomes 03:00."""
+    here = ZoneInfo("America/Caracas")
+    parts = [local(part.since, here).strftime("%H:%M%z") for part in hours(day(dt.date(2016, 5, 1), here), here)]
+    assert parts[1:5] == ["01:00-0430", "02:00-0430", "03:00-0400", "04:00-0400"]
+
+
 def test_hours_are_those_of_the_zones_clocks() -> None:
     kolkata = ZoneInfo("Asia/Kolkata")
     first = next(hours(day(dt.date(1970, 1, 2), kolkata), kolkata))

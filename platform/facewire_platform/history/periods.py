@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS: Final = dt.timedelta(milliseconds=1)
-_HOUR: Final = dt.timedelta(hours=1)
+_HOUR: Final = 3_600_000
 #: Days that lie within the calendar in every zone.
 _FIRST: Final = dt.date.min + dt.timedelta(days=1)
 _LAST: Final = dt.date.max - dt.timedelta(days=2)
@@ -42,11 +42,12 @@ def hours(within: Period, zone: dt.tzinfo) -> Iterator[Period]:
     """
     since = within.since
     while since < within.until:
-        # By the clocks as they are at `since`. Where they change by half an hour, a part begins at
-        # half past.
-        begins = local(since, zone)
-        rest = _HOUR - dt.timedelta(minutes=begins.minute, seconds=begins.second)
-        until = min(since + rest // _MS, within.until)
+        # By the clocks at `since`; by those after a change if that is a full hour too. Where clocks
+        # change by half an hour at a full hour, a part begins at half past.
+        by_old = since + _HOUR - _since_full_hour(since, zone)
+        by_new = by_old - _since_full_hour(by_old, zone)
+        full = by_old if _since_full_hour(by_new, zone) else by_new
+        until = min(full, within.until)
         yield Period(since, until)
         since = until
 
@@ -58,6 +59,11 @@ def local(at_ms: int, zone: dt.tzinfo) -> dt.datetime:
         OverflowError: datetime cannot express its year.
     """
     return (_EPOCH + at_ms * _MS).astimezone(zone)
+
+
+def _since_full_hour(at_ms: int, zone: dt.tzinfo) -> int:
+    clock = local(at_ms, zone)
+    return (clock.minute * 60 + clock.second) * 1000
 
 
 def _midnight(date: dt.date, zone: dt.tzinfo) -> int:
