@@ -71,7 +71,7 @@ _STREAM: Final = (
     _column("quarantined_events", "Events at or below the watermark that broke the contract.", "quarantined"),
     _column("stored_events", "Events stored at or below the watermark, even if deleted since.", "stored"),
     _column(
-        "unaccounted_events", "watermark - stored - gap - quarantined events; unless it is 0, events were lost silently.", "unaccounted"
+        "unaccounted_events", "watermark less all these and the events continued in another epoch; anything but 0 is a bug.", "unaccounted"
     ),
 )
 #: Attributes of `counters.Counters`.

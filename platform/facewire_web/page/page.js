@@ -365,9 +365,9 @@ $("search").range.addEventListener("change", (event) => {
   if (event.target.value) find();
 });
 $("older").addEventListener("click", () => reportingErrors($("history-problem"), async () => {
-  const mine = search.number;
-  const events = await ask("events", {...search.asked, after: search.next});
-  if (mine === search.number) addEvents(events);
+  const {number, next} = search;
+  const events = await ask("events", {...search.asked, after: next});
+  if (number === search.number && next === search.next) addEvents(events); // no newer search, no second click
 }));
 
 // Time passes
