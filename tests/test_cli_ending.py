@@ -81,6 +81,7 @@ DEVICE: Final = (
     "Agent.stop,Connection.close",
     "Agent.__enter__,Service.stopping,Agent.__exit__",
 )
+REPLAY: Final = ("Agent.__init__", "Agent.start", "Recorder.__enter__", "_send", "Recorder.record_all", "Recorder.record_all,Agent.stop")
 BROKER: Final = ("allow_many_files", "Broker.__init__", "Broker.start", "Broker.start,Broker.shutdown", "_set_at,Service.stopping")
 PLATFORM: Final = ("Worker.__init__", "Worker.run", "Worker.turn", "Worker.turn,Receiver.close", "Receiver.close")
 WEB: Final = ("listen", "serve_web", "create_app", "WebServer.__init__", "WebServer._end")
@@ -173,6 +174,17 @@ class TestCommands:
         words = ("device", "run", "--id", "d", "--store", tmp_path / "s.db", "--exit-when-acked", "-p", str(free_port()))
         with signalled_in(points, signal.SIGINT, *words) as running:
             assert "device stopped" in ends_well(running, points, code=130)
+
+    @pytest.mark.parametrize(("points", "number"), by_turns(REPLAY))
+    def test_a_replay(self, tmp_path: Path, points: str, number: int) -> None:
+        """It lasts as long as its recording: here a day."""
+        event = '{"timestamp": %d, "score": 0.9, "identity_id": "7", "identity_name": "Ada", "person_type": 1}\n'
+        (tmp_path / "day.jsonl").write_text(event % 1_764_000_000_000 + event % 1_764_086_400_000)
+        words = ("replay", tmp_path / "day.jsonl", "-d", "d", "--stores", tmp_path / "stores")
+        with embedded.running() as address, signalled_in(points, number, *words, "-p", str(address.port)) as running:
+            assert "device stopped" in ends_well(running, points, code=130)
+            status = last_status(address, "d")
+            assert status is None or not status.online
 
     def test_a_connected_device_says_goodbye_on_a_signal(self, tmp_path: Path) -> None:
         words = ("device", "run", "--id", "d", "--store", tmp_path / "s.db")

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -126,7 +126,7 @@ def _work(agent: Agent, ending: Ending, source: str | None, *, exit_when_acked: 
     """
     if source is not None:
         with Recorder(agent.open_store, agent.wake) as recorder:
-            _await_session(agent, ending)
+            await_sessions([agent], ending)
             _record_source(source, recorder, ending)
     if exit_when_acked and not ending.wait(0):
         return agent.wait_acked(ending.wait)
@@ -142,9 +142,10 @@ def _agent(service: Service, ending: Ending, *values: Any, **options: Any) -> Ag
         raise click.UsageError(str(exc)) from exc
 
 
-def _await_session(agent: Agent, ending: Ending) -> None:
+def await_sessions(agents: Collection[Agent], ending: Ending) -> None:
+    """Wait for the first session of each agent, until the end comes, or for `SESSION_WAIT`."""
     deadline = time.monotonic() + SESSION_WAIT
-    while not (agent.wait_connected(0) or ending.wait(SESSION_POLL)) and time.monotonic() < deadline:
+    while not all(agent.wait_connected(0) for agent in agents) and time.monotonic() < deadline and not ending.wait(SESSION_POLL):
         pass
 
 

@@ -2,25 +2,24 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from facewire.events import event_from_source
 from facewire.topics import Topics
+from facewire_cli.ending import Ending
+from facewire_cli.main import EXIT_INTERRUPTED
 from facewire_cli.options import DEVICE, FloatRange, connection_options
 from facewire_device import Agent, Recorder, Settings
 from facewire_device.identity import machine_identity
 from facewire_device.recordings import Reading, read_file
-from facewire_device_cli.device import reporting_options
+from facewire_device_cli.device import await_sessions, reporting_options
 from facewire_mqtt.address import Address
 from facewire_system.clock import now_ms
 from facewire_system.folders import make_folder
-
-#: How long to wait for sessions before the first event, s; as `device run --source`.
-SESSION_WAIT: Final = 3.0
 
 
 @click.command()
@@ -59,35 +58,45 @@ def replay(
     readings = [reading for reading in read_file(file, devices[0] if devices else None) if not devices or reading.device in devices]
     make_folder(stores)
     names = sorted({reading.device for reading in readings})
-    try:
-        agents = {
-            name: Agent(Settings(name, stores / f"{name}.db", address, topics, machine=machine_identity(), **options)) for name in names
-        }
-    except ValueError as exc:
-        raise click.UsageError(str(exc)) from exc
+    with Ending() as ending:
+        try:
+            agents = {
+                name: Agent(
+                    Settings(name, stores / f"{name}.db", address, topics, machine=machine_identity(), **options),
+                    on_failure=ending.announce,
+                )
+                for name in names
+            }
+        except ValueError as exc:
+            raise click.UsageError(str(exc)) from exc
+        if not _replay(readings, agents, ending, speed, now=now):
+            raise click.exceptions.Exit(EXIT_INTERRUPTED)
+    click.echo(f"replayed {len(readings)} events of {len(names)} devices, all acked", err=True)
+
+
+def _replay(readings: list[Reading], agents: Mapping[str, Agent], ending: Ending, speed: float, *, now: bool) -> bool:
+    """Record each reading when it is due, then wait for the acks; returns whether all are acked.
+
+    Raises `StoreError` if an agent fails.
+    """
     with contextlib.ExitStack() as stack:
         recorders = {}
         for name, agent in agents.items():
             stack.enter_context(agent)
             recorders[name] = stack.enter_context(Recorder(agent.open_store, agent.wake))
-        for agent in agents.values():
-            agent.wait_connected(SESSION_WAIT)
-        _send(readings, recorders, speed, now=now)
-        for agent in agents.values():
-            agent.wait_acked()
-    click.echo(f"replayed {len(readings)} events of {len(names)} devices, all acked", err=True)
+        await_sessions(agents.values(), ending)
+        done = _send(readings, recorders, speed, ending, now=now)
+        acked = [agent.wait_acked(ending.wait) for agent in agents.values()]
+        return done and all(acked)
 
 
-def _send(readings: list[Reading], recorders: Mapping[str, Recorder], speed: float, *, now: bool) -> None:
-    for reading in _paced(readings, speed):
-        stamp = {"timestamp": now_ms()} if now else {}
-        recorders[reading.device].record_all([event_from_source(reading.fields | stamp)])
-
-
-def _paced(readings: list[Reading], speed: float) -> Iterator[Reading]:
-    """Each reading when it is due, by its time since the first one."""
+def _send(readings: list[Reading], recorders: Mapping[str, Recorder], speed: float, ending: Ending, *, now: bool) -> bool:
+    """Record the readings, each by its time since the first; False if the end comes before."""
     started = time.monotonic()
     for reading in readings:
         due = started + (reading.timestamp - readings[0].timestamp) / 1000 / speed
-        time.sleep(max(0.0, due - time.monotonic()))
-        yield reading
+        if ending.wait(max(0.0, due - time.monotonic())):
+            return False
+        stamp = {"timestamp": now_ms()} if now else {}
+        recorders[reading.device].record_all([event_from_source(reading.fields | stamp)])
+    return True
