@@ -230,7 +230,7 @@ def test_a_source_is_recorded_published_and_acked_and_bad_lines_are_numbered(
     with platform_on(broker, acks=True) as platform:
         agent = start("--threshold", 0.8, "--catch-up", 10, "--source", source, "--exit-when-acked")
         agent.wait_for("line 3 skipped: ")
-        agent.wait_for("source ended: 150 events recorded, 1 lines skipped")
+        agent.wait_for("source ended: 150 events recorded, 1 line skipped")
         assert agent.wait() == 0
         heard = platform.drain()
     assert [message.event.timestamp for message in heard if isinstance(message, Match)] == [1]
@@ -260,7 +260,7 @@ def test_a_named_pipe_without_a_writer_does_not_block_the_agent(start: Start, tm
     agent.wait_for("connected")
     with pipe.open("w") as writer:
         writer.write(line())
-    agent.wait_for("source ended: 1 events recorded")
+    agent.wait_for("source ended: 1 event recorded")
     assert agent.end(signal.SIGINT) == 0
 
 
@@ -289,7 +289,7 @@ def test_an_agent_without_a_broker_records_and_ends_with_code_0(store: Path) -> 
     with Agent("-p", 1, "--store", store, "--threshold", 0.8, "--source", "-") as agent:
         agent.write_lines(line(1, 0.9))
         agent.close_stdin()
-        agent.wait_for("source ended: 1 events recorded")
+        agent.wait_for("source ended: 1 event recorded")
         assert agent.end(signal.SIGTERM) == 0
         assert "matches_published=0 matches_missed=1" in agent.log[-1]
 

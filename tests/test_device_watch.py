@@ -113,7 +113,7 @@ def test_an_interrupt_while_it_waits_says_how_many_events_are_not_recorded(path:
         record.write(json.loads(line(2)))
         record.wait_for("source waits: ")
         assert record.end(signal.SIGTERM) == 130
-        assert "1 events were read and are not recorded" in record.text
+        assert "1 event read and not recorded" in record.text
 
 
 def limit(running: Running, size: str) -> None:

@@ -350,4 +350,4 @@ def test_records_of_a_box_that_are_here_twice_are_found(tmp_path: Path) -> None:
         tell_of_box(store, "d", other, proof="proven")
         found = {finding.check: finding for finding in check_bridges(location)}
     assert found["doubles"].verdict == "warn"
-    assert "2 events of boxes are here twice: d (2)" in found["doubles"].message
+    assert "2 events of boxes stored twice: d (2)" in found["doubles"].message

@@ -172,7 +172,7 @@ def test_traffic_of_a_day_of_25_hours(berlin: Path) -> None:
     assert [row["complete"] for row in rows] == [True] * 24 + [False]
     assert device["record"] == "device"
     assert (device["complete"], device["lag"], device["complete_until"]) == (False, 0, "2026-10-25T23:00:00.000+01:00")
-    assert done.stderr == "incomplete: 1 of 1 devices\n  d: complete until 2026-10-25 23:00:00\n"
+    assert done.stderr == "incomplete: 1 of 1 device\n  d: complete until 2026-10-25 23:00:00\n"
 
 
 def test_a_report_of_several_days_ends_with_the_given_day(berlin: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_budget_does_not_depend_on_the_times_of_the_events(tmp_path: Path, u
     shown = row(tmp_path / "x.db")
     assert shown["rate"] == pytest.approx(1.0)
     assert shown["outage_budget"] == pytest.approx(10_000)
-    said = "3,660 events have times far from when they came, before 2020 or after tomorrow: gate 3,660\n"
+    said = "3,660 events with a time before 2020 or after tomorrow, far from when it came: gate 3,660\n"
     assert run(tmp_path / "x.db", "status").stderr == said
     assert run(tmp_path / "x.db", "status", "-d", "gate").stderr == said
     assert run(tmp_path / "x.db", "status", "-d", "other").stderr == "other: the platform has never heard of this device\n"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import click
 
+from facewire.counted import counted
 from facewire.errors import BrokerError, CredentialsRefused
 from facewire.topics import Topics
 from facewire_cli import render
@@ -180,7 +181,7 @@ class Follower:
 
     def _complain(self, *, last: bool = False) -> None:
         if new := self._paced.new(self._inbox.dropped, last=last):
-            _say(f"{new} messages not shown: they arrive faster than your reader takes them")
+            _say(f"{counted(new, 'message')} not shown: they arrive faster than your reader takes them")
 
 
 class FreshFollower:

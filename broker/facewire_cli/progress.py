@@ -4,6 +4,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from facewire.counted import counted
+
 #: Takes the device time reached, ms since 1970 UTC, and the number of events so far.
 Reach = Callable[[int | None, int], None]
 
@@ -30,6 +32,6 @@ def progress(span: tuple[int, int] | None) -> Iterator[Reach]:
 
         def reach(reached: int | None, events: int) -> None:
             done = None if reached is None or span is None else reached - first + 1
-            bar.update(task, completed=done, description=f"{events:,} events")
+            bar.update(task, completed=done, description=counted(events, "event"))
 
         yield reach

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from facewire import messages
+from facewire.counted import counted
 from facewire.errors import BatchRefused, FacewireError
 from facewire.events import PersonType
 from facewire.proof import describe_proof
@@ -134,7 +135,7 @@ def _history(row: Row) -> Iterator[str]:
     if cursor == after:
         yield f"probe at {cursor}"
     else:
-        count = f"{held} events" if shown == held else f"{shown} of {held} events"
+        count = counted(held, "event") if shown == held else f"{shown} of {counted(held, 'event')}"
         yield f"seqs {after + 1}..{cursor} ({count})"
     yield f"head {row['head']}"
     yield f"lag {row['head'] - cursor}"

@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeVar
 
 import click
 
+from facewire.counted import counted
 from facewire.endpoint import Endpoint
 from facewire_bridge.face_bridge import FaceBridge
 from facewire_bridge.member import Member, poison_of, store_path
@@ -64,7 +65,7 @@ def check(file: Path, connect: bool) -> None:
         raise click.UsageError(f"{file}: has no device; add a table such as [mqtt-face.device.gate-1]")
     if connect:
         _check_connections(settings)
-    say("%s is fine: %d devices", file, len(settings.devices))
+    say("%s is fine: %s", file, counted(len(settings.devices), "device"))
 
 
 def _check_connections(settings: BridgeSettings) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from facewire.counted import counted
 from facewire.errors import DecodeError, StoreError
 from facewire.events import Event
 from facewire.photographs import Photograph
@@ -183,7 +184,7 @@ def _record_source(source: str, recorder: Recorder, ending: Ending) -> None:
     except OSError as exc:
         raise click.ClickException(f"{source}: {exc.strerror}") from exc
     if not ending.wait(0):
-        say("source ended: %d events recorded, %d lines skipped", recorded, skipped)
+        say("source ended: %s recorded, %s skipped", counted(recorded, "event"), counted(skipped, "line"))
 
 
 def _record_patiently(
@@ -249,7 +250,7 @@ def _record_from_pipe(events: list[Event], photographs: list[Photograph], record
     try:
         return _record_patiently(events, photographs, recorder, time.sleep) or []
     except KeyboardInterrupt:
-        say("%d events were read and are not recorded", len(events), level=logging.WARNING)
+        say("%s read and not recorded", counted(len(events), "event"), level=logging.WARNING)
         raise
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from facewire.counted import counted
 from facewire.events import event_from_source
 from facewire.topics import Topics
 from facewire_cli.ending import Ending
@@ -71,7 +72,7 @@ def replay(
             raise click.UsageError(str(exc)) from exc
         if not _replay(readings, agents, ending, speed, now=now):
             raise click.exceptions.Exit(EXIT_INTERRUPTED)
-    click.echo(f"replayed {len(readings)} events of {len(names)} devices, all acked", err=True)
+    click.echo(f"replayed {counted(len(readings), 'event')} of {counted(len(names), 'device')}, all acked", err=True)
 
 
 def _replay(readings: list[Reading], agents: Mapping[str, Agent], ending: Ending, speed: float, *, now: bool) -> bool:

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from facewire.counted import counted
 from facewire_cli.options import output_option
 from facewire_cli.output import Form, Row, write_rows
 from facewire_platform.columns import engine
@@ -37,11 +38,11 @@ def build(database: str) -> None:
     with Builder(locate(database)) as builder:
         for waiting in builder.build():
             if sys.stderr.isatty():
-                click.echo(f"\r{waiting:,} events to copy ".ljust(40), err=True, nl=False)
+                click.echo(f"\r{counted(waiting, 'event')} to copy ".ljust(40), err=True, nl=False)
         if sys.stderr.isatty():
             click.echo(err=True)
         events = sum(part.events for part in builder.parts())
-    click.echo(f"column files are up to date: {events} events", err=True)
+    click.echo(f"column files are up to date: {counted(events, 'event')}", err=True)
 
 
 @columns.command()

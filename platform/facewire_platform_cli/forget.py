@@ -2,6 +2,7 @@
 
 import click
 
+from facewire.counted import counted
 from facewire_cli.options import DEVICE, matching, output_option
 from facewire_cli.output import Form, write_rows
 from facewire_platform.history.forget import Forgetting, Forgotten
@@ -33,7 +34,7 @@ def forget(device: str, database: str, epoch: str | None, dry_run: bool, output:
                 forgotten = progress
     except KeyboardInterrupt:
         if not dry_run:
-            click.echo(f"interrupted: {forgotten.events} events are deleted; the same command forgets the rest", err=True)
+            click.echo(f"interrupted: {counted(forgotten.events, 'event')} deleted; the same command forgets the rest", err=True)
         raise
     row = {"epochs": forgotten.epochs, "events": forgotten.events, "quarantined": forgotten.quarantined}
     write_rows([{"device": device, **row, "dry_run": dry_run}], output, COLUMNS)

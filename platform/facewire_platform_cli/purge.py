@@ -2,6 +2,7 @@
 
 import click
 
+from facewire.counted import counted
 from facewire_cli.options import SECONDS, output_option
 from facewire_cli.output import Form, write_rows
 from facewire_cli.progress import progress
@@ -51,6 +52,6 @@ def _purge(location: Location, before_ms: int | None, person: str | None, *, dry
                 reach(purged.reached, purged.events)
     except KeyboardInterrupt:
         if not dry_run:
-            click.echo(f"interrupted: {purged.events} events are deleted; the same command deletes the rest", err=True)
+            click.echo(f"interrupted: {counted(purged.events, 'event')} deleted; the same command deletes the rest", err=True)
         raise
     return purged

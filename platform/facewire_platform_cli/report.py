@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from facewire.counted import counted
 from facewire.proof import ProofClass
 from facewire_cli.options import DEVICE, IntRange, output_option
 from facewire_cli.output import Form, visible, write_rows
@@ -209,18 +210,18 @@ def _write_report(
 def _notice(devices: list[reports.Coverage], whole: Period, zone: dt.tzinfo) -> Iterator[str]:
     incomplete = [coverage for coverage in devices if not coverage.covers(whole)]
     if not incomplete:
-        recorded = f"{len(devices)} {'device' if len(devices) == 1 else 'devices'} recorded"
+        recorded = f"{counted(len(devices), 'device')} recorded"
         yield f"complete: everything that {recorded}" if devices else "no device has reported yet"
         return
-    yield f"incomplete: {len(incomplete)} of {len(devices)} devices"
+    yield f"incomplete: {len(incomplete)} of {counted(len(devices), 'device')}"
     for coverage in incomplete[:MAX_NAMED]:
         until = (
             f"complete until {_second(iso(coverage.complete_until, zone))}"
             if coverage.complete_until is not None
             else "nothing received yet"
         )
-        lag = f", {coverage.lag} events behind" if coverage.lag else ""
-        lost = f", {coverage.lost} events lost" if coverage.gaps else ""
+        lag = f", {counted(coverage.lag, 'event')} behind" if coverage.lag else ""
+        lost = f", {counted(coverage.lost, 'event')} lost" if coverage.gaps else ""
         yield visible(f"  {coverage.device}: {until}{lag}{lost}")
     if len(incomplete) > MAX_NAMED:
         yield f"  and {len(incomplete) - MAX_NAMED} more"

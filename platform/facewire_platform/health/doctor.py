@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final
 
+from facewire.counted import counted
 from facewire.errors import StoreError
 from facewire.finding import Finding
 from facewire_platform.health.state import NAMED, assess, describe_times
@@ -47,7 +48,7 @@ def check_database(location: Location) -> Iterator[Finding]:
         remedy = f"facewire platform migrate --database {dialect.url}" if old else "see the message; a worker waits until this works"
         yield Finding("database", "FAIL", str(exc), remedy)
         return
-    yield Finding("database", "ok", f"{shown(location)}: writable, schema up to date, {len(devices)} devices")
+    yield Finding("database", "ok", f"{shown(location)}: writable, schema up to date, {counted(len(devices), 'device')}")
     yield _conservation(streams)
     yield from _ids(devices)
     yield from _times(times)
@@ -99,12 +100,12 @@ def _check_writable(location: Location) -> None:
 def _conservation(streams: list[Row]) -> Finding:
     wrong = [row for row in streams if row["unaccounted"]]
     if not wrong:
-        return Finding("conservation", "ok", f"watermark = stored + gaps + quarantined + continued in each of {len(streams)} streams")
+        return Finding("conservation", "ok", f"watermark = stored + gaps + quarantined + continued in {counted(len(streams), 'stream')}")
     names = ", ".join(f"{row['device']} {row['epoch']} ({row['unaccounted']})" for row in wrong[:3])
     return Finding(
         "conservation",
         "FAIL",
-        f"{len(wrong)} of {len(streams)} streams do not add up: {names}",
+        f"{len(wrong)} of {counted(len(streams), 'stream')} do not add up: {names}",
         "keep a copy of the database, and report this bug",
     )
 
@@ -133,4 +134,4 @@ def _clocks(devices: list[Row]) -> Iterator[Finding]:
         text = f"{len(off)} of {len(offsets)} are over {MAX_CLOCK_OFFSET:g} s off: {', '.join(f'{name} ({offsets[name]:+.0f} s)' for name in off[:3])}"
         yield Finding("device clocks", "warn", text, "set their time server; their events are stored with their own time")
     elif offsets:
-        yield Finding("device clocks", "ok", f"{len(offsets)} devices within {MAX_CLOCK_OFFSET:g} s of ours")
+        yield Finding("device clocks", "ok", f"{counted(len(offsets), 'device')} within {MAX_CLOCK_OFFSET:g} s of ours")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
+from facewire.counted import counted
 from facewire.errors import StoreError
 from facewire.finding import Finding
 from facewire_platform.filter import Filter
@@ -46,7 +47,7 @@ def _proof(bridged: Sequence[Row]) -> Finding:
     return Finding(
         "bridged boxes",
         "warn",
-        f"{len(open_ones)} of {len(bridged)} bridged devices have something unexplained: {names}",
+        f"{len(open_ones)} of {counted(len(bridged), 'bridged device')} have something unexplained: {names}",
         "see the bridge's log; docs/bridges.md, What a bridge promises",
     )
 
@@ -55,7 +56,7 @@ def _clocks(bridged: Sequence[Row]) -> Iterator[Finding]:
     off = [row for row in bridged if abs(row["source_offset"] or 0.0) > MAX_CLOCK_OFFSET]
     if off:
         names = ", ".join(f"{row['device']} ({row['source_offset']:+.0f} s)" for row in off[:_NAMES])
-        text = f"the clocks of {len(off)} boxes behind bridges are over {MAX_CLOCK_OFFSET:g} s off: {names}"
+        text = f"the clocks of {counted(len(off), 'box', 'boxes')} behind bridges are over {MAX_CLOCK_OFFSET:g} s off: {names}"
         yield Finding("box clocks", "warn", text, "set their clock or time server; events keep both times")
 
 
@@ -68,5 +69,5 @@ def _doubles(history: History, bridged: Sequence[Row]) -> Iterator[Finding]:
             found[row["device"]] = doubles
     if found:
         names = ", ".join(f"{name} ({count})" for name, count in list(found.items())[:_NAMES])
-        text = f"{sum(found.values())} events of boxes are here twice: {names}"
+        text = f"{counted(sum(found.values()), 'event')} of boxes stored twice: {names}"
         yield Finding("doubles", "warn", text, "a bridge's store was lost or restored; count by source_id where it matters")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+from facewire.counted import counted
 from facewire_platform.sightings import Turns
 
 State: TypeAlias = Literal["online", "silent", "offline"]
@@ -100,5 +101,5 @@ def describe_times(implausible: Mapping[str, int]) -> str:
         return ""
     most = sorted(implausible.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{device} {count:,}" for device, count in most[:NAMED])
-    rest = f" and {len(most) - NAMED} more devices" if len(most) > NAMED else ""
-    return f"{sum(implausible.values()):,} events have times far from when they came, before 2020 or after tomorrow: {named}{rest}"
+    rest = f" and {counted(len(most) - NAMED, 'more device')}" if len(most) > NAMED else ""
+    return f"{counted(sum(implausible.values()), 'event')} with a time before 2020 or after tomorrow, far from when it came: {named}{rest}"
