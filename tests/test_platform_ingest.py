@@ -60,6 +60,35 @@ def test_a_conflict_at_the_first_seq_moves_nothing() -> None:
     assert (decision.conflict, decision.watermark, decision.store, decision.declared) == (1, 0, (), ())
 
 
+def test_a_store_that_lost_its_tail_forks_behind_the_batch() -> None:
+    """A whole batch, but another boot had reported a higher head (R7)."""
+    decision = decide(batch(3, 5, 4, 5, head=5), 3, {}, earlier_head=6)
+    assert (decision.conflict, decision.watermark, seqs_of(decision), decision.declared) == (6, 5, [4, 5], ())
+
+
+def test_a_store_that_still_reaches_the_reported_head_does_not_fork() -> None:
+    assert decide(batch(3, 5, 4, 5, head=6), 3, {}, earlier_head=6).conflict is None
+    assert decide(batch(3, 5, 4, head=6), 3, {}, earlier_head=6).conflict is None
+
+
+def test_an_event_stored_under_another_epoch_is_passed_and_not_stored_again() -> None:
+    decision = decide(batch(3, 6, 4, 5, 6), 3, {}, elsewhere={5})
+    assert (decision.watermark, seqs_of(decision), decision.declared, decision.continued) == (6, [4, 6], (), (5,))
+    assert seqs_of(decide(batch(7, 9, 8, 9), 3, {}, elsewhere={8})) == [9]
+
+
+def test_a_seq_is_continued_once_when_the_watermark_passes_it() -> None:
+    decision = decide(batch(0, 6, 1, 2, 3, 4, 5, 6), 3, contents(1, 2), elsewhere={3, 4, 6})
+    assert (seqs_of(decision), decision.continued) == ([5], (4, 6))
+    decision = decide(batch(0, 6, 1, 2, 3, 4, event(5, 1), 6), 3, contents(1, 2, 3, 5), elsewhere={4, 6})
+    assert (decision.conflict, decision.continued) == (5, (4,))
+
+
+def test_an_event_that_both_epochs_have_is_neither_a_conflict_nor_continued() -> None:
+    decision = decide(batch(0, 2, event(1, 1), 2), 0, contents(1), elsewhere={1})
+    assert (decision.conflict, seqs_of(decision), decision.continued) == (None, [2], ())
+
+
 @pytest.mark.parametrize("changed", [{"timestamp": 1}, {"identity_id": "q"}, {"score": 0.25}])
 def test_timestamp_identity_and_score_each_make_a_conflict(changed: dict[str, object]) -> None:
     assert decide(batch(0, 1, event(1)._replace(**changed)), 0, contents(1)).conflict == 1  # type: ignore[arg-type]  # one field each

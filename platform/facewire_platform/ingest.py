@@ -103,7 +103,7 @@ def decide(
         batch: as decoded, so its shape is right.
         watermark: the watermark of the batch's stream, 0 if never seen.
         stored: the stored contents for the batch's own seqs, those of bad events too.
-        runs: all other stored seqs in (max(after, watermark), cursor]. They may overlap `stored`.
+        runs: all other stored seqs in (watermark, cursor]. They may overlap `stored`.
         elsewhere: seqs of the batch whose events are stored under another epoch (see `succession`).
         earlier_head: the highest seq of this epoch that an earlier boot of the device reported. A
             store whose head is lower has lost its tail: it would give the same seqs to other
@@ -120,10 +120,9 @@ def decide(
     events = batch.events if conflict is None else tuple(event for event in batch.events if event.seq <= end)
     bad = tuple(bad for bad in batch.bad if bad.seq is None or bad.seq <= end)
     new = _not_in(stored, elsewhere, events)
-    start = max(batch.after, watermark)
-    quarantined = {bad.seq for bad in bad if bad.seq is not None and bad.seq > start and bad.seq not in stored}
+    quarantined = {bad.seq for bad in bad if bad.seq is not None and bad.seq > watermark and bad.seq not in stored}
     present = {event.seq for event in events} | quarantined | stored.keys() | elsewhere
-    declared = missing(Range(start + 1, end), itertools.chain(((seq, seq) for seq in present), runs))
+    declared = missing(Range(watermark + 1, end), itertools.chain(((seq, seq) for seq in present), runs))
     return Decision(
         watermark=max(watermark, end),
         store=new,
@@ -132,7 +131,7 @@ def decide(
         rejected=bad,
         quarantined=tuple(sorted(quarantined)),
         conflict=conflict,
-        continued=tuple(sorted(seq for seq in elsewhere if start < seq <= end and seq not in stored)),
+        continued=tuple(sorted(seq for seq in elsewhere if watermark < seq <= end and seq not in stored)),
     )
 
 

@@ -264,11 +264,10 @@ class Store:
         """For `decide`: contents of the batch's own seqs, and ranges of other events."""
         known = group.contents[stream.id]
         stored = {seq: content for seq, content in known.items() if batch.after < seq <= batch.cursor} if known else known
-        start = max(batch.after, stream.watermark)
-        if batch.cursor - batch.after <= DENSE or batch.after > stream.watermark or start >= batch.cursor:
+        if batch.cursor - batch.after <= DENSE or not batch.after <= stream.watermark < batch.cursor:
             return stored, []
         self._insert_events(group)
-        return stored, [Range(*row) for row in self._successions.runs(stream.id, Range(start + 1, batch.cursor))]
+        return stored, [Range(*row) for row in self._successions.runs(stream.id, Range(stream.watermark + 1, batch.cursor))]
 
     def _add(self, stream: Stream, events: Sequence[Event | Row], group: Group) -> None:
         self.rows.of(events).add_to(group.events, stream.id)
