@@ -207,6 +207,15 @@ def test_a_gap_says_why_its_events_are_lost(store: Store, location: Location) ->
     ]
 
 
+@pytest.mark.parametrize(("lost", "reason"), [(1_000_101, "missing"), (1_000_102, "jump")])
+def test_the_seqs_may_rise_by_a_million_and_by_a_hundred_for_each_second_of_silence(
+    store: Store, location: Location, lost: int, reason: str
+) -> None:
+    store_batches(store, batch(0, 1, 1), now_ms=1_764_054_000_000)
+    store_batches(store, batch(1, lost + 1, lost + 1), now_ms=1_764_054_001_000)
+    assert rows(location, "SELECT first, last, reason FROM gap") == [(2, lost, reason)]
+
+
 def test_a_bad_event_later_sent_good_leaves_the_quarantine(store: Store, location: Location) -> None:
     assert [r.seq for r in store_batches(store, batch(0, 4, 1, 4, bad=(bad_event(2), bad_event(3)))).rejected] == [2, 3]
     assert counts(location) == (4, 2, 0, 2)

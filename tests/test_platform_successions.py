@@ -349,6 +349,24 @@ def test_a_late_batch_of_the_epoch_that_was_left_does_not_lead(location: Locatio
     assert rows(location, "SELECT epoch FROM stream WHERE leads") == [(NEW,)]
 
 
+def test_a_late_batch_may_have_seqs_that_moved_and_seqs_that_conflict(location: Location) -> None:
+    with open_store(location) as store:
+        store_batches(store, batch(0, 3, 1, 2, 3))
+        store_batches(store, replace(batch(0, 1, 3, epoch=NEW), origins=(Origin(OLD, 3, 3),)))
+        assert store_batches(store, batch(0, 3, event(1, 9), 2, 3)).conflict == 1
+    assert all(equal for (equal,) in rows(location, COUNTS))
+
+
+def test_origins_may_come_after_the_epoch_has_been_heard_without_them(location: Location) -> None:
+    with open_store(location) as store:
+        store_match(store, 1)
+        store_batches(store, batch(0, 0, epoch=NEW, head=1))
+        store_batches(store, replace(batch(0, 1, 1, epoch=NEW), origins=(Origin(OLD, 1, 1),)))
+    query = "SELECT stream.epoch, event.seq FROM event JOIN stream ON stream.id = event.stream"
+    assert [tuple(row) for row in rows(location, query)] == [(NEW, 1)]
+    assert all(equal for (equal,) in rows(location, COUNTS))
+
+
 def test_copies_under_both_names_become_one_and_other_devices_keep_theirs(location: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(successions, "_DELETED_AT_ONCE", 1)
     copies = [Message("d", Match(epoch, BOOT, 1, event(seq)), 1) for epoch in (OLD, NEW) for seq in (1, 2)]
