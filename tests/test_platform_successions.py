@@ -349,6 +349,24 @@ def test_a_late_batch_of_the_epoch_that_was_left_does_not_lead(location: Locatio
     assert rows(location, "SELECT epoch FROM stream WHERE leads") == [(NEW,)]
 
 
+def test_a_late_batch_of_the_epoch_that_was_left_names_what_is_missing_before_it(location: Location) -> None:
+    with open_store(location) as store:
+        store_batches(store, batch(0, 2, 1, 2))
+        store_batches(store, replace(batch(0, 1, 1, epoch=NEW), origins=(Origin(OLD, 3, 2),)))
+        store_batches(store, batch(4, 6, 5, 6))
+    with History(location) as history:
+        assert [(gap["first"], gap["last"], gap["reason"]) for gap in history.gaps()] == [(3, 4, "ended")]
+        assert [(row["watermark"], row["unaccounted"]) for row in history.conservation()] == [(6, 0), (1, 0)]
+
+
+def test_a_match_counts_although_its_event_is_stored_or_has_moved(location: Location) -> None:
+    match = Message("d", Match(OLD, BOOT, 1, event(1)), 1)
+    with open_store(location) as store:
+        assert store.store([match]) == store.store([match]) == [True]
+        store_batches(store, replace(batch(0, 0, epoch=NEW, head=1), origins=(Origin(OLD, 1, 1),)))
+        assert store.store([match]) == [True]
+
+
 def test_a_late_batch_may_have_seqs_that_moved_and_seqs_that_conflict(location: Location) -> None:
     with open_store(location) as store:
         store_batches(store, batch(0, 3, 1, 2, 3))
