@@ -121,7 +121,7 @@ def decide(
     bad = tuple(bad for bad in batch.bad if bad.seq is None or bad.seq <= end)
     new = _not_in(stored, elsewhere, events)
     quarantined = {bad.seq for bad in bad if bad.seq is not None and bad.seq > watermark and bad.seq not in stored}
-    present = {event.seq for event in events} | quarantined | stored.keys() | elsewhere
+    present = {event.seq for event in events} | quarantined | stored.keys()
     declared = missing(Range(watermark + 1, end), itertools.chain(((seq, seq) for seq in present), runs))
     return Decision(
         watermark=max(watermark, end),
