@@ -9,7 +9,7 @@ from facewire.moments import parse_moment
 from facewire.topics import check_device
 from facewire_platform.filter import Filter
 from facewire_platform.history.events import Place
-from facewire_platform.history.queries import HOUR
+from facewire_platform.history.periods import HOUR
 from facewire_system.clock import now_ms
 
 #: Most rows in one answer.

@@ -9,9 +9,9 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+HOUR: Final = 3_600_000  # ms
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS: Final = dt.timedelta(milliseconds=1)
-_HOUR: Final = 3_600_000
 #: Days that lie within the calendar in every zone.
 _FIRST: Final = dt.date.min + dt.timedelta(days=1)
 _LAST: Final = dt.date.max - dt.timedelta(days=2)
@@ -44,7 +44,7 @@ def hours(within: Period, zone: dt.tzinfo) -> Iterator[Period]:
     while since < within.until:
         # By the clocks at `since`; by those after a change if that is a full hour too. Where clocks
         # change by half an hour at a full hour, a part begins at half past.
-        by_old = since + _HOUR - _since_full_hour(since, zone)
+        by_old = since + HOUR - _since_full_hour(since, zone)
         by_new = by_old - _since_full_hour(by_old, zone)
         full = by_old if _since_full_hour(by_new, zone) else by_new
         until = min(full, within.until)

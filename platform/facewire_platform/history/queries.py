@@ -12,11 +12,11 @@ from facewire.events import PersonType
 from facewire_platform.filter import Filter
 from facewire_platform.history.devices import above_column, conserved, device_row, rate_columns
 from facewire_platform.history.events import Place, conditions, page_query, read_events
+from facewire_platform.history.periods import HOUR
 from facewire_platform.history.reader import Reader, Row
 from facewire_platform.sightings import AHEAD, EARLIEST
 from facewire_platform.store.schema import DeviceRow, EventRow, GapRow, QuarantineRow, StreamRow
 
-HOUR: Final = 3_600_000  # ms
 #: Periods of one question.
 PERIODS: Final = 100
 STRANGER: Final = PersonType.STRANGER.value
