@@ -175,13 +175,23 @@ class TestCommands:
         with signalled_in(points, signal.SIGINT, *words) as running:
             assert "device stopped" in ends_well(running, points, code=130)
 
-    @pytest.mark.parametrize(("points", "number"), by_turns(REPLAY))
-    def test_a_replay(self, tmp_path: Path, points: str, number: int) -> None:
-        """It lasts as long as its recording: here a day."""
+    @pytest.fixture
+    def replay(self, tmp_path: Path) -> Sequence[str | Path]:
+        """A replay lasts as long as its recording: here a day."""
         event = '{"timestamp": %d, "score": 0.9, "identity_id": "7", "identity_name": "Ada", "person_type": 1}\n'
         (tmp_path / "day.jsonl").write_text(event % 1_764_000_000_000 + event % 1_764_086_400_000)
-        words = ("replay", tmp_path / "day.jsonl", "-d", "d", "--stores", tmp_path / "stores")
-        with embedded.running() as address, signalled_in(points, number, *words, "-p", str(address.port)) as running:
+        return "replay", tmp_path / "day.jsonl", "-d", "d", "--stores", tmp_path / "stores"
+
+    def test_a_replay_ends_when_an_agent_fails(self, replay: Sequence[str | Path]) -> None:
+        failing = "from facewire_cli.main import main\nfrom facewire_device.uploader import Uploader\nUploader.poll = None\nmain()\n"
+        command = [sys.executable, "-P", "-c", failing]
+        with embedded.running() as address, Running(*replay, "-p", str(address.port), command=command) as running:
+            assert running.wait() == 1
+        assert "Error: the agent has failed: TypeError(" in running.text
+
+    @pytest.mark.parametrize(("points", "number"), by_turns(REPLAY))
+    def test_a_replay(self, replay: Sequence[str | Path], points: str, number: int) -> None:
+        with embedded.running() as address, signalled_in(points, number, *replay, "-p", str(address.port)) as running:
             assert "device stopped" in ends_well(running, points, code=130)
             status = last_status(address, "d")
             assert status is None or not status.online
