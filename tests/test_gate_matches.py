@@ -100,6 +100,8 @@ class Hostile:
         self.filters: list[tuple[str, int]] = []
         self.subscribed = threading.Semaphore(0)
         self.puback = threading.Semaphore(0)
+        #: An answer of the other thread's must not fall into the middle of a long packet.
+        self._sending = threading.Lock()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = Address(port=self._server.getsockname()[1])
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -114,7 +116,8 @@ class Hostile:
         self._thread.join()
 
     def send(self, *packets: bytes) -> None:
-        self._client.sendall(b"".join(packets))
+        with self._sending:
+            self._client.sendall(b"".join(packets))
 
     def deliver(self, topic: str, *payloads: bytes) -> None:
         """Send messages, and wait until the inbox has them: paho acks each one after that."""
